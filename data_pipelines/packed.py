@@ -1,0 +1,280 @@
+"""A prepared dataset as an endless stream of packed batches.
+
+The plan of `soraxla.packing` is the source; reading and packing hang behind it. The
+state of the whole pipeline is the place in the plan, {window, row}: what a thread has
+read ahead is not part of it, so a restored pipeline gives the very same batches.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from array_record.python.array_record_module import ArrayRecordReader
+from grain.experimental import ThreadPrefetchIterDataset
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+
+from data_pipelines import records
+from soraxla.packing import (
+    Draw,
+    PackSpec,
+    PlanIndex,
+    PlannedRow,
+    Segment,
+    check_index,
+    pack,
+    plan_rows,
+)
+from soraxla.patching import patchify, positions
+from soraxla.types import LatentGrid, PackedBatch
+
+_PLACES = ("shard", "record")
+_SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A prepared dataset: the card and the sizes in memory, latents read on demand."""
+
+    path: Path
+    card: dict[str, Any]  # dataset.json
+    plan: PlanIndex
+    shard: Int[np.ndarray, " n"]
+    record: Int[np.ndarray, " n"]
+    empty_text: Float[np.ndarray, "m e"]
+    _readers: dict[int, ArrayRecordReader] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The whole index, captions and sources included; read when first asked for."""
+        return _read_index(self.path / records.INDEX, None)
+
+    def read(
+        self, i: int
+    ) -> tuple[Float[np.ndarray, "t h w c"], Float[np.ndarray, "m e"]]:
+        """Latents and text embedding of sample i, float32.
+
+        Raises ValueError when the record is damaged or not what the index says.
+        """
+        file = self.path / records.shard_name(int(self.shard[i]))
+        try:
+            if self.shard[i] not in self._readers:
+                # Records are read at random: reading ahead in the file is waste.
+                self._readers[int(self.shard[i])] = ArrayRecordReader(
+                    str(file), "readahead_buffer_size:0"
+                )
+            data = self._readers[int(self.shard[i])].read([int(self.record[i])])[0]
+            tensors = records.decode_record(data)
+            latents, text = (tensors[k].astype(np.float32) for k in ("latents", "text"))
+        except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
+            raise _damaged(file, f"record {self.record[i]}: {error}") from None
+        plan = self.plan
+        grid = (plan.t[i], plan.h[i], plan.w[i], self.card["latent_channels"])
+        length = (plan.text_length[i], self.card["text_width"])
+        if latents.shape != grid or text.shape != length:
+            raise _damaged(
+                file,
+                f"record {self.record[i]}: holds {latents.shape} and {text.shape}, the"
+                f" index says {tuple(map(int, grid))} and {tuple(map(int, length))}",
+            )
+        return latents, text
+
+
+class ShiftRule(Protocol):
+    """α of a clip's time shift; `functools.partial(time_shift, "auto")` is one."""
+
+    def __call__(self, *, height: int, width: int, latent_frames: int) -> float:
+        """`height` and `width` in pixels, `latent_frames` as packed."""
+        ...
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Opens a folder written by `data_pipelines.prepare`.
+
+    Raises FileNotFoundError when the folder or one of its files is missing, ValueError
+    when one is damaged, of another format, or at odds with the others.
+    """
+    path = Path(path)
+    card = records.read_card(path)
+    for key, kind in (
+        ("samples", int),
+        ("latent_channels", int),
+        ("text_width", int),
+        ("patch", list),
+        ("vae_sha256", str),
+    ):
+        if not isinstance(card.get(key), kind):
+            raise _damaged(path / records.CARD, f"no {key}")
+    table = _read_index(path / records.INDEX, [*_PLACES, *_SIZES])
+    if table.num_rows != card["samples"]:
+        raise _damaged(
+            path / records.INDEX,
+            f"{table.num_rows} rows, {records.CARD} says {card['samples']}",
+        )
+    column = {name: table[name].to_numpy() for name in table.column_names}
+    for shard in np.unique(column["shard"]):
+        _require(path / records.shard_name(int(shard)))
+    empty_text = _read_empty_text(path / records.EMPTY_TEXT)
+    return Dataset(
+        path=path,
+        card=card,
+        plan=PlanIndex(
+            **{name: column[name] for name in _SIZES},
+            empty_text_length=len(empty_text),
+            patch=tuple(card["patch"]),
+        ),
+        shard=column["shard"],
+        record=column["record"],
+        empty_text=empty_text,
+    )
+
+
+def check_vae(dataset: Dataset, sha256: str) -> None:
+    """Raises ValueError unless the dataset was made by the VAE of this hash."""
+    made_by = dataset.card["vae_sha256"]
+    if made_by != sha256:
+        raise ValueError(
+            f"{dataset.path}: was prepared with another VAE (SHA-256 {made_by[:12]}…,"
+            f" this one is {sha256[:12]}…): train with the dataset's own, in its"
+            f" {records.VAE} folder, or prepare it again with this one"
+        )
+
+
+def packed_batches(
+    dataset: Dataset,
+    spec: PackSpec,
+    *,
+    seed: int,
+    batch_rows: int,
+    shift: ShiftRule,
+    rope_fps: float = 16.0,
+    prefetch: int = 2,
+) -> grain.IterDataset:
+    """Endless `PackedBatch`es of NumPy arrays; step k holds rows kB … (k+1)B−1.
+
+    Latents and text are float32; every token is generated (`known` all False). A draw
+    whose caption is dropped carries the empty caption.
+
+    Args:
+      dataset: from `open_dataset`.
+      spec: the budgets of a row.
+      seed: of the order of samples and of dropped captions.
+      batch_rows: B.
+      shift: α of a clip from its pixel size and the latent frames kept.
+      rope_fps: the frame rate positions are counted in; belongs to the model.
+      prefetch: batches a thread reads ahead; 0 reads in the caller's thread.
+
+    Raises:
+      ValueError: a sample can never be packed (see `check_index`), or a record turns
+        out to be damaged when it is read.
+    """
+    if batch_rows < 1 or prefetch < 0:
+        raise ValueError(
+            "batch_rows must be at least 1 and prefetch at least 0, got"
+            f" {batch_rows} and {prefetch}"
+        )
+    check_index(dataset.plan, spec)
+    read = partial(_segment, dataset, shift, rope_fps)
+    rows = PlannedRows(dataset.plan, spec, seed=seed)
+    read_rows = rows.map(lambda row: [read(draw) for draw in row])
+    batches = read_rows.batch(batch_rows, batch_fn=partial(pack, spec=spec))
+    return ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
+
+
+class PlannedRows(grain.IterDataset[PlannedRow]):
+    """The rows of the plan, without end; the state is {window, row}, the next row."""
+
+    def __init__(self, index: PlanIndex, spec: PackSpec, *, seed: int):
+        super().__init__()
+        self._plan = partial(plan_rows, index, spec, seed=seed)
+
+    def __iter__(self) -> grain.DatasetIterator[PlannedRow]:
+        return _PlannedRowIterator(self._plan)
+
+
+class _PlannedRowIterator(grain.DatasetIterator[PlannedRow]):
+    def __init__(self, plan: partial):
+        super().__init__()
+        self._plan = plan
+        self.set_state({"window": 0, "row": 0})
+
+    def __next__(self) -> PlannedRow:
+        window, row, draws = next(self._rows)
+        self._state = {"window": window, "row": row + 1}
+        return draws
+
+    def get_state(self) -> dict[str, Any]:
+        return dict(self._state)
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._state = {name: int(state[name]) for name in ("window", "row")}
+        self._rows = self._plan(**self._state)
+
+
+def _segment(
+    dataset: Dataset, shift: ShiftRule, rope_fps: float, draw: Draw
+) -> Segment:
+    latents, text = dataset.read(draw.sample)
+    latents = latents[: draw.latent_frames]
+    t, h, w, _ = latents.shape
+    plan = dataset.plan
+    fps = float(plan.fps[draw.sample])
+    return Segment(
+        tokens=np.asarray(patchify(latents, plan.patch)),
+        positions=positions(LatentGrid(t=t, h=h, w=w), plan.patch, fps, rope_fps),
+        text=text if draw.caption_kept else dataset.empty_text,
+        draw=draw.draw,
+        shift=shift(
+            height=int(plan.height[draw.sample]),
+            width=int(plan.width[draw.sample]),
+            latent_frames=t,
+        ),
+    )
+
+
+def _read_index(file: Path, columns: list[str] | None) -> pa.Table:
+    _require(file)
+    try:
+        table = pq.read_table(file, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, error) from None
+    for name in columns or records.INDEX_SCHEMA.names:
+        if name not in table.column_names:
+            raise _damaged(file, f"no column {name!r}")
+        if table[name].null_count or table[name].type != _type(name):
+            raise _damaged(file, f"column {name!r} is not whole or not {_type(name)}")
+    return table
+
+
+def _type(column: str) -> pa.DataType:
+    return records.INDEX_SCHEMA.field(column).type
+
+
+def _read_empty_text(file: Path) -> Float[np.ndarray, "m e"]:
+    _require(file)
+    try:
+        text = records.decode_record(file.read_bytes())["text"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise _damaged(file, error) from None
+    return text.astype(np.float32)
+
+
+def _require(file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}: is missing; copy the whole dataset, or prepare it again"
+        )
+
+
+def _damaged(file: Path, reason: object) -> ValueError:
+    first_line = str(reason).partition("\n")[0]
+    return ValueError(f"{file}: is damaged ({first_line}); prepare the dataset again")

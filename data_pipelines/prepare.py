@@ -1,0 +1,398 @@
+"""Media to a dataset of latents and text embeddings, interruptible at any instant.
+
+The work is done shard by shard, in the order of the source. A shard counts once its
+note in `progress/` exists; the note holds its index rows, the files skipped on the way,
+and where to go on. Whatever else lies around after an interruption is thrown away, so
+the finished folder is the same bytes however often it was interrupted. The card,
+`dataset.json`, is written last of all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import (
+    ArrayRecordReader,
+    ArrayRecordWriter,
+)
+from jaxtyping import Float, UInt8
+from tqdm import tqdm
+
+from data_pipelines import records, transforms
+from data_pipelines.sources import Item, Sample, fingerprint, open_source
+
+EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
+EncodeText = Callable[[list[str]], list[Float[np.ndarray, "m e"]]]
+
+_PROGRESS = "progress"
+_SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """Everything besides the source that the bytes of the dataset depend on."""
+
+    vae_sha256: str
+    text_encoder: str
+    max_tokens: int
+    shard_size: int
+
+
+@dataclass(kw_only=True)
+class _Note:
+    """What was done up to the end of one shard."""
+
+    done: int  # samples of the source looked at so far, in all shards
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+class _Unreadable(Exception):
+    """A sample of the source that has to be skipped, and why."""
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    encode_video: EncodeVideo,
+    encode_text: EncodeText,
+    vae_dir: Path | None,
+    vae_sha256: str,
+    text_encoder: str,
+    max_tokens: int = 16384,
+    max_bad: float = 0.05,
+    shard_size: int = 256,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Encodes a source of captioned media into the folder `out`; docs/dataset.md.
+
+    A side is cropped to a multiple of 16 pixels, a clip trimmed to 1 + 4k frames and
+    cut into pieces of at most `max_tokens` tokens; nothing is resampled. Media that
+    cannot be used are skipped, and listed with the reason in `skipped.jsonl`. Called
+    again after an interruption it goes on; the result is the same bytes.
+
+    Args:
+      source: a folder, `tfds:NAME` or `tfds:NAME/SPLIT`; see `sources.open_source`.
+      out: a folder that is new, empty, or an unfinished or finished run of this.
+      encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
+        mean, (1 + k, H / 8, W / 8, C).
+      encode_text: captions to embeddings (M, E), at least one token each, also of "".
+      vae_dir: the VAE's weights folder, copied into `out`; None copies nothing.
+      vae_sha256: hash of the VAE's files, kept in `dataset.json`.
+      text_encoder: name of the text encoder, kept in `dataset.json`.
+      max_bad: the largest share of the source's samples that may be skipped.
+      shard_size: records of a shard, more where one film's pieces run over it.
+
+    Returns:
+      The content of `dataset.json`.
+
+    Raises:
+      ValueError: in one line, for a bad source or setting, too many bad samples, or an
+        `out` that holds something else, or a dataset of other settings.
+      OSError: `out` cannot be written.
+    """
+    _check_numbers(max_tokens=max_tokens, max_bad=max_bad, shard_size=shard_size)
+    settings = _Settings(
+        vae_sha256=vae_sha256,
+        text_encoder=text_encoder,
+        max_tokens=max_tokens,
+        shard_size=shard_size,
+    )
+    samples, out = open_source(source), Path(out)
+    identity = _identity(samples, settings)
+    if (out / records.CARD).is_file():
+        return _finished(out, identity)
+    notes = _claim(out, identity)
+    encode = _Encoders(encode_video, encode_text)
+    empty_text = encode.one_text("")
+    with _Progress(len(samples), notes, max_bad=max_bad, shown=progress) as meter:
+        while meter.done < len(samples):
+            notes.append(
+                _write_shard(out, len(notes), samples, encode, settings, meter)
+            )
+    return _finish(out, notes, empty_text, vae_dir, settings, identity)
+
+
+def _check_numbers(*, max_tokens: int, max_bad: float, shard_size: int) -> None:
+    if max_tokens < 1 or shard_size < 1:
+        raise ValueError(
+            f"max_tokens is {max_tokens} and shard_size {shard_size}, "
+            "expected at least 1"
+        )
+    if not 0 <= max_bad <= 1:
+        raise ValueError(f"max_bad is {max_bad}, expected a share between 0 and 1")
+
+
+def _identity(samples: Sequence[Sample], settings: _Settings) -> str:
+    what = [records.FORMAT, fingerprint(samples), vars(settings)]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+# --- The folder -------------------------------------------------------------------
+
+
+def _finished(out: Path, identity: str) -> dict[str, Any]:
+    """The card of a dataset that was finished before, if it is the one asked for."""
+    card = records.read_card(out)
+    if card.get("fingerprint") != identity:
+        raise ValueError(_other_run(out))
+    shutil.rmtree(out / _PROGRESS, ignore_errors=True)  # if interrupted just before
+    return card
+
+
+def _other_run(out: Path) -> str:
+    return (
+        f"{out}: was prepared from another source, VAE, text encoder or settings; "
+        "choose another --out, or remove the folder"
+    )
+
+
+def _claim(out: Path, identity: str) -> list[_Note]:
+    """Makes `out` ready for work; returns the notes of the shards that are done."""
+    progress = out / _PROGRESS
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; name a folder")
+    if out.is_dir() and not progress.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty and holds no dataset; name a new folder")
+    progress.mkdir(parents=True, exist_ok=True)
+    notes = []
+    while (note := progress / f"{len(notes):05d}.json").is_file():
+        notes.append(_Note(**json.loads(note.read_bytes())))
+    file = progress / "fingerprint"
+    if notes and file.read_text() != identity:
+        raise ValueError(_other_run(out))
+    # With no shard done nothing binds: a source mended after a refusal starts afresh.
+    records.write_whole(file, identity.encode())
+    for shard in out.glob("*.array_record"):
+        if shard.name not in map(records.shard_name, range(len(notes))):
+            shard.unlink()
+    for leftover in (*out.glob(".*.tmp"), *progress.glob(".*.tmp")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return notes
+
+
+# --- The work ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Encoders:
+    video: EncodeVideo
+    text: EncodeText
+
+    def one_text(self, caption: str) -> np.ndarray:
+        embedding = np.asarray(self.text([caption])[0])
+        if embedding.ndim != 2 or not len(embedding):
+            raise ValueError(
+                f"the text encoder made {embedding.shape} of {caption!r}, expected "
+                "(M, E) with M of at least 1"
+            )
+        return embedding
+
+    def latents(self, piece: transforms.Piece) -> np.ndarray:
+        latents = np.asarray(self.video(piece.frames))
+        grid = (
+            1 + (len(piece.frames) - 1) // transforms.TEMPORAL,
+            piece.box.height // transforms.SPATIAL,
+            piece.box.width // transforms.SPATIAL,
+        )
+        if latents.ndim != 4 or latents.shape[:3] != grid:
+            raise ValueError(
+                f"the VAE made {latents.shape} of {piece.frames.shape}, expected "
+                f"({', '.join(map(str, grid))}, C)"
+            )
+        if not np.isfinite(latents).all():
+            raise _Unreadable("its latents are not finite")
+        return latents
+
+
+class _Progress:
+    """Counts samples, shows the bar, and gives up once too many are bad."""
+
+    def __init__(
+        self, total: int, notes: Sequence[_Note], *, max_bad: float, shown: bool
+    ):
+        self.done = notes[-1].done if notes else 0
+        self._skipped = [entry for note in notes for entry in note.skipped]
+        self._total, self._max_bad = total, max_bad
+        self._frames = self._tokens = 0
+        self._bar = tqdm(
+            total=total, initial=self.done, unit="sample", disable=not shown
+        )
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def step(self, rows: list[dict[str, Any]]) -> None:
+        self.done += 1
+        self._frames += sum(row["frames"] for row in rows)
+        self._tokens += sum(map(_tokens, rows))
+        seconds = max(time.monotonic() - self._start, 1e-3)
+        self._bar.set_postfix_str(
+            f"{self._frames / seconds:.1f} frames/s, "
+            f"{self._tokens / seconds:.0f} tokens/s, {len(self._skipped)} skipped",
+            refresh=False,
+        )
+        self._bar.update()
+
+    def skip(self, entry: dict[str, str], out: Path) -> None:
+        """Notes a bad sample; ValueError if they are more than allowed."""
+        self._skipped.append(entry)
+        bad = len(self._skipped)
+        if bad <= self._max_bad * self._total:
+            return
+        records.write_lines(out / records.SKIPPED, self._skipped)
+        raise ValueError(
+            f"{out}: {bad} of {self._total} samples cannot be used, more than max_bad "
+            f"{self._max_bad:.1%}; the last is {entry['file']}: {entry['reason']}; see "
+            f"{out / records.SKIPPED}, then mend or drop them, or raise --max-bad"
+        )
+
+
+def _write_shard(
+    out: Path,
+    shard: int,
+    samples: Sequence[Sample],
+    encode: _Encoders,
+    settings: _Settings,
+    meter: _Progress,
+) -> _Note:
+    """Writes the next shard, and then the note that makes it count."""
+    note = _Note(done=meter.done)
+    file = out / records.shard_name(shard)
+    temporary = out / f".{file.name}.tmp"
+    writer = ArrayRecordWriter(str(temporary), "group_size:1")
+    while note.done < len(samples) and len(note.rows) < settings.shard_size:
+        sample, rows, lengths = samples[note.done], [], []
+        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(out)) as spool:
+            try:
+                for record, row in _encoded(sample, encode, settings.max_tokens):
+                    lengths.append(spool.write(record))
+                    place = {"shard": shard, "record": len(note.rows) + len(rows)}
+                    rows.append(row | place)
+            except _Unreadable as bad:
+                note.skipped.append({"file": sample.uid, "reason": str(bad)})
+                meter.skip(note.skipped[-1], out)
+                rows, lengths = [], []  # a film cut short leaves none of its pieces
+            spool.seek(0)
+            for length in lengths:
+                writer.write(spool.read(length))
+        note.rows += rows
+        note.done += 1
+        meter.step(rows)
+    writer.close()
+    if note.rows:
+        os.replace(temporary, file)
+    else:  # only bad samples were left
+        temporary.unlink()
+    records.write_json(out / _PROGRESS / f"{shard:05d}.json", vars(note))
+    return note
+
+
+def _encoded(
+    sample: Sample, encode: _Encoders, max_tokens: int
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """(record, index row) of each piece; raises _Unreadable, possibly after some."""
+    text = None
+    for caption, fps, piece in _read(sample, max_tokens):
+        text = encode.one_text(caption) if text is None else text
+        latents = encode.latents(piece)
+        box = piece.box
+        row = {
+            "uid": f"{sample.uid}#{piece.start}" if piece.start else sample.uid,
+            **dict(zip("thw", latents.shape, strict=False)),
+            "fps": fps,
+            "height": box.height,
+            "width": box.width,
+            "frames": len(piece.frames),
+            "text_length": len(text),
+            "caption": caption,
+            "source": sample.uid,
+            "crop": [box.top, box.left, box.height, box.width],
+            "start_frame": piece.start,
+        }
+        yield records.encode_record(latents=latents, text=text), row
+
+
+def _read(
+    sample: Sample, max_tokens: int
+) -> Iterator[tuple[str, float, transforms.Piece]]:
+    """(caption, fps, piece) of a sample; what is wrong with it as _Unreadable.
+
+    Only reading is inside the `try`: a failing encoder must not pass for bad media.
+    """
+    try:
+        caption, media = sample.caption, sample.open()
+        for piece in transforms.pieces(media.frames, max_tokens):
+            yield caption, media.fps, piece
+    except (ValueError, OSError) as error:
+        path = f"{sample.file}: " if isinstance(sample, Item) else ""
+        raise _Unreadable(str(error).removeprefix(path)) from None
+
+
+def _tokens(row: dict[str, Any]) -> int:
+    patch_t, patch_h, patch_w = transforms.PATCH
+    return row["t"] // patch_t * (row["h"] // patch_h) * (row["w"] // patch_w)
+
+
+# --- The end ----------------------------------------------------------------------
+
+
+def _finish(
+    out: Path,
+    notes: Sequence[_Note],
+    empty_text: np.ndarray,
+    vae_dir: Path | None,
+    settings: _Settings,
+    identity: str,
+) -> dict[str, Any]:
+    """Writes all that is not a shard, the card last; returns the card."""
+    rows = [row for note in notes for row in note.rows]
+    skipped = [entry for note in notes for entry in note.skipped]
+    records.write_lines(out / records.SKIPPED, skipped)
+    if not rows:
+        raise ValueError(
+            f"{out}: none of {len(skipped)} samples can be used; see "
+            f"{out / records.SKIPPED}"
+        )
+    records.write_index(out / records.INDEX, rows)
+    records.write_whole(
+        out / records.EMPTY_TEXT, records.encode_record(text=empty_text)
+    )
+    if vae_dir is not None:
+        records.copy_folder(vae_dir, out / records.VAE)
+    reader = ArrayRecordReader(str(out / records.shard_name(0)))
+    channels = records.decode_record(reader.read([0])[0])["latents"].shape[-1]
+    reader.close()
+    card = {
+        "format": records.FORMAT,
+        "vae_sha256": settings.vae_sha256,
+        "vae_spatial": transforms.SPATIAL,
+        "vae_temporal": transforms.TEMPORAL,
+        "latent_channels": channels,
+        "patch": list(transforms.PATCH),
+        "text_encoder": settings.text_encoder,
+        "text_width": empty_text.shape[-1],
+        "samples": len(rows),
+        "tokens": sum(map(_tokens, rows)),
+        "skipped": len(skipped),
+        "shards": sum(bool(note.rows) for note in notes),
+        "max_tokens": settings.max_tokens,
+        "shard_size": settings.shard_size,
+        "fingerprint": identity,
+    }
+    records.write_json(out / records.CARD, card)
+    shutil.rmtree(out / _PROGRESS)
+    return card

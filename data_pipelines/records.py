@@ -1,0 +1,120 @@
+"""The files of a prepared dataset: what a record, the index and the card hold.
+
+docs/dataset.md describes the layout for readers without soraxla.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors
+import safetensors.numpy
+from jaxtyping import Shaped
+
+FORMAT = 1
+CARD, INDEX, SKIPPED = "dataset.json", "index.parquet", "skipped.jsonl"
+EMPTY_TEXT, VAE = "empty_text.safetensors", "vae"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("shard", pa.int32()),
+        ("record", pa.int32()),
+        *((name, pa.int32()) for name in ("t", "h", "w")),
+        ("fps", pa.float64()),
+        *((name, pa.int32()) for name in ("height", "width", "frames")),
+        ("text_length", pa.int32()),
+        ("caption", pa.string()),
+        ("source", pa.string()),
+        ("crop", pa.list_(pa.int32())),
+        ("start_frame", pa.int32()),
+    ]
+)
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard of records."""
+    return f"data-{shard:05d}.array_record"
+
+
+def encode_record(**tensors: Shaped[np.ndarray, "..."]) -> bytes:
+    """Tensors as safetensors bytes, in bfloat16."""
+    return safetensors.numpy.save(
+        {
+            name: np.ascontiguousarray(tensor, dtype=ml_dtypes.bfloat16)
+            for name, tensor in tensors.items()
+        }
+    )
+
+
+def decode_record(data: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The bfloat16 tensors of `encode_record`.
+
+    (safetensors' own NumPy loader knows no bfloat16.)
+    """
+    return {
+        name: np.frombuffer(spec["data"], ml_dtypes.bfloat16).reshape(spec["shape"])
+        for name, spec in safetensors.deserialize(data)
+    }
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name, then renames it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_lines(path: Path, entries: Iterable[Any]) -> None:
+    """Writes a JSONL file, whole or not at all."""
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
+    write_whole(path, "".join(lines).encode())
+
+
+def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows of INDEX_SCHEMA as Parquet, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), temporary)
+    os.replace(temporary, path)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copies a folder, whole or not at all; replaces `target`."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """`dataset.json` of a prepared dataset.
+
+    Raises FileNotFoundError if the folder holds none, ValueError if it is damaged or
+    of another format version.
+    """
+    file = path / CARD
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{path}: is not a prepared dataset (no {CARD}); run soraxla prepare"
+        )
+    try:
+        card = json.loads(file.read_bytes())
+        version = card["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: is damaged ({error})") from None
+    if version != FORMAT:
+        raise ValueError(f"{file}: has format {version}, expected {FORMAT}; prepare it")
+    return card

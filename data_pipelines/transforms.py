@@ -1,0 +1,95 @@
+"""From frames of any size to pieces that the VAE and the patches divide.
+
+Nothing is resampled: a side loses at most 15 pixels, a clip at most 3 frames at its
+end (or a last piece too short to show motion), and a long clip is cut in time.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+SPATIAL, TEMPORAL = 8, 4  # pixels a latent, of the causal VAE
+PATCH = (1, 2, 2)  # latents a token
+MULTIPLE = SPATIAL * PATCH[1]  # a side in pixels is a multiple of this
+_SHORTEST_REST = 1 + TEMPORAL  # frames of the last piece of a clip that was cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle of pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Piece(NamedTuple):
+    """1 + 4k frames of a clip, cropped to `box`, from its frame number `start` on."""
+
+    start: int
+    box: Box
+    frames: UInt8[np.ndarray, "t h w 3"]
+
+
+def crop_box(height: int, width: int) -> Box:
+    """The centred box whose sides are the largest multiples of 16 pixels that fit.
+
+    Raises ValueError for a side below 16.
+    """
+    if min(height, width) < MULTIPLE:
+        raise ValueError(
+            f"is {width}x{height} pixels, but a side needs at least {MULTIPLE}"
+        )
+    box_height, box_width = (side // MULTIPLE * MULTIPLE for side in (height, width))
+    return Box(
+        top=(height - box_height) // 2,
+        left=(width - box_width) // 2,
+        height=box_height,
+        width=box_width,
+    )
+
+
+def piece_frames(box: Box, max_tokens: int) -> int:
+    """The most frames, 1 + 4k, that make at most `max_tokens` tokens.
+
+    Raises ValueError if a single frame makes more.
+    """
+    a_frame = (box.height // MULTIPLE) * (box.width // MULTIPLE)
+    latents = max_tokens // a_frame
+    if latents < 1:
+        raise ValueError(
+            f"one frame of {box.width}x{box.height} pixels makes {a_frame} tokens, "
+            f"more than the {max_tokens} allowed; raise --max-tokens or scale it down"
+        )
+    return 1 + TEMPORAL * (latents - 1)
+
+
+def pieces(frames: Iterable[np.ndarray], max_tokens: int) -> Iterator[Piece]:
+    """Crops frames (H, W, 3) to `crop_box` and cuts them into pieces, streamed.
+
+    Every piece has the most frames that `max_tokens` allows, but the last, which is
+    trimmed to 1 + 4k. A last piece of one frame that follows others is left out: the
+    caption's action does not happen in it. No more than one piece is held.
+
+    Raises ValueError if the frames are too small or too large for any piece.
+    """
+    held: list[np.ndarray] = []
+    start, box, longest = 0, None, 0
+    for frame in frames:
+        if box is None:
+            box = crop_box(*frame.shape[:2])
+            longest = piece_frames(box, max_tokens)
+        rows = slice(box.top, box.top + box.height)
+        # A copy: a view would keep the whole frame alive.
+        held.append(frame[rows, box.left : box.left + box.width].copy())
+        if len(held) == longest:
+            yield Piece(start, box, np.stack(held))
+            start += longest
+            held = []
+    rest = 1 + (len(held) - 1) // TEMPORAL * TEMPORAL
+    if box is not None and held and (start == 0 or rest >= _SHORTEST_REST):
+        yield Piece(start, box, np.stack(held[:rest]))

@@ -1,0 +1,206 @@
+"""Pixel windows for training the VAE: random crops in space and time, unscaled.
+
+Every step has one shape out of a small table, so there are as many compiles as shapes.
+Nothing is padded or resized: a clip gives windows of the shapes that fit into it, a
+picture those of one frame.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import UInt8
+
+from soraxla.video_io import VideoInfo, probe, read_frames
+
+_MAX_SHAPES = 4
+_SHAPE, _WINDOW = 0, 1  # purposes of a random stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowShape:
+    """A batch of `batch` windows of (frames, height, width), drawn `weight` often."""
+
+    frames: int
+    height: int
+    width: int
+    batch: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSpec:
+    """The table of window shapes (at most four), and the memory for decoded clips."""
+
+    shapes: tuple[WindowShape, ...]
+    cache_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.shapes) <= _MAX_SHAPES:
+            raise ValueError(
+                f"{len(self.shapes)} window shapes, expected 1 to {_MAX_SHAPES}: "
+                "each one costs a compile"
+            )
+        for shape in self.shapes:
+            if (
+                min(shape.frames, shape.height, shape.width, shape.batch) < 1
+                or not shape.weight > 0
+            ):
+                raise ValueError(f"{shape}: every number must be positive")
+
+
+class WindowDataset(grain.IterDataset):
+    """Endless batches {"video": uint8 (B, T, H, W, 3)}.
+
+    Batch k is a function of (seed, k) and the files alone; the iterator's whole state
+    is {"step": k}. The shape of a step is drawn by weight among the shapes that some
+    file is large enough for; each window's file uniformly among those files, its
+    corner uniformly inside.
+
+    Attributes:
+      skipped: how many files are smaller than every shape.
+      shapes: the shapes that at least one file is large enough for.
+
+    Raises:
+      ValueError: no file is large enough for any shape, or one cannot be read.
+    """
+
+    def __init__(self, files: Sequence[Path], spec: WindowSpec, *, seed: int):
+        super().__init__()
+        infos = [_measured(Path(file)) for file in files]
+        fits = [
+            [i for i, info in enumerate(infos) if _fits(info, shape)]
+            for shape in spec.shapes
+        ]
+        used = {i for members in fits for i in members}
+        if not used:
+            raise ValueError(_too_small(spec, infos))
+        self.skipped = len(infos) - len(used)
+        self.shapes = tuple(s for s, m in zip(spec.shapes, fits, strict=True) if m)
+        self._files = [Path(file) for file in files]
+        self._infos = infos
+        self._fits = [members for members in fits if members]
+        self._clips = _ClipCache(spec.cache_bytes)
+        self._seed = seed
+
+    def __iter__(self) -> "WindowIterator":
+        return WindowIterator(self)
+
+    def batch_at(self, step: int) -> dict[str, UInt8[np.ndarray, "b t h w 3"]]:
+        """Batch number `step`."""
+        weights = np.array([shape.weight for shape in self.shapes])
+        rng = np.random.default_rng([self._seed, _SHAPE, step])
+        index = rng.choice(len(weights), p=weights / weights.sum())
+        shape = self.shapes[index]
+        windows = [
+            self._window(shape, self._fits[index], step, place)
+            for place in range(shape.batch)
+        ]
+        return {"video": np.stack(windows)}
+
+    def _window(
+        self, shape: WindowShape, members: list[int], step: int, place: int
+    ) -> np.ndarray:
+        rng = np.random.default_rng([self._seed, _WINDOW, step, place])
+        member = members[rng.integers(len(members))]
+        info = self._infos[member]
+        assert info.frames is not None
+        start = int(rng.integers(info.frames - shape.frames + 1))
+        top = int(rng.integers(info.height - shape.height + 1))
+        left = int(rng.integers(info.width - shape.width + 1))
+        frames = self._clips.frames(self._files[member], info, start, shape.frames)
+        return np.stack(
+            [f[top : top + shape.height, left : left + shape.width] for f in frames]
+        )
+
+
+class WindowIterator(grain.DatasetIterator):
+    """Walks over a `WindowDataset`; its state is the number of the next batch."""
+
+    def __init__(self, dataset: WindowDataset):
+        super().__init__()
+        self._dataset = dataset
+        self._step = 0
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = self._dataset.batch_at(self._step)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"step": self._step}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._step = int(state["step"])
+
+
+class _ClipCache:
+    """Decoded clips up to a number of bytes, the least recently used given up first.
+
+    A film larger than the whole budget is never held: its window is streamed.
+    """
+
+    def __init__(self, budget: int):
+        self._budget, self._held = budget, 0
+        self._clips: OrderedDict[Path, np.ndarray] = OrderedDict()
+
+    def frames(
+        self, file: Path, info: VideoInfo, start: int, count: int
+    ) -> Iterator[np.ndarray] | np.ndarray:
+        assert info.frames is not None
+        size = info.frames * info.height * info.width * 3
+        if file in self._clips:
+            self._clips.move_to_end(file)
+            return self._clips[file][start : start + count]
+        if size > self._budget:
+            return islice(read_frames(file), start, start + count)
+        while self._held + size > self._budget:
+            self._held -= self._clips.popitem(last=False)[1].nbytes
+        clip = np.stack(list(read_frames(file)))
+        expected = (info.frames, info.height, info.width, 3)
+        if clip.shape != expected:
+            raise ValueError(f"{file}: holds {clip.shape}, but declares {expected}")
+        self._clips[file] = clip
+        self._held += clip.nbytes
+        return clip[start : start + count]
+
+
+def _measured(file: Path) -> VideoInfo:
+    """`probe`, with the frames counted where the container does not tell."""
+    info = probe(file)
+    if info.frames is not None:
+        return info
+    count = sum(1 for _ in read_frames(file))
+    return VideoInfo(
+        height=info.height,
+        width=info.width,
+        frames=count,
+        fps=info.fps,
+        is_image=info.is_image,
+    )
+
+
+def _fits(info: VideoInfo, shape: WindowShape) -> bool:
+    return (
+        (info.frames or 0) >= shape.frames
+        and info.height >= shape.height
+        and info.width >= shape.width
+    )
+
+
+def _too_small(spec: WindowSpec, infos: list[VideoInfo]) -> str:
+    if not infos:
+        return "there are no media files to take windows from"
+    smallest = min(spec.shapes, key=lambda s: s.frames * s.height * s.width)
+    largest = max(infos, key=lambda i: (i.frames or 0) * i.height * i.width)
+    return (
+        f"all {len(infos)} files are smaller than every window shape: the smallest "
+        f"shape is {smallest.frames} frames of {smallest.width}x{smallest.height}, the "
+        f"largest file {largest.frames} of {largest.width}x{largest.height}; choose a "
+        "smaller shape or larger files"
+    )

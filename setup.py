@@ -1,0 +1,54 @@
+"""Installs soraxla and its data pipelines."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="soraxla",
+    version="0.1.0",
+    description="Sora in JAX for TPU pods: one packed video diffusion transformer",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["soraxla*", "data_pipelines*"]),
+    package_data={
+        "soraxla": ["assets/**/*"],
+        "data_pipelines": ["samples/*"],
+    },
+    entry_points={"console_scripts": ["soraxla = soraxla.cli.main:main"]},
+    install_requires=[
+        "jax>=0.10.2,<0.13",
+        "flax>=0.12",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.30",
+        "grain>=0.2.15",
+        "array-record>=0.8",
+        "ml-collections>=1.1",
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources",  # tensorflow-datasets 4.9.10 imports it undeclared
+        "numpy>=2.0",
+        "pyarrow>=17",
+        "safetensors>=0.5",
+        "jaxtyping>=0.3",
+        "einops>=0.8",
+        "av>=14",
+        "pillow>=11",
+        "tqdm>=4.66",
+        "tensorboardX>=2.6",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
+        "plan": ["libtpu"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.19"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "beartype>=0.19",
+            "ruff",
+            "pyright",
+            "nbclient",
+            "ipykernel",
+        ],
+    },
+)

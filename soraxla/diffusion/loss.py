@@ -1,0 +1,29 @@
+"""The training loss of packed rows, indifferent to how clips were packed."""
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from soraxla.types import Array, PackedBatch
+
+
+def packed_mse(
+    pred: Float[Array, "b l p"], target: Float[Array, "b l p"], batch: PackedBatch
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(Σ √n·mean, Σ √n) over segments; n counts a segment's generated tokens.
+
+    The mean squared error of a segment is taken over its generated tokens (neither
+    known nor padding) and weighs √n: between every clip alike and every token alike.
+    The loss is the ratio of both sums over *all* devices and accumulation steps, so
+    that neither packing nor sharding can change it. Sums are fp32.
+    """
+    segments = batch.draw.shape[1]
+    generated = (batch.segment_ids > 0) & jnp.logical_not(batch.known)
+    ids = jnp.where(generated, batch.segment_ids, 0)
+    of_segment = ids[:, :, None] == jnp.arange(1, segments + 1)[None, None, :]
+    n_BS = jnp.sum(of_segment, axis=1).astype(jnp.float32)
+    n_BL = jnp.take_along_axis(n_BS, jnp.maximum(ids - 1, 0), axis=1)
+    # √n · (1/n), written per token.
+    weight_BL = jnp.where(generated, jnp.maximum(n_BL, 1.0) ** -0.5, 0.0)
+    error = pred.astype(jnp.float32) - target.astype(jnp.float32)
+    error_BL = jnp.mean(jnp.square(error), axis=-1)
+    return jnp.sum(weight_BL * error_BL), jnp.sum(jnp.sqrt(n_BS))

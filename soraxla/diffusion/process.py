@@ -1,0 +1,158 @@
+"""The diffusion process: noise, corruption, and what a prediction says of x0 and ε."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int, Key, UInt32
+
+from soraxla.diffusion.schedule import SCHEDULES
+from soraxla.types import Array
+
+ScheduleName = Literal["rectified_flow", "ddpm_linear", "ddpm_cosine"]
+Prediction = Literal["flow", "eps", "x0", "v"]
+PREDICTIONS: tuple[Prediction, ...] = ("flow", "eps", "x0", "v")
+
+# Smallest divisor when ε is asked of an x0-prediction: at t = 0 it is not defined.
+_SIGMA_MIN = 1e-4
+
+
+class Purpose(IntEnum):
+    """What a random number is for. Numbers are kept for ever: runs resume by them."""
+
+    TIME = 1  # the training time of a draw
+    NOISE = 2  # the training noise of a draw
+    SAMPLE = 3  # the noise a generated clip starts from
+    POSTERIOR = 4  # the VAE's posterior sample, by training step
+    EVAL = 5  # the noise of an evaluation, never trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A schedule, by its name in `SCHEDULES`, and what the network predicts, one of
+
+    flow = ε − x0 · eps = ε · x0 = x0 · v = αε − σx0 (arXiv 2202.00512).
+
+    Times are per token (b, l); a prediction is affine in x0 for given x and t, so
+    guidance may mix predictions without converting them.
+    """
+
+    schedule: ScheduleName = "rectified_flow"
+    prediction: Prediction = "flow"
+
+    def __post_init__(self) -> None:
+        known = {"schedule": tuple(SCHEDULES), "prediction": PREDICTIONS}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r}: expected one of "
+                    f"{', '.join(values)}"
+                )
+
+    @property
+    def max_time(self) -> float:
+        """Latest time worth asking at: ε-prediction says nothing where α is 0."""
+        return (
+            SCHEDULES[self.schedule].max_eps_time if self.prediction == "eps" else 1.0
+        )
+
+    def levels(
+        self, t: Float[Array, "b l"]
+    ) -> tuple[Float[Array, "b l 1"], Float[Array, "b l 1"]]:
+        """(α, σ) of every token."""
+        schedule = SCHEDULES[self.schedule]
+        return schedule.alpha(t)[:, :, None], schedule.sigma(t)[:, :, None]
+
+    def corrupt(
+        self,
+        x0: Float[Array, "b l p"],
+        eps: Float[Array, "b l p"],
+        t: Float[Array, "b l"],
+    ) -> Float[Array, "b l p"]:
+        """x_t = α(t)·x0 + σ(t)·ε."""
+        alpha, sigma = self.levels(t)
+        return alpha * x0 + sigma * eps
+
+    def target(
+        self,
+        x0: Float[Array, "b l p"],
+        eps: Float[Array, "b l p"],
+        t: Float[Array, "b l"],
+    ) -> Float[Array, "b l p"]:
+        """What a perfect network would answer for this x0 and ε."""
+        if self.prediction == "flow":
+            return eps - x0
+        if self.prediction == "eps":
+            return eps
+        if self.prediction == "x0":
+            return x0
+        alpha, sigma = self.levels(t)
+        return alpha * eps - sigma * x0
+
+    def to_x0_eps(
+        self,
+        pred: Float[Array, "b l p"],
+        x: Float[Array, "b l p"],
+        t: Float[Array, "b l"],
+    ) -> tuple[Float[Array, "b l p"], Float[Array, "b l p"]]:
+        """(x0, ε) that agree with the prediction and with x = αx0 + σε.
+
+        ε of an x0-prediction at t = 0, and x0 of an eps-prediction where α = 0, are not
+        determined: both are finite there and mean nothing.
+        """
+        alpha, sigma = self.levels(t)
+        if self.prediction == "flow":
+            x0 = (x - sigma * pred) / (alpha + sigma)
+            return x0, x0 + pred
+        if self.prediction == "eps":
+            return (x - sigma * pred) / jnp.maximum(alpha, 1e-4), pred
+        if self.prediction == "x0":
+            return pred, (x - alpha * pred) / jnp.maximum(sigma, _SIGMA_MIN)
+        norm = alpha**2 + sigma**2
+        return (alpha * x - sigma * pred) / norm, (sigma * x + alpha * pred) / norm
+
+
+def sample_keys(
+    seed: int | Key[jax.Array, ""], purpose: Purpose, draw: UInt32[Array, "b s"]
+) -> Key[jax.Array, "b s"]:
+    """One key a segment, a function of (seed, purpose, draw) and of nothing else."""
+    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    key = jax.random.fold_in(key, int(purpose))
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
+    return fold(key, jnp.asarray(draw))
+
+
+def noise(
+    seed: int | Key[jax.Array, ""],
+    draw: UInt32[Array, "b s"],
+    segment_ids: Int[Array, "b l"],
+    token_index: Int[Array, "b l"],
+    patch_dim: int,
+    *,
+    purpose: Purpose = Purpose.NOISE,
+) -> Float[Array, "b l p"]:
+    """Standard normal noise of every token, fp32; 0 at padding.
+
+    A token's noise is a function of (seed, purpose, draw, its index in the segment),
+    the same in any row, place and step, on any number of devices.
+    """
+
+    def token(key, index):
+        return jax.random.normal(jax.random.fold_in(key, index), (patch_dim,))
+
+    def row(keys, ids, index):
+        return jax.vmap(token)(keys[jnp.maximum(ids - 1, 0)], index)
+
+    keys = sample_keys(seed, purpose, draw)
+    eps = jax.vmap(row)(keys, jnp.asarray(segment_ids), jnp.asarray(token_index))
+    return jnp.where((segment_ids > 0)[..., None], eps, 0.0)
+
+
+def token_times(
+    t: Float[Array, "b s"], segment_ids: Int[Array, "b l"]
+) -> Float[Array, "b l"]:
+    """Each token's time, gathered from its segment's; 0 at padding."""
+    time = jnp.take_along_axis(t, jnp.maximum(segment_ids - 1, 0), axis=1)
+    return jnp.where(segment_ids > 0, time, 0.0)

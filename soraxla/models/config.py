@@ -1,0 +1,115 @@
+"""Sizes and settings of the diffusion transformer."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from soraxla.settings import nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """A diffusion transformer in the layout of Wan 2.1 (arXiv 2503.20314).
+
+    Attributes:
+        latent_channels: channels of the VAE's latents.
+        patch: latents of one token, (time, height, width).
+        text_width: width of the text encoder's embeddings.
+        text_refiner_layers: self-attention blocks over a segment's text tokens.
+        text_pad_to: the length to which prompts were padded, unmasked, in training, or
+            None when the model attends to real tokens only.
+        rope_fps: frame rate at which one latent frame is one step of the time axis.
+        shift: the time shift rule, "auto" (by clip size) or one number for all clips.
+        dtype: of activations and matrix products; parameters are always fp32.
+        remat: recompute a block in the backward pass instead of storing it.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+    latent_channels: int = 16
+    patch: tuple[int, int, int] = (1, 2, 2)
+    text_width: int = 256
+    # The default encoder embeds each word by itself; without a layer in which words see
+    # each other, "a red ball on a blue box" and its swap differ by positions alone.
+    text_refiner_layers: int = 1
+    text_pad_to: int | None = None
+    rope_fps: float = 16.0
+    shift: float | Literal["auto"] = "auto"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "mlp_width", "latent_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"DiT {name} is {getattr(self, name)}: expected ≥ 1")
+        if self.width % self.heads or self.head_dim % 2 or self.head_dim < 6:
+            raise ValueError(
+                f"DiT width {self.width} with {self.heads} heads: expected an even "
+                "head dim of at least 6; change width or heads"
+            )
+        if self.text_pad_to is not None and self.text_refiner_layers:
+            raise ValueError(
+                f"DiT text_pad_to={self.text_pad_to} with text_refiner_layers="
+                f"{self.text_refiner_layers}: padded text is Wan's and has no refiner; "
+                "set one of them to None or 0"
+            )
+        if self.shift != "auto" and not 0.0 < float(self.shift) < math.inf:
+            raise ValueError(
+                f"DiT shift {self.shift!r}: expected 'auto' or a number above 0"
+            )
+        if self.dtype not in ("bfloat16", "float32"):
+            raise ValueError(
+                f"DiT dtype {self.dtype!r}: expected 'bfloat16' or 'float32'"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one token, P."""
+        return math.prod(self.patch) * self.latent_channels
+
+
+def _size(layers: int, width: int, heads: int, **settings: Any) -> DiTConfig:
+    settings = {"mlp_width": 4 * width, **settings}
+    return DiTConfig(layers=layers, width=width, heads=heads, **settings)
+
+
+def _wan(layers: int, width: int, heads: int, mlp_width: int, **settings: Any):
+    text = {"text_width": 4096, "text_refiner_layers": 0, "text_pad_to": 512}
+    return _size(layers, width, heads, mlp_width=mlp_width, **text, **settings)
+
+
+SIZES: dict[str, DiTConfig] = {
+    "debug": _size(2, 64, 2),
+    "xs": _size(8, 256, 2),
+    "s": _size(12, 512, 4),
+    "b": _size(16, 1024, 8),
+    "l": _size(28, 1280, 10),
+    "wan_1_3b": _wan(30, 1536, 12, 8960, shift=3.0),
+    "xl": _size(28, 2560, 20),
+    "wan_5b": _wan(30, 3072, 24, 14336, latent_channels=48, rope_fps=24.0, shift=5.0),
+    "7b": _size(32, 3584, 28),
+    "wan_14b": _wan(40, 5120, 40, 13824, shift=5.0),
+}
+
+
+def dit_config(size: str, **overrides: Any) -> DiTConfig:
+    """The settings of a named size, with some replaced.
+
+    Raises:
+        ValueError: no such size or setting (names the nearest), or the settings do not
+            fit together.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown DiT size {size!r}{nearest(size, list(SIZES))}")
+    names = [f.name for f in dataclasses.fields(DiTConfig)]
+    for name in overrides:
+        if name not in names:
+            raise ValueError(f"unknown DiT setting {name!r}{nearest(name, names)}")
+    return dataclasses.replace(SIZES[size], **overrides)

@@ -1,0 +1,224 @@
+"""Layers of the diffusion transformer, as Wan 2.1 lays them out.
+
+Everything is computed in `cfg.dtype` but for fp32 islands: norms, modulation and gated
+residual sums. Parameters are fp32.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Float, Int
+
+from soraxla.attention import attention
+from soraxla.models.config import DiTConfig
+from soraxla.rope import rotate
+from soraxla.types import Array
+
+_EPS = 1e-6
+
+
+class Context(NamedTuple):
+    """What every block reads beside the tokens; the same for all layers."""
+
+    segment_ids: Int[Array, "b l"]
+    cos: Float[Array, "b l half"]
+    sin: Float[Array, "b l half"]
+    modulation: Float[Array, "b r 6 d"]  # r = 2S: generated and known, a segment each
+    row: Int[Array, "b l"]  # the token's row of `modulation`
+    text: Float[Array, "b m d"]
+    text_segment_ids: Int[Array, "b m"]
+    text_bias: Float[Array, "b m"] | None
+
+
+@jax.custom_vjp
+def gather_rows(
+    table: Float[Array, "b r d"], row: Int[Array, "b l"]
+) -> Float[Array, "b l d"]:
+    """`table[b, row[b, l]]`; its gradient is a matrix product, not a scatter.
+
+    Scatter-add runs one row after another on CPU and TPU, and in no fixed order on GPU.
+    """
+    return jnp.take_along_axis(table, row[:, :, None], axis=1)
+
+
+def _gather_fwd(table, row):
+    return gather_rows(table, row), (row, table.shape[1])
+
+
+def _gather_bwd(saved, grad_BLD):
+    row_BL, rows = saved
+    picked = row_BL[:, :, None] == jnp.arange(rows, dtype=row_BL.dtype)[None, None, :]
+    grad = jnp.einsum(
+        "blr,bld->brd",
+        picked.astype(grad_BLD.dtype),
+        grad_BLD,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return grad, None
+
+
+gather_rows.defvjp(_gather_fwd, _gather_bwd)
+
+
+def layer_norm(x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+    """Layer norm without gain or bias, in and to fp32."""
+    x = x.astype(jnp.float32)
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + _EPS)
+
+
+class AffineLayerNorm(nn.Module):
+    """Layer norm with gain and bias, in and to fp32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x) * scale[None, None, :] + bias[None, None, :]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain, in and to fp32 (arXiv 1910.07467)."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + _EPS)
+        return x * scale[None, None, :]
+
+
+def linear(features: int, dtype, *, zero: bool = False, name: str | None = None):
+    """A dense layer with bias: Xavier uniform as in DiT, or all zero."""
+    init = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
+    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; q and k are RMS-normed over the full width, unsplit.
+
+    Attributes:
+        zero: start with a zero output projection.
+    """
+
+    cfg: DiTConfig
+    zero: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b l d"],
+        source: Float[Array, "b m d"],
+        segment_ids: Int[Array, "b l"],
+        source_segment_ids: Int[Array, "b m"],
+        *,
+        rotary: tuple[Array, Array] | None = None,
+        source_bias: Float[Array, "b m"] | None = None,
+    ) -> Float[Array, "b l d"]:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        q = RMSNorm(name="norm_q")(linear(cfg.width, dtype, name="q")(x))
+        k = RMSNorm(name="norm_k")(linear(cfg.width, dtype, name="k")(source))
+        v = linear(cfg.width, dtype, name="v")(source)
+        q, k, v = (y.reshape(*y.shape[:2], cfg.heads, cfg.head_dim) for y in (q, k, v))
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        out = attention(
+            q.astype(dtype),
+            k.astype(dtype),
+            v,
+            q_segment_ids=segment_ids,
+            kv_segment_ids=source_segment_ids,
+            kv_bias=source_bias,
+        )
+        out = out.reshape(*out.shape[:2], cfg.width)
+        return linear(cfg.width, dtype, zero=self.zero, name="o")(out)
+
+
+class MLP(nn.Module):
+    """Linear, tanh-GELU, linear.
+
+    Attributes:
+        zero: start with a zero second layer.
+    """
+
+    hidden: int
+    features: int
+    dtype: jnp.dtype
+    zero: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l e"]) -> Float[Array, "b l d"]:
+        x = nn.gelu(
+            linear(self.hidden, self.dtype, name="in_proj")(x), approximate=True
+        )
+        return linear(self.features, self.dtype, zero=self.zero, name="out_proj")(x)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the text, MLP; the first and last modulated.
+
+    Shift, scale and gate are the block's table plus the token's row of the modulation,
+    gathered where they are used. All start at 0 (adaLN-zero, arXiv 2212.09748), which
+    leaves cross-attention as the only branch open at the start. The signature is that
+    of a scan's body.
+    """
+
+    cfg: DiTConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], ctx: Context
+    ) -> tuple[Float[Array, "b l d"], None]:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        table = self.param("table", nn.initializers.zeros, (6, cfg.width))
+        rows_BR6D = table[None, None, :, :] + ctx.modulation
+
+        def token(i: int) -> Array:
+            return gather_rows(rows_BR6D[:, :, i, :], ctx.row)
+
+        h = (layer_norm(x) * (1.0 + token(1)) + token(0)).astype(dtype)
+        h = Attention(cfg, name="self_attn")(
+            h, h, ctx.segment_ids, ctx.segment_ids, rotary=(ctx.cos, ctx.sin)
+        )
+        x = add(x, h, token(2))
+        h = AffineLayerNorm(name="cross_norm")(x).astype(dtype)
+        h = Attention(cfg, name="cross_attn")(
+            h,
+            ctx.text,
+            ctx.segment_ids,
+            ctx.text_segment_ids,
+            source_bias=ctx.text_bias,
+        )
+        x = x + h
+        h = (layer_norm(x) * (1.0 + token(4)) + token(3)).astype(dtype)
+        h = MLP(cfg.mlp_width, cfg.width, dtype, name="mlp")(h)
+        return add(x, h, token(5)), None
+
+
+def add(
+    x: Float[Array, "b l d"], y: Float[Array, "b l d"], gate: Float[Array, "b l d"]
+) -> Float[Array, "b l d"]:
+    """x + gate·y summed in fp32, back in the type of x."""
+    return (x.astype(jnp.float32) + gate * y.astype(jnp.float32)).astype(x.dtype)
+
+
+class TextRefiner(nn.Module):
+    """One pre-norm transformer block over a segment's text tokens.
+
+    Starts as the identity: both of its branches end in a zero projection.
+    """
+
+    cfg: DiTConfig
+
+    @nn.compact
+    def __call__(
+        self, text: Float[Array, "b m d"], segment_ids: Int[Array, "b m"]
+    ) -> Float[Array, "b m d"]:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        h = AffineLayerNorm(name="attn_norm")(text).astype(dtype)
+        attn = Attention(cfg, zero=True, name="attn")
+        text = text + attn(h, h, segment_ids, segment_ids)
+        h = AffineLayerNorm(name="mlp_norm")(text).astype(dtype)
+        return text + MLP(2 * cfg.width, cfg.width, dtype, zero=True, name="mlp")(h)

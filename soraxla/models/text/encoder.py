@@ -1,0 +1,54 @@
+"""What a text encoder is, and how one is found by name. Loads no JAX."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from soraxla.models.text.hashed import HashedTextEncoder
+from soraxla.settings import nearest
+
+
+class TextEncoder(Protocol):
+    """Turns prompts into token embeddings; every text gives at least one token."""
+
+    @property
+    def name(self) -> str:
+        """What `load_text_encoder` makes an equal encoder from."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """E, the features of a token."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> list[Float[np.ndarray, "m e"]]:
+        """One (M, E) float32 array a text; M is the text's own."""
+        ...
+
+
+def _hashed(argument: str) -> TextEncoder:
+    if not argument:
+        return HashedTextEncoder()
+    if not argument.isdecimal():
+        raise ValueError(
+            f"the hashed encoder's width must be a whole number, got {argument!r}:"
+            " write hashed:512 for 512 features"
+        )
+    return HashedTextEncoder(width=int(argument))
+
+
+_ENCODERS: dict[str, Callable[[str], TextEncoder]] = {"hashed": _hashed}
+
+
+def load_text_encoder(name: str) -> TextEncoder:
+    """The encoder called `name`, or `name:argument`.
+
+    `hashed` is the encoder that needs no download, 256 features wide; `hashed:512`
+    is 512 wide. Raises ValueError for a name or an argument it does not know.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in _ENCODERS:
+        raise ValueError(f"unknown text encoder {name!r}{nearest(kind, _ENCODERS)}")
+    return _ENCODERS[kind](argument)

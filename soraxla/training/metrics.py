@@ -1,0 +1,63 @@
+"""Numbers of a run: a progress line, JSON lines and TensorBoard scalars."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class MetricsLog:
+    """Writes one record a step; a resumed run drops the records it will write again."""
+
+    def __init__(self, workdir: Path, *, first_step: int, steps: int, unit: str):
+        self._path = workdir / "metrics.jsonl"
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= first_step]
+            self._path.write_text("".join(x + "\n" for x in kept), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), write_to_disk=True)
+        self._unit = unit
+        self._bar = tqdm(
+            total=steps, initial=first_step, unit="step", mininterval=1, leave=True
+        )
+        self._last = time.monotonic()
+        self._rate = 0.0
+
+    def write(self, step: int, metrics: dict[str, Any], units: int) -> None:
+        """One step's numbers and how many `unit`s it processed."""
+        now = time.monotonic()
+        rate = units / max(now - self._last, 1e-9)
+        self._last = now
+        self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
+        record = {"step": step, f"{self._unit}_per_second": rate, **metrics}
+        self._file.write(json.dumps(record) + "\n")
+        for name, value in record.items():
+            if name != "step":
+                self._board.add_scalar(name, value, step)
+        loss = f"{metrics['loss']:.4f}"
+        speed = f"{self._rate:,.0f} {self._unit}/s"
+        self._bar.set_postfix_str(f"loss {loss}, {speed}", refresh=False)
+        self._bar.update(1)
+
+    def flush(self) -> None:
+        """Brings everything written so far to disk."""
+        self._file.flush()
+        self._board.flush()
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+        self._board.close()
+        self._bar.close()
+
+
+def _step_of(line: str) -> float:
+    """The record's step; a line cut short by a kill counts as never written."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

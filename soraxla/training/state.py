@@ -1,0 +1,79 @@
+"""What training carries from step to step, and how a gradient changes it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float, Int, PyTree
+
+from soraxla.optim import OptimSettings, optimizer
+from soraxla.trees import moving_average
+from soraxla.types import Array
+
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """All of it is checkpointed; params, EMA and moments are fp32."""
+
+    step: Int[Array, ""]
+    params: PyTree
+    ema: PyTree
+    opt: PyTree
+    extra: PyTree  # what else a model keeps: the VAE's latent moments
+    skipped: Int[Array, ""]  # steps without a finite gradient, in all
+    skipped_in_a_row: Int[Array, ""]
+
+
+def create(params: PyTree, settings: OptimSettings, extra: PyTree) -> TrainState:
+    """The state before the first step; the EMA starts as the parameters."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=params,
+        # Its own buffers: a donated state must not hold one twice.
+        ema=jax.tree.map(jnp.copy, params),
+        opt=optimizer(settings).init(params),
+        extra=extra,
+        skipped=jnp.copy(zero),
+        skipped_in_a_row=jnp.copy(zero),
+    )
+
+
+def update(
+    state: TrainState,
+    loss: Float[Array, ""],
+    grads: PyTree,
+    extra: PyTree,
+    settings: OptimSettings,
+) -> tuple[TrainState, Metrics]:
+    """The next state; only the step and the count move if loss or gradient is not finite.
+
+    `extra` replaces `state.extra`.
+    """
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, opt = optimizer(settings).update(grads, state.opt, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(settings.ema_decay, (1.0 + step) / (10.0 + step))
+    new: Any = (params, moving_average(state.ema, params, decay), opt, extra)
+    old: Any = (state.params, state.ema, state.opt, state.extra)
+    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    bad = 1 - finite.astype(jnp.int32)
+    state = TrainState(
+        step=state.step + 1,
+        params=kept[0],
+        ema=kept[1],
+        opt=kept[2],
+        extra=kept[3],
+        skipped=state.skipped + bad,
+        skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
+    )
+    return state, {
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "skipped": state.skipped,
+        "skipped_in_a_row": state.skipped_in_a_row,
+    }

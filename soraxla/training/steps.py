@@ -1,0 +1,140 @@
+"""One training step of each model: pure functions of (state, batch)."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PyTree, UInt8
+
+from soraxla.diffusion.loss import packed_mse
+from soraxla.diffusion.process import (
+    Process,
+    Purpose,
+    noise,
+    sample_keys,
+    token_times,
+)
+from soraxla.diffusion.schedule import sample_times
+from soraxla.models import dit, vae
+from soraxla.models.config import DiTConfig
+from soraxla.optim import OptimSettings
+from soraxla.training.state import Metrics, TrainState, create, update
+from soraxla.types import Array, PackedBatch
+
+_MOMENT_DECAY = 0.99  # of the VAE's latent statistics, a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTStep:
+    """What a step of the diffusion transformer depends on beside state and batch."""
+
+    model: DiTConfig
+    process: Process = field(default_factory=Process)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEStep:
+    """What a step of the VAE depends on; the loss is L1 + kl_weight · KL, both means."""
+
+    model: vae.VAEConfig
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    kl_weight: float = 1e-6
+    seed: int = 0
+
+
+def dit_init(cfg: DiTStep) -> TrainState:
+    """Fresh weights of the seed."""
+    return create(dit.init(jax.random.key(cfg.seed), cfg.model), cfg.optim, {})
+
+
+def dit_step(
+    state: TrainState, batch: PackedBatch, *, cfg: DiTStep
+) -> tuple[TrainState, Metrics]:
+    """One update; noise and time are functions of (seed, draw), never of the step."""
+    keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.draw)
+    t_BS = sample_times(keys_BS, batch.shift)
+    loss, grads = jax.value_and_grad(
+        lambda params: dit_error(params, batch, t_BS, cfg=cfg, purpose=Purpose.NOISE)
+    )(state.params)
+    return update(state, loss, grads, {}, cfg.optim)
+
+
+def dit_error(
+    params: PyTree,
+    batch: PackedBatch,
+    t_BS: Float[Array, "b s"],
+    *,
+    cfg: DiTStep,
+    purpose: Purpose,
+) -> Float[Array, ""]:
+    """Weighted mean squared error of the prediction at the given times."""
+    process = cfg.process
+    t_BS = jnp.minimum(t_BS, process.max_time)
+    eps_BLP = noise(
+        cfg.seed,
+        batch.draw,
+        batch.segment_ids,
+        batch.token_index,
+        batch.latents.shape[-1],
+        purpose=purpose,
+    )
+    t_BL = token_times(t_BS, batch.segment_ids)
+    x_BLP = process.corrupt(batch.latents, eps_BLP, t_BL)
+    x_BLP = jnp.where(batch.known[:, :, None], batch.latents, x_BLP)
+    pred_BLP = dit.apply(params, cfg.model, x_BLP, t_BS, batch)
+    target_BLP = process.target(batch.latents, eps_BLP, t_BL)
+    total, weight = packed_mse(pred_BLP, target_BLP, batch)
+    return total / jnp.maximum(weight, 1e-9)
+
+
+def vae_init(cfg: VAEStep) -> TrainState:
+    """Fresh weights of the seed, and latent moments that still say nothing."""
+    channels = cfg.model.latent_channels
+    moments = {"mean": jnp.zeros(channels), "square": jnp.ones(channels)}
+    return create(vae.init(jax.random.key(cfg.seed), cfg.model), cfg.optim, moments)
+
+
+def vae_step(
+    state: TrainState, batch: dict[str, UInt8[Array, "b t h w 3"]], *, cfg: VAEStep
+) -> tuple[TrainState, Metrics]:
+    """One update of the autoencoder and of the moving moments of its latents."""
+    video = batch["video"].astype(jnp.float32) / 127.5 - 1.0
+    key = jax.random.fold_in(jax.random.key(cfg.seed), int(Purpose.POSTERIOR))
+    key = jax.random.fold_in(key, state.step)
+
+    def loss_fn(params):
+        mean, logvar = vae.encode(params, cfg.model, video)
+        z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        reconstructed = vae.decode_unclipped(params, cfg.model, z)
+        l1 = jnp.mean(jnp.abs(reconstructed - video))
+        kl = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
+        mse = jnp.mean(jnp.square(jnp.clip(reconstructed, -1.0, 1.0) - video))
+        psnr = 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10))
+        moments = {
+            "mean": jnp.mean(mean, axis=(0, 1, 2, 3)),
+            "square": jnp.mean(mean**2, axis=(0, 1, 2, 3)),
+        }
+        return l1 + cfg.kl_weight * kl, (moments, {"l1": l1, "kl": kl, "psnr": psnr})
+
+    (loss, (moments, parts)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params
+    )
+    # Exact means over the steps so far until the window of 1/(1−decay) steps is full.
+    decay = jnp.minimum(_MOMENT_DECAY, state.step / (state.step + 1.0))
+    moments = jax.tree.map(
+        lambda old, new: old + (1.0 - decay) * (new - old), state.extra, moments
+    )
+    state, metrics = update(state, loss, grads, moments, cfg.optim)
+    return state, {**metrics, **parts}
+
+
+def latent_statistics(
+    moments: PyTree,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each latent channel from the moving moments."""
+    mean = jax.device_get(moments["mean"]).astype("float64")
+    square = jax.device_get(moments["square"]).astype("float64")
+    std = (square - mean**2).clip(1e-12) ** 0.5
+    return tuple(mean.tolist()), tuple(std.tolist())

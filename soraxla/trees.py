@@ -1,0 +1,41 @@
+"""Named leaves, counts and moving averages of parameter trees."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+
+def named_leaves(tree: PyTree, separator: str = ".") -> dict[str, Any]:
+    """Leaves by path: `{"encoder.conv_in.kernel": …}`, in the tree's own order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=separator): leaf
+        for path, leaf in leaves
+    }
+
+
+def nested(named: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """The tree of dicts whose named leaves these are."""
+    tree: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *parents, last = name.split(separator)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def count(tree: PyTree) -> int:
+    """How many numbers the leaves hold together."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def moving_average(average: PyTree, new: PyTree, decay: Any) -> PyTree:
+    """decay · average + (1 − decay) · new, in fp32."""
+    return jax.tree.map(
+        lambda a, b: a + (1.0 - decay) * (b.astype(jnp.float32) - a), average, new
+    )

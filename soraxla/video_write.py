@@ -1,0 +1,220 @@
+"""Writing clips and pictures; `soraxla.video_io` hands these functions on.
+
+A file is written under a temporary name in its own folder and renamed at the end: a
+file under the asked name is always whole.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.codec
+import av.error
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from jaxtyping import UInt8
+from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Film:
+    container: str
+    codec: str
+    options: dict[str, str]
+    muxer: dict[str, str]
+
+
+_FILMS = {
+    ".mp4": _Film(
+        container="mp4",
+        codec="libx264",
+        options={"crf": "18", "preset": "medium"},
+        muxer={"movflags": "+faststart"},
+    ),
+    ".webm": _Film(
+        container="webm",
+        codec="libvpx-vp9",
+        options={"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"},
+        muxer={},
+    ),
+    ".gif": _Film(container="gif", codec="gif", options={}, muxer={}),
+    # libwebp, not libwebp_anim: the latter merges frames that look alike.
+    ".webp": _Film(
+        container="webp",
+        codec="libwebp",
+        options={"quality": "90"},
+        muxer={"loop": "0"},
+    ),
+}
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_ANY_SIZE = ("libvpx", "libvpx-vp9", "libaom-av1", "libwebp")  # 4:2:0 of odd sizes
+_GIF_MAX_FPS = 50  # players slow down GIF frames shorter than 2/100 s
+
+
+def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) -> None:
+    """Raises, in one line, if `write_video(path, …, codec=codec)` could not succeed.
+
+    ValueError for an unknown suffix or encoder, OSError for a folder that is missing
+    or read-only. Leaves nothing behind; call it before long work.
+    """
+    path, suffix = Path(path), Path(path).suffix.lower()
+    known = ", ".join((*_FILMS, *_PICTURES))
+    if suffix not in _FILMS and suffix not in _PICTURES:
+        raise ValueError(f"{path}: unknown suffix {suffix!r}; use one of {known}")
+    if codec is not None:
+        if suffix not in (".mp4", ".webm"):
+            raise ValueError(f"{path}: a codec can be chosen for .mp4 and .webm only")
+        try:
+            av.Codec(codec, "w")
+        except av.codec.codec.UnknownCodecError:
+            raise ValueError(f"unknown video encoder {codec!r}") from None
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {folder} does not exist")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file")
+    trial = _temporary(path)
+    try:  # asking the mode bits is not enough: root, read-only mounts, quotas
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise OSError(f"{path}: cannot write in {folder} ({error.strerror})") from None
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Iterable[UInt8[np.ndarray, "h w 3"]],
+    fps: float,
+    *,
+    codec: str | None = None,
+) -> None:
+    """Writes uint8 RGB frames as .mp4, .webm, .gif, .webp, .png or .jpg.
+
+    The file has exactly the frames' size and number; repeated frames are kept. H.264
+    in 4:2:0, the form that every player shows, exists at even sizes only: an odd side
+    makes it 4:4:4. `codec` names another FFmpeg encoder for .mp4 or .webm. A picture
+    takes one frame and no notice of `fps`. `frames` is consumed as it comes.
+
+    Raises what `check_writable` raises; ValueError for no frames, frames of several
+    sizes, a rate that is not positive, or a size that the encoder does not take.
+    """
+    path = Path(path)
+    check_writable(path, codec=codec)
+    suffix, temporary = path.suffix.lower(), _temporary(path)
+    checked = _same_size(path, frames)
+    try:
+        if suffix in _PICTURES:
+            _write_picture(path, temporary, checked, _PICTURES[suffix])
+        else:
+            _write_film(path, temporary, checked, fps, codec)
+        os.replace(temporary, path)
+    except av.error.FFmpegError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _same_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    shape = None
+    for index, frame in enumerate(frames):
+        frame = np.asarray(frame)
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(
+                f"{path}: frame {index} is {frame.dtype} {frame.shape}, "
+                "expected uint8 (H, W, 3)"
+            )
+        if shape is not None and frame.shape != shape:
+            raise ValueError(f"{path}: frame {index} is {frame.shape}, not {shape}")
+        shape = frame.shape
+        yield frame
+    if shape is None:
+        raise ValueError(f"{path}: there are no frames to write")
+
+
+def _write_picture(
+    path: Path, temporary: Path, frames: Iterator[np.ndarray], kind: str
+) -> None:
+    frame = next(frames)
+    if next(frames, None) is not None:
+        raise ValueError(f"{path}: a {kind} holds one frame; write a clip as .mp4")
+    options = {"quality": 95} if kind == "JPEG" else {}
+    Image.fromarray(frame).save(temporary, format=kind, **options)
+
+
+def _write_film(
+    path: Path,
+    temporary: Path,
+    frames: Iterator[np.ndarray],
+    fps: float,
+    codec: str | None,
+) -> None:
+    film = _FILMS[path.suffix.lower()]
+    limit = _GIF_MAX_FPS if film.codec == "gif" else 1000
+    if not 0 < fps <= limit:
+        raise ValueError(f"{path}: fps is {fps}, expected more than 0, up to {limit}")
+    rate = Fraction(fps).limit_denominator(1001)
+    first = next(frames)
+    height, width = first.shape[:2]
+    name = codec or film.codec
+    with av.open(
+        str(temporary), "w", format=film.container, options=film.muxer
+    ) as container:
+        stream = container.add_stream(
+            name, rate=rate, options={} if codec else film.options
+        )
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = _pixel_format(path, name, height, width)
+        stream.codec_context.time_base = 1 / rate
+        if film.container in ("mp4", "webm"):
+            stream.codec_context.colorspace = Colorspace.ITU709
+            stream.codec_context.color_range = ColorRange.MPEG
+        for index, pixels in enumerate(_chain(first, frames)):
+            frame = _encodable(pixels, stream)
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield first
+    yield from rest
+
+
+def _pixel_format(path: Path, codec: str, height: int, width: int) -> str:
+    formats = [f.name for f in av.Codec(codec, "w").video_formats or ()]
+    odd = (height % 2 or width % 2) and codec not in _ANY_SIZE
+    wanted = "pal8" if codec == "gif" else "yuv444p" if odd else "yuv420p"
+    if wanted in formats:
+        return wanted
+    if odd or not formats:
+        raise ValueError(
+            f"{path}: {codec} cannot write {width}x{height}; use even sides or libx264"
+        )
+    return formats[0]
+
+
+def _encodable(pixels: np.ndarray, stream: av.VideoStream) -> av.VideoFrame:
+    """An RGB frame in the stream's own pixel format."""
+    if stream.pix_fmt == "pal8":  # a palette of its own for every frame
+        image = Image.fromarray(pixels).quantize(256)
+        palette = np.zeros((256, 4), np.uint8)
+        colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        palette[:, 0], palette[: len(colours), 1:] = 255, colours
+        planes: Any = (np.asarray(image), palette)  # PyAV's annotation forgets pal8
+        return av.VideoFrame.from_ndarray(planes, format="pal8")
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    tagged = stream.codec_context.colorspace == Colorspace.ITU709
+    return frame.reformat(
+        format=stream.pix_fmt,
+        dst_colorspace=Colorspace.ITU709 if tagged else Colorspace.ITU601,
+        dst_color_range=ColorRange.MPEG,
+    )
