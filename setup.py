@@ -31,7 +31,7 @@ setup(
         "safetensors>=0.5",
         "jaxtyping>=0.3",
         "einops>=0.8",
-        "av>=14",
+        "av>=18",
         "pillow>=11",
         "tqdm>=4.66",
         "tensorboardX>=2.6",

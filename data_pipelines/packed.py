@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -89,6 +89,7 @@ class Dataset:
         return latents, text
 
 
+@runtime_checkable  # what the checks of types in tests need
 class ShiftRule(Protocol):
     """α of a clip's time shift; `functools.partial(time_shift, "auto")` is one."""
 
@@ -158,7 +159,7 @@ def packed_batches(
     shift: ShiftRule,
     rope_fps: float = 16.0,
     prefetch: int = 2,
-) -> grain.IterDataset:
+) -> grain.IterDataset[PackedBatch]:
     """Endless `PackedBatch`es of NumPy arrays; step k holds rows kB … (k+1)B−1.
 
     Latents and text are float32; every token is generated (`known` all False). A draw
@@ -218,6 +219,16 @@ class _PlannedRowIterator(grain.DatasetIterator[PlannedRow]):
     def set_state(self, state: Mapping[str, Any]) -> None:
         self._state = {name: int(state[name]) for name in ("window", "row")}
         self._rows = self._plan(**self._state)
+
+
+def segments(dataset: Dataset, shift: ShiftRule, rope_fps: float) -> list[Segment]:
+    """Every sample whole, with its caption; its number is its draw."""
+    return [
+        _segment(
+            dataset, shift, rope_fps, Draw(i, i, 0, 0, int(dataset.plan.t[i]), True)
+        )
+        for i in range(len(dataset))
+    ]
 
 
 def _segment(

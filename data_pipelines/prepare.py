@@ -2,9 +2,9 @@
 
 The work is done shard by shard, in the order of the source. A shard counts once its
 note in `progress/` exists; the note holds its index rows, the files skipped on the way,
-and where to go on. Whatever else lies around after an interruption is thrown away, so
-the finished folder is the same bytes however often it was interrupted. The card,
-`dataset.json`, is written last of all.
+and where to go on. Whatever else lies around after an interruption is written anew
+under the same name, so the finished folder is the same bytes however often that
+happened. The card, `dataset.json`, is written last of all.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from data_pipelines import records, transforms
-from data_pipelines.sources import Item, Sample, fingerprint, open_source
+from data_pipelines.media import Media, Sample
+from data_pipelines.sources import Item, fingerprint, open_source
 
 EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
 EncodeText = Callable[[list[str]], list[Float[np.ndarray, "m e"]]]
@@ -69,7 +70,7 @@ def prepare(
     vae_sha256: str,
     text_encoder: str,
     max_tokens: int = 16384,
-    max_bad: float = 0.05,
+    max_bad: float | int = 0.05,
     shard_size: int = 256,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def prepare(
     return _finish(out, notes, empty_text, vae_dir, settings, identity)
 
 
-def _check_numbers(*, max_tokens: int, max_bad: float, shard_size: int) -> None:
+def _check_numbers(*, max_tokens: int, max_bad: float | int, shard_size: int) -> None:
     if max_tokens < 1 or shard_size < 1:
         raise ValueError(
             f"max_tokens is {max_tokens} and shard_size {shard_size}, "
@@ -172,11 +173,6 @@ def _claim(out: Path, identity: str) -> list[_Note]:
         raise ValueError(_other_run(out))
     # With no shard done nothing binds: a source mended after a refusal starts afresh.
     records.write_whole(file, identity.encode())
-    for shard in out.glob("*.array_record"):
-        if shard.name not in map(records.shard_name, range(len(notes))):
-            shard.unlink()
-    for leftover in (*out.glob(".*.tmp"), *progress.glob(".*.tmp")):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return notes
 
 
@@ -218,7 +214,7 @@ class _Progress:
     """Counts samples, shows the bar, and gives up once too many are bad."""
 
     def __init__(
-        self, total: int, notes: Sequence[_Note], *, max_bad: float, shown: bool
+        self, total: int, notes: Sequence[_Note], *, max_bad: float | int, shown: bool
     ):
         self.done = notes[-1].done if notes else 0
         self._skipped = [entry for note in notes for entry in note.skipped]
@@ -306,19 +302,19 @@ def _encoded(
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """(record, index row) of each piece; raises _Unreadable, possibly after some."""
     text = None
-    for caption, fps, piece in _read(sample, max_tokens):
-        text = encode.one_text(caption) if text is None else text
+    for media, piece in _read(sample, max_tokens):
+        text = encode.one_text(media.caption) if text is None else text
         latents = encode.latents(piece)
         box = piece.box
         row = {
             "uid": f"{sample.uid}#{piece.start}" if piece.start else sample.uid,
             **dict(zip("thw", latents.shape, strict=False)),
-            "fps": fps,
+            "fps": media.fps,
             "height": box.height,
             "width": box.width,
             "frames": len(piece.frames),
             "text_length": len(text),
-            "caption": caption,
+            "caption": media.caption,
             "source": sample.uid,
             "crop": [box.top, box.left, box.height, box.width],
             "start_frame": piece.start,
@@ -326,17 +322,15 @@ def _encoded(
         yield records.encode_record(latents=latents, text=text), row
 
 
-def _read(
-    sample: Sample, max_tokens: int
-) -> Iterator[tuple[str, float, transforms.Piece]]:
-    """(caption, fps, piece) of a sample; what is wrong with it as _Unreadable.
+def _read(sample: Sample, max_tokens: int) -> Iterator[tuple[Media, transforms.Piece]]:
+    """The pieces of a sample; what is wrong with it as _Unreadable.
 
     Only reading is inside the `try`: a failing encoder must not pass for bad media.
     """
     try:
-        caption, media = sample.caption, sample.open()
+        media = sample.open()
         for piece in transforms.pieces(media.frames, max_tokens):
-            yield caption, media.fps, piece
+            yield media, piece
     except (ValueError, OSError) as error:
         path = f"{sample.file}: " if isinstance(sample, Item) else ""
         raise _Unreadable(str(error).removeprefix(path)) from None

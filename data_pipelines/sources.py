@@ -1,6 +1,6 @@
 """Where samples come from: a folder of media with captions, or a TFDS dataset.
 
-Both are sequences of samples with a `uid`, a `caption` and `open()`. TFDS datasets are
+Both are sequences of samples with a `uid` and `open()`. TFDS datasets are
 in `data_pipelines.tfds_source`, which is imported only when one is asked for.
 """
 
@@ -10,34 +10,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
 
-import numpy as np
-
+from data_pipelines.media import Media, Sample
 from soraxla.video_io import MEDIA_SUFFIXES, probe, read_frames
 
 TFDS_PREFIX = "tfds:"
-
-
-class Media(NamedTuple):
-    """A sample's frames, uint8 (H, W, 3), streamed; fps is 0.0 for a picture."""
-
-    fps: float
-    frames: Iterator[np.ndarray]
-
-
-class Sample(Protocol):
-    """A captioned clip or picture; `uid` is unique in its source."""
-
-    @property
-    def uid(self) -> str: ...
-
-    @property
-    def caption(self) -> str: ...
-
-    def open(self) -> Media:
-        """Raises ValueError or OSError, at once or while it streams, if unreadable."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +27,7 @@ class Item:
 
     def open(self) -> Media:
         """See `Sample.open`."""
-        return Media(probe(self.file).fps, read_frames(self.file))
+        return Media(self.caption, probe(self.file).fps, read_frames(self.file))
 
 
 def open_source(source: str | os.PathLike[str]) -> Sequence[Sample]:
@@ -128,18 +105,27 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    reader = csv.DictReader(_text(path).splitlines(keepends=True), strict=True)
-    columns = reader.fieldnames or ()
-    if "file" not in columns or "caption" not in columns:
+    reader = csv.reader(_text(path).splitlines(keepends=True), strict=True)
+    columns: list[str] | None = None
+    while True:
+        where = f"{path}:{reader.line_num + 1}"  # a quoted caption may run over lines
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            raise ValueError(f"{where}: is not CSV ({error})") from None
+        if columns is None:
+            columns = cells
+            if "file" not in columns or "caption" not in columns:
+                break
+        elif len(cells) > len(columns):
+            raise ValueError(f"{where}: has too many columns; quote the caption")
+        elif cells:
+            row = dict(zip(columns, cells, strict=False))
+            yield where, row.get("file"), row.get("caption")
+    if columns is None or "file" not in columns or "caption" not in columns:
         raise ValueError(f"{path}:1: expected the columns file,caption")
-    try:
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in row:
-                raise ValueError(f"{where}: has too many columns; quote the caption")
-            yield where, row["file"], row["caption"]
-    except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: is not CSV ({error})") from None
 
 
 def _text(path: Path) -> str:

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.features import video_feature
 
-from data_pipelines.sources import Media
+from data_pipelines.media import Media
 
 # Feature names in the datasets of the TFDS catalogue, the first that is there is taken.
 _CLIPS = ("video", "frames", "clip")
@@ -26,7 +25,7 @@ _DEFAULT_FPS = 25.0  # of clips in a dataset that tells no rate
 
 @dataclass(frozen=True)
 class TfdsSample:
-    """One example; it is read and decoded when its caption or frames are asked for."""
+    """One example; it is read and decoded when it is opened."""
 
     source: "TfdsSource"
     index: int
@@ -36,18 +35,9 @@ class TfdsSample:
         """The dataset's full name with its version, the split and the place in it."""
         return f"{self.source.name}/{self.index}"
 
-    @property
-    def caption(self) -> str:
-        """Raises ValueError if it is empty."""
-        return self.source.caption_of(self._example)
-
     def open(self) -> Media:
         """See `sources.Sample.open`."""
-        return self.source.media_of(self._example)
-
-    @cached_property
-    def _example(self) -> Mapping[str, Any]:
-        return self.source.example(self.index)
+        return self.source.media(self.index)
 
 
 class TfdsSource(Sequence[TfdsSample]):
@@ -77,7 +67,7 @@ class TfdsSource(Sequence[TfdsSample]):
                 "prepare it with: tfds build --file_format=array_record"
             ) from None
         self.name = f"{self._data.dataset_info.full_name}/{split}"
-        self._features = self._data.dataset_info.features or {}
+        self._features = dict((self._data.dataset_info.features or {}).items())
         self._media = _one_of(self._features, (*_CLIPS, *_PICTURES), name, "clips")
         self._caption = _one_of(self._features, _CAPTIONS, name, "captions")
         rates = [rate for rate in _RATES if rate in self._features]
@@ -93,22 +83,19 @@ class TfdsSource(Sequence[TfdsSample]):
             raise IndexError(index)
         return TfdsSample(self, index % len(self))
 
-    def example(self, index: int) -> Mapping[str, Any]:
-        """The decoded features of an example; ValueError if they cannot be decoded."""
+    def media(self, index: int) -> Media:
+        """An example decoded; ValueError if it cannot be, or has no caption."""
         try:
-            return self._data[index]
+            example = self._data[index]
         except Exception as error:
             raise ValueError(f"cannot be decoded ({_first_line(error)})") from None
-
-    def media_of(self, example: Mapping[str, Any]) -> Media:
-        """The clip or picture of an example."""
+        caption = self._caption_of(example)
         if self._media in _PICTURES:
-            return Media(0.0, map(_rgb, [example[self._media]]))
+            return Media(caption, 0.0, map(_rgb, [example[self._media]]))
         fps = float(example[self._rate]) if self._rate else _DEFAULT_FPS
-        return Media(fps, map(_rgb, example[self._media]))
+        return Media(caption, fps, map(_rgb, example[self._media]))
 
-    def caption_of(self, example: Mapping[str, Any]) -> str:
-        """The caption of an example; ValueError if it is empty."""
+    def _caption_of(self, example: Mapping[str, Any]) -> str:
         value, feature = example[self._caption], self._features[self._caption]
         if isinstance(feature, tfds.features.ClassLabel):
             return feature.int2str(int(value)).replace("_", " ")

@@ -118,7 +118,7 @@ def plan_window(
     numbers = (first + np.arange(spec.window)) & 0xFFFFFFFF
     columns = (numbers, samples, tokens, text, frames, kept)
     draws = [Draw(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
-    rows = _fewest_rows(draws, spec)
+    rows = fewest_rows(draws, spec)
     order = _permutation(seed, "rows", window, len(rows))
     return [tuple(rows[place]) for place in order]
 
@@ -208,7 +208,7 @@ def _kept(
     return steps * pt, steps * frame
 
 
-def _fewest_rows(draws: Sequence[Draw], spec: PackSpec) -> list[list[Draw]]:
+def fewest_rows(draws: Sequence[Draw], spec: PackSpec) -> list[list[Draw]]:
     """Best-fit-decreasing, or best-fit in stream order where that needs fewer rows.
 
     Decreasing order packs tokens best, but puts the smallest clips together at the
@@ -374,5 +374,5 @@ def unpack(
     rows = []
     for row, row_ids in zip(values, ids, strict=True):
         ends = np.cumsum(np.bincount(row_ids)[1:])
-        rows.append(np.split(row[: row_ids.astype(bool).sum()], ends[:-1]))
+        rows.append(np.split(row, ends)[:-1])  # the last part is the padding
     return rows

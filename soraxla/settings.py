@@ -23,9 +23,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore
     for key in values:
         if key not in fields:
-            raise ValueError(
-                f"unknown setting {where + key!r}{nearest(key, fields)}"
-            )
+            raise ValueError(f"unknown setting {where + key!r}{nearest(key, fields)}")
     missing = [
         name
         for name, f in fields.items()
@@ -35,9 +33,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     ]
     if missing:
         raise ValueError(f"setting {where + missing[0]!r} is missing; add it")
-    return cls(
-        **{k: _convert(hints[k], v, f"{where}{k}") for k, v in values.items()}
-    )
+    return cls(**{k: _convert(hints[k], v, f"{where}{k}") for k, v in values.items()})
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -64,7 +60,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if dataclasses.is_dataclass(value):
             return value
         if not isinstance(value, Mapping):
-            raise ValueError(f"setting {where!r} is {value!r}, expected a group of keys")
+            raise ValueError(
+                f"setting {where!r} is {value!r}, expected a group of keys"
+            )
         return build(typing.cast(type, hint), value, where + ".")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):

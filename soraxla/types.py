@@ -56,5 +56,3 @@ class PackedBatch(NamedTuple):
 def latent_frames(frames: int, temporal: int = 4) -> int:
     """Latents of a clip of 1 + temporal·k frames."""
     return 1 + (frames - 1) // temporal
-
-

@@ -41,7 +41,14 @@ _FILMS = {
         options={"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"},
         muxer={},
     ),
-    ".gif": _Film(container="gif", codec="gif", options={}, muxer={}),
+    # Whole frames: the encoder finds what changed by palette indices, whatever colours
+    # these stand for in each frame's own palette.
+    ".gif": _Film(
+        container="gif",
+        codec="gif",
+        options={"gifflags": "-offsetting-transdiff"},
+        muxer={},
+    ),
     # libwebp, not libwebp_anim: the latter merges frames that look alike.
     ".webp": _Film(
         container="webp",
@@ -88,7 +95,7 @@ def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) ->
 def write_video(
     path: str | os.PathLike[str],
     frames: Iterable[UInt8[np.ndarray, "h w 3"]],
-    fps: float,
+    fps: float | int,
     *,
     codec: str | None = None,
 ) -> None:
@@ -153,7 +160,7 @@ def _write_film(
     path: Path,
     temporary: Path,
     frames: Iterator[np.ndarray],
-    fps: float,
+    fps: float | int,
     codec: str | None,
 ) -> None:
     film = _FILMS[path.suffix.lower()]

@@ -4,12 +4,14 @@ Names are the paths of our own parameter tree. Stacked blocks are stored one by 
 (`blocks.0.mlp…`), so that a file is a layer whatever the model's depth.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +247,16 @@ def _restore(folder: Path, init: Callable) -> Any:
     finally:
         checkpoints.close()
 
+
+@contextlib.contextmanager
+def vae_as_folder(folder: Path) -> Iterator[tuple[Path, str]]:
+    """A VAE's weights folder and its hash, exported for a while if it is in training."""
+    if not (folder / SETTINGS).exists():
+        read_config(folder, "vae")
+        yield folder, sha256_of_folder(folder)
+        return
+    loaded = load_vae(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        exported = Path(temporary) / "vae"
+        save_folder(exported, loaded.params, loaded.config)
+        yield exported, sha256_of_folder(exported)

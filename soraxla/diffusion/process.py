@@ -15,8 +15,8 @@ ScheduleName = Literal["rectified_flow", "ddpm_linear", "ddpm_cosine"]
 Prediction = Literal["flow", "eps", "x0", "v"]
 PREDICTIONS: tuple[Prediction, ...] = ("flow", "eps", "x0", "v")
 
-# Smallest divisor when ε is asked of an x0-prediction: at t = 0 it is not defined.
-_SIGMA_MIN = 1e-4
+# Smallest divisor when a prediction is asked for what it does not tell at that time.
+_DIVISOR_MIN = 1e-4
 
 
 class Purpose(IntEnum):
@@ -107,9 +107,9 @@ class Process:
             x0 = (x - sigma * pred) / (alpha + sigma)
             return x0, x0 + pred
         if self.prediction == "eps":
-            return (x - sigma * pred) / jnp.maximum(alpha, 1e-4), pred
+            return (x - sigma * pred) / jnp.maximum(alpha, _DIVISOR_MIN), pred
         if self.prediction == "x0":
-            return pred, (x - alpha * pred) / jnp.maximum(sigma, _SIGMA_MIN)
+            return pred, (x - alpha * pred) / jnp.maximum(sigma, _DIVISOR_MIN)
         norm = alpha**2 + sigma**2
         return (alpha * x - sigma * pred) / norm, (sigma * x + alpha * pred) / norm
 

@@ -92,8 +92,8 @@ class DDPMCosine:
     def sigma(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
         # 1 − α² = sin(φ−φ0)·sin(φ+φ0)/cos²φ0 keeps its digits where α is close to 1.
         first = self._angle(0.0)
-        angle = self._angle(t)
-        variance = jnp.sin(angle - first) * jnp.sin(angle + first)
+        turned = 0.5 * math.pi * t / (1.0 + self.offset)
+        variance = jnp.sin(turned) * jnp.sin(turned + 2.0 * first)
         variance = variance / math.cos(first) ** 2
         return jnp.sqrt(jnp.clip(variance, 0.0, 1.0 - ALPHA_MIN**2))
 

@@ -70,7 +70,7 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
     checkpoints = Checkpoints(workdir, keep=loop.keep)
     batches: Any = iter(job.batches)
     if checkpoints.latest() is None:
-        state = jit(job.init)()
+        state = job.init()
     else:
         state, plan = checkpoints.restore(jax.eval_shape(job.init))
         batches.set_state(plan)

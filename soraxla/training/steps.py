@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, PyTree, UInt8
+from jaxtyping import Float, PRNGKeyArray, PyTree, UInt8
 
 from soraxla.diffusion.loss import packed_mse
 from soraxla.diffusion.process import (
@@ -44,9 +44,14 @@ class VAEStep:
     seed: int = 0
 
 
+def _init_key(seed: int) -> PRNGKeyArray:
+    # XLA's own generator: a hundred inlined Threefry streams take minutes to compile.
+    return jax.random.key(seed, impl="rbg")
+
+
 def dit_init(cfg: DiTStep) -> TrainState:
     """Fresh weights of the seed."""
-    return create(dit.init(jax.random.key(cfg.seed), cfg.model), cfg.optim, {})
+    return create(dit.init(_init_key(cfg.seed), cfg.model), cfg.optim, {})
 
 
 def dit_step(
@@ -93,7 +98,7 @@ def vae_init(cfg: VAEStep) -> TrainState:
     """Fresh weights of the seed, and latent moments that still say nothing."""
     channels = cfg.model.latent_channels
     moments = {"mean": jnp.zeros(channels), "square": jnp.ones(channels)}
-    return create(vae.init(jax.random.key(cfg.seed), cfg.model), cfg.optim, moments)
+    return create(vae.init(_init_key(cfg.seed), cfg.model), cfg.optim, moments)
 
 
 def vae_step(

@@ -128,41 +128,72 @@ def test_a_dataset_reads_back_with_the_snippet_of_the_docs(media, tmp_path, caps
     assert lines[0] == "long.mp4 the caption of long.mp4 (6, 4, 6, 3) (5, 5)"
 
 
-@pytest.mark.parametrize("calls", range(1, 7))
-def test_interrupted_anywhere_the_result_is_the_same_bytes(media, tmp_path, calls):
-    """Killed at every encoder call in turn, then run again."""
-    vae = tmp_path / "vae"
-    (vae / "blocks").mkdir(parents=True)
-    (vae / "blocks" / "0.safetensors").write_bytes(b"weights")
-    settings = {"max_tokens": 24, "vae_dir": vae}
-    (media / "square.png").write_bytes(b"not a picture")
-    run(media, tmp_path / "whole", max_bad=0.2, **settings)
+def dying_at(call):
+    """`encode_video` that stops the process at its call number `call`."""
     count = 0
 
-    def dying(frames):
+    def encode(frames):
         nonlocal count
         count += 1
-        if count == calls:
+        if count == call:
             raise Killed
         return encode_video(frames)
 
-    out = tmp_path / "out"
-    if calls < 6:
-        with pytest.raises(Killed):
-            run(media, out, max_bad=0.2, encode_video=dying, **settings)
-        assert not (out / records.CARD).exists()
-        done = len(list(out.glob("data-*.array_record")))
-        assert done == {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}[calls]
-    before = count
-    run(media, out, max_bad=0.2, encode_video=dying if calls == 6 else encode_video,
-        **settings)  # fmt: skip
-    assert content(out) == content(tmp_path / "whole")
+    return encode
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+def test_interrupted_while_encoding_the_result_is_the_same_bytes(media, tmp_path, call):
+    (media / "square.png").write_bytes(b"not a picture")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    settings = {"max_tokens": 24, "max_bad": 0.2}
+    run(media, whole, **settings)
+    with pytest.raises(Killed):
+        run(media, out, encode_video=dying_at(call), **settings)
+    assert not (out / records.CARD).exists()
+    shards_done = {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}[call]
+    assert len(list(out.glob("data-*.array_record"))) == shards_done
+    run(media, out, **settings)
+    assert content(out) == content(whole)
     assert set(content(out)) == {
         *("dataset.json", "index.parquet", "skipped.jsonl", "empty_text.safetensors"),
-        *("data-00000.array_record", "data-00001.array_record"),
-        *("data-00002.array_record", "vae/blocks/0.safetensors"),
+        *(records.shard_name(shard) for shard in range(3)),
     }
-    assert before == (calls if calls < 6 else 0)
+
+
+@pytest.mark.parametrize("renamed", [False, True], ids=["before", "after"])
+def test_interrupted_at_any_rename_the_result_is_the_same_bytes(
+    media, tmp_path, monkeypatch, renamed
+):
+    vae = tmp_path / "weights"
+    (vae / "blocks").mkdir(parents=True)
+    (vae / "blocks" / "0.safetensors").write_bytes(b"weights")
+    run(media, tmp_path / "whole", vae_dir=vae)
+    expected, replace = content(tmp_path / "whole"), os.replace
+    assert "vae/blocks/0.safetensors" in expected
+
+    for call in range(1, 100):
+        out, count = tmp_path / f"out{call}", 0
+
+        def dying(source, target, call=call):
+            nonlocal count
+            count += 1
+            if count == call and not renamed:
+                raise Killed
+            replace(source, target)
+            if count == call:
+                raise Killed
+
+        monkeypatch.setattr(os, "replace", dying)
+        try:
+            run(media, out, vae_dir=vae)
+        except Killed:
+            monkeypatch.setattr(os, "replace", replace)
+            run(media, out, vae_dir=vae)
+        else:
+            break
+        assert content(out) == expected, f"killed at rename {call}"
+    assert call == 13  # renames of a run: 1 + 2 a shard, 5 at the end, and none
 
 
 def test_a_killed_process_goes_on(media, tmp_path):
@@ -172,17 +203,16 @@ def test_a_killed_process_goes_on(media, tmp_path):
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_prepare as t
-count = 0
-def dying(frames):
-    global count
-    count += 1
-    if count == 4:
+class Exit(BaseException):
+    def __init__(self):
         os._exit(9)
-    return t.encode_video(frames)
-t.run({str(media)!r}, {str(tmp_path / "out")!r}, encode_video=dying)
+t.Killed = Exit
+t.run({str(media)!r}, {str(tmp_path / "out")!r}, encode_video=t.dying_at(4))
 """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 9
+    assert (
+        subprocess.run([sys.executable, "-c", script], env=environment).returncode == 9
+    )
     assert list((tmp_path / "out").glob(".data-*.tmp"))
     run(media, tmp_path / "out")
     assert content(tmp_path / "out") == content(tmp_path / "whole")
@@ -207,21 +237,12 @@ def test_a_finished_dataset_is_left_as_it_is(media, tmp_path):
 def test_other_settings_into_the_same_folder_are_refused(
     media, tmp_path, change, finished
 ):
-    count = 0
-
-    def dying(frames):
-        nonlocal count
-        count += 1
-        if count == 4:
-            raise Killed
-        return encode_video(frames)
-
     out = tmp_path / "out"
     if finished:
         run(media, out)
     else:
         with pytest.raises(Killed):
-            run(media, out, encode_video=dying)
+            run(media, out, encode_video=dying_at(4))
     before = content(out)
     if change == "caption":
         listing = media / "captions.jsonl"

@@ -1,6 +1,7 @@
 """The loss is the same however clips are packed, and sees generated tokens only."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from soraxla.diffusion import packed_mse
@@ -80,7 +81,7 @@ def test_a_batch_of_nothing_is_zero_with_zero_gradient():
     pred = np.ones((2, 4, 3), np.float32)
 
     def loss(pred):
-        return packed_mse(pred, np.zeros_like(pred), batch)[0]
+        return packed_mse(pred, jnp.zeros_like(pred), batch)[0]
 
     value, grad = jax.value_and_grad(loss)(pred)
     assert value == 0.0 and np.all(np.asarray(grad) == 0.0)

@@ -1,7 +1,7 @@
 """What a text encoder is, and how one is found by name. Loads no JAX."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from soraxla.models.text.hashed import HashedTextEncoder
 from soraxla.settings import nearest
 
 
+@runtime_checkable  # what the checks of types in tests need
 class TextEncoder(Protocol):
     """Turns prompts into token embeddings; every text gives at least one token."""
 

@@ -1,0 +1,45 @@
+"""A packed diffusion transformer on a prepared dataset.
+
+    soraxla train --config configs/dit.py:xs --data DATASET --workdir runs/dit
+
+Every size of `soraxla.models.config.SIZES`: `debug` and `xs` train on a CPU (`xs` on
+the ten shipped samples is what `soraxla demo` does), `s` on one accelerator, larger ones
+on more. The demo's numbers for `xs` stand in README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from soraxla.models.config import dit_config
+from soraxla.optim import OptimSettings
+from soraxla.packing import PackSpec
+from soraxla.settings import to_dict
+from soraxla.training.jobs import DiTTraining
+from soraxla.training.loop import LoopSettings
+from soraxla.training.steps import DiTStep
+
+
+def get_config(size: str = "xs") -> ConfigDict:
+    """The training settings of a size."""
+    small = size in ("debug", "xs")
+    training = DiTTraining(
+        step=DiTStep(
+            model=dit_config(size),
+            optim=OptimSettings(
+                learning_rate=1e-3 if small else 1e-4,
+                warmup_steps=20 if small else 1000,
+                ema_decay=0.99 if small else 0.9999,
+            ),
+        ),
+        pack=PackSpec(
+            row_length=1024 if small else 16384,
+            text_length=512 if small else 8192,
+            max_segments=16 if small else 64,
+        ),
+        batch_rows=1 if small else 8,
+        loop=LoopSettings(
+            steps=500 if small else 100_000,
+            checkpoint_every=100 if small else 1000,
+            preview_every=250 if small else 5000,
+        ),
+    )
+    return ConfigDict({"kind": "dit", **to_dict(training)})

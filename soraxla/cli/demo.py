@@ -1,0 +1,26 @@
+"""`soraxla demo`: real clips in, a generated video out."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        default=Path("soraxla_demo"),
+        help="everything is written here; run again to go on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="a few steps of each stage: shows that all works, not what it can do",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from soraxla.demo import FULL, SMOKE, demo
+
+    report = demo(args.workdir, SMOKE if args.smoke else FULL)
+    for key, value in report.items():
+        print(f"{key}: {value}")

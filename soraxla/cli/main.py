@@ -1,0 +1,42 @@
+"""The `soraxla` command: one verb a file, loaded only when it runs."""
+
+import argparse
+import sys
+from importlib import import_module
+
+VERBS = {
+    "demo": "real clips in, a generated video out, in one command",
+    "prepare": "encode a folder or TFDS dataset into latents and text embeddings",
+    "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
+    "generate": "make videos and images from prompts",
+    "export": "write the weights of a training folder as safetensors",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; loads neither JAX nor any other large package."""
+    top = argparse.ArgumentParser(prog="soraxla", description=__doc__)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, summary in VERBS.items():
+        sub = verbs.add_parser(verb, help=summary, description=summary)
+        import_module(f"soraxla.cli.{verb}").add_arguments(sub)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; a user's mistake is one line on stderr and exit status 2."""
+    args = parser().parse_args(argv)
+    try:
+        import_module(f"soraxla.cli.{args.verb}").run(args)
+    except (ValueError, OSError, FloatingPointError) as error:
+        line = " ".join(str(error).split())
+        print(f"soraxla {args.verb}: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"soraxla {args.verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""`soraxla prepare`: media and captions in, a dataset of latents out."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="folder with captions.jsonl, captions.csv or a .txt beside each file; "
+        "or tfds:NAME[/SPLIT]; or 'samples', the ten clips and pictures shipped",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="dataset folder")
+    parser.add_argument(
+        "--vae", type=Path, help="VAE folder (default: the small one shipped)"
+    )
+    parser.add_argument("--text-encoder", default="hashed", metavar="NAME")
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=16384,
+        help="longer clips are split, in pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.05,
+        help="share of unreadable media to accept (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from data_pipelines import SAMPLES
+    from data_pipelines.prepare import prepare
+    from soraxla.assets import small_vae
+    from soraxla.autoencode import encode_clip
+    from soraxla.models.text import load_text_encoder
+    from soraxla.weights import load_vae, vae_as_folder
+
+    encoder = load_text_encoder(args.text_encoder)
+    with vae_as_folder(args.vae or small_vae()) as (folder, sha256):
+        loaded = load_vae(folder)
+        card = prepare(
+            SAMPLES if args.source == "samples" else args.source,
+            args.out,
+            encode_video=lambda video: encode_clip(loaded.params, loaded.model, video),
+            encode_text=encoder,
+            vae_dir=folder,
+            vae_sha256=sha256,
+            text_encoder=encoder.name,
+            max_tokens=args.max_tokens,
+            max_bad=args.max_bad,
+        )
+    print(f"{args.out}: {card['samples']} samples, {card['tokens']:,} tokens")

@@ -1,0 +1,133 @@
+"""`soraxla train`: one loop for the VAE and the diffusion transformer."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:SIZE]",
+        help="such as configs/dit.py:xs",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        help="a dataset of `soraxla prepare` for a transformer, a media folder for a VAE",
+    )
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=Path,
+        help="training folder; an existing one is continued",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="VAE",
+        help="fine-tune this VAE (VAE training only)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a setting, such as loop.steps=1000 (repeatable)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    config = load_config(args.config)
+    for assignment in args.set:
+        replace_setting(config, assignment)
+    kind = config.pop("kind", None)
+    if kind not in ("vae", "dit"):
+        raise ValueError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
+    if args.init is not None and kind != "vae":
+        raise ValueError("--init fine-tunes a VAE; leave it out for a transformer")
+    train = _train_vae if kind == "vae" else _train_dit
+    train(args, config)
+
+
+def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    from soraxla.preview import vae_preview
+    from soraxla.settings import build
+    from soraxla.training.jobs import VAETraining, media_files, vae_job
+    from soraxla.training.loop import train
+    from soraxla.weights import load_vae
+
+    cfg = build(VAETraining, config)
+    start = load_vae(args.init) if args.init else None
+    preview = vae_preview(cfg.step.model, media_files(args.data))
+    train(vae_job(cfg, args.data, start=start, preview=preview), cfg.loop, args.workdir)
+
+
+def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    from data_pipelines.packed import open_dataset
+    from soraxla.preview import dit_preview
+    from soraxla.settings import build
+    from soraxla.training.jobs import DiTTraining, dit_job
+    from soraxla.training.loop import train
+
+    cfg = build(DiTTraining, config)
+    dataset = open_dataset(args.data)
+    preview = dit_preview(cfg.step, dataset)
+    train(dit_job(cfg, dataset, args.workdir, preview=preview), cfg.loop, args.workdir)
+
+
+def load_config(spec: str) -> dict[str, Any]:
+    """`FILE[:ARGUMENT]` → the nested dict of the file's `get_config`.
+
+    Raises:
+        ValueError: the file is missing, cannot be run, or has no `get_config`.
+    """
+    import importlib.util
+
+    name, _, argument = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such configuration; configs/ has some")
+    module_spec = importlib.util.spec_from_file_location("soraxla_config", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"{path}: not a Python file; a configuration ends in .py")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        get_config = module.get_config
+    except (SyntaxError, ImportError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: cannot be used as a configuration ({error})"
+        ) from error
+    config = get_config(argument) if argument else get_config()
+    return config.to_dict()
+
+
+def replace_setting(config: dict[str, Any], assignment: str) -> None:
+    """Replaces one setting in place; `KEY=VALUE`, the value a Python literal or text.
+
+    Raises:
+        ValueError: no `=`, or no such key (names the nearest).
+    """
+    import ast
+
+    from soraxla.settings import nearest
+
+    key, separator, text = assignment.partition("=")
+    if not separator:
+        raise ValueError(f"--set {assignment}: expected KEY=VALUE")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    *parents, last = key.split(".")
+    node: Any = config
+    for part in [*parents, last]:
+        if not isinstance(node, dict) or part not in node:
+            known = node if isinstance(node, dict) else []
+            raise ValueError(f"--set {key}: unknown {part!r}{nearest(part, known)}")
+        if part is not last:
+            node = node[part]
+    node[last] = value

@@ -1,0 +1,147 @@
+"""Settings and data to a `Job` for the loop: one function a model."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+from PIL import Image
+
+from data_pipelines.packed import Dataset, check_vae, packed_batches
+from data_pipelines.windows import WindowDataset, WindowSpec
+from soraxla.compiler import jit
+from soraxla.diffusion.schedule import time_shift
+from soraxla.packing import PackSpec
+from soraxla.settings import to_dict
+from soraxla.training.loop import Job, LoopSettings
+from soraxla.training.state import TrainState, create
+from soraxla.training.steps import (
+    DiTStep,
+    VAEStep,
+    dit_init,
+    dit_step,
+    vae_init,
+    vae_step,
+)
+from soraxla.video_io import MEDIA_SUFFIXES
+from soraxla.weights import Loaded, sha256_of_folder
+
+Preview = Callable[[TrainState], Image.Image]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTTraining:
+    """A whole training of the diffusion transformer."""
+
+    step: DiTStep
+    pack: PackSpec
+    loop: LoopSettings
+    batch_rows: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAETraining:
+    """A whole training of the VAE."""
+
+    step: VAEStep
+    windows: WindowSpec
+    loop: LoopSettings
+
+
+def dit_job(
+    cfg: DiTTraining, dataset: Dataset, workdir: Path, *, preview: Preview | None = None
+) -> Job:
+    """Trains on a prepared dataset; the dataset's VAE is copied into `workdir`.
+
+    Raises:
+        ValueError: the dataset does not fit the model, a sample can never be packed, or
+            `workdir` holds another VAE than the dataset was prepared with.
+    """
+    model, card = cfg.step.model, dataset.card
+    for what, expected, found in (
+        ("latent channels", model.latent_channels, card["latent_channels"]),
+        ("text width", model.text_width, card["text_width"]),
+    ):
+        if expected != found:
+            raise ValueError(
+                f"{dataset.path}: has {found} {what}, the model expects {expected}; set "
+                "step.model to the dataset's, or prepare it with other encoders"
+            )
+    if not (workdir / "vae").exists():
+        shutil.copytree(dataset.path / "vae", workdir / "vae")
+    check_vae(dataset, sha256_of_folder(workdir / "vae"))
+    batches = packed_batches(
+        dataset,
+        cfg.pack,
+        seed=cfg.step.seed,
+        batch_rows=cfg.batch_rows,
+        shift=functools.partial(time_shift, model.shift),
+        rope_fps=model.rope_fps,
+    )
+    return Job(
+        settings={
+            "kind": "dit",
+            **to_dict(cfg),
+            "text_encoder": card["text_encoder"],
+            "vae_sha256": card["vae_sha256"],
+        },
+        init=jit(functools.partial(dit_init, cfg.step)),
+        step=functools.partial(dit_step, cfg=cfg.step),
+        batches=batches,
+        unit="tokens",
+        units=lambda batch: int((batch.segment_ids > 0).sum()),
+        preview=preview,
+    )
+
+
+def vae_job(
+    cfg: VAETraining,
+    media: Path,
+    *,
+    start: Loaded | None = None,
+    preview: Preview | None = None,
+) -> Job:
+    """Trains on pixel windows of all media files below a folder.
+
+    `start` is a VAE to fine-tune; None starts from nothing.
+
+    Raises:
+        ValueError: no media, none large enough, or `start` has other widths.
+    """
+    files = media_files(media)
+
+    def fine_tuned() -> TrainState:
+        assert start is not None
+        mean = jnp.asarray(start.model.latent_mean)
+        square = mean**2 + jnp.asarray(start.model.latent_std) ** 2
+        moments = {"mean": mean, "square": square}
+        return create(start.params, cfg.step.optim, moments)
+
+    return Job(
+        settings={"kind": "vae", **to_dict(cfg)},
+        init=fine_tuned if start else jit(functools.partial(vae_init, cfg.step)),
+        step=functools.partial(vae_step, cfg=cfg.step),
+        batches=WindowDataset(files, cfg.windows, seed=cfg.step.seed),
+        unit="px",
+        units=lambda batch: batch["video"].size // 3,
+        preview=preview,
+    )
+
+
+def media_files(folder: Path) -> list[Path]:
+    """All videos and pictures below a folder, sorted.
+
+    Raises:
+        ValueError: there is no such folder, or no media in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give a folder of videos")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES)
+    if not files:
+        raise ValueError(
+            f"{folder}: no media, expected files ending in "
+            f"{', '.join(sorted(MEDIA_SUFFIXES))}"
+        )
+    return files

@@ -1,0 +1,203 @@
+"""Batches from a prepared dataset: what the plan says, and resumed exactly."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+import grain
+import numpy as np
+import pytest
+
+from data_pipelines import records
+from data_pipelines.packed import check_vae, open_dataset, packed_batches
+from soraxla.diffusion.schedule import time_shift
+from soraxla.packing import PackSpec, plan_rows, unpack
+from soraxla.patching import patchify, positions
+from soraxla.types import LatentGrid
+from tests.data_pipelines.datasets import GRIDS, write_dataset
+
+SPEC = PackSpec(row_length=24, text_length=12, max_segments=6, window=16)
+
+
+def marked_shift(*, height, width, latent_frames):
+    """Tells its arguments apart; the real rule is 1 for clips as small as these."""
+    return 100 * latent_frames + height + width / 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("packed") / "dataset")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return open_dataset(folder)
+
+
+def batches_of(dataset, spec=SPEC, *, seed=0, batch_rows=2, prefetch=0):
+    return packed_batches(
+        dataset,
+        spec,
+        seed=seed,
+        batch_rows=batch_rows,
+        shift=marked_shift,
+        prefetch=prefetch,
+    )
+
+
+def assert_same(one, other):
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_dataset_reads_back_what_was_written(dataset):
+    assert len(dataset) == len(GRIDS)
+    for i, grid in enumerate(GRIDS):
+        latents, text = dataset.read(i)
+        assert latents.shape == (*grid, 4) and text.shape == (1 + i % 5, 8)
+        assert latents.dtype == text.dtype == np.float32
+    rng = np.random.default_rng(0)
+    first_text, first = rng.normal(size=(1, 8)), rng.normal(size=(*GRIDS[0], 4))
+    np.testing.assert_allclose(dataset.read(0)[0], first, rtol=2**-8)
+    np.testing.assert_allclose(dataset.read(0)[1], first_text, rtol=2**-8)
+    assert dataset.index["caption"].to_pylist()[3] == "caption 3"
+
+
+@pytest.mark.parametrize("row_length", [24, 13])  # 13: clips keep their first latents
+def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
+    """Step k holds rows kB … (k+1)B−1; each segment is its sample, cut and placed."""
+    spec = replace(SPEC, row_length=row_length)
+    planned = plan_rows(dataset.plan, spec, seed=5)
+    kept, longest = set(), 0
+    for batch in islice(iter(batches_of(dataset, spec, seed=5, batch_rows=3)), 8):
+        assert batch.latents.shape == (3, row_length, 16)
+        assert batch.text.shape == (3, 12, 8)
+        assert not batch.known.any()
+        tokens = unpack(batch.latents, batch.segment_ids)
+        places = unpack(batch.positions, batch.segment_ids)
+        texts = unpack(batch.text, batch.text_segment_ids)
+        for b in range(3):
+            _, _, draws = next(planned)
+            assert len(tokens[b]) == len(texts[b]) == len(draws)
+            np.testing.assert_array_equal(
+                batch.draw[b, : len(draws)], [d.draw for d in draws]
+            )
+            for s, draw in enumerate(draws):
+                latents, text = dataset.read(draw.sample)
+                t, h, w = draw.latent_frames, *GRIDS[draw.sample][1:]
+                expected = patchify(latents[:t], (1, 2, 2))
+                np.testing.assert_array_equal(tokens[b][s], expected)
+                place = positions(LatentGrid(t=t, h=h, w=w), (1, 2, 2), 24.0, 16.0)
+                np.testing.assert_array_equal(places[b][s], place)
+                text = text if draw.caption_kept else dataset.empty_text
+                np.testing.assert_array_equal(texts[b][s], text)
+                shift = marked_shift(height=8 * h, width=8 * w, latent_frames=t)
+                assert batch.shift[b, s] == np.float32(shift)
+                kept.add(draw.caption_kept)
+                longest = max(longest, t)
+    assert kept == {True, False} and longest == {24: 5, 13: 3}[row_length]
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+@pytest.mark.parametrize("steps", [0, 1, 5, 11])
+def test_restored_state_gives_the_very_same_batches(dataset, prefetch, steps):
+    """5 steps end inside a window, 11 in a later one; a thread has read ahead."""
+    whole = list(islice(iter(batches_of(dataset)), 16))
+    stopped = iter(batches_of(dataset, prefetch=prefetch))
+    for batch in whole[:steps]:
+        assert_same(next(stopped), batch)
+    state = json.loads(json.dumps(stopped.get_state()))
+    assert set(state) == {"window", "row"}
+    resumed = iter(batches_of(dataset, prefetch=prefetch))
+    resumed.set_state(state)
+    for batch in whole[steps:]:
+        assert_same(next(resumed), batch)
+    stopped.set_state(state)  # the same iterator, thrown back in mid-flight
+    assert_same(next(stopped), whole[steps])
+    stopped.close()
+    resumed.close()
+
+
+def test_rows_do_not_depend_on_the_batch_size(dataset):
+    flat = [
+        [
+            row
+            for batch in islice(iter(batches_of(dataset, batch_rows=b)), 12 // b)
+            for row in zip(*batch, strict=True)
+        ]
+        for b in (1, 3, 4)
+    ]
+    for rows in zip(*flat, strict=True):
+        assert_same(rows[0], rows[1])
+        assert_same(rows[0], rows[2])
+
+
+def test_the_models_own_shift_rule_fits(dataset):
+    batches = packed_batches(
+        dataset, SPEC, seed=0, batch_rows=1, shift=partial(time_shift, 3.0)
+    )
+    assert isinstance(batches, grain.IterDataset)
+    iterator = iter(batches)
+    shift = next(iterator).shift
+    iterator.close()
+    assert set(shift.flat) == {1.0, 3.0}
+
+
+# --- Bad input --------------------------------------------------------------------
+
+
+def test_another_vae_is_refused_by_its_hash(dataset):
+    check_vae(dataset, "a" * 64)
+    with pytest.raises(ValueError, match="another VAE") as error:
+        check_vae(dataset, "b" * 64)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_packed_is_refused_at_start(dataset):
+    spec = PackSpec(row_length=8, text_length=12, max_segments=6)
+    with pytest.raises(ValueError, match=r"48x64 pixels.*row_length to at least 12"):
+        batches_of(dataset, spec)
+    with pytest.raises(ValueError, match="batch_rows"):
+        batches_of(dataset, batch_rows=0)
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def edit_card(**changes):
+    def edit(file):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it", "error", "message"),
+    [
+        (records.CARD, lambda f: f.unlink(), FileNotFoundError, "prepare"),
+        (records.CARD, truncate, ValueError, "damaged"),
+        (records.CARD, edit_card(format=99), ValueError, "99"),
+        (records.CARD, edit_card(patch=None), ValueError, "no patch"),
+        (records.CARD, edit_card(samples=8), ValueError, "7 rows"),
+        (records.INDEX, lambda f: f.unlink(), FileNotFoundError, "missing"),
+        (records.INDEX, truncate, ValueError, "damaged"),
+        (records.EMPTY_TEXT, lambda f: f.unlink(), FileNotFoundError, "missing"),
+        (records.EMPTY_TEXT, truncate, ValueError, "damaged"),
+        (records.shard_name(1), lambda f: f.unlink(), FileNotFoundError, "missing"),
+        (records.shard_name(1), truncate, ValueError, "damaged"),
+        (records.CARD, edit_card(latent_channels=9), ValueError, "the index says"),
+    ],
+)
+def test_a_broken_dataset_is_named_in_one_line(
+    folder, tmp_path, name, break_it, error, message
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    break_it(copy / name)
+    with pytest.raises(error, match=message) as caught:
+        next(iter(batches_of(open_dataset(copy), prefetch=2)))
+    text = str(caught.value)
+    assert str(copy) in text and "\n" not in text

@@ -1,0 +1,241 @@
+"""The sampler against exact answers: Gaussian data, and the same loop in NumPy."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soraxla.diffusion import PREDICTIONS, SCHEDULES, Process, shift_time, token_times
+from soraxla.sampling import Euler, Heun, sample, time_grid
+from soraxla.types import PackedBatch
+
+
+def row(*tokens, shift, length=None, known=()):
+    """One row of segments of so many tokens; known tokens are 5."""
+    ids = np.repeat(np.arange(1, len(tokens) + 1), tokens).astype(np.int32)
+    ids = np.pad(ids, (0, (length or len(ids)) - len(ids)))[None]
+    zeros = np.zeros((*ids.shape, 1), np.float32)
+    return PackedBatch(
+        latents=np.full((*ids.shape, 2), 5.0, np.float32),
+        segment_ids=ids,
+        token_index=ids,
+        positions=np.zeros((*ids.shape, 3), np.float32),
+        known=np.isin(np.arange(ids.shape[1]), known)[None],
+        text=zeros,
+        text_segment_ids=ids,
+        draw=np.zeros((1, len(tokens)), np.uint32),
+        shift=np.array([shift], np.float32),
+    )
+
+
+# Every token is one sample of N(MEAN, COVARIANCE): one wide and one narrow direction.
+MEAN = np.array([1.0, -0.5], np.float32)
+VARIANCES, AXES = np.array([1.6, 0.3]), np.array([[0.8, -0.6], [0.6, 0.8]])
+COVARIANCE = AXES @ np.diag(VARIANCES) @ AXES.T
+
+
+def oracle(process, batch):
+    """The perfect network: E[x0|x] and E[ε|x] of the Gaussian, as a prediction."""
+    axes = jnp.asarray(AXES, jnp.float32)
+
+    def denoise(x, t_BS):
+        t_BL = token_times(t_BS, batch.segment_ids)
+        alpha, sigma = process.levels(t_BL)
+        along = (x - alpha * MEAN[None, None, :]) @ axes
+        variances = jnp.asarray(VARIANCES, jnp.float32)[None, None, :]
+        along = along / (alpha**2 * variances + sigma**2)
+        x0 = MEAN[None, None, :] + (alpha * along * variances) @ axes.T
+        return process.target(x0, (sigma * along) @ axes.T, t_BL)
+
+    return denoise
+
+
+def run(process, solver, steps, batch, noise):
+    """Steps are a loop's length, not code: compiled with as little effort as can be."""
+    options = {"xla_backend_optimization_level": 0}
+    return np.asarray(
+        jax.jit(
+            lambda noise: sample(
+                oracle(process, batch),
+                noise,
+                batch,
+                process=process,
+                solver=solver,
+                steps=steps,
+            ),
+            compiler_options=options,
+        )(noise)
+    )
+
+
+def exact(process, noise):
+    """The ODE solved on paper from (noise, t = max_time), float64.
+
+    Along an axis of variance λ, x(t) = αμ + √(α²λ + σ²)·c with c constant.
+    """
+    alpha, sigma = (
+        float(level[0, 0, 0])
+        for level in process.levels(np.array([[process.max_time]], np.float32))
+    )
+    start = np.sqrt(alpha**2 * VARIANCES + sigma**2)
+    along = (noise.astype(np.float64) - alpha * MEAN) @ AXES
+    return MEAN + (along / start * np.sqrt(VARIANCES)) @ AXES.T
+
+
+def discretisation(process, solver, steps, shift):
+    """Bound on the covariance's error: local errors of √((1−s)²λ + s²) summed.
+
+    Relative to the curve c, an Euler step errs by ½ds²·c''/c = ½ds²·λ/c⁴; a Heun step,
+    of one order more, by about ds/c of that. Heun's last step is Euler's.
+    """
+    u = np.linspace(1, 0, steps + 1, dtype=np.float32)
+    t = np.asarray(shift_time(u, np.full_like(u, shift)))[None]
+    alpha, sigma = (np.asarray(x)[0, :, 0].astype(float) for x in process.levels(t))
+    s = sigma / (alpha + sigma)
+    ds, worst = -np.diff(s), 0.0
+    for variance in VARIANCES:
+        c = np.sqrt((1 - s) ** 2 * variance + s**2)
+        c = np.minimum(c[:-1], c[1:])
+        local = 0.5 * ds**2 * variance / c**4
+        if isinstance(solver, Heun):
+            local[:-1] *= (ds / c)[:-1]
+        worst = max(worst, 2 * variance * local.sum())
+    return worst
+
+
+def moments(images):
+    """Mean and covariance of N(0, I) under the affine map of 0 and the unit vectors."""
+    return images[0], (images[1:] - images[0]).T @ (images[1:] - images[0])
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("solver", [Euler(), Heun()], ids=["euler", "heun"])
+def test_gaussian_data_are_sampled_to_their_mean_and_covariance(
+    solver, schedule, prediction
+):
+    """Twice: of 4,000 samples, within 4 standard errors, and of the sampler's own map.
+
+    For Gaussian data that map is affine, so three points give it, and its moments are
+    free of sampling error. Two biases are left: noise is N(0, I) though a schedule may
+    end at α = 0.0067 (0.005 for ε-prediction) instead of 0, and the steps are finite.
+    """
+    process = Process(schedule=schedule, prediction=prediction)
+    steps = 200 if isinstance(solver, Euler) else 60
+    n, shifts = 4003, [1.0, 3.0]
+    noise = np.random.default_rng(0).normal(size=(1, 2 * n, 2)).astype(np.float32)
+    for first in (0, n):
+        noise[0, first : first + 3] = [[0, 0], [1, 0], [0, 1]]
+    batch = row(n, n, shift=shifts)
+    out = run(process, solver, steps, batch, noise)[0].astype(np.float64)
+
+    mean, covariance = moments(exact(process, noise[0, :3]))
+    np.testing.assert_allclose(mean, MEAN, rtol=0, atol=0.0067 * np.abs(MEAN).max())
+    np.testing.assert_allclose(covariance, COVARIANCE, rtol=0, atol=0.01 * 1.6)
+    deviation = np.sqrt(np.diag(COVARIANCE))
+    spread = np.sqrt(np.outer(deviation**2, deviation**2) + COVARIANCE**2)
+    for samples, shift in zip((out[:n], out[n:]), shifts, strict=True):
+        bias = discretisation(process, solver, steps, shift)
+        assert bias < 0.06
+        own_mean, own_covariance = moments(samples[:3])
+        assert np.all(np.abs(own_mean - mean) < 5e-4)
+        assert np.all(np.abs(own_covariance - covariance) < bias)
+        error = np.abs(samples[3:].mean(0) - mean)
+        assert np.all(error < 5e-4 + 4 * deviation / math.sqrt(n))
+        error = np.abs(np.cov(samples[3:].T) - covariance)
+        assert np.all(error < bias + 4 * spread / math.sqrt(n))
+
+
+def _error(process, solver, steps):
+    """Largest distance from the exact end of the ODE over a fan of starts."""
+    noise = np.array([[0, 0], [2, 0], [0, 2], [-1, 1]], np.float32)[None]
+    out = run(process, solver, steps, row(4, shift=[1.0]), noise)
+    return np.abs(out - exact(process, noise)).max()
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [(Euler(), 1), (Heun(), 2)], ids=["euler", "heun"]
+)
+def test_a_solver_converges_with_its_order(solver, order):
+    """Twice the steps, half or a quarter of the error, on rectified flow."""
+    errors = [_error(Process(), solver, steps) for steps in (20, 40, 80)]
+    ratios = np.array(errors[:-1]) / np.array(errors[1:])
+    np.testing.assert_allclose(ratios, 2.0**order, rtol=0.15)
+
+
+@pytest.mark.parametrize("schedule", ["ddpm_linear", "ddpm_cosine"])
+def test_heun_is_ahead_on_ddpm_schedules_too(schedule):
+    """Near t = 0 σ grows like √t, so that no order in 1/steps holds: but faster."""
+    process = Process(schedule=schedule, prediction="v")
+    assert _error(process, Heun(), 50) < 0.5 * _error(process, Euler(), 50)
+    assert _error(process, Heun(), 100) < 0.7 * _error(process, Heun(), 50)
+    assert _error(process, Euler(), 100) < 0.7 * _error(process, Euler(), 50)
+
+
+def _network(x, t_BS, ids):
+    """Not linear, and different at every time and token."""
+    t = t_BS[0][np.maximum(ids[0] - 1, 0)][None, :, None]
+    return x**2 * 0.3 - t * x + 0.1
+
+
+@pytest.mark.parametrize("solver", [Euler(), Heun()], ids=["euler", "heun"])
+def test_the_scan_is_a_python_loop_of_rectified_flow(solver):
+    """x ← x + (t' − t)·v in NumPy, each segment on its own times."""
+    batch, steps = row(3, 2, shift=[1.0, 4.0], length=6), 5
+    ids, alpha = batch.segment_ids, np.array([[1.0, 4.0]])
+    noise = np.random.default_rng(0).normal(size=(1, 6, 2)).astype(np.float32)
+    x, grid = noise.astype(np.float64), np.linspace(1, 0, steps + 1)
+    for u, u_next in itertools.pairwise(grid):
+        t, t_next = (alpha * v / (1 + (alpha - 1) * v) for v in (u, u_next))
+        dt = (t_next - t)[0][np.maximum(ids[0] - 1, 0)][None, :, None]
+        first = _network(x, t, ids)
+        if isinstance(solver, Heun) and u_next > 0:
+            first = (first + _network(x + dt * first, t_next, ids)) / 2
+        x = x + dt * first
+    out = sample(
+        lambda x, t: _network(x, t, ids),
+        noise,
+        batch,
+        process=Process(),
+        solver=solver,
+        steps=steps,
+    )
+    np.testing.assert_allclose(out[0, :5], x[0, :5], rtol=0, atol=2e-6)
+    assert np.all(np.asarray(out)[0, 5:] == 0.0)
+
+
+def test_a_segment_s_shift_is_its_own():
+    noise = np.random.default_rng(0).normal(size=(1, 5, 2)).astype(np.float32)
+    one, two = (
+        run(Process(), Euler(), 4, row(3, 2, shift=[1.0, s]), noise) for s in (2, 6)
+    )
+    np.testing.assert_array_equal(one[0, :3], two[0, :3])
+    assert np.all(one[0, 3:] != two[0, 3:])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_known_tokens_are_seen_clean_and_returned_untouched(schedule):
+    batch = row(4, shift=[1.0], length=5, known=(1, 2))
+    process = Process(schedule=schedule)
+    seen = []
+
+    def denoise(x, t):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+        return oracle(process, batch)(x, t)
+
+    noise = np.full((1, 5, 2), 2.0, np.float32)
+    out = sample(denoise, noise, batch, process=process, solver=Heun(), steps=3)
+    jax.effects_barrier()
+    assert len(seen) == 5  # two a step, one in the last
+    for x in [*seen, np.asarray(out)]:
+        assert np.all(x[0, 1:3] == 5.0) and np.all(x[0, (0, 3)] != 5.0)
+    assert np.all(np.asarray(out)[0, 4] == 0.0)
+
+
+def test_times_run_from_noise_to_clean():
+    np.testing.assert_allclose(time_grid(4), [1.0, 0.75, 0.5, 0.25, 0.0])
+    with pytest.raises(ValueError, match="0 sampling steps: expected at least 1"):
+        time_grid(0)
