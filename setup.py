@@ -1,12 +1,14 @@
 """Installs soraxla and its data pipelines."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="soraxla",
     version="0.1.0",
     description="Sora in JAX for TPU pods: one packed video diffusion transformer",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",

@@ -2,9 +2,9 @@
 
     soraxla train --config configs/dit.py:xs --data DATASET --workdir runs/dit
 
-Every size of `soraxla.models.config.SIZES`: `debug` and `xs` train on a CPU (`xs` on
-the ten shipped samples is what `soraxla demo` does), `s` on one accelerator, larger ones
-on more. The demo's numbers for `xs` stand in README.md.
+Every size of `soraxla.models.config.SIZES`: `debug` and `xs` train on a CPU (`soraxla
+demo` trains one between them on the ten shipped samples; its numbers stand in
+README.md), `s` on one accelerator, larger ones on more.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,11 @@ CHUNK = 2048  # latent positions, h·w·t: 41 frames of 128×96 pixels
 def encode_clip(
     params: PyTree, cfg: VAEConfig, video: UInt8[np.ndarray, "t h w 3"]
 ) -> Float[np.ndarray, "tz hz wz z"]:
-    """Normalised posterior mean, fp32, of 1 + 4k frames with sides of 8·n pixels."""
+    """Normalised posterior mean, fp32, of 1 + 4k frames with sides of 8·n pixels.
+
+    Raises ValueError for a clip of another size.
+    """
+    vae.check_clip(cfg, *video.shape[:3])
     latents = 1 + (len(video) - 1) // cfg.temporal
     area = video.shape[1] * video.shape[2] // cfg.spatial**2
     encode = _jitted(vae.encode_chunk, cfg)

@@ -8,6 +8,8 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from soraxla.trees import named_leaves
+
 FOLDER = "checkpoints"
 SETTINGS = "train.json"
 
@@ -22,7 +24,14 @@ class Checkpoints:
     def __init__(self, workdir: Path, *, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._folder = workdir / FOLDER
-        self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
+        self._manager = ocp.CheckpointManager(
+            self._folder.resolve(),
+            options=options,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "plan": ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""
@@ -53,6 +62,7 @@ class Checkpoints:
             )
         target = jax.tree.map(_placed, abstract)
         try:
+            self._check_shapes(step, abstract)
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -61,13 +71,24 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise a dozen kinds
-            reason = str(error).strip().splitlines()[0][:200]
+            reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
             raise ValueError(
                 f"{self._folder / str(step)}: cannot be restored, it is damaged or of "
                 f"another configuration ({reason}); remove it to go back to the one "
                 "before"
             ) from error
         return restored["state"], restored["plan"]
+
+    def _check_shapes(self, step: int, abstract: PyTree) -> None:
+        # Orbax refuses another shape as well, but prints pages on its way out.
+        found = named_leaves(self._manager.item_metadata(step)["state"])
+        for name, leaf in named_leaves(abstract).items():
+            if name not in found:
+                raise ValueError(f"{name!r} is missing")
+            if tuple(found[name].shape) != leaf.shape:
+                raise ValueError(
+                    f"{name!r} is {tuple(found[name].shape)}, expected {leaf.shape}"
+                )
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -117,11 +138,14 @@ def read_settings(workdir: Path) -> dict[str, Any]:
             "that `soraxla train` wrote"
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"{path}: damaged ({error}); restore it from a copy"
         ) from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: damaged, not settings; restore it from a copy")
+    return settings
 
 
 def _differences(a: Any, b: Any, prefix: str = ""):

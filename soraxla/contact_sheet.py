@@ -16,10 +16,10 @@ _PAPER = (24, 24, 26)
 
 @dataclass(frozen=True, kw_only=True)
 class SheetRow:
-    """A caption and the clips under it, (T,H,W,3) uint8 each; None leaves a gap."""
+    """A caption and the clips under it, (T,H,W,3) of any sizes; None leaves a gap."""
 
     caption: str
-    clips: Sequence[UInt8[np.ndarray, "t h w 3"] | None]
+    clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"] | None]
 
 
 def contact_sheet(

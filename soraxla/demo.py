@@ -21,7 +21,7 @@ from soraxla.contact_sheet import SheetRow, contact_sheet
 from soraxla.diffusion.schedule import time_shift
 from soraxla.evals.denoising import denoising_ratio
 from soraxla.evals.retrieval import nearest
-from soraxla.models.config import dit_config
+from soraxla.models.config import DiTConfig, dit_config
 from soraxla.models.text import load_text_encoder
 from soraxla.optim import OptimSettings
 from soraxla.packing import PackSpec, fill, plan_window
@@ -45,15 +45,21 @@ class DemoSettings:
     """How much of each stage; `seed` of all of them is 0."""
 
     vae_steps: int
-    dit_size: str
+    dit: DiTConfig
     dit_steps: int
     sampler_steps: int
     warmup_steps: int = 20
 
 
-FULL = DemoSettings(vae_steps=150, dit_size="xs", dit_steps=300, sampler_steps=24)
+FULL = DemoSettings(
+    vae_steps=200,
+    # Between `debug` and `xs`: what ten samples and four minutes of two cores can use.
+    dit=dit_config("xs", layers=6, width=192, mlp_width=768, remat=False),
+    dit_steps=180,
+    sampler_steps=24,
+)
 SMOKE = DemoSettings(
-    vae_steps=3, dit_size="debug", dit_steps=6, sampler_steps=2, warmup_steps=2
+    vae_steps=3, dit=dit_config("debug"), dit_steps=6, sampler_steps=2, warmup_steps=2
 )
 
 
@@ -141,7 +147,7 @@ def dit_training(settings: DemoSettings) -> DiTTraining:
     """The transformer's training: rows of 1,024 tokens, three a step."""
     return DiTTraining(
         step=DiTStep(
-            model=dit_config(settings.dit_size),
+            model=settings.dit,
             optim=OptimSettings(
                 learning_rate=2e-3,
                 warmup_steps=settings.warmup_steps,

@@ -23,7 +23,7 @@ from soraxla.packing import Draw, PackSpec, Segment, fewest_rows, pack, unpack
 from soraxla.patching import positions, unpatchify
 from soraxla.sampling import Euler, Heun, Solver, guided, sample
 from soraxla.settings import build, nearest
-from soraxla.types import LatentGrid, PackedBatch
+from soraxla.types import Array, LatentGrid, PackedBatch
 from soraxla.weights import Loaded, load_dit, load_vae
 
 SOLVERS: dict[str, Solver] = {"euler": Euler(), "heun": Heun()}
@@ -53,8 +53,8 @@ class Request:
         words = len(self.prompt.split())
         if not 0 < words <= MAX_WORDS:
             raise ValueError(
-                f"the prompt has {words} words, expected 1 to {MAX_WORDS}: describe the "
-                "video in a sentence or two"
+                f"the prompt has {words} words, expected 1 to {MAX_WORDS}: describe "
+                "the video in a sentence or two"
             )
         for name, low, high in (
             ("width", MIN_SIDE, MAX_SIDE),
@@ -131,6 +131,8 @@ class Pipeline:
         Requests of all sizes are sampled together in packed rows; what else is asked
         for does not change a video (its place in `requests` does).
         """
+        if not requests:
+            return
         for places, batch, negative in self._batches(requests, settings):
             latents = self._sample(batch, negative, settings)
             clips = [c for row in unpack(latents, batch.segment_ids) for c in row]
@@ -244,7 +246,7 @@ def _sampler(
 
     def run(
         params: PyTree, batch: PackedBatch, negative: PackedBatch | None, key: Any
-    ) -> jax.Array:
+    ) -> Array:
         eps = noise(
             key,
             batch.draw,
@@ -254,7 +256,7 @@ def _sampler(
             purpose=Purpose.SAMPLE,
         )
 
-        def denoise(x: jax.Array, t: jax.Array, rows: PackedBatch) -> jax.Array:
+        def denoise(x: Array, t: Array, rows: PackedBatch) -> Array:
             return dit.apply(params, model, x, t, rows)
 
         return sample(

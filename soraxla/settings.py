@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses; here they are built from nested mappings and back."""
+"""Settings are frozen dataclasses; here they are made from nested mappings and back."""
 
 import dataclasses
 import difflib
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """The dataclass `cls` of nested mappings, such as a ConfigDict or parsed JSON.
+    """The dataclass `cls` of nested mappings: parsed JSON, or `ConfigDict.to_dict()`.
 
     Lists become tuples, whole numbers become floats where floats are expected.
 
@@ -85,16 +85,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise _wrong(where, value, hint)
-        return tuple(_convert(k, v, where) for k, v in zip(kinds, value, strict=True))
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(_convert(k, v, f"{where}[{i}]") for i, (k, v) in pairs)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is type(None):
-        hint = types.NoneType
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _wrong(where, value, hint)
     return value
 
 
 def _wrong(where: str, value: Any, hint: Any) -> ValueError:
-    kind = getattr(hint, "__name__", str(hint))
+    kind = hint.__name__ if isinstance(hint, type) else str(hint)
+    kind = kind.replace("typing.", "")
     return ValueError(f"setting {where!r} is {value!r}, expected {kind}")

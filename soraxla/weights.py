@@ -40,6 +40,10 @@ FORMAT = 1
 CONFIG = "config.json"
 STACKED = "blocks"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+_KEYS = {
+    "vae": {"model": dict},
+    "dit": {"model": dict, "process": dict, "text_encoder": str},
+}
 
 
 def save_folder(
@@ -67,11 +71,10 @@ def save_folder(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for stem, tensors in files.items():
-        cast = {
-            k: np.ascontiguousarray(v.astype(DTYPES[dtype])) for k, v in tensors.items()
-        }
+        cast = {k: np.asarray(v, DTYPES[dtype], order="C") for k, v in tensors.items()}
         save_file(cast, temporary / f"{stem}.safetensors")
-    text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
+    written = {"format": FORMAT} | config | {"format": FORMAT}  # ours, and first
+    text = json.dumps(written, indent=2) + "\n"
     (temporary / CONFIG).write_text(text, encoding="utf-8")
     temporary.rename(folder)
 
@@ -139,19 +142,23 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(
-            f"{folder}: no {kind} weights here, {CONFIG} is missing; give a folder that "
-            "`soraxla export` or `soraxla train` wrote"
+            f"{folder}: no {kind} weights here, {CONFIG} is missing; give a folder "
+            "that `soraxla export` or `soraxla train` wrote"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        found, written = config["kind"], config["format"]
+        found, written = config["kind"], int(config["format"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}); copy it again") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: damaged ({reason}); copy it again") from error
     if found != kind or written > FORMAT:
         raise ValueError(
             f"{path}: holds {found!r} of format {written}, expected {kind!r} of format "
             f"{FORMAT} or older; give another folder or update soraxla"
         )
+    for key, expected in _KEYS[kind].items():
+        if not isinstance(config.get(key), expected):
+            raise ValueError(f"{path}: damaged, it has no {key!r}; copy it again")
     return config
 
 
@@ -205,7 +212,7 @@ def load_dit(folder: Path) -> Loaded:
 def _settings(cls: type, config: dict[str, Any], folder: Path) -> Any:
     try:
         return build(cls, config["model"], "model.")
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
 
 
@@ -215,6 +222,10 @@ def _from_training(folder: Path, kind: str, read: Callable) -> Loaded:
         raise ValueError(
             f"{folder}: trains a {settings.get('kind')}, expected a {kind}; give the "
             "other folder"
+        )
+    if not isinstance(settings.get("step"), dict):
+        raise ValueError(
+            f"{folder / SETTINGS}: damaged, it has no 'step'; copy it again"
         )
     return read(folder, settings)
 
@@ -250,7 +261,7 @@ def _restore(folder: Path, init: Callable) -> Any:
 
 @contextlib.contextmanager
 def vae_as_folder(folder: Path) -> Iterator[tuple[Path, str]]:
-    """A VAE's weights folder and its hash, exported for a while if it is in training."""
+    """A VAE's weights folder and its hash; exported for a while if in training."""
     if not (folder / SETTINGS).exists():
         read_config(folder, "vae")
         yield folder, sha256_of_folder(folder)

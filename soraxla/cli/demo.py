@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from soraxla.demo import FULL, SMOKE, demo
 
+    if args.workdir.exists() and not args.workdir.is_dir():
+        raise ValueError(f"{args.workdir}: is a file; name a folder")
     report = demo(args.workdir, SMOKE if args.smoke else FULL)
     for key, value in report.items():
         print(f"{key}: {value}")

@@ -1,7 +1,12 @@
 """`soraxla generate`: videos and images from prompts."""
 
 import argparse
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from soraxla.pipeline import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,16 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from soraxla.pipeline import Request, SampleSettings, load
+    from soraxla.pipeline import SampleSettings, load
     from soraxla.video_io import check_writable, write_video
 
     # Everything a user can get wrong is found before the long work starts.
-    width, height = _size(args.size)
-    frames = _frames(args)
-    prompts = _prompts(args)
-    outs = _outs(args.out, len(prompts))
+    requests = _requests(args)
+    outs = _outs(args.out, len(requests))
     for out in outs:
         check_writable(out, codec=args.codec)
+    _rehearse(outs[0], requests[0], args.codec)
     settings = SampleSettings(
         steps=args.steps,
         solver=args.solver,
@@ -51,15 +55,48 @@ def run(args: argparse.Namespace) -> None:
         negative_prompt=args.negative_prompt,
         seed=args.seed,
     )
-    requests = [
-        Request(prompt=p, width=width, height=height, frames=frames, fps=args.fps)
-        for p in prompts
-    ]
     pipeline = load(args.checkpoint)
     videos = pipeline.generate_each(requests, settings)
     for place, video in tqdm(videos, total=len(requests), unit="video"):
         write_video(outs[place], video, args.fps, codec=args.codec)
         tqdm.write(str(outs[place]))
+
+
+def _requests(args: argparse.Namespace) -> "list[Request]":
+    from soraxla.pipeline import Request
+
+    width, height = _size(args.size)
+    frames = _frames(args)
+    requests = []
+    for where, prompt in _prompts(args):
+        try:
+            request = Request(
+                prompt=prompt, width=width, height=height, frames=frames, fps=args.fps
+            )
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        requests.append(request)
+    return requests
+
+
+def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
+    """Fails as writing `out` will: encoders refuse sizes, formats refuse rates."""
+    import tempfile
+
+    import numpy as np
+
+    from soraxla.video_io import write_video
+
+    black = np.zeros((request.height, request.width, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / out.name
+        try:
+            write_video(
+                trial, [black] * min(request.frames, 2), request.fps, codec=codec
+            )
+        except (ValueError, OSError) as error:
+            message = str(error).replace(str(trial), str(out))
+            raise ValueError(message) from None
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -70,25 +107,30 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _frames(args: argparse.Namespace) -> int:
-    if args.seconds is not None:
-        if not 0 < args.seconds <= 3600:
-            raise ValueError(f"--seconds is {args.seconds}, expected 0 to 3600")
-        return max(1, round(args.seconds * args.fps))
-    return 1 if args.frames is None else args.frames
+    if args.seconds is None:
+        return 1 if args.frames is None else args.frames
+    if not 0 < args.seconds <= 3600:
+        raise ValueError(f"--seconds is {args.seconds}, expected 0 to 3600")
+    if not math.isfinite(args.fps):
+        raise ValueError(f"--fps is {args.fps}, expected a number such as 24")
+    return max(1, round(args.seconds * args.fps))
 
 
-def _prompts(args: argparse.Namespace) -> list[str]:
-    if args.prompts_file is None:
-        return [args.prompt]
+def _prompts(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Where each prompt stands, for messages, and the prompt."""
+    file = args.prompts_file
+    if file is None:
+        return [("--prompt", args.prompt)]
     try:
-        text = args.prompts_file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{args.prompts_file}: is not UTF-8 (byte {error.start}); save it as UTF-8"
-        ) from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+            f"{file}: is not UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from None
+    lines = enumerate(text.splitlines(), start=1)
+    prompts = [(f"{file} line {n}", line.strip()) for n, line in lines if line.strip()]
     if not prompts:
-        raise ValueError(f"{args.prompts_file}: holds no prompt; write one a line")
+        raise ValueError(f"{file}: holds no prompt; write one a line")
     return prompts
 
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 VERBS = {
     "demo": "real clips in, a generated video out, in one command",
@@ -13,9 +14,16 @@ VERBS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> Parser:
     """The whole command line; loads neither JAX nor any other large package."""
-    top = argparse.ArgumentParser(prog="soraxla", description=__doc__)
+    top = Parser(prog="soraxla", description="One packed video diffusion transformer.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=summary)
@@ -29,13 +37,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         import_module(f"soraxla.cli.{args.verb}").run(args)
     except (ValueError, OSError, FloatingPointError) as error:
-        line = " ".join(str(error).split())
-        print(f"soraxla {args.verb}: {line}", file=sys.stderr)
+        print(f"soraxla {args.verb}: {_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"soraxla {args.verb}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _line(error: Exception) -> str:
+    """The message on one line; what the system says of a file, with the file first."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

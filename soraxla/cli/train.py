@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         type=Path,
-        help="a dataset of `soraxla prepare` for a transformer, a media folder for a VAE",
+        help="a dataset of `soraxla prepare`; for a VAE, a folder of media",
     )
     parser.add_argument(
         "--workdir",
@@ -85,6 +85,9 @@ def load_config(spec: str) -> dict[str, Any]:
         ValueError: the file is missing, cannot be run, or has no `get_config`.
     """
     import importlib.util
+    import inspect
+
+    from ml_collections import ConfigDict
 
     name, _, argument = spec.partition(":")
     path = Path(name)
@@ -101,7 +104,11 @@ def load_config(spec: str) -> dict[str, Any]:
         raise ValueError(
             f"{path}: cannot be used as a configuration ({error})"
         ) from error
+    if argument and not inspect.signature(get_config).parameters:
+        raise ValueError(f"{path}: takes no size, remove ':{argument}'")
     config = get_config(argument) if argument else get_config()
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"{path}: get_config made {type(config)}, expected ConfigDict")
     return config.to_dict()
 
 

@@ -29,8 +29,8 @@ def denoising_ratio(
 ) -> float:
     """Σ|prediction − target|² / Σ|target|² over 64 triples; 1 is predicting zero.
 
-    Triple i is sample i mod N at u = (i + ½)/64 in the order of a fixed shuffle, shifted
-    as in training, with the evaluation noise of draw i.
+    Triple i is sample i mod N at u = (i + ½)/64 in the order of a fixed shuffle,
+    shifted as in training, with the evaluation noise of draw i.
     """
     order = np.random.default_rng(0).permutation(TRIPLES)
     chosen = [i % len(segments) for i in range(TRIPLES)]

@@ -7,7 +7,7 @@ first chunk whose stream is thrown away: parallel and streamed results are one c
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -41,7 +41,20 @@ class VAEConfig:
     temporal_down: tuple[bool, ...] = (False, True, True)
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        if len(self.multipliers) != len(self.temporal_down) + 1:
+            raise ValueError(
+                f"VAE multipliers {self.multipliers} with temporal_down "
+                f"{self.temporal_down}: expected one multiplier more; change one"
+            )
+        for name in ("latent_mean", "latent_std"):
+            if len(getattr(self, name)) not in (0, self.latent_channels):
+                raise ValueError(
+                    f"VAE {name} has {len(getattr(self, name))} numbers: expected one "
+                    f"a latent channel, {self.latent_channels}, or none"
+                )
 
     @property
     def spatial(self) -> int:
@@ -135,15 +148,26 @@ def encode(
 
     t is 1 + 4k, h and w are multiples of 8. Raises ValueError otherwise.
     """
-    frames, height, width = video.shape[1:4]
-    if (frames - 1) % cfg.temporal or height % cfg.spatial or width % cfg.spatial:
-        raise ValueError(
-            f"a clip of {frames} frames of {width}x{height} pixels cannot be encoded: "
-            f"expected 1 + {cfg.temporal}k frames and sides that are multiples of "
-            f"{cfg.spatial}; crop it first"
-        )
     mean, logvar, _ = encode_chunk(params, cfg, video, None)
     return mean, logvar
+
+
+def check_clip(
+    cfg: VAEConfig, frames: int, height: int, width: int, *, first: bool = True
+) -> None:
+    """Raises ValueError unless a clip, or a chunk after the first, can be encoded."""
+    start = "1 + " if first else ""
+    if (
+        frames < 1
+        or (frames - first) % cfg.temporal
+        or height % cfg.spatial
+        or width % cfg.spatial
+    ):
+        raise ValueError(
+            f"a clip of {frames} frames of {width}x{height} pixels cannot be encoded: "
+            f"expected {start}{cfg.temporal}k frames and sides that are multiples of "
+            f"{cfg.spatial}; crop it first"
+        )
 
 
 def decode(
@@ -156,7 +180,7 @@ def decode(
 def decode_unclipped(
     params: PyTree, cfg: VAEConfig, latents: Float[Array, "b tz hz wz z"]
 ) -> Float[Array, "b t h w 3"]:
-    """`decode` before the clip to −1…1, whose gradient would be 0 beyond: for training."""
+    """`decode` before the clip to −1…1, beyond which the gradient would be 0."""
     return _decode(params, cfg, latents, Stream(None))
 
 
@@ -165,8 +189,9 @@ def encode_chunk(
 ) -> tuple[Array, Array, list[Array]]:
     """Mean, log-variance and what the next chunk needs; `past` is None at frame 0.
 
-    The first chunk has 1 + 4k frames, each later one 4k.
+    The first chunk has 1 + 4k frames, each later one 4k. Raises ValueError otherwise.
     """
+    check_clip(cfg, *video.shape[1:4], first=past is None)
     stream = Stream(past)
     moments = Encoder(cfg).apply({"params": params["encoder"]}, video, stream)
     mean, logvar = jnp.split(moments, 2, axis=-1)

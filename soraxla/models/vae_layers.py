@@ -1,4 +1,4 @@
-"""Layers of the causal video VAE; those that look back in time remember by a `Stream`."""
+"""Layers of the causal video VAE; those that look back remember by a `Stream`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from einops import rearrange
 
 from soraxla.types import Array
 
-TINY = 1e-24  # ‖x‖₂ is floored at 1e-12; under the root, so the gradient at 0 is 0
+TINY = 1e-24  # ‖x‖₂/√C is floored at 1e-12; under the root, or 0 has a NaN gradient
 
 
 class Stream:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 from PIL import Image
 
@@ -66,11 +67,14 @@ def dit_job(
     ):
         if expected != found:
             raise ValueError(
-                f"{dataset.path}: has {found} {what}, the model expects {expected}; set "
-                "step.model to the dataset's, or prepare it with other encoders"
+                f"{dataset.path}: has {found} {what}, the model expects {expected}; "
+                "set step.model to the dataset's, or prepare it with other encoders"
             )
     if not (workdir / "vae").exists():
-        shutil.copytree(dataset.path / "vae", workdir / "vae")
+        partial = workdir / ".vae.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(dataset.path / "vae", partial)
+        partial.rename(workdir / "vae")
     check_vae(dataset, sha256_of_folder(workdir / "vae"))
     batches = packed_batches(
         dataset,
@@ -117,7 +121,9 @@ def vae_job(
         mean = jnp.asarray(start.model.latent_mean)
         square = mean**2 + jnp.asarray(start.model.latent_std) ** 2
         moments = {"mean": mean, "square": square}
-        return create(start.params, cfg.step.optim, moments)
+        # Copies: the loop donates its state, and `start` stays the caller's.
+        params = jax.tree.map(jnp.copy, start.params)
+        return create(params, cfg.step.optim, moments)
 
     return Job(
         settings={"kind": "vae", **to_dict(cfg)},

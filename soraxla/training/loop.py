@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,18 @@ class LoopSettings:
     checkpoint_every: int = 1000
     preview_every: int = 0
     keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("steps", 1),
+            ("checkpoint_every", 1),
+            ("preview_every", 0),
+            ("keep", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"loop.{name} is {getattr(self, name)}, expected at least {least}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,41 +78,46 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
         ValueError: `workdir` holds another configuration or a damaged checkpoint.
         FloatingPointError: no finite gradient for 20 steps in a row.
     """
-    # ---- Restore -----------------------------------------------------------------
     write_settings(workdir, job.settings)
-    checkpoints = Checkpoints(workdir, keep=loop.keep)
-    batches: Any = iter(job.batches)
-    if checkpoints.latest() is None:
-        state = job.init()
-    else:
-        state, plan = checkpoints.restore(jax.eval_shape(job.init))
-        batches.set_state(plan)
-    first = int(state.step)
+    with ExitStack() as stack:
+        sigterm = stack.enter_context(_SigtermFlag())
+        # ---- Restore -------------------------------------------------------------
+        checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=loop.keep)))
+        batches: Any = iter(job.batches)
+        if checkpoints.latest() is None:
+            state = job.init()
+        else:
+            state, plan = checkpoints.restore(jax.eval_shape(job.init))
+            batches.set_state(plan)
+        first = int(state.step)
 
-    # ---- Loop --------------------------------------------------------------------
-    step_fn = jit(job.step, donate_argnums=0)
-    log = MetricsLog(workdir, first_step=first, steps=loop.steps, unit=job.unit)
-    pending: tuple[int, Metrics, int] | None = None
-    with _SigtermFlag() as sigterm:
-        try:
-            for step in range(first + 1, loop.steps + 1):
-                batch = next(batches)
-                state, metrics = step_fn(state, batch)
-                # The numbers of the step before: reading this one's would wait for it.
-                _write(log, pending)
-                pending = (step, metrics, job.units(batch))
-                if sigterm.seen or step % loop.checkpoint_every == 0:
-                    checkpoints.save(step, state, batches.get_state())
-                    log.flush()
-                if loop.preview_every and step % loop.preview_every == 0:
-                    _preview(job, state, workdir, step)
-                if sigterm.seen:
-                    break
+        # ---- Loop ----------------------------------------------------------------
+        step_fn = jit(job.step, donate_argnums=0)
+        log = stack.enter_context(
+            closing(
+                MetricsLog(workdir, first_step=first, steps=loop.steps, unit=job.unit)
+            )
+        )
+        pending: tuple[int, Metrics, int] | None = None
+        for step in range(first + 1, loop.steps + 1):
+            batch = next(batches)
+            state, metrics = step_fn(state, batch)
+            # The numbers of the step before: reading this one's would wait for it.
             _write(log, pending)
-            checkpoints.save(int(state.step), state, batches.get_state())
-        finally:
-            log.close()
-            checkpoints.close()
+            pending = (step, metrics, job.units(batch))
+            if sigterm.seen or step % loop.checkpoint_every == 0:
+                # A run resumed from here writes only the steps after this one.
+                _write(log, pending)
+                pending = None
+                log.flush()
+                checkpoints.save(step, state, batches.get_state())
+            if loop.preview_every and step % loop.preview_every == 0:
+                _preview(job, state, workdir, step)
+            if sigterm.seen:
+                break
+        _write(log, pending)
+        log.flush()
+        checkpoints.save(int(state.step), state, batches.get_state())
     return state
 
 
@@ -111,8 +129,8 @@ def _write(log: MetricsLog, pending: tuple[int, Metrics, int] | None) -> None:
     log.write(step, metrics, units)
     if metrics["skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
         raise FloatingPointError(
-            f"step {step}: no finite gradient for {MAX_SKIPPED_IN_A_ROW} steps in a row; "
-            "lower optim.learning_rate, or go on from an earlier checkpoint"
+            f"step {step}: no finite gradient for {MAX_SKIPPED_IN_A_ROW} steps in a "
+            "row; lower optim.learning_rate, or go on from an earlier checkpoint"
         )
 
 

@@ -1,6 +1,7 @@
 """Numbers of a run: a progress line, JSON lines and TensorBoard scalars."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ class MetricsLog:
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= first_step]
-            self._path.write_text("".join(x + "\n" for x in kept), encoding="utf-8")
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(x + "\n" for x in kept), encoding="utf-8")
+            temporary.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), write_to_disk=True)
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + 1
+        )
         self._unit = unit
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", mininterval=1, leave=True
@@ -34,7 +39,9 @@ class MetricsLog:
         self._last = now
         self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
         record = {"step": step, f"{self._unit}_per_second": rate, **metrics}
-        self._file.write(json.dumps(record) + "\n")
+        # JSON has no NaN; a skipped step's loss is null.
+        finite = {k: v if math.isfinite(v) else None for k, v in record.items()}
+        self._file.write(json.dumps(finite) + "\n")
         for name, value in record.items():
             if name != "step":
                 self._board.add_scalar(name, value, step)
@@ -55,9 +62,9 @@ class MetricsLog:
         self._bar.close()
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> float | int:
     """The record's step; a line cut short by a kill counts as never written."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")

@@ -48,7 +48,7 @@ def update(
     extra: PyTree,
     settings: OptimSettings,
 ) -> tuple[TrainState, Metrics]:
-    """The next state; only the step and the count move if loss or gradient is not finite.
+    """The next state; only step and counts move if loss or gradient is not finite.
 
     `extra` replaces `state.extra`.
     """

@@ -36,7 +36,7 @@ class DiTStep:
 
 @dataclass(frozen=True, kw_only=True)
 class VAEStep:
-    """What a step of the VAE depends on; the loss is L1 + kl_weight · KL, both means."""
+    """What a VAE step depends on; the loss is L1 + kl_weight · KL, both means."""
 
     model: vae.VAEConfig
     optim: OptimSettings = field(default_factory=OptimSettings)

@@ -1,0 +1,159 @@
+"""`soraxla generate` refuses what it cannot do, before it does anything."""
+
+import json
+import shutil
+
+import pytest
+
+from soraxla.cli.main import main
+from soraxla.video_io import probe, read_clip
+
+
+@pytest.fixture
+def refuse(refusal, tmp_path, checkpoint):
+    """A refused `generate`; a well-formed one but for the changes. Writes nothing."""
+
+    def run(**changes) -> str:
+        options = {
+            "checkpoint": checkpoint,
+            "prompt": "a red ball",
+            "size": "32x32",
+            "steps": 1,
+            "out": tmp_path / "out" / "a.mp4",
+        } | changes
+        (tmp_path / "out").mkdir(exist_ok=True)
+        before = sorted(tmp_path.rglob("*"))
+        line = refusal(
+            "generate",
+            *[
+                word
+                for name, value in options.items()
+                if value is not None
+                for word in (f"--{name.replace('_', '-')}", value)
+            ],
+        )
+        assert sorted(tmp_path.rglob("*")) == before, "something was written"
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"prompt": ""}, "--prompt: the prompt has 0 words"),
+        ({"prompt": " \n\t"}, "0 words"),
+        ({"prompt": "word " * 10_000}, "10000 words, expected 1 to 1000"),
+        ({"size": "large"}, "'large', expected WIDTHxHEIGHT"),
+        ({"size": "32"}, "expected WIDTHxHEIGHT"),
+        ({"size": "32x-32"}, "expected WIDTHxHEIGHT"),
+        ({"size": "8x32"}, "width is 8, expected 16 to 8192"),
+        ({"size": "32x0"}, "height is 0"),
+        ({"size": "32x1000000"}, "height is 1000000, expected 16 to 8192"),
+        ({"frames": 0}, "frames is 0"),
+        ({"frames": 10**9}, "frames is 1000000000"),
+        ({"seconds": -1}, "--seconds is -1.0"),
+        ({"seconds": "nan"}, "--seconds is nan"),
+        ({"seconds": 1, "fps": "inf"}, "--fps is inf"),
+        ({"fps": 0}, "fps is 0"),
+        ({"fps": "nan"}, "fps is nan"),
+        ({"steps": 0}, "steps is 0"),
+        ({"cfg_scale": "nan"}, "cfg_scale is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"solver": "huen"}, "did you mean 'heun'?"),
+    ],
+)
+def test_bad_requests(refuse, changes, text):
+    assert text in refuse(**changes)
+
+
+@pytest.mark.parametrize(
+    ("out", "changes", "text"),
+    [
+        ("out/a.mpx", {}, "unknown suffix '.mpx'"),
+        ("out", {}, "unknown suffix ''"),
+        ("missing/a.mp4", {}, "does not exist"),
+        ("out/a.png", {"frames": 5}, "a.png: a PNG holds one frame"),
+        ("out/a.gif", {"fps": 60}, "fps is 60"),
+        ("out/a.mp4", {"codec": "h266x"}, "unknown video encoder 'h266x'"),
+        ("out/a.gif", {"codec": "libx264"}, ".mp4 and .webm only"),
+        ("out/a.mp4", {"codec": "mpeg4", "size": "33x32"}, "use even sides"),
+    ],
+)
+def test_outputs_that_cannot_be_written(refuse, tmp_path, out, changes, text):
+    assert text in refuse(out=tmp_path / out, **changes)
+
+
+def test_an_output_below_a_file(refuse, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "does not exist" in refuse(out=tmp_path / "file" / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "prompts.txt: No such file"),
+        (b"", "holds no prompt"),
+        (b"\n \n", "holds no prompt"),
+        (b"a caf\xe9", "is not UTF-8 (byte 5)"),
+        (b"a ball\n" + b"word " * 2000, "prompts.txt line 2: the prompt has 2000"),
+        (b"a ball\na cube", "expected a name with {} for the number"),
+    ],
+)
+def test_bad_prompts_files(refuse, tmp_path, content, text):
+    file = tmp_path / "prompts.txt"
+    if content is not None:
+        file.write_bytes(content)
+    assert text in refuse(prompt=None, prompts_file=file)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def edit(part, **model):
+    def damage(folder):
+        file = folder / part / "config.json"
+        config = json.loads(file.read_text())
+        config["model"] |= model
+        file.write_text(json.dumps(config))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (shutil.rmtree, "no such folder"),
+        (lambda folder: shutil.rmtree(folder / "dit"), "config.json is missing"),
+        (lambda folder: shutil.rmtree(folder / "vae"), "config.json is missing"),
+        (lambda folder: cut(folder / "vae" / "config.json"), "damaged"),
+        (lambda folder: cut(folder / "vae" / "decoder.safetensors"), "copy it again"),
+        (lambda folder: cut(folder / "dit" / "block_001.safetensors"), "copy it again"),
+        (lambda folder: (folder / "dit" / "block_001.safetensors").unlink(), "missing"),
+        (edit("dit", width=96), "has shape"),
+        (edit("dit", layers=1), "unexpected tensors"),
+        (edit("dit", hight=3), "unknown setting 'model.hight'"),
+        (edit("vae", base_width=8), "has shape"),
+    ],
+)
+def test_bad_checkpoints(refuse, checkpoint, tmp_path, damage, text):
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    damage(folder)
+    assert text in refuse(checkpoint=folder)
+
+
+def test_an_odd_size_and_length_come_out_exactly(checkpoint, tmp_path):
+    """And another prompt beside it changes nothing."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\n\na blue cube\n")
+    options = ["--checkpoint", str(checkpoint), "--size", "33x21", "--frames", "6"]
+    options += ["--steps", "1", "--fps", "12"]
+    both = ["--prompts-file", str(prompts), "--out", str(tmp_path / "{}.mp4")]
+    assert main(["generate", *options, *both]) == 0
+    info = probe(tmp_path / "001.mp4")
+    assert (info.width, info.height, info.frames, info.fps) == (33, 21, 6, 12)
+    alone = ["--prompt", "a red ball", "--out", str(tmp_path / "alone.mp4")]
+    assert main(["generate", *options, *alone]) == 0
+    first, again = read_clip(tmp_path / "000.mp4"), read_clip(tmp_path / "alone.mp4")
+    assert abs(first.astype(int) - again).max() <= 2

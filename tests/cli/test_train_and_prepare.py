@@ -1,0 +1,145 @@
+"""What `train`, `prepare`, `export` and `demo` refuse, in one line and in time."""
+
+import json
+
+import pytest
+
+from soraxla.checkpoint import SETTINGS
+
+VAE = "configs/vae.py:debug"
+DIT = "configs/dit.py:debug"
+
+
+@pytest.fixture
+def refuse(refusal, tmp_path):
+    """A refused command; it must leave no file below `tmp_path`."""
+
+    def run(*arguments) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        line = refusal(*arguments)
+        assert sorted(tmp_path.rglob("*")) == before, "something was written"
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("config", "sets", "text"),
+    [
+        ("configs/dot.py", [], "no such configuration"),
+        ("README.md", [], "not a Python file"),
+        ("setup.cfg:", [], "no such configuration"),
+        ("soraxla/types.py", [], "cannot be used as a configuration"),
+        ("configs/dit.py:huge", [], "unknown DiT size 'huge': did you mean"),
+        ("configs/vae.py:huge", [], "unknown VAE size 'huge'"),
+        (VAE, ["loop.stpes=3"], "unknown 'stpes': did you mean 'steps'?"),
+        (VAE, ["lop.steps=3"], "unknown 'lop': did you mean 'loop'?"),
+        (VAE, ["loop.steps.most=3"], "unknown 'most'"),
+        (VAE, ["loop.steps"], "expected KEY=VALUE"),
+        (VAE, ["loop.steps=many"], "'loop.steps' is 'many', expected int"),
+        (VAE, ["loop={'steps': 3, 'evry': 1}"], "'loop.evry': did you mean"),
+        (VAE, ["kind='gan'"], "kind is 'gan', expected 'vae' or 'dit'"),
+    ],
+)
+def test_bad_configurations(refuse, media, tmp_path, config, sets, text):
+    options = [word for assignment in sets for word in ("--set", assignment)]
+    line = refuse(
+        "train", "--config", config, "--data", media, "--workdir", tmp_path / "run",
+        *options,
+    )  # fmt: skip
+    assert text in line
+
+
+def test_a_configuration_of_ones_own(refuse, media, tmp_path):
+    """An unknown key in the file itself is named, as is a file without sizes."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'kind': 'vae', 'stop': {'seed': 1}})\n"
+    )
+    options = ["--data", media, "--workdir", tmp_path / "run"]
+    line = refuse("train", "--config", file, *options)
+    assert "unknown setting 'stop': did you mean 'step'?" in line
+    assert "takes no size" in refuse("train", "--config", f"{file}:xs", *options)
+
+
+def test_bad_training_data(refuse, media, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for config, data, text in (
+        (VAE, tmp_path / "missing", "no such folder"),
+        (VAE, tmp_path / "empty", "no media"),
+        (DIT, tmp_path / "missing", "missing"),
+        (DIT, media, "dataset.json"),
+    ):
+        options = ["--data", data, "--workdir", tmp_path / "run"]
+        assert text in refuse("train", "--config", config, *options)
+
+
+def test_init_is_for_a_vae(refuse, media, other_vae, tmp_path):
+    options = ["--data", media, "--workdir", tmp_path / "run"]
+    line = refuse("train", "--config", DIT, "--init", other_vae, *options)
+    assert "--init fine-tunes a VAE" in line
+    line = refuse("train", "--config", VAE, "--init", tmp_path / "gone", *options)
+    assert "config.json is missing" in line
+
+
+def test_a_training_folder_below_a_file(refuse, media, tmp_path):
+    (tmp_path / "file").write_text("")
+    workdir = tmp_path / "file" / "run"
+    line = refuse("train", "--config", VAE, "--data", media, "--workdir", workdir)
+    assert "Not a directory" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"source": "missing"}, "missing"),
+        ({"source": "empty"}, "empty"),
+        ({"source": "corrupt"}, "cannot be used"),
+        ({"source": "outside"}, "captions.jsonl"),
+        ({"source": "tfds:no_such_dataset_here"}, "no_such_dataset_here"),
+        ({"vae": "missing"}, "config.json is missing"),
+        ({"text-encoder": "hasched"}, "did you mean 'hashed'?"),
+        ({"max-tokens": 0}, "max_tokens is 0"),
+        ({"max-bad": 2}, "max_bad is 2.0"),
+        ({"out": "corrupt"}, "is not empty and holds no dataset"),
+        ({"out": "corrupt/a.mp4"}, "is a file"),
+        ({"out": "corrupt/a.mp4/dataset"}, "Not a directory"),
+    ],
+)
+def test_bad_prepare(refusal, media, other_vae, tmp_path, options, text):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "corrupt").mkdir()
+    (tmp_path / "corrupt" / "a.mp4").write_bytes(b"not a film")
+    (tmp_path / "corrupt" / "a.txt").write_text("a caption")
+    (tmp_path / "outside").mkdir()
+    entry = json.dumps({"file": "../corrupt/a.mp4", "caption": "a caption"})
+    (tmp_path / "outside" / "captions.jsonl").write_text(entry)
+    given = {"source": media, "vae": other_vae, "out": tmp_path / "dataset"}
+    for name, value in options.items():
+        path = name in given and not str(value).startswith("tfds:")
+        given[name] = tmp_path / value if path else value
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    assert text in refusal("prepare", *words)
+    assert not (tmp_path / "dataset" / "dataset.json").exists()
+
+
+def test_bad_exports(refuse, checkpoint, tmp_path):
+    (tmp_path / "there").mkdir()
+    out = tmp_path / "out"
+    for source, target, text in (
+        (tmp_path / "missing", out, "not a training folder"),
+        (checkpoint, out, "not a training folder"),
+        (checkpoint, tmp_path / "there", "exists"),
+    ):
+        assert text in refuse("export", "--checkpoint", source, "--out", target)
+    (tmp_path / SETTINGS).write_text('{"kind":')
+    assert "damaged" in refuse("export", "--checkpoint", tmp_path, "--out", out)
+
+
+def test_a_demo_below_a_file(refuse, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refuse("demo", "--smoke", "--workdir", tmp_path / "file" / "demo")
+    assert "Not a directory" in line
+    assert "is a file" in refuse("demo", "--smoke", "--workdir", tmp_path / "file")

@@ -1,0 +1,277 @@
+"""The loop: resumed exactly, killed at any time, and clear about what is wrong."""
+
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from soraxla.checkpoint import SETTINGS, Checkpoints
+from soraxla.training.loop import LoopSettings, train
+from tests.data_pipelines.datasets import write_dataset
+from tests.training import toy
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(workdir, steps, *, job=None, every=4, **loop):
+    settings = LoopSettings(steps=steps, checkpoint_every=every, **loop)
+    return train(job or toy.job(), settings, workdir)
+
+
+def assert_same(one, other):
+    for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def records(workdir):
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").open(encoding="utf-8")]
+
+
+def steps_of(workdir):
+    return [record["step"] for record in records(workdir)]
+
+
+def saved_steps(workdir):
+    names = [p.name for p in (workdir / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(state, folder) of 11 steps without a stop."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run(folder, 11), folder
+
+
+# --- Exactly the same ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 4, 6])
+def test_k_steps_and_the_rest_are_all_steps(whole, tmp_path, k):
+    """Params, EMA, moments, counters and data: bit for bit; k on and off the grid."""
+    assert run(tmp_path, k).step == k
+    assert_same(run(tmp_path, 11), whole[0])
+    assert steps_of(tmp_path) == list(range(1, 12))
+    same = ("step", "loss", "grad_norm", "skipped", "skipped_in_a_row")
+    for one, other in zip(records(tmp_path), records(whole[1]), strict=True):
+        assert [one[name] for name in same] == [other[name] for name in same]
+
+
+def test_checkpoints_hold_the_state_of_their_step(whole, tmp_path):
+    """A later step, which reuses the state's memory, must not reach into a save."""
+    folder = tmp_path / "run"
+    run(folder, 11, every=1, keep=20)
+    assert saved_steps(folder) == list(range(1, 12))
+    for step in (3, 8):
+        newer = [s for s in saved_steps(folder) if s > step]
+        shutil.copytree(folder, tmp_path / f"back_{step}")
+        for s in newer:
+            shutil.rmtree(tmp_path / f"back_{step}" / "checkpoints" / str(s))
+        assert_same(run(tmp_path / f"back_{step}", 11), whole[0])
+
+
+def test_the_newest_checkpoints_are_kept_and_the_last_step_has_one(whole):
+    assert saved_steps(whole[1]) == [8, 11]
+
+
+def test_a_finished_run_started_again_changes_nothing(whole, tmp_path):
+    shutil.copytree(whole[1], tmp_path / "again")
+    assert_same(run(tmp_path / "again", 11), whole[0])
+    assert steps_of(tmp_path / "again") == list(range(1, 12))
+
+
+def test_what_a_kill_leaves_behind_is_cleared(whole, tmp_path):
+    """Half a checkpoint, records of steps to be done again, half a line."""
+    run(tmp_path, 8)
+    checkpoints = tmp_path / "checkpoints"
+    half = checkpoints / "12.orbax-checkpoint-tmp"
+    shutil.copytree(checkpoints / "8", half)
+    next(p for p in half.rglob("*") if p.is_file()).unlink()
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"step": 9, "loss": 0.0}) + '\n{"step": 10, "lo')
+    assert_same(run(tmp_path, 11), whole[0])
+    assert steps_of(tmp_path) == list(range(1, 12))
+    assert run(tmp_path, 12).step == 12  # over the half-written one
+    assert saved_steps(tmp_path)[-1] == 12
+
+
+def test_a_checkpoint_is_not_ahead_of_its_records(tmp_path):
+    """Killed right after a save, the run still has a record of every step."""
+    seen = []
+
+    class Killed(BaseException):
+        pass
+
+    def look():
+        seen.append(steps_of(tmp_path))
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, 11, job=toy.job(at={8: look}))
+    assert seen == [list(range(1, 9))]
+
+
+def script(folder, *arguments):
+    """`killed_run.py`, compiled quickly and once for all its processes."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    start = [sys.executable, "-m", "tests.training.killed_run"]
+    return subprocess.run(
+        [*start, str(folder / "data"), str(folder / "run"), *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_killed_training_ends_like_one_never_killed(tmp_path):
+    """The transformer on packed batches, stopped and killed at random steps."""
+    write_dataset(tmp_path / "data")
+    stops = random.randint(2, 9), random.randint(2, 12)
+    died = script(tmp_path, 24, "die", *stops)
+    assert died.returncode == -signal.SIGKILL, (stops, died.stderr[-3000:])
+    done = script(tmp_path, 24, "compare", tmp_path / "never_killed")
+    assert done.returncode == 0, (stops, done.stderr[-3000:])
+    assert done.stdout.split() == ["identical"], stops
+    assert steps_of(tmp_path / "run") == list(range(1, 25)), stops
+
+
+# --- Signals ----------------------------------------------------------------------
+
+
+def test_sigterm_saves_and_returns(whole, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+    state = run(tmp_path, 11, job=toy.job(at={5: stop}))
+    assert state.step == 6 and saved_steps(tmp_path)[-1] == 6
+    assert steps_of(tmp_path) == list(range(1, 7))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert_same(run(tmp_path, 11), whole[0])
+
+
+# --- Broken steps -----------------------------------------------------------------
+
+
+def test_nineteen_broken_steps_in_a_row_are_survived(tmp_path):
+    state = run(tmp_path, 25, job=toy.job(broken=range(3, 22)))
+    assert state.step == 25 and state.skipped == 19 and state.skipped_in_a_row == 0
+    broken = [record["step"] for record in records(tmp_path) if record["loss"] is None]
+    assert broken == list(range(4, 23))
+    text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert "NaN" not in text  # which is no JSON
+
+
+def test_twenty_broken_steps_in_a_row_stop_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="20 steps in a row") as error:
+        run(tmp_path, 60, job=toy.job(broken=range(3, 60)))
+    assert "\n" not in str(error.value) and "step 23" in str(error.value)
+    assert steps_of(tmp_path)[-1] == 23
+    assert 3 < saved_steps(tmp_path)[-1] <= 23
+
+
+# --- Bad input --------------------------------------------------------------------
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"step": {"rate": 0.1}}, r"step\.rate = 0\.05, not 0\.1"),
+        ({"seed": 1}, r"seed = None, not 1"),
+        ({"step": {}}, r"step\.rate = 0\.05, not None"),
+    ],
+)
+def test_a_folder_of_other_settings_is_refused(tmp_path, other, message):
+    run(tmp_path, 1)
+    before = (tmp_path / SETTINGS).read_bytes()
+    with pytest.raises(ValueError, match=message) as error:
+        run(tmp_path, 2, job=toy.job(settings=other))
+    one_line(error)
+    assert (tmp_path / SETTINGS).read_bytes() == before
+
+
+def test_loop_settings_may_change(tmp_path):
+    run(tmp_path, 1, job=toy.job(settings={"loop": {"steps": 1}}))
+    assert run(tmp_path, 2, job=toy.job(settings={"loop": {"steps": 2}})).step == 2
+    assert json.loads((tmp_path / SETTINGS).read_text())["loop"] == {"steps": 2}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"checkpoint_every": 0}, {"preview_every": -1}, {"keep": 0}],
+)
+def test_absurd_loop_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"loop.{next(iter(wrong))} is"):
+        LoopSettings(**{"steps": 1, **wrong})
+
+
+def truncate(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def remove_data(folder):
+    for path in (folder / "state").rglob("d/*"):
+        path.unlink()
+
+
+def remove_plan(folder):
+    shutil.rmtree(folder / "plan")
+
+
+@pytest.mark.parametrize("damage", [truncate, remove_data, remove_plan])
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
+    run(tmp_path, 2, every=1)
+    damage(tmp_path / "checkpoints" / "2")
+    with pytest.raises(ValueError, match=r"checkpoints/2: .*remove it") as error:
+        run(tmp_path, 3)
+    one_line(error)
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    assert run(tmp_path, 3).step == 3
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(tmp_path, 1)
+    with pytest.raises(ValueError, match="another configuration") as error:
+        run(tmp_path, 2, job=toy.job(width=200))
+    one_line(error)
+
+
+def test_a_folder_without_checkpoints_has_nothing_to_restore(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(ValueError, match="no whole checkpoint; train first") as error:
+        checkpoints.restore(jax.eval_shape(toy.init))
+    one_line(error)
+    checkpoints.close()
+
+
+# --- Previews ---------------------------------------------------------------------
+
+
+def test_previews_are_pictures_of_the_state_at_their_step(tmp_path):
+    def preview(state):
+        return Image.new("RGB", (10 + int(state.step), 4))
+
+    run(tmp_path, 5, job=toy.job(preview=preview), preview_every=2)
+    pictures = sorted((tmp_path / "previews").iterdir())
+    assert [Image.open(p).width for p in pictures] == [12, 14]

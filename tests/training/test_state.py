@@ -1,0 +1,117 @@
+"""What a gradient does to the state, and what a broken one does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soraxla.optim import OptimSettings, learning_rate
+from soraxla.training.state import create, update
+
+SETTINGS = OptimSettings(learning_rate=0.1, warmup_steps=1, ema_decay=0.5)
+PARAMS = {"w": jnp.asarray([1.0, -2.0]), "b": jnp.asarray([0.5])}
+GRADS = {"w": jnp.asarray([0.3, 0.1]), "b": jnp.asarray([-0.2])}
+
+
+def step(state, *, loss=1.0, grads=GRADS, extra=None, settings=SETTINGS):
+    extra = {"seen": jnp.ones(2)} if extra is None else extra
+    return update(state, jnp.asarray(loss), grads, extra, settings)
+
+
+@pytest.fixture
+def state():
+    fresh = create(PARAMS, SETTINGS, {"seen": jnp.zeros(2)})
+    return step(step(fresh)[0])[0]  # moments are no longer 0
+
+
+def same(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def test_a_new_state_holds_every_buffer_once():
+    """A donated state must not: the second donation of a buffer is an error."""
+    fresh = create(PARAMS, SETTINGS, {})
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(fresh)]
+    assert len(set(buffers)) == len(buffers)
+    assert same(fresh.ema, fresh.params)
+
+
+def test_a_finite_step_moves_everything(state):
+    after, metrics = step(state, extra={"seen": jnp.full(2, 7.0)})
+    for name in ("params", "ema", "opt", "extra"):
+        assert not same(getattr(state, name), getattr(after, name)), name
+    assert after.step == state.step + 1 == 3
+    assert after.skipped == after.skipped_in_a_row == 0
+    assert metrics["loss"] == 1.0
+    norm = np.sqrt(0.3**2 + 0.1**2 + 0.2**2)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-6)
+
+
+BROKEN = {
+    "loss": {"loss": np.nan},
+    "infinite loss": {"loss": np.inf},
+    "gradient": {"grads": {**GRADS, "b": jnp.asarray([np.nan])}},
+    "infinite gradient": {"grads": {**GRADS, "w": jnp.asarray([0.0, np.inf])}},
+    "norm": {"grads": {**GRADS, "w": jnp.full(2, 3e38)}},  # its square overflows
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+def test_a_step_that_is_not_finite_changes_nothing_but_counters(state, broken):
+    after, metrics = step(state, extra={"seen": jnp.full(2, np.nan)}, **broken)
+    for name in ("params", "ema", "opt", "extra"):
+        assert same(getattr(state, name), getattr(after, name)), name
+    assert after.step == state.step + 1
+    assert after.skipped == after.skipped_in_a_row == 1
+    assert metrics["skipped"] == metrics["skipped_in_a_row"] == 1
+    again, _ = step(after, **broken)
+    assert again.skipped == again.skipped_in_a_row == 2
+    # It recovers, as if the broken steps had never been.
+    healed, _ = step(again)
+    expected, _ = step(state)
+    assert same(healed.params, expected.params) and same(healed.opt, expected.opt)
+    assert healed.skipped == 2 and healed.skipped_in_a_row == 0
+
+
+def test_the_average_starts_quickly_and_ends_at_its_decay():
+    """Decay (1+k)/(10+k) at step k, never over the limit."""
+    fresh = create(PARAMS, SETTINGS, {"seen": jnp.zeros(2)})
+    for k, decay in ((0, 1 / 10), (1, 2 / 11), (100, 0.5)):
+        state = fresh._replace(step=jnp.asarray(k, jnp.int32))
+        state = state._replace(ema=jax.tree.map(lambda a: a + 1.0, state.ema))
+        after, _ = step(state)
+        for average, old, new in zip(
+            *map(jax.tree.leaves, (after.ema, state.ema, after.params)), strict=True
+        ):
+            expected = decay * old + (1 - decay) * new
+            np.testing.assert_allclose(average, expected, rtol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_global_norm(state):
+    """Beyond the limit only the direction counts."""
+    large, larger = (jax.tree.map(lambda g, k=k: k * g, GRADS) for k in (100.0, 1e4))
+    one, _ = step(state, grads=large)
+    other, metrics = step(state, grads=larger)
+    for a, b in zip(*map(jax.tree.leaves, (one.opt, other.opt)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert metrics["grad_norm"] > 1e3  # what is reported is not clipped
+    small, _ = step(state, grads=jax.tree.map(lambda g: g / 2.0, GRADS))
+    plain, _ = step(state)
+    assert not same(small.opt, plain.opt)
+
+
+def test_the_rate_warms_up_then_stays_or_decays_to_nothing():
+    constant = learning_rate(OptimSettings(learning_rate=2.0, warmup_steps=4))
+    np.testing.assert_allclose(
+        [constant(k) for k in (0, 1, 4, 5, 1000)], [0.0, 0.5, 2.0, 2.0, 2.0]
+    )
+    cosine = learning_rate(
+        OptimSettings(learning_rate=2.0, warmup_steps=4, decay_steps=12)
+    )
+    np.testing.assert_allclose(
+        [cosine(k) for k in (0, 2, 4, 8, 12, 20)], [0, 1, 2, 1, 0, 0], atol=1e-6
+    )
+    with pytest.raises(ValueError, match="decay_steps is 4, expected more") as error:
+        learning_rate(OptimSettings(warmup_steps=4, decay_steps=4))
+    assert "\n" not in str(error.value)

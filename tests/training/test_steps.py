@@ -1,0 +1,214 @@
+"""One step of each model: what the loss is, and what it does not depend on."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soraxla.diffusion.loss import packed_mse
+from soraxla.diffusion.process import Process, Purpose, noise, sample_keys, token_times
+from soraxla.diffusion.schedule import sample_times
+from soraxla.models import vae
+from soraxla.models.config import dit_config
+from soraxla.models.vae import VAEConfig
+from soraxla.optim import OptimSettings
+from soraxla.packing import PackSpec, Segment, pack
+from soraxla.patching import positions
+from soraxla.training.steps import (
+    DiTStep,
+    VAEStep,
+    dit_init,
+    dit_step,
+    latent_statistics,
+    vae_init,
+    vae_step,
+)
+from soraxla.types import LatentGrid
+from tests.tiny import quick
+
+FAST = OptimSettings(learning_rate=3e-3, warmup_steps=1)
+DIT = DiTStep(
+    model=dit_config("debug", latent_channels=2, text_width=6, dtype="float32"),
+    optim=FAST,
+    seed=3,
+)
+VAE = VAEStep(
+    model=VAEConfig(
+        base_width=4,
+        latent_channels=3,
+        multipliers=(1, 2),
+        res_blocks=1,
+        temporal_down=(True,),
+        dtype="float32",
+    ),
+    optim=FAST,
+)
+SPEC = PackSpec(row_length=32, text_length=12, max_segments=4)
+
+
+def clip(seed, grid, draw):
+    rng = np.random.default_rng(seed)
+    place = positions(LatentGrid(t=grid[0], h=grid[1], w=grid[2]), (1, 2, 2), 24.0)
+    return Segment(
+        tokens=rng.normal(size=(len(place), 8)).astype(np.float32),
+        positions=place,
+        text=rng.normal(size=(1 + seed, 6)).astype(np.float32),
+        draw=draw,
+        shift=1.0 + seed,
+    )
+
+
+A, B, C = clip(0, (1, 4, 6), 11), clip(1, (3, 4, 4), 7), clip(2, (2, 4, 4), 1 << 31)
+
+
+def rows(*segments):
+    return pack(segments, SPEC)
+
+
+# --- The transformer --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    return quick(lambda: dit_init(DIT))()
+
+
+@pytest.fixture(scope="module")
+def state(fresh):
+    """Weights of which none is 0, so that every input shows in the loss."""
+    rng = np.random.default_rng(0)
+
+    def moved(a):
+        return a + jnp.asarray(0.1 * rng.normal(size=a.shape), a.dtype)
+
+    return fresh._replace(params=jax.tree.map(moved, fresh.params))
+
+
+@pytest.fixture(scope="module")
+def step():
+    return quick(functools.partial(dit_step, cfg=DIT))
+
+
+@pytest.fixture(scope="module")
+def loss_of(step, state):
+    return lambda batch: float(step(state, batch)[1]["loss"])
+
+
+def test_the_first_loss_is_the_zero_predictors(fresh, step):
+    """mean (ε − x0)², written out from the draws alone."""
+    batch = rows([A, B], [C])
+    keys = sample_keys(DIT.seed, Purpose.TIME, batch.draw)
+    t_BL = token_times(sample_times(keys, batch.shift), batch.segment_ids)
+    eps = noise(DIT.seed, batch.draw, batch.segment_ids, batch.token_index, 8)
+    target = Process().target(batch.latents, eps, t_BL)
+    total, weight = packed_mse(jnp.zeros_like(target), target, batch)
+    _, metrics = step(fresh, batch)
+    np.testing.assert_allclose(metrics["loss"], total / weight, rtol=1e-6)
+    assert 1.0 < metrics["loss"] < 3.0
+
+
+def test_the_loss_does_not_depend_on_how_clips_are_packed(loss_of):
+    """Same draws, same noise and times, in any row and place."""
+    expected = loss_of(rows([A, B], [C]))
+    for other in ([[C], [A, B]], [[B, A], [C]], [[A], [C, B]], [[C, A], [B]]):
+        np.testing.assert_allclose(loss_of(rows(*other)), expected, rtol=1e-6)
+
+
+def test_a_draw_has_its_noise_and_time_whatever_the_step(step, state):
+    batch = rows([A, B], [C])
+    later = state._replace(step=jnp.asarray(1234, jnp.int32))
+    assert step(state, batch)[1]["loss"] == step(later, batch)[1]["loss"]
+
+
+def test_another_draw_has_other_noise(loss_of):
+    """Another visit to the same clip; the loss differs by its noise and time."""
+    again = replace(A, draw=12)
+    one = loss_of(rows([A, B], [C]))
+    assert abs(loss_of(rows([again, B], [C])) - one) > 1e-3
+
+
+def test_what_stands_at_padding_changes_nothing(step, state):
+    batch = rows([A, B], [C])
+    padding = batch.segment_ids == 0
+    text_padding = batch.text_segment_ids == 0
+    assert padding.any() and text_padding.any()
+    junk = batch._replace(
+        latents=np.where(padding[:, :, None], np.float32(1e3), batch.latents),
+        positions=np.where(padding[:, :, None], np.float32(99), batch.positions),
+        text=np.where(text_padding[:, :, None], np.float32(1e3), batch.text),
+    )
+    clean, dirty = (step(state, b)[0].params for b in (batch, junk))
+    for a, b in zip(*map(jax.tree.leaves, (clean, dirty)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_transformer_learns_a_batch_by_heart(fresh, step):
+    batch, state, losses = rows([A, B], [C]), fresh, []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert state.step == 30 and state.skipped == 0
+
+
+# --- The autoencoder --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vae_state():
+    return quick(lambda: vae_init(VAE))()
+
+
+@pytest.fixture(scope="module")
+def train_vae():
+    return quick(functools.partial(vae_step, cfg=VAE))
+
+
+@pytest.fixture(scope="module")
+def windows():
+    """Smooth pictures that move, uint8."""
+    t, y, x = np.mgrid[0:5, 0:16, 0:16] / 16.0
+    waves = [np.sin(6.0 * (x + k * t)) * np.cos(5.0 * y * (k + 1)) for k in range(3)]
+    video = np.round(127.5 * (1.0 + np.stack(waves, axis=-1))).astype(np.uint8)
+    return {"video": np.stack([video, 255 - video])}
+
+
+def test_the_autoencoder_learns_a_batch(vae_state, train_vae, windows):
+    state, seen = vae_state, []
+    for _ in range(12):
+        state, metrics = train_vae(state, windows)
+        seen.append(metrics)
+    assert seen[-1]["l1"] < 0.8 * seen[0]["l1"]
+    assert seen[-1]["psnr"] > seen[0]["psnr"]
+    assert state.skipped == 0
+    assert set(metrics) >= {"loss", "l1", "kl", "psnr", "grad_norm"}
+    loss = metrics["l1"] + VAE.kl_weight * metrics["kl"]
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+
+
+def test_posterior_noise_changes_with_the_step(vae_state, train_vae, windows):
+    later = vae_state._replace(step=jnp.asarray(1, jnp.int32))
+    one, same, other = (
+        float(train_vae(s, windows)[1]["l1"]) for s in (vae_state, vae_state, later)
+    )
+    assert one == same != other
+
+
+def test_latent_statistics_are_means_over_the_steps(vae_state, train_vae, windows):
+    """At first a plain mean over steps, of the moments over all positions."""
+    encode = quick(lambda p, v: vae.encode(p, VAE.model, v)[0])
+    video = windows["video"].astype(np.float32) / 127.5 - 1.0
+    state, moments = vae_state, []
+    for _ in range(3):
+        mean = np.asarray(encode(state.params, video), np.float64)
+        axes = (0, 1, 2, 3)
+        moments.append((mean.mean(axes), (mean**2).mean(axes)))
+        state, _ = train_vae(state, windows)
+    first, second = (np.mean(m, axis=0) for m in zip(*moments, strict=True))
+    mean, std = latent_statistics(state.extra)
+    np.testing.assert_allclose(mean, first, atol=1e-5)
+    np.testing.assert_allclose(std, np.sqrt(second - first**2), rtol=1e-3)
+    assert isinstance(mean, tuple) and all(type(x) is float for x in (*mean, *std))

@@ -1,0 +1,67 @@
+"""The smallest job there is, for tests of the loop alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soraxla.optim import OptimSettings
+from soraxla.training.loop import Job
+from soraxla.training.state import create, update
+
+OPTIM = OptimSettings(learning_rate=0.05, warmup_steps=2)
+WIDTH = 300
+
+
+class Batches:
+    """Random vectors numbered from 0; those in `broken` hold a NaN.
+
+    `at` maps a number to what is called when that batch is drawn.
+    """
+
+    def __init__(self, *, broken=(), at=None):
+        self.broken, self.at, self.number = set(broken), at or {}, 0
+
+    def __iter__(self):
+        return Batches(broken=self.broken, at=self.at)
+
+    def __next__(self):
+        self.at.get(self.number, lambda: None)()
+        x = np.random.default_rng(self.number).normal(size=WIDTH).astype(np.float32)
+        if self.number in self.broken:
+            x[0] = np.nan
+        self.number += 1
+        return x
+
+    def get_state(self):
+        return {"number": self.number}
+
+    def set_state(self, state):
+        self.number = state["number"]
+
+
+def init(width=WIDTH):
+    zeros = jnp.zeros(width)
+    return create({"layer": {"w": zeros}}, OPTIM, {"sum": jnp.zeros(width)})
+
+
+def step(state, x):
+    def loss_fn(params):
+        return jnp.mean(jnp.square(params["layer"]["w"] - x))
+
+    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    extra = {"sum": state.extra["sum"] + x}
+    return update(state, loss, grads, extra, OPTIM)
+
+
+def job(*, settings=None, width=WIDTH, preview=None, **batches):
+    return Job(
+        settings={"kind": "toy", "step": {"rate": 0.05}, **(settings or {})},
+        init=functools.partial(init, width),
+        step=step,
+        batches=Batches(**batches),
+        unit="numbers",
+        units=len,
+        preview=preview,
+    )
