@@ -26,6 +26,7 @@ setup(
         "grain>=0.2.15",
         "array-record>=0.8",
         "ml-collections>=1.1",
+        "absl-py>=2.0",
         "tensorflow-datasets>=4.9.10",
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it undeclared
         "numpy>=2.0",

@@ -15,7 +15,7 @@ from soraxla.compiler import jit
 from soraxla.models import vae
 from soraxla.models.vae import VAEConfig
 
-CHUNK = 2048  # latent positions, h·w·t: 41 frames of 128×96 pixels
+CHUNK = 1728  # latent positions, h·w·t: 33 frames of 128×96 pixels
 
 
 def encode_clip(

@@ -26,11 +26,17 @@ def random_like(tree, seed=0):
     """No leaf left at the 0 or 1 it starts from, so that nothing is invisible."""
     rng = np.random.default_rng(seed)
 
-    def leaf(a):
-        scale = np.prod(a.shape[:-1]) ** -0.5 if len(a.shape) > 1 else 0.5
-        return jnp.asarray(scale * rng.normal(size=a.shape), jnp.float32)
+    def leaf(path, a):
+        noise = rng.normal(size=a.shape)
+        if jax.tree_util.keystr(path[-1:], simple=True) == "scale":
+            value = 1.0 + 0.2 * noise
+        elif len(a.shape) > 1:
+            value = 1.5 * np.prod(a.shape[:-1]) ** -0.5 * noise
+        else:
+            value = 0.2 * noise
+        return jnp.asarray(value, jnp.float32)
 
-    return jax.tree.map(leaf, tree)
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def vae_params(cfg=VAE):

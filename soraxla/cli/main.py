@@ -34,6 +34,10 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; a user's mistake is one line on stderr and exit status 2."""
     args = parser().parse_args(argv)
+    from absl import logging
+
+    # Orbax logs at length what it then raises, and what it raises becomes our line.
+    logging.set_verbosity(logging.FATAL)
     try:
         import_module(f"soraxla.cli.{args.verb}").run(args)
     except (ValueError, OSError, FloatingPointError) as error:

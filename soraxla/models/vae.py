@@ -194,6 +194,7 @@ def encode_chunk(
     check_clip(cfg, *video.shape[1:4], first=past is None)
     stream = Stream(past)
     moments = Encoder(cfg).apply({"params": params["encoder"]}, video, stream)
+    assert isinstance(moments, jax.Array)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(logvar, -30.0, 20.0), stream.future
 

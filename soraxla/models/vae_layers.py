@@ -151,7 +151,7 @@ class HalvingConv(nn.Module):
         kernel = rearrange(kernel, "1 (h p) (w q) i o -> 1 h w (p q i) o", p=2, q=2)
         x = rearrange(x, "b t (h p) (w q) c -> b t h w (p q c)", p=2, q=2)
         y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
+            jnp.asarray(x, self.dtype),
             kernel.astype(self.dtype),
             window_strides=(1, 1, 1),
             padding=((0, 0), (0, 1), (0, 1)),

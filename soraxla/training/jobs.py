@@ -14,6 +14,7 @@ from data_pipelines.packed import Dataset, check_vae, packed_batches
 from data_pipelines.windows import WindowDataset, WindowSpec
 from soraxla.compiler import jit
 from soraxla.diffusion.schedule import time_shift
+from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
 from soraxla.settings import to_dict
 from soraxla.training.loop import Job, LoopSettings
@@ -70,12 +71,6 @@ def dit_job(
                 f"{dataset.path}: has {found} {what}, the model expects {expected}; "
                 "set step.model to the dataset's, or prepare it with other encoders"
             )
-    if not (workdir / "vae").exists():
-        partial = workdir / ".vae.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(dataset.path / "vae", partial)
-        partial.rename(workdir / "vae")
-    check_vae(dataset, sha256_of_folder(workdir / "vae"))
     batches = packed_batches(
         dataset,
         cfg.pack,
@@ -84,6 +79,13 @@ def dit_job(
         shift=functools.partial(time_shift, model.shift),
         rope_fps=model.rope_fps,
     )
+    # Last, so that a refused start leaves nothing behind.
+    if not (workdir / "vae").exists():
+        partial = workdir / ".vae.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(dataset.path / "vae", partial)
+        partial.rename(workdir / "vae")
+    check_vae(dataset, sha256_of_folder(workdir / "vae"))
     return Job(
         settings={
             "kind": "dit",
@@ -115,6 +117,11 @@ def vae_job(
         ValueError: no media, none large enough, or `start` has other widths.
     """
     files = media_files(media)
+    if start is not None and _widths(start.model) != _widths(cfg.step.model):
+        raise ValueError(
+            f"the VAE to start from has widths {_widths(start.model)}, the "
+            f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
+        )
 
     def fine_tuned() -> TrainState:
         assert start is not None
@@ -133,6 +140,16 @@ def vae_job(
         unit="px",
         units=lambda batch: batch["video"].size // 3,
         preview=preview,
+    )
+
+
+def _widths(model: VAEConfig) -> tuple:
+    return (
+        model.base_width,
+        model.latent_channels,
+        model.multipliers,
+        model.res_blocks,
+        model.temporal_down,
     )
 
 

@@ -26,7 +26,9 @@ def refusal(capsys):
             status = stop.code
         out, err = capsys.readouterr()
         assert status == 2, out + err
-        lines = [line for line in err.splitlines() if line and "%|" not in line]  # bars
+        lines = [
+            line for line in err.splitlines() if line.strip() and "%|" not in line
+        ]  # bars
         assert len(lines) == 1 and lines[0].startswith("soraxla"), err
         return lines[0]
 

@@ -1,0 +1,51 @@
+"""The TPU compiler takes what we train and decode with; no TPU is needed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("libtpu")
+
+TOPOLOGY = "v5e:2x2"
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Memory of each program, compiled in a process of its own.
+
+    libtpu prints on its own and must not find itself in a process with eight fake CPU
+    devices.
+    """
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.tpu_programs", TOPOLOGY],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("program", ["train_step", "vae_decode"])
+def test_the_program_compiles_and_its_memory_is_known(compiled, program):
+    memory = compiled[program]
+    assert memory["arguments"] > 0 and memory["output"] > 0
+    # The small programs fit a v5e, 16 GB, with much room.
+    assert sum(memory.values()) < 1 << 30
+
+
+def test_the_state_is_donated(compiled):
+    """A step writes its state over the one it was given."""
+    step = compiled["train_step"]
+    assert step["aliased"] > 0.9 * step["output"]

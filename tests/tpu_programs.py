@@ -1,0 +1,84 @@
+"""Compiles the `debug` train step and VAE decode for a TPU topology, for
+`test_tpu_compile.py`; prints the memory of each as one line of JSON."""
+
+import functools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from soraxla.models import vae
+from soraxla.models.config import dit_config
+from soraxla.models.vae import VAEConfig
+from soraxla.training.steps import DiTStep, dit_init, dit_step
+from soraxla.types import PackedBatch
+
+B, L, S, M = 1, 256, 4, 64
+
+
+def packed_batch(cfg):
+    """The shapes of a batch."""
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    ids = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+    return PackedBatch(
+        latents=shape((B, L, cfg.patch_dim)),
+        segment_ids=ids((B, L)),
+        token_index=ids((B, L)),
+        positions=shape((B, L, 3)),
+        known=jax.ShapeDtypeStruct((B, L), jnp.bool_),
+        text=shape((B, M, cfg.text_width)),
+        text_segment_ids=ids((B, M)),
+        draw=jax.ShapeDtypeStruct((B, S), jnp.uint32),
+        shift=shape((B, S)),
+    )
+
+
+def programs():
+    """Name → (function, shapes of its arguments, what is donated)."""
+    step = DiTStep(model=dit_config("debug"))
+    state = jax.eval_shape(lambda: dit_init(step))
+    train = functools.partial(dit_step, cfg=step)
+
+    # The compiler's time goes with the number of layers and the size of a frame.
+    cfg = VAEConfig(base_width=16, res_blocks=1)
+    params = jax.eval_shape(lambda: vae.init(jax.random.key(0), cfg))
+    latents = jax.ShapeDtypeStruct((1, 2, 2, 2, cfg.latent_channels), jnp.float32)
+
+    def decode(params, latents):
+        return vae.decode(params, cfg, latents)
+
+    return {
+        "train_step": (train, (state, packed_batch(step.model)), (0,)),
+        "vae_decode": (decode, (params, latents), ()),
+    }
+
+
+def main(topology):
+    devices = topologies.get_topology_desc(
+        platform="tpu", topology_name=topology
+    ).devices
+    sharding = SingleDeviceSharding(devices[0])
+
+    def placed(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    memory = {}
+    for name, (function, shapes, donated) in programs().items():
+        # Not soraxla.compiler.jit: its options are those of this process's backend.
+        jitted = jax.jit(function, donate_argnums=donated)
+        arguments = jax.tree.map(placed, shapes)
+        analysis = jitted.lower(*arguments).compile().memory_analysis()
+        memory[name] = {
+            "arguments": analysis.argument_size_in_bytes,
+            "output": analysis.output_size_in_bytes,
+            "temporary": analysis.temp_size_in_bytes,
+            "aliased": analysis.alias_size_in_bytes,
+        }
+    print(json.dumps(memory))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
