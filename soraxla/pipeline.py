@@ -304,6 +304,11 @@ def assemble(loaded: Loaded, vae: Loaded) -> Pipeline:
                 f"the transformer expects {expected} {what}, its partner has {found}; "
                 "use the ones it was trained with"
             )
+    if not vae.model.latent_mean:
+        raise ValueError(
+            "the VAE has no latent statistics, so its latents cannot be normalised; "
+            "train it, or use the one the transformer was trained with"
+        )
     process = build(Process, loaded.config["process"], "process.")
     return Pipeline(dit=loaded, vae=vae, process=process, text_encoder=encoder)
 

@@ -142,7 +142,9 @@ def test_models_that_do_not_fit_together_are_refused():
     small = dataclasses.replace(
         vae.model, latent_channels=2, latent_mean=(), latent_std=()
     )
+    bare = dataclasses.replace(vae.model, latent_mean=(), latent_std=())
     for loaded, other, message in (
+        (dit, dataclasses.replace(vae, model=bare), "VAE has no latent statistics"),
         (
             dit,
             dataclasses.replace(vae, model=small),

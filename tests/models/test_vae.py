@@ -259,9 +259,9 @@ def test_the_halving_convolution_is_a_strided_one_padded_right_and_bottom(size):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_time_convolution_is_a_convolution(stride):
     x = np.random.default_rng(0).normal(size=(2, 7, 2, 3, 4)).astype(np.float32)
-    module = TimeConv(5, "float32", stride=stride)
+    module = TimeConv(8, "float32", stride=stride)
     variables = with_vae_params(module, x)
-    kernel = variables["params"]["kernel"].reshape(3, 1, 1, 4, 5)
+    kernel = variables["params"]["kernel"].reshape(3, 1, 1, 4, 8)
     expected = conv_nd(x, kernel, (stride, 1, 1), [(0, 0)] * 3)
     expected = expected + variables["params"]["bias"].reshape(1, 1, 1, 1, -1)
     np.testing.assert_allclose(module.apply(variables, x), expected, atol=2e-6)
@@ -323,6 +323,23 @@ def test_normalise_and_denormalise_are_inverse():
     np.testing.assert_allclose(there[..., 1], (z[..., 1] + 1.0) / 2.0, atol=1e-6)
     with pytest.raises(ValueError, match="no latent statistics"):
         vae.normalise(replace(CFG, latent_mean=(), latent_std=()), z)
+
+
+def test_a_fresh_vae_treats_a_still_clip_as_it_does_a_picture():
+    picture = video(1, 16, 24)
+    still = np.repeat(picture, 9, axis=1)
+
+    @quick
+    def there_and_back(pixels):
+        params = vae.init(jax.random.key(0, impl="rbg"), SMALL)
+        return vae.decode_unclipped(params, SMALL, vae.encode(params, SMALL, pixels)[0])
+
+    expected = there_and_back(picture)
+    assert np.std(expected) > 0.05  # something comes through
+    result = there_and_back(still)
+    np.testing.assert_allclose(
+        result, np.repeat(expected, 9, axis=1), rtol=0, atol=1e-5
+    )
 
 
 def test_fresh_weights_learn_everywhere_after_one_step():
