@@ -19,6 +19,8 @@ class DiTConfig:
         text_refiner_layers: self-attention blocks over a segment's text tokens.
         text_pad_to: the length to which prompts were padded, unmasked, in training, or
             None when the model attends to real tokens only.
+        position_embed: add an embedding of a token's absolute place beside RoPE, which
+            only tells distances (as NaViT does, arXiv 2307.06304); off in Wan.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
         shift: the time shift rule, "auto" (by clip size) or one number for all clips.
         dtype: of activations and matrix products; parameters are always fp32.
@@ -36,6 +38,7 @@ class DiTConfig:
     # each other, "a red ball on a blue box" and its swap differ by positions alone.
     text_refiner_layers: int = 1
     text_pad_to: int | None = None
+    position_embed: bool = True
     rope_fps: float = 16.0
     shift: float | Literal["auto"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -81,8 +84,14 @@ def _size(layers: int, width: int, heads: int, **settings: Any) -> DiTConfig:
 
 
 def _wan(layers: int, width: int, heads: int, mlp_width: int, **settings: Any):
-    text = {"text_width": 4096, "text_refiner_layers": 0, "text_pad_to": 512}
-    return _size(layers, width, heads, mlp_width=mlp_width, **text, **settings)
+    wan = {
+        "mlp_width": mlp_width,
+        "text_width": 4096,
+        "text_refiner_layers": 0,
+        "text_pad_to": 512,
+        "position_embed": False,
+    }
+    return _size(layers, width, heads, **wan, **settings)
 
 
 SIZES: dict[str, DiTConfig] = {

@@ -86,6 +86,15 @@ def time_features(t: Float[Array, "b r"]) -> Float[Array, "b r 256"]:
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
+def position_features(positions: Float[Array, "b l 3"]) -> Float[Array, "b l 96"]:
+    """[cos, sin] of each axis at 16 wavelengths from 2 patches up to 362, fp32."""
+    frequency = np.pi * 2.0 ** (-0.5 * np.arange(16))[None, None, None, :]
+    angle = jnp.asarray(positions, jnp.float32)[:, :, :, None]
+    angle = angle * jnp.asarray(frequency, jnp.float32)
+    features = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    return features.reshape(*positions.shape[:2], -1)
+
+
 class DiT(nn.Module):
     """The network; `init` and `apply` are its public face.
 
@@ -98,6 +107,8 @@ class DiT(nn.Module):
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         small = nn.initializers.normal(0.02)
         self.patch_embed = linear(cfg.width, dtype)
+        if cfg.position_embed:
+            self.position_embed = linear(cfg.width, dtype)
         self.known_embed = self.param(
             "known_embed", nn.initializers.zeros, (cfg.width,)
         )
@@ -136,6 +147,8 @@ class DiT(nn.Module):
         """Tokens (B,L,D), what blocks read beside them, and the time embedding."""
         cfg = self.cfg
         x = self.patch_embed(x)
+        if cfg.position_embed:
+            x = x + self.position_embed(position_features(batch.positions))
         known = batch.known[:, :, None] * self.known_embed[None, None, :]
         x = x + known.astype(x.dtype)
         rows = jnp.stack([t, known_t], axis=-1).reshape(t.shape[0], -1)

@@ -300,3 +300,15 @@ def test_sizes_are_those_they_are_named_after():
 def test_settings_that_make_no_model_are_refused(size, settings, message):
     with pytest.raises(ValueError, match=message):
         dit_config(size, **settings)
+
+
+@pytest.mark.parametrize("position_embed", [True, False])
+def test_only_the_position_embedding_tells_a_place_from_another(position_embed):
+    cfg = dataclasses.replace(CFG, position_embed=position_embed)
+    moved = {**A, "positions": A["positions"] + [3, 1, 2]}
+    here, there = (
+        run(random_params(cfg), cfg, *pack(clip))[0, : len(A["x"])]
+        for clip in (A, moved)
+    )
+    difference = np.max(np.abs(here - there))
+    assert difference > 0.1 if position_embed else difference < 1e-4

@@ -16,6 +16,7 @@ CFG = DiTConfig(
     text_width=6,
     text_refiner_layers=0,
     text_pad_to=9,
+    position_embed=False,
     dtype="float32",
 )
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraxla.optim import OptimSettings, learning_rate
+from soraxla.optim import OptimSettings, schedule
 from soraxla.training.state import create, update
 from soraxla.trees import named_leaves
 
@@ -106,16 +106,49 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 def test_the_rate_warms_up_then_stays_or_decays_to_nothing():
-    constant = learning_rate(OptimSettings(learning_rate=2.0, warmup_steps=4))
+    constant = schedule(OptimSettings(warmup_steps=4), 2.0)
     np.testing.assert_allclose(
         [constant(k) for k in (0, 1, 4, 5, 1000)], [0.0, 0.5, 2.0, 2.0, 2.0]
     )
-    cosine = learning_rate(
-        OptimSettings(learning_rate=2.0, warmup_steps=4, decay_steps=12)
-    )
+    cosine = schedule(OptimSettings(warmup_steps=4, decay_steps=12), 2.0)
     np.testing.assert_allclose(
         [cosine(k) for k in (0, 2, 4, 8, 12, 20)], [0, 1, 2, 1, 0, 0], atol=1e-6
     )
     with pytest.raises(ValueError, match="decay_steps is 4, expected more") as error:
-        learning_rate(OptimSettings(warmup_steps=4, decay_steps=4))
+        schedule(OptimSettings(warmup_steps=4, decay_steps=4), 2.0)
     assert "\n" not in str(error.value)
+
+
+def test_muon_turns_hidden_matrices_and_adamw_the_rest():
+    rng = np.random.default_rng(0)
+    shapes = {
+        ("blocks", "kernel"): (2, 24, 16),
+        ("conv", "kernel"): (3, 1, 1, 8, 16),
+        ("blocks", "table"): (2, 6, 16),
+        ("head", "kernel"): (16, 8),
+    }
+    params, grads = {}, {}
+    for (room, name), shape in shapes.items():
+        params.setdefault(room, {})[name] = jnp.zeros(shape)
+        # Singular values over two orders of magnitude, and layers of unlike size.
+        grad = rng.normal(size=shape) * np.logspace(-2, 0, shape[-1])
+        grads.setdefault(room, {})[name] = jnp.asarray(grad, jnp.float32)
+
+    def moved(**rates):
+        settings = OptimSettings(learning_rate=1e-3, warmup_steps=1, **rates)
+        state = create(params, settings, {})
+        for _ in range(2):  # the first has a rate of 0
+            state, _ = step(state, grads=grads, extra={}, settings=settings)
+        return state.params
+
+    adamw, muon = moved(), moved(muon_learning_rate=0.1)
+    for name in (("blocks", "kernel"), ("conv", "kernel")):
+        for matrix in np.reshape(muon[name[0]][name[1]], (-1, 24, 16)):
+            values = np.linalg.svd(matrix, compute_uv=False)
+            assert values.max() < 2.5 * values.min()
+            np.testing.assert_allclose(
+                np.sqrt(np.mean(np.square(matrix))), 0.2 * 0.1, rtol=0.2
+            )
+    for name in (("blocks", "table"), ("head", "kernel")):
+        size = np.abs(muon[name[0]][name[1]])
+        np.testing.assert_allclose(size, np.abs(adamw[name[0]][name[1]]), rtol=0.3)
