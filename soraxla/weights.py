@@ -11,22 +11,22 @@ import json
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jaxtyping import PyTree
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from tqdm import tqdm
 
 from soraxla.checkpoint import SETTINGS, Checkpoints, read_settings
 from soraxla.models import vae
 from soraxla.models.config import DiTConfig
 from soraxla.settings import build, to_dict
+from soraxla.tensors import SUFFIX, TensorFiles
 from soraxla.training.steps import (
     DiTStep,
     VAEStep,
@@ -49,34 +49,81 @@ _KEYS = {
 def save_folder(
     folder: Path, params: PyTree, config: dict[str, Any], *, dtype: str = "float32"
 ) -> None:
-    """Writes the folder under a temporary name, then renames it.
+    """Writes parameters and their config, by `write_folder`.
 
     Raises:
         ValueError: the folder exists, or `dtype` is unknown.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+    tensors = _unstack(params)
+    write_folder(
+        folder, tensors, lambda n: tensors[n].astype(DTYPES[dtype], copy=False), config
+    )
+
+
+def _unstack(params: PyTree) -> dict[str, np.ndarray]:
+    """Views of the parameters under the names they are stored by."""
+    named = {}
+    for top, leaf in named_leaves(jax.device_get(params)).items():
+        parts = leaf if is_stacked(top) else leaf[None]
+        named |= zip(unstacked(top, leaf.shape), parts, strict=True)
+    return named
+
+
+def write_folder(
+    folder: Path,
+    names: Iterable[str],
+    read: Callable[[str], np.ndarray],
+    config: dict[str, Any],
+) -> None:
+    """Writes the folder under a temporary name, then renames it; one file in memory.
+
+    Args:
+        names: of the tensors, unstacked.
+        read: a tensor by name.
+
+    Raises:
+        ValueError: the folder exists.
+    """
     if folder.exists():
         raise ValueError(f"{folder}: exists; remove it or choose another name")
-    files: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    for name, leaf in named_leaves(jax.device_get(params)).items():
-        top, _, rest = name.partition(".")
-        if top == STACKED:
-            for i, part in enumerate(leaf):
-                files[f"block_{i:03d}"][f"{STACKED}.{i}.{rest}"] = part
-        else:
-            group = top if top in ("encoder", "decoder") else "stem"
-            files[group][name] = leaf
+    files: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        files[_file_of(name)].append(name)
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for stem, tensors in files.items():
-        cast = {k: np.asarray(v, DTYPES[dtype], order="C") for k, v in tensors.items()}
-        save_file(cast, temporary / f"{stem}.safetensors")
-    written = {"format": FORMAT} | config | {"format": FORMAT}  # ours, and first
-    text = json.dumps(written, indent=2) + "\n"
-    (temporary / CONFIG).write_text(text, encoding="utf-8")
-    temporary.rename(folder)
+    try:
+        for stem, members in tqdm(files.items(), unit="file", disable=len(files) < 8):
+            tensors = {name: np.ascontiguousarray(read(name)) for name in members}
+            save_file(tensors, temporary / f"{stem}{SUFFIX}")
+        written = {"format": FORMAT} | config | {"format": FORMAT}  # ours, and first
+        text = json.dumps(written, indent=2) + "\n"
+        (temporary / CONFIG).write_text(text, encoding="utf-8")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a parameter has a leading layer axis."""
+    return name.startswith(f"{STACKED}.")
+
+
+def unstacked(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The names under which a parameter is stored, one a layer if it is stacked."""
+    if not is_stacked(name):
+        return [name]
+    _, _, rest = name.partition(".")
+    return [f"{STACKED}.{i}.{rest}" for i in range(shape[0])]
+
+
+def _file_of(name: str) -> str:
+    top, _, rest = name.partition(".")
+    if top == STACKED:
+        return f"block_{int(rest.partition('.')[0]):03d}"
+    return top if top in ("encoder", "decoder") else "stem"
 
 
 def load_folder(folder: Path, abstract: PyTree) -> PyTree:
@@ -85,52 +132,67 @@ def load_folder(folder: Path, abstract: PyTree) -> PyTree:
     Raises:
         ValueError: a file is damaged; tensors are missing, unexpected or mis-shaped.
     """
-    named = _read_tensors(folder)
-    params = {}
-    for name, leaf in named_leaves(abstract).items():
-        top, _, rest = name.partition(".")
-        if top == STACKED:
-            layers = [
-                _take(named, f"{STACKED}.{i}.{rest}", leaf.shape[1:], folder)
-                for i in range(leaf.shape[0])
-            ]
-            params[name] = jnp.asarray(np.stack(layers))
-        else:
-            params[name] = jnp.asarray(_take(named, name, leaf.shape, folder))
-    if named:
-        raise ValueError(
-            f"{folder}: {len(named)} unexpected tensors, such as {min(named)!r}; the "
-            f"weights are of another model than {CONFIG} says"
+    tensors = TensorFiles(sorted(folder.glob(f"*{SUFFIX}")))
+    check_tensors(
+        {name: header.shape for name, header in tensors.headers.items()},
+        {
+            name: leaf.shape[1:] if is_stacked(top) else leaf.shape
+            for top, leaf in named_leaves(abstract).items()
+            for name in unstacked(top, leaf.shape)
+        },
+        folder,
+    )
+    return load_tensors(tensors.read, abstract)
+
+
+def load_tensors(read: Callable[[str], np.ndarray], abstract: PyTree) -> PyTree:
+    """Parameters, fp32, of tensors that `read` gives by their unstacked names.
+
+    A leaf is built device by device from the slices it needs, a layer at a time.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def leaf(name: str, shape: tuple[int, ...]) -> jax.Array:
+        names = unstacked(name, shape)
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            if not is_stacked(name):
+                return read(name)[index].astype(np.float32)
+            return np.stack([read(n)[index[1:]] for n in names[index[0]]]).astype(
+                np.float32
+            )
+
+        return jax.make_array_from_callback(shape, device, part)
+
+    named = {n: leaf(n, x.shape) for n, x in named_leaves(abstract).items()}
+    return nested(named)
+
+
+def check_tensors(
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    where: Path,
+) -> None:
+    """Raises ValueError unless exactly the expected tensors are there."""
+    shapes = [n for n in expected if n in found and found[n] != tuple(expected[n])]
+    faults = [
+        f"{len(names)} {what}, such as {names[0]!r}{more(names[0])}"
+        for what, names, more in (
+            ("missing", sorted(expected.keys() - found.keys()), lambda n: ""),
+            ("unexpected", sorted(found.keys() - expected.keys()), lambda n: ""),
+            (
+                "mis-shaped",
+                shapes,
+                lambda n: f" with {found[n]}, expected {tuple(expected[n])}",
+            ),
         )
-    return nested(params)
-
-
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    named: dict[str, np.ndarray] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                    named[name] = tensors.get_tensor(name).astype(np.float32)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{path}: not a whole safetensors file ({error}); copy it again"
-            ) from error
-    return named
-
-
-def _take(named: dict, name: str, shape: tuple[int, ...], folder: Path) -> np.ndarray:
-    if name not in named:
+        if names
+    ]
+    if faults:
         raise ValueError(
-            f"{folder}: tensor {name!r} is missing; the folder is incomplete or of "
-            f"another model than its {CONFIG} says"
+            f"{where}: tensors are not this model's: {'; '.join(faults)}; the files "
+            "are incomplete or of another model than the configuration says"
         )
-    if named[name].shape != tuple(shape):
-        raise ValueError(
-            f"{folder}: tensor {name!r} has shape {named[name].shape}, expected "
-            f"{tuple(shape)}; the weights are of another model than {CONFIG} says"
-        )
-    return named.pop(name)
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
@@ -172,7 +234,7 @@ def sha256_of_folder(folder: Path) -> str:
 
 
 def _is_weight_file(path: Path) -> bool:
-    return path.name == CONFIG or path.suffix == ".safetensors"
+    return path.name == CONFIG or path.suffix == SUFFIX
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,6 +269,26 @@ def load_dit(folder: Path) -> Loaded:
     step = DiTStep(model=model)
     abstract = jax.eval_shape(lambda: dit_init(step).params)
     return Loaded(params=load_folder(folder, abstract), model=model, config=config)
+
+
+def named_tensors(
+    checkpoint: Path, kind: str
+) -> tuple[list[str], Callable[[str], np.ndarray], Any]:
+    """Names, unstacked, a reader as stored, and the settings of a checkpoint's model.
+
+    Raises:
+        ValueError: as `load_dit`.
+    """
+    training = kind == "dit" and (checkpoint / SETTINGS).exists()
+    if training:
+        loaded = load_dit(checkpoint)
+        tensors = _unstack(loaded.params)
+        return list(tensors), tensors.__getitem__, loaded.model
+    folder = checkpoint / kind
+    config = read_config(folder, kind)
+    model = _settings(DiTConfig if kind == "dit" else vae.VAEConfig, config, folder)
+    files = TensorFiles(sorted(folder.glob(f"*{SUFFIX}")))
+    return list(files.headers), files.read, model
 
 
 def _settings(cls: type, config: dict[str, Any], folder: Path) -> Any:

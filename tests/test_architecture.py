@@ -57,7 +57,9 @@ L3 soraxla/training/steps.py
 L3 soraxla/training/metrics.py
 L3 soraxla/training/loop.py
 L3 soraxla/training/__init__.py
+L3 soraxla/tensors.py
 L3 soraxla/weights.py
+L3 soraxla/wan/*
 L3 soraxla/training/jobs.py
 L4 soraxla/pipeline.py
 L4 soraxla/preview.py

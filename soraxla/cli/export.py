@@ -1,4 +1,4 @@
-"""`soraxla export`: the weights of a training folder, as safetensors."""
+"""`soraxla export`: weights as safetensors, in our layout or in diffusers'."""
 
 import argparse
 from pathlib import Path
@@ -6,41 +6,65 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "layout",
+        nargs="?",
+        choices=("soraxla", "wan"),
+        default="soraxla",
+        help="wan: folders that diffusers loads (default: %(default)s)",
+    )
+    parser.add_argument(
         "--checkpoint",
         required=True,
         type=Path,
-        help="training folder; its EMA is taken",
+        help="training folder (its EMA is taken); for wan also a weights folder",
     )
     parser.add_argument("--out", required=True, type=Path, help="new weights folder")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        default="float32",
-        help="of the stored weights (default: %(default)s)",
+        help="of the stored weights (default: float32; for wan as they are)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.layout == "wan":
+        _export_wan(args)
+    else:
+        _export_ours(args)
+    print(args.out)
+
+
+def _export_wan(args: argparse.Namespace) -> None:
+    from soraxla.wan.convert import OURS, export_wan
+
+    if args.dtype is not None:
+        raise ValueError("export wan keeps the types of the weights; leave out --dtype")
+    left = export_wan(args.checkpoint, args.out)
+    if left:
+        names = ", ".join(left)
+        print(f"not in diffusers, written to transformer/{OURS}: {names}")
+
+
+def _export_ours(args: argparse.Namespace) -> None:
     import shutil
 
     from soraxla.checkpoint import read_settings
     from soraxla.weights import load_dit, load_vae, read_config, save_folder
 
-    out = args.out
+    out, dtype = args.out, args.dtype or "float32"
     if out.exists():
         raise ValueError(f"{out}: exists; remove it or choose another --out")
     if read_settings(args.checkpoint).get("kind") == "vae":
         vae = load_vae(args.checkpoint)
-        save_folder(out, vae.params, vae.config, dtype=args.dtype)
+        save_folder(out, vae.params, vae.config, dtype=dtype)
     else:
         read_config(args.checkpoint / "vae", "vae")
         dit = load_dit(args.checkpoint)
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            save_folder(partial / "dit", dit.params, dit.config, dtype=args.dtype)
+            save_folder(partial / "dit", dit.params, dit.config, dtype=dtype)
             shutil.copytree(args.checkpoint / "vae", partial / "vae")
             partial.rename(out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    print(out)

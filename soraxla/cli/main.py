@@ -3,13 +3,15 @@
 import argparse
 import sys
 from importlib import import_module
-from typing import NoReturn
+from keyword import iskeyword
+from typing import Any, NoReturn
 
 VERBS = {
     "demo": "real clips in, a generated video out, in one command",
     "prepare": "encode a folder or TFDS dataset into latents and text embeddings",
     "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
     "generate": "make videos and images from prompts",
+    "import": "bring public weights into a folder that every command takes",
     "export": "write the weights of a training folder as safetensors",
 }
 
@@ -27,8 +29,13 @@ def parser() -> Parser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=summary)
-        import_module(f"soraxla.cli.{verb}").add_arguments(sub)
+        _module(verb).add_arguments(sub)
     return top
+
+
+def _module(verb: str) -> Any:
+    name = f"{verb}_" if iskeyword(verb) else verb
+    return import_module(f"soraxla.cli.{name}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     # Orbax logs at length what it then raises, and what it raises becomes our line.
     logging.set_verbosity(logging.FATAL)
     try:
-        import_module(f"soraxla.cli.{args.verb}").run(args)
+        _module(args.verb).run(args)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"soraxla {args.verb}: {_line(error)}", file=sys.stderr)
         return 2

@@ -1,0 +1,31 @@
+"""`soraxla import`: public weights to a folder that every command takes."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", choices=("wan",), help="whose weights")
+    parser.add_argument(
+        "--from",
+        dest="sources",
+        required=True,
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="diffusers' folder, or the safetensors file or folder of each part",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="new weights folder")
+    parser.add_argument(
+        "--text-encoder",
+        default="umt5",
+        metavar="NAME",
+        help="that the model reads prompts with, such as umt5:PATH",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from soraxla.wan import import_wan
+
+    import_wan(args.sources, args.out, text_encoder=args.text_encoder)
+    print(args.out)

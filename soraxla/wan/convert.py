@@ -1,0 +1,276 @@
+"""`soraxla import wan` and `soraxla export wan`, a tensor at a time.
+
+No weight is changed on the way: types stay as they are stored, so that in and out again
+is the same to the bit. One file of the output (a block) is held at a time.
+"""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from soraxla.diffusion.process import Process
+from soraxla.models import dit, vae
+from soraxla.models.config import DiTConfig
+from soraxla.models.vae import VAEConfig
+from soraxla.settings import to_dict
+from soraxla.tensors import INDEX, SUFFIX, TensorFiles, model_files
+from soraxla.trees import named_leaves
+from soraxla.wan.families import dit_config_of, read_json, vae_config_of
+from soraxla.wan.layout import (
+    Place,
+    diffusers_name,
+    dit_places,
+    is_original,
+    vae_places,
+)
+from soraxla.weights import (
+    Loaded,
+    check_tensors,
+    is_stacked,
+    load_tensors,
+    named_tensors,
+    unstacked,
+    write_folder,
+)
+
+_STEM = "diffusion_pytorch_model"
+OURS = "soraxla_only.safetensors"
+
+
+class Source:
+    """A Wan model in its files: our settings, and our tensors by our names."""
+
+    def __init__(
+        self,
+        model: DiTConfig | VAEConfig,
+        tensors: TensorFiles,
+        names: Mapping[str, str],
+        where: Path,
+    ):
+        self.model = model
+        self.abstract = _abstract(model)
+        self._tensors = tensors
+        self._names = names  # theirs to the file's spelling
+        self._places = _places(model, self.abstract)
+        check_tensors(
+            {name: tensors.headers[stored].shape for name, stored in names.items()},
+            {place.name: place.their_shape for place in self._places.values()},
+            where,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Of our tensors, unstacked: Wan's and those that are ours alone."""
+        return [
+            name
+            for top, leaf in named_leaves(self.abstract).items()
+            for name in unstacked(top, leaf.shape)
+        ]
+
+    def read(self, name: str) -> np.ndarray:
+        """One of our tensors, as stored; what Wan has not is zero, which is how our
+        added embeddings say nothing."""
+        place = self._places.get(name)
+        if place is None:
+            return np.zeros(named_leaves(self.abstract)[name].shape, np.float32)
+        return place.to_ours(self._tensors.read(self._names[place.name]))
+
+    def load(self, **config: Any) -> Loaded:
+        """The model with its parameters in fp32."""
+        params = load_tensors(self.read, self.abstract)
+        return Loaded(params=params, model=self.model, config=config)
+
+
+def open_transformer(path: Path) -> Source:
+    """The transformer of diffusers' folder (or its `transformer`), or of a file.
+
+    Raises:
+        ValueError: it is damaged, incomplete, not Wan's, or not supported.
+    """
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    tensors = TensorFiles(_files(folder))
+    renamed = diffusers_name if is_original(tensors.headers) else str
+    names = {renamed(name): name for name in tensors.headers}
+    # diffusers keeps an image norm in some text-to-video files.
+    names = {k: v for k, v in names.items() if ".norm_added_q." not in k}
+    home = folder if folder.is_dir() else folder.parent
+    scheduler = read_json(home.parent / "scheduler" / "scheduler_config.json")
+    model = dit_config_of(
+        _shapes(tensors, names),
+        read_json(home / "config.json"),
+        path,
+        shift=scheduler.get("flow_shift"),
+    )
+    return Source(model, tensors, names, path)
+
+
+def open_vae(path: Path) -> Source:
+    """The VAE of diffusers' folder (or its `vae`), or of a file.
+
+    Raises:
+        ValueError: as `open_transformer`.
+    """
+    folder = path / "vae" if (path / "vae").is_dir() else path
+    tensors = TensorFiles(_files(folder))
+    names = {name: name for name in tensors.headers}
+    home = folder if folder.is_dir() else folder.parent
+    config = read_json(home / "config.json")
+    model = vae_config_of(_shapes(tensors, names), config, path)
+    return Source(model, tensors, names, path)
+
+
+def import_wan(sources: list[Path], out: Path, *, text_encoder: str) -> None:
+    """Writes `out/dit` and `out/vae` from diffusers' folder, or from files of each.
+
+    Raises:
+        ValueError: `out` exists; a source is refused. Nothing is written then.
+    """
+    if out.exists():
+        raise ValueError(f"{out}: exists; remove it or choose another --out")
+    parts = _parts(sources)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for kind, source in parts.items():
+            config: dict[str, Any] = {"kind": kind, "model": to_dict(source.model)}
+            if kind == "dit":
+                config["process"] = to_dict(Process())
+                config["text_encoder"] = text_encoder
+            write_folder(partial / kind, source.names, source.read, config)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _parts(sources: list[Path]) -> dict[str, Source]:
+    if len(sources) == 1 and (sources[0] / "transformer").is_dir():
+        sources = [sources[0] / "transformer", sources[0] / "vae"]
+    parts: dict[str, Source] = {}
+    for path in sources:
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder; give diffusers' folder")
+        headers = TensorFiles(_files(path)).headers
+        kind = "vae" if any(n.startswith("encoder.") for n in headers) else "dit"
+        if kind in parts:
+            raise ValueError(
+                f"{path}: a second {kind}; give one transformer and one VAE"
+            )
+        parts[kind] = open_vae(path) if kind == "vae" else open_transformer(path)
+    return parts
+
+
+def export_wan(checkpoint: Path, out: Path) -> list[str]:
+    """Writes `out/transformer` and `out/vae`, which diffusers loads.
+
+    Returns:
+        The tensors that diffusers cannot hold and that are not zero: they went to
+        `out/transformer/soraxla_only.safetensors`.
+
+    Raises:
+        ValueError: `out` exists; a model has layers that Wan has not.
+    """
+    if out.exists():
+        raise ValueError(f"{out}: exists; remove it or choose another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        left = _export_part(checkpoint, "dit", partial / "transformer")
+        _export_part(checkpoint, "vae", partial / "vae")
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return left
+
+
+def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
+    names, read, model = named_tensors(checkpoint, kind)
+    places = _places(model, _abstract(model))
+    config = _their_config(model)
+    shards: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        if name in places:
+            shards[".".join(name.split(".")[:2]) if is_stacked(name) else ""].append(
+                name
+            )
+    out.mkdir(parents=True)
+    weight_map, total = {}, 0
+    for i, members in enumerate(tqdm(shards.values(), unit="file", disable=None)):
+        file = f"{_STEM}-{i + 1:05d}-of-{len(shards):05d}{SUFFIX}"
+        if len(shards) == 1:
+            file = f"{_STEM}{SUFFIX}"
+        tensors = {
+            places[n].name: np.ascontiguousarray(places[n].to_theirs(read(n)))
+            for n in members
+        }
+        save_file(tensors, out / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(out / f"{_STEM}{INDEX}", index)
+    _write_json(out / "config.json", config)
+    ours = {n: read(n) for n in names if n not in places}
+    ours = {n: tensor for n, tensor in ours.items() if np.any(tensor)}
+    if ours:
+        save_file(ours, out / OURS)
+    return sorted(ours)
+
+
+def _their_config(model: DiTConfig | VAEConfig) -> dict[str, Any]:
+    if isinstance(model, VAEConfig):
+        return {
+            "_class_name": "AutoencoderKLWan",
+            "base_dim": model.base_width,
+            "z_dim": model.latent_channels,
+            "dim_mult": model.multipliers,
+            "num_res_blocks": model.res_blocks,
+            "temperal_downsample": model.temporal_down,
+            "latents_mean": model.latent_mean,
+            "latents_std": model.latent_std,
+        }
+    return {
+        "_class_name": "WanTransformer3DModel",
+        "patch_size": model.patch,
+        "num_attention_heads": model.heads,
+        "attention_head_dim": model.head_dim,
+        "in_channels": model.latent_channels,
+        "out_channels": model.latent_channels,
+        "text_dim": model.text_width,
+        "freq_dim": 256,
+        "ffn_dim": model.mlp_width,
+        "num_layers": model.layers,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+    }
+
+
+def _abstract(model: DiTConfig | VAEConfig) -> Any:
+    module: Any = dit if isinstance(model, DiTConfig) else vae
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), model))
+
+
+def _places(model: DiTConfig | VAEConfig, abstract: Any) -> dict[str, Place]:
+    if isinstance(model, DiTConfig):
+        return dit_places(model, abstract)
+    return vae_places(model, abstract)
+
+
+def _files(path: Path) -> list[Path]:
+    return model_files(path) if path.is_dir() else [path]
+
+
+def _shapes(tensors: TensorFiles, names: Mapping[str, str]) -> dict:
+    return {name: tensors.headers[stored].shape for name, stored in names.items()}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
