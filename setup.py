@@ -21,7 +21,7 @@ setup(
     install_requires=[
         "jax>=0.10.2,<0.13",
         "flax>=0.12",
-        "optax>=0.2.6",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.11.30",
         "grain>=0.2.15",
         "array-record>=0.8",

@@ -48,7 +48,8 @@ def main(media: Path, corpus: Path) -> None:
             part = "held_out" if int(digest, 16) % 16 == 0 else "train"
             write_picture(path, corpus / part, digest[:10])
     for i in range(SAMPLE_COPIES):
-        shutil.copytree(SAMPLES, corpus / "train" / f"samples_{i + 1}")
+        copy = corpus / "train" / f"samples_{i + 1}"
+        shutil.copytree(SAMPLES, copy, dirs_exist_ok=True)
 
 
 def write_picture(path: Path, out: Path, uid: str) -> None:

@@ -3,10 +3,10 @@
     soraxla train --config configs/vae.py:xs-pictures --data MEDIA --workdir PICTURES
     soraxla train --config configs/vae.py:xs --data MEDIA --workdir VAE --init PICTURES
 
-Sizes: `debug` (width 4, for tests), `xs-pictures` (width 16, 3.6 M parameters, fp32:
-what soraxla ships; see soraxla/assets/vae_small/README.md for its data, time and PSNR)
-and then `xs` (the same on clips), `wan` (width 96, 127 M parameters, Wan 2.1's, bf16:
-an accelerator's work). Single frames teach the spatial half at a tenth of a clip's cost
+Sizes: `debug` (width 4, for tests), `xs-pictures` and then `xs` (width 16, 3.6 M
+parameters, fp32: what soraxla ships; see soraxla/assets/vae_small/README.md for its
+data, time and PSNR), `wan` (width 96, 127 M parameters, Wan 2.1's, bf16: an
+accelerator's work). Single frames teach the spatial half at a tenth of a clip's cost
 and noise; a fresh VAE treats a still clip as it does a picture, so the second run
 starts from there.
 """
@@ -34,7 +34,7 @@ SHAPES = {
     "wan": [(1, 256, 256, 16, 1.0), (17, 256, 256, 4, 2.0), (33, 192, 192, 4, 1.0)],
 }
 WIDTHS = {"debug": 4, "xs-pictures": 16, "xs": 16, "wan": 96}
-STEPS = {"debug": 20, "xs-pictures": 6000, "xs": 4000, "wan": 200_000}
+STEPS = {"debug": 20, "xs-pictures": 6000, "xs": 1500, "wan": 200_000}
 RATES = {"debug": 5e-4, "xs-pictures": 5e-4, "xs": 1e-4, "wan": 1e-4}
 
 

@@ -2,11 +2,11 @@
 
 Flash attention (arXiv 2205.14135) in plain XLA: blocks of queries meet blocks of keys
 with a running softmax, only the output and its logsumexp are kept for the backward
-pass, and pairs of blocks that share no segment are never visited.
+pass, and in rows whose ids ascend, blocks of other segments are never visited.
 
-Suffixes: B row, I query block, J key block, N head, Q query of a block, M key of a
-block, K head dim. Logits are held as (key, query): sums over keys then run along the
-major axis, which XLA vectorizes on a CPU, and no product contracts a slow axis.
+I and J are blocks of queries and of keys, Q and M a query and a key of one. Logits are
+held as (key, query): sums over keys then run along the major axis, which XLA vectorizes
+on a CPU.
 """
 
 from typing import NamedTuple

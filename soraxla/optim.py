@@ -1,4 +1,4 @@
-"""AdamW as video diffusion trains it, or Muon for the hidden matrices."""
+"""AdamW as video diffusion trains it, or Muon for the matrices of blocks."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,9 @@ class OptimSettings:
     """Attributes:
     decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
         the rate constant after the warm-up.
-    muon_learning_rate: peak rate of the hidden matrices, trained by Muon, its updates
-        scaled to the RMS of AdamW's; None trains them by AdamW with all the rest.
+    muon_learning_rate: peak rate of the matrices in a transformer's blocks, trained by
+        Muon, its updates scaled to the RMS of AdamW's; None trains them by AdamW, as
+        embeddings, heads, tables, biases and gains always are.
     ema_decay: limit of the moving average's decay; it starts as (1+k)/(10+k).
     """
 
@@ -46,41 +47,47 @@ def schedule(settings: OptimSettings, peak: float) -> optax.Schedule:
 
 def optimizer(settings: OptimSettings) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW (arXiv 1711.05101) or Muon; all of it fp32."""
-    rate = schedule(settings, settings.learning_rate)
+    adamw = optax.adamw(
+        schedule(settings, settings.learning_rate),
+        b1=settings.b1,
+        b2=settings.b2,
+        weight_decay=settings.weight_decay,
+    )
+    clip = optax.clip_by_global_norm(settings.clip_norm)
     if settings.muon_learning_rate is None:
-        rule = optax.adamw(
-            rate,
-            b1=settings.b1,
-            b2=settings.b2,
-            weight_decay=settings.weight_decay,
+        return optax.chain(clip, adamw)
+    hidden = muon(
+        schedule(settings, settings.muon_learning_rate),
+        # The preconditioner saves one of five Newton-Schulz steps (arXiv 2512.04632),
+        # and an RMS of 0.2 is about AdamW's (arXiv 2502.16982).
+        ns_steps=4,
+        preconditioning="aol",
+        consistent_rms=0.2,
+        weight_decay=settings.weight_decay,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(
+            lambda _: MuonDimensionNumbers(reduction_axis=1, output_axis=2), params
+        ),
+    )
+    return optax.chain(
+        clip, optax.partition({"hidden": hidden, "other": adamw}, _hidden_or_other)
+    )
+
+
+def _hidden_or_other(params: PyTree) -> PyTree:
+    """`hidden` for the stacked kernels (layer, in, out) of blocks, else `other`.
+
+    Raises:
+        ValueError: there are no such kernels.
+    """
+
+    def label(path, x: jax.Array) -> str:
+        hidden = path[0].key == "blocks" and path[-1].key == "kernel" and x.ndim == 3
+        return "hidden" if hidden else "other"
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    if "hidden" not in jax.tree.leaves(labels):
+        raise ValueError(
+            "optim.muon_learning_rate is set, but this model has no stacked blocks, "
+            "whose matrices are what Muon trains; leave it out"
         )
-    else:
-        # RMS 0.2 is about AdamW's (arXiv 2502.16982); the preconditioner saves one of
-        # five Newton-Schulz steps (arXiv 2512.04632).
-        rule = muon(
-            schedule(settings, settings.muon_learning_rate),
-            ns_steps=4,
-            preconditioning="aol",
-            consistent_rms=0.2,
-            weight_decay=settings.weight_decay,
-            adam_b1=settings.b1,
-            adam_b2=settings.b2,
-            adam_learning_rate=rate,
-            adam_weight_decay=settings.weight_decay,
-            muon_weight_dimension_numbers=_hidden_matrices,
-        )
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
-
-
-def _hidden_matrices(params: PyTree) -> PyTree:
-    """Which parameters Muon trains, as what matrices: kernels of stacked blocks (layer,
-    in, out), and of convolutions (t, h, w, in, out) with their taps flattened; None for
-    embeddings, heads, tables, biases and gains, which stay with AdamW."""
-
-    def axes(path, x: jax.Array) -> MuonDimensionNumbers | None:
-        if path[-1].key != "kernel" or x.ndim not in (3, 5):
-            return None
-        taps = (0, 1, 2) if x.ndim == 5 else ()
-        return MuonDimensionNumbers((*taps, x.ndim - 2), x.ndim - 1)
-
-    return jax.tree_util.tree_map_with_path(axes, params)
+    return labels

@@ -204,8 +204,8 @@ class TimeConv(nn.Module):
     """3×1×1 convolution without padding: a product, fast on every platform.
 
     Output j of n sees the frames stride·j, stride·j + 1 and stride·j + 2. It starts as
-    the mean of the last `stride` of them, given out `features` / C times: what does not
-    move comes through as a picture does.
+    the mean of the last `stride` of them, given out `features` / C times, a whole
+    number: what does not move comes through as a picture does.
     """
 
     features: int

@@ -130,7 +130,7 @@ def _write(log: MetricsLog, pending: tuple[int, Metrics, int] | None) -> None:
     if metrics["skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
         raise FloatingPointError(
             f"step {step}: no finite gradient for {MAX_SKIPPED_IN_A_ROW} steps in a "
-            "row; lower optim.learning_rate, or go on from an earlier checkpoint"
+            "row; lower the rates in step.optim, or go on from an earlier checkpoint"
         )
 
 

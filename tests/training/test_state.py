@@ -119,36 +119,43 @@ def test_the_rate_warms_up_then_stays_or_decays_to_nothing():
     assert "\n" not in str(error.value)
 
 
-def test_muon_turns_hidden_matrices_and_adamw_the_rest():
+def test_muon_turns_the_matrices_of_blocks_and_adamw_the_rest():
     rng = np.random.default_rng(0)
     shapes = {
         ("blocks", "kernel"): (2, 24, 16),
-        ("conv", "kernel"): (3, 1, 1, 8, 16),
         ("blocks", "table"): (2, 6, 16),
         ("head", "kernel"): (16, 8),
     }
-    params, grads = {}, {}
+    params: dict = {"blocks": {}, "head": {}}
+    steps: list[dict] = [{"blocks": {}, "head": {}} for _ in range(3)]
     for (room, name), shape in shapes.items():
-        params.setdefault(room, {})[name] = jnp.zeros(shape)
-        # Singular values over two orders of magnitude, and layers of unlike size.
-        grad = rng.normal(size=shape) * np.logspace(-2, 0, shape[-1])
-        grads.setdefault(room, {})[name] = jnp.asarray(grad, jnp.float32)
+        params[room][name] = jnp.zeros(shape)
+        for grads in steps:
+            # Singular values over two orders of magnitude, layers of unlike size.
+            grad = rng.normal(size=shape) * np.logspace(-2, 0, shape[-1])
+            if len(shape) == 3:
+                grad *= np.array([1.0, 30.0])[:, None, None]
+            grads[room][name] = jnp.asarray(grad, jnp.float32)
 
-    def moved(**rates):
+    def moved(steps, **rates):
         settings = OptimSettings(learning_rate=1e-3, warmup_steps=1, **rates)
         state = create(params, settings, {})
-        for _ in range(2):  # the first has a rate of 0
+        for grads in steps:
             state, _ = step(state, grads=grads, extra={}, settings=settings)
         return state.params
 
-    adamw, muon = moved(), moved(muon_learning_rate=0.1)
-    for name in (("blocks", "kernel"), ("conv", "kernel")):
-        for matrix in np.reshape(muon[name[0]][name[1]], (-1, 24, 16)):
-            values = np.linalg.svd(matrix, compute_uv=False)
-            assert values.max() < 2.5 * values.min()
-            np.testing.assert_allclose(
-                np.sqrt(np.mean(np.square(matrix))), 0.2 * 0.1, rtol=0.2
-            )
-    for name in (("blocks", "table"), ("head", "kernel")):
-        size = np.abs(muon[name[0]][name[1]])
-        np.testing.assert_allclose(size, np.abs(adamw[name[0]][name[1]]), rtol=0.3)
+    muon = moved(steps[:2], muon_learning_rate=0.1)  # the first has a rate of 0
+    for matrix in muon["blocks"]["kernel"]:
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.max() < 2.5 * values.min()
+        np.testing.assert_allclose(np.mean(matrix**2) ** 0.5, 0.2 * 0.1, rtol=0.2)
+    adamw, muon = moved(steps), moved(steps, muon_learning_rate=0.1)
+    for room, name in (("blocks", "table"), ("head", "kernel")):
+        assert np.abs(adamw[room][name]).max() > 1e-4
+        np.testing.assert_allclose(muon[room][name], adamw[room][name], rtol=1e-6)
+
+
+def test_muon_needs_blocks():
+    with pytest.raises(ValueError, match=r"no stacked blocks.*leave it out") as error:
+        create(PARAMS, OptimSettings(muon_learning_rate=0.1), {})
+    assert "\n" not in str(error.value)
