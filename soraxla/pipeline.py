@@ -24,6 +24,7 @@ from soraxla.patching import positions, unpatchify
 from soraxla.sampling import Euler, Heun, Solver, guided, sample
 from soraxla.settings import build, nearest
 from soraxla.types import Array, LatentGrid, PackedBatch
+from soraxla.wan import load_wan
 from soraxla.weights import Loaded, load_dit, load_vae
 
 SOLVERS: dict[str, Solver] = {"euler": Euler(), "heun": Heun()}
@@ -272,7 +273,8 @@ def _sampler(
 
 
 def load(checkpoint: str | Path) -> Pipeline:
-    """A pipeline from a training folder (its EMA) or from `soraxla export`'s folder.
+    """A pipeline from a training folder (its EMA), a folder of weights (of `soraxla
+    import` or `export`), or diffusers' folder of a Wan model.
 
     Raises:
         ValueError: the folder is missing, incomplete, damaged, or holds something else.
@@ -283,6 +285,8 @@ def load(checkpoint: str | Path) -> Pipeline:
             f"{folder}: no such folder; give the folder that `soraxla train` or "
             "`soraxla export` wrote"
         )
+    if (folder / "transformer").is_dir():
+        return assemble(*load_wan(folder))
     loaded = load_dit(folder if (folder / SETTINGS).exists() else folder / "dit")
     return assemble(loaded, load_vae(folder / "vae"))
 

@@ -142,12 +142,28 @@ def import_wan(sources: list[Path], out: Path, *, text_encoder: str) -> None:
         for kind, source in parts.items():
             config: dict[str, Any] = {"kind": kind, "model": to_dict(source.model)}
             if kind == "dit":
-                config["process"] = to_dict(Process())
-                config["text_encoder"] = text_encoder
+                config |= _dit_config(text_encoder)
             write_folder(partial / kind, source.names, source.read, config)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_wan(folder: Path) -> tuple[Loaded, Loaded]:
+    """Transformer and VAE of diffusers' folder, as they are; nothing is written.
+
+    Prompts are read by the folder's own umT5.
+
+    Raises:
+        ValueError: as `open_transformer`.
+    """
+    transformer, autoencoder = open_transformer(folder), open_vae(folder)
+    config = _dit_config(f"umt5:{folder}")
+    return transformer.load(**config), autoencoder.load()
+
+
+def _dit_config(text_encoder: str) -> dict[str, Any]:
+    return {"process": to_dict(Process()), "text_encoder": text_encoder}
 
 
 def _parts(sources: list[Path]) -> dict[str, Source]:
