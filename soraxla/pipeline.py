@@ -21,13 +21,18 @@ from soraxla.models.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
 from soraxla.packing import Draw, PackSpec, Segment, fewest_rows, pack, unpack
 from soraxla.patching import positions, unpatchify
-from soraxla.sampling import Euler, Heun, Solver, guided, sample
+from soraxla.sampling import Euler, Grid, Heun, Solver, UniPC, WanEuler, guided, sample
 from soraxla.settings import build, nearest
 from soraxla.types import Array, LatentGrid, PackedBatch
 from soraxla.wan import load_wan
 from soraxla.weights import Loaded, load_dit, load_vae
 
-SOLVERS: dict[str, Solver] = {"euler": Euler(), "heun": Heun()}
+SOLVERS: dict[str, Solver] = {
+    "euler": Euler(),
+    "heun": Heun(),
+    "wan-euler": WanEuler(),
+    "unipc": UniPC(),
+}
 MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 8192, 100_000
 MAX_WORDS = 1000
 # Tokens of the rows sampled together: enough to fill an accelerator, and short clips
@@ -228,25 +233,22 @@ class Pipeline:
         negative: PackedBatch | None,
         settings: SampleSettings,
     ) -> Float[np.ndarray, "b l p"]:
-        run = _sampler(
-            self._model,
-            self.process,
-            settings.solver,
-            settings.steps,
-            settings.cfg_scale,
-        )
+        run = _sampler(self._model, self.process, settings.solver, settings.cfg_scale)
+        grid = SOLVERS[settings.solver].grid(settings.steps, batch.shift)
         key = jax.random.key(settings.seed)
-        return np.asarray(run(self.dit.params, batch, negative, key))
+        return np.asarray(run(self.dit.params, batch, negative, grid, key))
 
 
 @functools.lru_cache(maxsize=8)
-def _sampler(
-    model: DiTConfig, process: Process, solver: str, steps: int, cfg_scale: float
-):
-    """The whole sampler as one compiled function of (params, batch, negative, key)."""
+def _sampler(model: DiTConfig, process: Process, solver: str, cfg_scale: float):
+    """The whole sampler, one compiled function of all that is data."""
 
     def run(
-        params: PyTree, batch: PackedBatch, negative: PackedBatch | None, key: Any
+        params: PyTree,
+        batch: PackedBatch,
+        negative: PackedBatch | None,
+        grid: Grid,
+        key: Any,
     ) -> Array:
         eps = noise(
             key,
@@ -264,9 +266,9 @@ def _sampler(
             guided(denoise, batch, negative, cfg_scale=cfg_scale),
             eps,
             batch,
+            grid,
             process=process,
             solver=SOLVERS[solver],
-            steps=steps,
         )
 
     return jit(run)

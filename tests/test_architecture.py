@@ -43,6 +43,7 @@ L2 soraxla/models/vae*.py
 L2 soraxla/models/dit.py
 L2 soraxla/models/text/*
 L2 soraxla/models/__init__.py
+L2 soraxla/sampling/grid.py
 L2 soraxla/sampling/solvers.py
 L2 soraxla/sampling/guidance.py
 L2 soraxla/sampling/loop.py

@@ -70,7 +70,7 @@ def test_seed_prompt_and_negative_prompt_matter(pipeline, together):
 
 
 def test_one_prompt_is_one_video_and_solvers_have_names(pipeline):
-    settings = SampleSettings(steps=2, solver="heun", cfg_scale=1.0)
+    settings = SampleSettings(steps=2, solver="unipc", cfg_scale=1.0)
     videos = pipeline.generate("a dot", size=(20, 16), settings=settings)
     assert [video.shape for video in videos] == [(1, 16, 20, 3)]
     assert pipeline.generate([], settings=settings) == []

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--seconds", type=float)
     parser.add_argument("--fps", type=float, default=24.0)
     parser.add_argument("--steps", type=int, default=30, help="sampler steps")
-    parser.add_argument("--solver", default="euler", help="euler or heun")
+    parser.add_argument(
+        "--solver", default="euler", help="euler, heun, wan-euler or unipc"
+    )
     parser.add_argument("--cfg-scale", type=float, default=4.0)
     parser.add_argument("--negative-prompt", default="")
     parser.add_argument("--seed", type=int, default=0)

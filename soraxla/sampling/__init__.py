@@ -1,16 +1,20 @@
 """Sampling: guidance → solver → loop, from noise to clean latents."""
 
+from soraxla.sampling.grid import Grid
 from soraxla.sampling.guidance import ConditionalDenoise, Denoise, guided
-from soraxla.sampling.loop import sample, time_grid
-from soraxla.sampling.solvers import Euler, Heun, Solver
+from soraxla.sampling.loop import sample
+from soraxla.sampling.solvers import Euler, Heun, Solver, Stop, UniPC, WanEuler
 
 __all__ = [
     "ConditionalDenoise",
     "Denoise",
     "Euler",
+    "Grid",
     "Heun",
     "Solver",
+    "Stop",
+    "UniPC",
+    "WanEuler",
     "guided",
     "sample",
-    "time_grid",
 ]

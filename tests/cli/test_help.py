@@ -44,6 +44,16 @@ def test_a_wrong_command_line_is_one_line(refusal, arguments, text):
     assert text in line and "--help" in line
 
 
+def test_every_solver_is_in_the_help(capsys):
+    """The help loads no solver, so that their names stand there once more."""
+    from soraxla.pipeline import SOLVERS
+
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert set(SOLVERS) <= set(words)
+
+
 def test_control_c_is_no_mistake(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt

@@ -8,9 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraxla.diffusion import PREDICTIONS, SCHEDULES, Process, shift_time, token_times
-from soraxla.sampling import Euler, Heun, sample, time_grid
+from soraxla.diffusion import PREDICTIONS, SCHEDULES, Process, token_times
+from soraxla.sampling import Euler, Grid, Heun, UniPC, WanEuler, sample
 from soraxla.types import PackedBatch
+
+SOLVERS = {"euler": Euler(), "heun": Heun(), "wan-euler": WanEuler(), "unipc": UniPC()}
+
+
+def solvers(*names):
+    return pytest.mark.parametrize("solver", [SOLVERS[n] for n in names], ids=names)
 
 
 def row(*tokens, shift, length=None, known=()):
@@ -53,18 +59,23 @@ def oracle(process, batch):
     return denoise
 
 
-def run(process, solver, steps, batch, noise):
-    """Steps are a loop's length, not code: compiled with as little effort as can be."""
+def run(process, solver, steps, batch, noise, *, exact_times=True):
+    """Steps are a loop's length, not code: compiled with as little effort as can be.
+
+    The network is told the very time of its latents, which UniPC's own grid rounds.
+    """
     options = {"xla_backend_optimization_level": 0}
+    grid = solver.grid(steps, batch.shift)
+    grid = grid._replace(asked=grid.t) if exact_times else grid
     return np.asarray(
         jax.jit(
             lambda noise: sample(
                 oracle(process, batch),
                 noise,
                 batch,
+                grid,
                 process=process,
                 solver=solver,
-                steps=steps,
             ),
             compiler_options=options,
         )(noise)
@@ -88,11 +99,12 @@ def exact(process, noise):
 def discretisation(process, solver, steps, shift):
     """Bound on the covariance's error: local errors of √((1−s)²λ + s²) summed.
 
-    Relative to the curve c, an Euler step errs by ½ds²·c''/c = ½ds²·λ/c⁴; a Heun step,
-    of one order more, by about ds/c of that. Heun's last step is Euler's.
+    Relative to the curve c, an Euler step errs by ½ds²·c''/c = ½ds²·λ/c⁴; one of one
+    order more, by about ds/c of that. Heun's and UniPC's last steps are Euler's, and
+    UniPC's first.
     """
-    u = np.linspace(1, 0, steps + 1, dtype=np.float32)
-    t = np.asarray(shift_time(u, np.full_like(u, shift)))[None]
+    grid = solver.grid(steps, np.array([[shift]], np.float32))
+    t = np.minimum(grid.t[None, :, 0, 0], process.max_time)
     alpha, sigma = (np.asarray(x)[0, :, 0].astype(float) for x in process.levels(t))
     s = sigma / (alpha + sigma)
     ds, worst = -np.diff(s), 0.0
@@ -100,8 +112,9 @@ def discretisation(process, solver, steps, shift):
         c = np.sqrt((1 - s) ** 2 * variance + s**2)
         c = np.minimum(c[:-1], c[1:])
         local = 0.5 * ds**2 * variance / c**4
-        if isinstance(solver, Heun):
-            local[:-1] *= (ds / c)[:-1]
+        if isinstance(solver, Heun | UniPC):
+            second = slice(isinstance(solver, UniPC), -1)
+            local[second] *= (ds / c)[second]
         worst = max(worst, 2 * variance * local.sum())
     return worst
 
@@ -113,7 +126,7 @@ def moments(images):
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("solver", [Euler(), Heun()], ids=["euler", "heun"])
+@solvers(*SOLVERS)
 def test_gaussian_data_are_sampled_to_their_mean_and_covariance(
     solver, schedule, prediction
 ):
@@ -149,21 +162,37 @@ def test_gaussian_data_are_sampled_to_their_mean_and_covariance(
         assert np.all(error < bias + 4 * spread / math.sqrt(n))
 
 
-def _error(process, solver, steps):
+def _error(process, solver, steps, **options):
     """Largest distance from the exact end of the ODE over a fan of starts."""
     noise = np.array([[0, 0], [2, 0], [0, 2], [-1, 1]], np.float32)[None]
-    out = run(process, solver, steps, row(4, shift=[1.0]), noise)
+    out = run(process, solver, steps, row(4, shift=[1.0]), noise, **options)
     return np.abs(out - exact(process, noise)).max()
 
 
-@pytest.mark.parametrize(
-    ("solver", "order"), [(Euler(), 1), (Heun(), 2)], ids=["euler", "heun"]
-)
-def test_a_solver_converges_with_its_order(solver, order):
+@solvers("euler", "wan-euler", "heun")
+def test_a_solver_converges_with_its_order(solver):
     """Twice the steps, half or a quarter of the error, on rectified flow."""
     errors = [_error(Process(), solver, steps) for steps in (20, 40, 80)]
     ratios = np.array(errors[:-1]) / np.array(errors[1:])
+    order = 2 if isinstance(solver, Heun) else 1
     np.testing.assert_allclose(ratios, 2.0**order, rtol=0.15)
+
+
+def test_unipc_converges_faster_than_its_order_and_is_ahead_of_heun():
+    """Its corrector is of order 3 but where it begins; Heun asks twice a step."""
+    errors = [_error(Process(), UniPC(), steps) for steps in (20, 40, 80, 160)]
+    ratios = np.array(errors[:-1]) / np.array(errors[1:])
+    assert np.all(ratios > 4.0) and np.all(ratios < 8.0)
+    for steps, error in zip((10, 20, 40), errors, strict=False):
+        assert error < 0.6 * _error(Process(), Heun(), steps)
+
+
+def test_what_rounding_the_told_times_costs_unipc():
+    """A thousandth of time, at most: never more than a few thousandths of a sample."""
+    rounded, exact_times = (
+        _error(Process(), UniPC(), 160, exact_times=exact) for exact in (False, True)
+    )
+    assert exact_times < 1e-4 < 1e-3 < rounded < 4e-3
 
 
 @pytest.mark.parametrize("schedule", ["ddpm_linear", "ddpm_cosine"])
@@ -181,7 +210,7 @@ def _network(x, t_BS, ids):
     return x**2 * 0.3 - t * x + 0.1
 
 
-@pytest.mark.parametrize("solver", [Euler(), Heun()], ids=["euler", "heun"])
+@solvers("euler", "heun")
 def test_the_scan_is_a_python_loop_of_rectified_flow(solver):
     """x ← x + (t' − t)·v in NumPy, each segment on its own times."""
     batch, steps = row(3, 2, shift=[1.0, 4.0], length=6), 5
@@ -199,25 +228,27 @@ def test_the_scan_is_a_python_loop_of_rectified_flow(solver):
         lambda x, t: _network(x, t, ids),
         noise,
         batch,
+        solver.grid(steps, batch.shift),
         process=Process(),
         solver=solver,
-        steps=steps,
     )
     np.testing.assert_allclose(out[0, :5], x[0, :5], rtol=0, atol=2e-6)
     assert np.all(np.asarray(out)[0, 5:] == 0.0)
 
 
-def test_a_segment_s_shift_is_its_own():
+@solvers(*SOLVERS)
+def test_a_segment_s_shift_is_its_own(solver):
     noise = np.random.default_rng(0).normal(size=(1, 5, 2)).astype(np.float32)
     one, two = (
-        run(Process(), Euler(), 4, row(3, 2, shift=[1.0, s]), noise) for s in (2, 6)
+        run(Process(), solver, 4, row(3, 2, shift=[1.0, s]), noise) for s in (2, 6)
     )
     np.testing.assert_array_equal(one[0, :3], two[0, :3])
     assert np.all(one[0, 3:] != two[0, 3:])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_known_tokens_are_seen_clean_and_returned_untouched(schedule):
+@solvers(*SOLVERS)
+def test_known_tokens_are_seen_clean_and_returned_untouched(solver, schedule):
     batch = row(4, shift=[1.0], length=5, known=(1, 2))
     process = Process(schedule=schedule)
     seen = []
@@ -227,15 +258,57 @@ def test_known_tokens_are_seen_clean_and_returned_untouched(schedule):
         return oracle(process, batch)(x, t)
 
     noise = np.full((1, 5, 2), 2.0, np.float32)
-    out = sample(denoise, noise, batch, process=process, solver=Heun(), steps=3)
+    grid = solver.grid(3, batch.shift)
+    out = sample(denoise, noise, batch, grid, process=process, solver=solver)
     jax.effects_barrier()
-    assert len(seen) == 5  # two a step, one in the last
+    # Heun asks twice a step, but once in the last.
+    assert len(seen) == (5 if isinstance(solver, Heun) else 3)
     for x in [*seen, np.asarray(out)]:
+        assert np.all(np.isfinite(x))
         assert np.all(x[0, 1:3] == 5.0) and np.all(x[0, (0, 3)] != 5.0)
     assert np.all(np.asarray(out)[0, 4] == 0.0)
 
 
-def test_times_run_from_noise_to_clean():
-    np.testing.assert_allclose(time_grid(4), [1.0, 0.75, 0.5, 0.25, 0.0])
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@solvers(*SOLVERS)
+def test_times_fall_from_noise_to_clean(solver, steps):
+    """Of any shift, told times within a thousandth of the latents' own."""
+    t, asked = solver.grid(steps, np.array([[0.3, 1.0, 12.0]], np.float32))
+    assert t.shape == asked.shape == (steps + 1, 1, 3)
+    assert t.dtype == asked.dtype == np.float32
+    assert np.all(np.diff(t, axis=0) < 0)
+    assert np.all(t[0] >= 1 - 2e-6) and np.all(t[0] <= 1) and np.all(t[-1] == 0)
+    assert np.all(asked <= t) and np.all(asked > t - 0.0011)
+    np.testing.assert_array_equal(
+        solver.grid(steps, np.float32([[12.0]])).t, t[..., 2:]
+    )
+
+
+@solvers("euler", "heun")
+def test_our_own_times_are_even_before_the_shift(solver):
+    u = np.linspace(1.0, 0.0, 5)
+    t, _ = solver.grid(4, np.array([[1.0, 3.0]], np.float32))
+    np.testing.assert_allclose(t[:, 0, 0], u, rtol=0, atol=6e-8)
+    np.testing.assert_allclose(t[:, 0, 1], 3 * u / (1 + 2 * u), rtol=0, atol=6e-8)
+
+
+@solvers(*SOLVERS)
+def test_a_sampler_takes_at_least_one_step(solver):
     with pytest.raises(ValueError, match="0 sampling steps: expected at least 1"):
-        time_grid(0)
+        solver.grid(0, np.ones((1, 1), np.float32))
+
+
+def test_stops_at_one_level_change_nothing_for_unipc():
+    """ε-prediction is not asked above t = 0.995: the stops up there are one level."""
+    process, batch = Process(prediction="eps"), row(2, shift=[12.0])
+    noise = np.array([[[1, -1], [0, 2]]], np.float32)
+    grid = UniPC().grid(100, batch.shift)
+    above = int(np.sum(grid.t > process.max_time))
+    assert above > 3
+    shorter = Grid(*(np.asarray(x)[above - 1 :] for x in grid))
+    whole, short = (
+        sample(oracle(process, batch), noise, batch, g, process=process, solver=UniPC())
+        for g in (grid, shorter)
+    )
+    assert np.all(np.isfinite(whole))
+    np.testing.assert_allclose(whole, short, rtol=0, atol=1e-6)
