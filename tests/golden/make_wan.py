@@ -3,8 +3,8 @@
     python tests/golden/make_wan.py        # in the environment of peers.txt
 
 Weights are stored in fp16 and computed with in fp32, by diffusers. Outputs are the
-transformer's on short and full text, square and long grids, and the VAE's on clips of
-1, 5 and 17 frames.
+transformer's on short and full text, square and long grids, the VAE's on clips of 1, 5
+and 17 frames, and the pipeline's at every step of both samplers.
 """
 
 import json
@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
+    WanPipeline,
     WanTransformer3DModel,
 )
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
 HERE = Path(__file__).parent
-TEXT, TEXT_LENGTH = 6, 512
+TEXT, TEXT_LENGTH, SHIFT = 6, 512, 3.0
 
 
 def main() -> None:
@@ -47,10 +49,12 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     transformer.half().save_pretrained(folder / "transformer", max_shard_size="60KB")
     vae.half().save_pretrained(folder / "vae")
-    UniPCMultistepScheduler(flow_shift=3.0, use_flow_sigmas=True).save_pretrained(
+    UniPCMultistepScheduler(flow_shift=SHIFT, use_flow_sigmas=True).save_pretrained(
         folder / "scheduler"
     )
-    arrays = of_transformer(transformer.float()) | of_vae(vae.float())
+    transformer, vae = transformer.float(), vae.float()
+    arrays = of_transformer(transformer) | of_vae(vae)
+    arrays |= of_pipeline(transformer, vae)
     np.savez_compressed(HERE / "wan21.npz", **arrays)
     names = json.dumps(original_names(transformer), indent=1) + "\n"
     (HERE / "wan21_names.json").write_text(names)
@@ -105,6 +109,55 @@ def of_vae(model: torch.nn.Module) -> dict[str, np.ndarray]:
             "pixels": pixels.numpy(),
         }
         arrays |= {f"vae.{frames}.{key}": value[0] for key, value in case.items()}
+    return arrays
+
+
+@torch.no_grad()
+def of_pipeline(transformer: torch.nn.Module, vae: torch.nn.Module) -> dict:
+    """Latents before and after each of 10 steps, guided, by both of Wan's samplers."""
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(1, 4, 3, 4, 6)).astype(np.float32)
+    text = {
+        "prompt": rng.normal(size=(9, TEXT)).astype(np.float32),
+        "negative": rng.normal(size=(4, TEXT)).astype(np.float32),
+    }
+    padded = {
+        key: torch.tensor(np.pad(rows, ((0, TEXT_LENGTH - len(rows)), (0, 0))))[None]
+        for key, rows in text.items()
+    }
+    arrays = {f"pipe.{key}": rows for key, rows in text.items()}
+    unipc = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
+    )
+    euler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+    for name, scheduler in (("unipc", unipc), ("wan-euler", euler)):
+        kept = [noise[0]]
+
+        def keep(pipe, step, time, tensors, kept=kept):
+            kept.append(tensors["latents"][0].numpy().copy())
+            return tensors
+
+        pipe = WanPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=vae,
+            scheduler=scheduler,
+            transformer=transformer,
+        )
+        pipe.set_progress_bar_config(disable=True)
+        pipe(
+            height=32,
+            width=48,
+            num_frames=9,
+            num_inference_steps=10,
+            guidance_scale=5.0,
+            latents=torch.tensor(noise),
+            prompt_embeds=padded["prompt"],
+            negative_prompt_embeds=padded["negative"],
+            output_type="latent",
+            callback_on_step_end=keep,
+        )
+        arrays[f"pipe.{name}"] = np.stack(kept)
     return arrays
 
 

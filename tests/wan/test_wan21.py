@@ -14,8 +14,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from soraxla.cli.main import main
+from soraxla.diffusion import Process
 from soraxla.models import dit, vae
-from soraxla.patching import patchify, positions, unpatchify
+from soraxla.patching import patchify, positions
+from soraxla.sampling import UniPC, WanEuler, guided, sample
 from soraxla.tensors import INDEX
 from soraxla.types import LatentGrid, PackedBatch
 from soraxla.wan import export_wan, import_wan, load_wan
@@ -70,17 +72,13 @@ def transformer(imported):
     return loaded.params, cfg, quick(functools.partial(dit.apply, cfg=cfg))
 
 
-@pytest.mark.parametrize("case", ["short", "full", "long", "deep"])
-def test_the_transformer_is_diffusers(transformer, case):
-    params, cfg, run = transformer
-    x, text, t, expected = (
-        golden()[f"dit.{case}.{key}"] for key in ("x", "text", "t", "out")
-    )
+def one_clip(x, text, cfg):
+    """A row of one clip (c,t,h,w) at Wan's rate, with its text (m,e)."""
     grid = LatentGrid(t=x.shape[1], h=x.shape[2], w=x.shape[3])
-    tokens = patchify(x.transpose(1, 2, 3, 0), cfg.patch)
-    n = len(tokens)
-    batch = PackedBatch(
-        latents=tokens[None],
+    tokens = to_tokens(x, cfg)
+    n = tokens.shape[1]
+    return PackedBatch(
+        latents=tokens,
         segment_ids=np.ones((1, n), np.int32),
         token_index=np.arange(n, dtype=np.int32)[None],
         positions=positions(grid, cfg.patch, fps=16.0, rope_fps=16.0)[None],
@@ -88,11 +86,58 @@ def test_the_transformer_is_diffusers(transformer, case):
         text=text[None],
         text_segment_ids=np.ones((1, len(text)), np.int32),
         draw=np.zeros((1, 1), np.uint32),
-        shift=np.ones((1, 1), np.float32),
+        shift=np.full((1, 1), cfg.shift, np.float32),
     )
-    out = run(params, x=tokens[None], t=np.full((1, 1), t / 1000), batch=batch)
-    out = unpatchify(np.asarray(out[0]), grid, cfg.patch)
-    close(out, expected.transpose(1, 2, 3, 0))
+
+
+def to_tokens(x, cfg):
+    return patchify(x.transpose(1, 2, 3, 0), cfg.patch)[None]
+
+
+@pytest.mark.parametrize("case", ["short", "full", "long", "deep"])
+def test_the_transformer_is_diffusers(transformer, case):
+    params, cfg, run = transformer
+    x, text, t, expected = (
+        golden()[f"dit.{case}.{key}"] for key in ("x", "text", "t", "out")
+    )
+    batch = one_clip(x, text, cfg)
+    out = run(params, x=batch.latents, t=np.full((1, 1), t / 1000), batch=batch)
+    close(out, to_tokens(expected, cfg))
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"), [("unipc", UniPC()), ("wan-euler", WanEuler())]
+)
+def test_every_step_of_the_pipeline_is_diffusers(transformer, name, solver):
+    """10 steps at a guidance of 5; 1e-3 of the largest latent is what was asked."""
+    params, cfg, _ = transformer
+    expected = golden()[f"pipe.{name}"]
+    rows = {
+        key: one_clip(expected[0], golden()[f"pipe.{key}"], cfg)
+        for key in ("prompt", "negative")
+    }
+    batch, shown = rows["prompt"], []
+    guide = guided(
+        lambda x, t, rows: dit.apply(params, cfg, x, t, rows),
+        batch,
+        rows["negative"],
+        cfg_scale=5.0,
+    )
+
+    def denoise(x, t):
+        jax.debug.callback(lambda x: shown.append(np.asarray(x)), x, ordered=True)
+        return guide(x, t)
+
+    grid = solver.grid(10, batch.shift)
+    out = quick(
+        lambda noise, grid: sample(
+            denoise, noise, batch, grid, process=Process(), solver=solver
+        )
+    )(batch.latents, grid)
+    jax.effects_barrier()
+    assert len(shown) == 10
+    for found, latents in zip([*shown, out], expected, strict=True):
+        close(found, to_tokens(latents, cfg))
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17])
