@@ -93,7 +93,7 @@ def _embed_text(model: CLIPModel, prompt: str) -> Float[np.ndarray, "1 p"]:
 
 
 def _embed_frames(model: CLIPModel, frames: np.ndarray) -> Float[np.ndarray, "b p"]:
-    pixels = clip_vision.preprocess(frames, model.vision.image_size)
+    pixels = clip_vision.preprocess(list(frames), model.vision.image_size)
     filled = np.zeros((_FRAMES, *pixels.shape[1:]), np.float32)
     filled[: len(pixels)] = pixels
     run = _compiled(clip_vision.embed_images, model.vision)
