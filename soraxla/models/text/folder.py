@@ -258,5 +258,5 @@ def _read_leaf(path, leaf, sources, found, files, tensors) -> Any:
         tensor = tensors[files[found[name]]].get_tensor(found[name])
         if path.endswith(".kernel"):
             tensor = tensor.reshape(tensor.shape[0], -1).T
-        out[i if stacked else ...] = tensor.astype(leaf.dtype)
+        out[i if stacked else ...] = tensor  # cast as it is copied
     return jnp.asarray(out)

