@@ -7,9 +7,13 @@ import pytest
 
 from soraxla.evals.clip_score import clip_score, load_clip
 from soraxla.models.text.clip import embed_texts
-from tests.models.text.golden import read_case, write_model, write_tokenizer
-from tests.models.text.test_parity import random_images
-from tests.models.text.test_pretrained import write_encoder
+from tests.models.text.golden import (
+    random_images,
+    read_case,
+    write_encoder,
+    write_model,
+    write_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")

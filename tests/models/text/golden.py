@@ -10,6 +10,14 @@ from safetensors.numpy import save_file
 from tests.golden.seeded import tensors
 
 GOLDEN = Path(__file__).parents[2] / "golden"
+# Tokenizers of a model's kind, with more words than the tiny models' parity needs.
+TOKENIZERS = {
+    "umt5": "umt5_json",
+    "t5": "t5_spiece",
+    "clip": "clip_json",
+    "bert": "bert_json",
+}
+FIXTURES = {"umt5": "t5", "t5": "t5", "clip": "clip", "bert": "bert"}
 
 
 def read_case(file: str, case: str) -> dict[str, Any]:
@@ -43,3 +51,25 @@ def write_tokenizer(folder: Path, case: str) -> Path:
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     """max |a − b| / max |b|."""
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def write_encoder(folder: Path, kind: str, vocab: int = 900) -> Path:
+    """A whole folder, its vocabulary wide enough for its tokenizer."""
+    case = read_case(FIXTURES[kind], kind)
+    tables = ("shared.weight", "token_embedding.weight", "word_embeddings.weight")
+    shapes = json.loads(str(case["shapes"]))
+    config = json.loads(str(case["config"]))
+    for name, shape in shapes.items():
+        if name.endswith(tables):
+            shape[0] = vocab
+    config.get("text_config", config)["vocab_size"] = vocab
+    case |= {"shapes": json.dumps(shapes), "config": json.dumps(config)}
+    return write_tokenizer(write_model(folder, case), TOKENIZERS[kind])
+
+
+def random_images(sizes: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The pictures that the reference was shown, of (H, W) each."""
+    return [
+        np.random.RandomState(seed + i).randint(0, 256, (h, w, 3)).astype(np.uint8)
+        for i, (h, w) in enumerate(sizes)
+    ]

@@ -9,7 +9,13 @@ import pytest
 
 from soraxla.models.text import bert, clip, clip_vision, load_text_encoder, t5
 from soraxla.models.text.layers import ACTIVATIONS
-from tests.models.text.golden import GOLDEN, read_case, relative_error, write_model
+from tests.models.text.golden import (
+    GOLDEN,
+    random_images,
+    read_case,
+    relative_error,
+    write_model,
+)
 
 TOLERANCE = 1e-4
 ENCODERS = {
@@ -138,10 +144,3 @@ def test_an_unknown_activation_is_refused(cls, key):
     assert "swish2" not in ACTIVATIONS
     with pytest.raises(ValueError, match=f"unknown {key} 'swish2'.*did you mean"):
         dataclasses.replace(cls(), **{key: "swish2"})
-
-
-def random_images(sizes, seed):
-    return [
-        np.random.RandomState(seed + i).randint(0, 256, (h, w, 3)).astype(np.uint8)
-        for i, (h, w) in enumerate(sizes)
-    ]

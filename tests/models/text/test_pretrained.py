@@ -1,6 +1,5 @@
 """Encoders by name: a folder and a text in, an embedding of the text alone out."""
 
-import json
 import subprocess
 import sys
 
@@ -9,30 +8,7 @@ import pytest
 
 from soraxla.models.text import TextEncoder, load_text_encoder, t5
 from soraxla.models.text.pretrained import MINILM_PACKAGE
-from tests.models.text.golden import read_case, write_model, write_tokenizer
-
-# Tokenizers of a model's kind, with more words than the tiny models' parity needs.
-TOKENIZERS = {
-    "umt5": "umt5_json",
-    "t5": "t5_spiece",
-    "clip": "clip_json",
-    "bert": "bert_json",
-}
-FIXTURES = {"umt5": "t5", "t5": "t5", "clip": "clip", "bert": "bert"}
-
-
-def write_encoder(folder, kind, vocab=900):
-    """A whole folder, its vocabulary wide enough for its tokenizer."""
-    case = read_case(FIXTURES[kind], kind)
-    tables = ("shared.weight", "token_embedding.weight", "word_embeddings.weight")
-    shapes = json.loads(str(case["shapes"]))
-    config = json.loads(str(case["config"]))
-    for name, shape in shapes.items():
-        if name.endswith(tables):
-            shape[0] = vocab
-    config.get("text_config", config)["vocab_size"] = vocab
-    case |= {"shapes": json.dumps(shapes), "config": json.dumps(config)}
-    return write_tokenizer(write_model(folder, case), TOKENIZERS[kind])
+from tests.models.text.golden import TOKENIZERS, write_encoder
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
