@@ -151,7 +151,8 @@ def test_models_that_do_not_fit_together_are_refused():
             "expects 4 latent channels.*has 2",
         ),
         (with_config(dit, text_encoder="hashed:8"), vae, "16 text width.*has 8"),
-        (with_config(dit, text_encoder="t5"), vae, "unknown text encoder 't5'"),
+        (with_config(dit, text_encoder="t6"), vae, "unknown text encoder 't6'"),
+        (with_config(dit, text_encoder="t5:/gone"), vae, "/gone: no such folder"),
         (with_config(dit, process={"schedul": 1}), vae, r"'process\.schedul'"),
     ):
         with pytest.raises(ValueError, match=message) as error:

@@ -15,7 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vae", type=Path, help="VAE folder (default: the small one shipped)"
     )
-    parser.add_argument("--text-encoder", default="hashed", metavar="NAME")
+    parser.add_argument(
+        "--text-encoder",
+        default="hashed",
+        metavar="NAME",
+        help="hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH of local "
+        "weights (default: %(default)s)",
+    )
     parser.add_argument(
         "--max-tokens",
         type=int,

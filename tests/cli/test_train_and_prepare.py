@@ -2,9 +2,15 @@
 
 import json
 
+import ml_dtypes
+import numpy as np
 import pytest
 
+from data_pipelines.packed import open_dataset
 from soraxla.checkpoint import SETTINGS
+from soraxla.cli.main import main
+from soraxla.models.text import load_text_encoder
+from tests.models.text.golden import write_encoder
 
 VAE = "configs/vae.py:debug"
 DIT = "configs/dit.py:debug"
@@ -84,6 +90,23 @@ def test_init_is_for_a_vae(refuse, media, other_vae, tmp_path):
     assert "config.json is missing" in line
 
 
+def test_prepare_with_pretrained_weights(media, other_vae, tmp_path):
+    """The card names the encoder, and the records hold what it gives."""
+    name = f"umt5:{write_encoder(tmp_path / 'umt5', 'umt5')}"
+    out = tmp_path / "dataset"
+    words = ["--source", media, "--vae", other_vae, "--out", out]
+    words = ["prepare", *words, "--text-encoder", name]
+    assert main([str(word) for word in words]) == 0
+    card = json.loads((out / "dataset.json").read_text())
+    assert (card["text_encoder"], card["text_width"]) == (name, 24)
+    dataset = open_dataset(out)
+    captions = ["", "colours that drift", "colours that stand still"]
+    expected = load_text_encoder(card["text_encoder"])(captions)
+    found = [dataset.empty_text, *(dataset.read(i)[1] for i in range(2))]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs.astype(ml_dtypes.bfloat16))
+
+
 def test_a_training_folder_below_a_file(refuse, media, tmp_path):
     (tmp_path / "file").write_text("")
     workdir = tmp_path / "file" / "run"
@@ -101,6 +124,8 @@ def test_a_training_folder_below_a_file(refuse, media, tmp_path):
         ({"source": "tfds:no_such_dataset_here"}, "no_such_dataset_here"),
         ({"vae": "missing"}, "config.json is missing"),
         ({"text-encoder": "hasched"}, "did you mean 'hashed'?"),
+        ({"text-encoder": "umt5"}, "write umt5:PATH"),
+        ({"text-encoder": "umt5:missing"}, "missing: no such folder"),
         ({"max-tokens": 0}, "max_tokens is 0"),
         ({"max-bad": 2}, "max_bad is 2.0"),
         ({"out": "corrupt"}, "is not empty and holds no dataset"),

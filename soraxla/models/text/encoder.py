@@ -1,4 +1,4 @@
-"""What a text encoder is, and how one is found by name. Loads no JAX."""
+"""What a text encoder is, and how one is found by name. Loads JAX only with weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -40,14 +40,43 @@ def _hashed(argument: str) -> TextEncoder:
     return HashedTextEncoder(width=int(argument))
 
 
-_ENCODERS: dict[str, Callable[[str], TextEncoder]] = {"hashed": _hashed}
+def _minilm(argument: str) -> TextEncoder:
+    from soraxla.models.text.pretrained import load_minilm
+
+    if argument:
+        raise ValueError(
+            f"the minilm encoder takes no argument, got {argument!r}: write minilm, or "
+            "bert:PATH for other weights"
+        )
+    return load_minilm()
+
+
+def _pretrained(kind: str) -> Callable[[str], TextEncoder]:
+    def load(argument: str) -> TextEncoder:
+        from soraxla.models.text.pretrained import load_pretrained
+
+        return load_pretrained(kind, argument)
+
+    return load
+
+
+_ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
+    "hashed": _hashed,
+    "minilm": _minilm,
+    **{kind: _pretrained(kind) for kind in ("umt5", "t5", "clip", "bert")},
+}
 
 
 def load_text_encoder(name: str) -> TextEncoder:
     """The encoder called `name`, or `name:argument`.
 
     `hashed` is the encoder that needs no download, 256 features wide; `hashed:512`
-    is 512 wide. Raises ValueError for a name or an argument it does not know.
+    is 512 wide. `umt5:PATH`, `t5:PATH`, `clip:PATH` and `bert:PATH` are a local folder
+    of pretrained weights, `minilm` those of an installed package.
+
+    Raises:
+        ValueError: a name or an argument it does not know; for a folder, see
+            `pretrained.load_pretrained`.
     """
     kind, _, argument = name.partition(":")
     if kind not in _ENCODERS:

@@ -1,0 +1,109 @@
+"""How well a video shows its prompt: CLIP score (arXiv 2104.08718), from local weights.
+
+The cosine between where CLIP puts the text and where it puts each frame, as a
+percentage, negative ones as 0, averaged over the frames.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, PyTree, UInt8
+
+from soraxla.compiler import jit
+from soraxla.models.text import clip, clip_vision
+from soraxla.models.text.tokens import Tokenizer, clean_markup, load_tokenizer
+
+_FRAMES = 16  # run at once; the last batch of a video is filled up
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPModel:
+    """Both towers of CLIP and the tokenizer."""
+
+    tokenizer: Tokenizer
+    text: clip.CLIPTextConfig
+    vision: clip_vision.CLIPVisionConfig
+    text_params: PyTree = field(repr=False)
+    vision_params: PyTree = field(repr=False)
+
+
+def load_clip(folder: str | Path) -> CLIPModel:
+    """CLIP of a local folder with both towers, ViT-L/14 in what is published.
+
+    Computed in bfloat16, on a CPU in float32.
+
+    Raises:
+        ValueError: see `models.text.folder` and `models.text.tokens.load_tokenizer`.
+    """
+    path = Path(folder).expanduser().resolve()
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    text_params, text = clip.load(path, dtype, projected=True)
+    vision_params, vision = clip_vision.load(path, dtype)
+    return CLIPModel(
+        tokenizer=load_tokenizer(path, text.max_position_embeddings, clean_markup),
+        text=text,
+        vision=vision,
+        text_params=text_params,
+        vision_params=vision_params,
+    )
+
+
+def clip_score(
+    model: CLIPModel,
+    videos: Sequence[UInt8[np.ndarray, "_ _ _ 3"]],
+    prompts: Sequence[str],
+) -> Float[np.ndarray, " videos"]:
+    """A score of 0…100 for each video (T, H, W, 3) and its prompt.
+
+    Raises:
+        ValueError: the numbers of videos and prompts differ, or a video is empty.
+    """
+    if len(videos) != len(prompts):
+        raise ValueError(
+            f"{len(videos)} videos and {len(prompts)} prompts, expected one prompt a "
+            "video; give as many of both"
+        )
+    pairs = zip(videos, prompts, strict=True)
+    return np.array([_score(model, video, prompt) for video, prompt in pairs])
+
+
+def _score(model: CLIPModel, video: np.ndarray, prompt: str) -> float:
+    if not len(video):
+        raise ValueError("a video has no frames, expected at least 1; leave it out")
+    text = _unit(_embed_text(model, prompt))
+    cosines = []
+    for start in range(0, len(video), _FRAMES):
+        frames = video[start : start + _FRAMES]
+        cosines.append(_unit(_embed_frames(model, frames)) @ text[0])
+    return float(100 * np.maximum(np.concatenate(cosines), 0).mean())
+
+
+def _embed_text(model: CLIPModel, prompt: str) -> Float[np.ndarray, "1 p"]:
+    ids = model.tokenizer(prompt)
+    padded = np.zeros((1, model.tokenizer.limit), np.int32)
+    padded[0, : len(ids)] = ids
+    valid = np.arange(model.tokenizer.limit)[None] < len(ids)
+    run = _compiled(clip.embed_texts, model.text)
+    return np.asarray(run(model.text_params, padded, valid))
+
+
+def _embed_frames(model: CLIPModel, frames: np.ndarray) -> Float[np.ndarray, "b p"]:
+    pixels = clip_vision.preprocess(list(frames), model.vision.image_size)
+    filled = np.zeros((_FRAMES, *pixels.shape[1:]), np.float32)
+    filled[: len(pixels)] = pixels
+    run = _compiled(clip_vision.embed_images, model.vision)
+    return np.asarray(run(model.vision_params, filled))[: len(pixels)]
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(apply: Callable, cfg: Any) -> Callable:
+    return jit(lambda params, *inputs: apply(params, cfg, *inputs))
+
+
+def _unit(x: Float[np.ndarray, "b p"]) -> Float[np.ndarray, "b p"]:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)

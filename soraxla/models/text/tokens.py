@@ -1,0 +1,129 @@
+"""Text to token ids, by tokenizers that lie beside a model's weights."""
+
+import bisect
+import html
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ftfy
+import sentencepiece
+import tokenizers
+
+JSON, SENTENCEPIECE = "tokenizer.json", "spiece.model"
+_EOS = "</s>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """Text to ids, special ones included, `limit` at most.
+
+    Attributes:
+        vocab: ids are below it.
+        clean: what is done to a text first.
+        encode: cleaned text to its ids, cut to `limit`, and whether it was cut.
+    """
+
+    vocab: int
+    limit: int
+    clean: Callable[[str], str]
+    encode: Callable[[str], tuple[list[int], bool]]
+
+    def __call__(self, text: str) -> list[int]:
+        """The ids, at least one; a text that is cut warns, and says at which word."""
+        # A lone half of a surrogate pair is no character: U+FFFD, as decoders do.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text = self.clean(text)
+        ids, cut = self.encode(text)
+        if cut:
+            number, word = self._first_unread(text)
+            warnings.warn(
+                f"the text is longer than {self.limit} tokens and is cut at word "
+                f"{number} of {len(text.split())}, {word!r}: what follows is not read",
+                stacklevel=3,
+            )
+        return ids
+
+    def _first_unread(self, text: str) -> tuple[int, str]:
+        """Number, from 1, and beginning of the first word that does not fit whole.
+
+        Scripts without spaces make words of any length: of those, the part that
+        does not fit.
+        """
+        words = list(re.finditer(r"\S{1,24}", text))
+        i = bisect.bisect_left(
+            words, True, key=lambda word: self.encode(text[: word.end()])[1]
+        )
+        word = words[min(i, len(words) - 1)]
+        return len(text[: word.end()].split()), word[0]
+
+
+def load_tokenizer(folder: Path, limit: int, clean: Callable[[str], str]) -> Tokenizer:
+    """The tokenizer of a folder, or of `tokenizer` beside it as diffusers keeps it.
+
+    `tokenizer.json` is taken before `spiece.model`.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    folders = (folder, folder.parent / "tokenizer")
+    for load, name in ((_load_json, JSON), (_load_sentencepiece, SENTENCEPIECE)):
+        for path in (f / name for f in folders):
+            if path.is_file():
+                return load(path, limit, clean)
+    raise ValueError(
+        f"{folder}: the tokenizer is missing, expected {JSON} or {SENTENCEPIECE} there "
+        f"or in {folders[1]}; copy it from where the weights came from"
+    )
+
+
+def keep(text: str) -> str:
+    """The text as it is: the tokenizer itself does what cleaning there is."""
+    return text
+
+
+def clean_markup(text: str) -> str:
+    """Wrongly decoded text mended, HTML entities resolved, runs of space made one.
+
+    What CLIP (arXiv 2103.00020) and, for umT5, Wan (arXiv 2503.20314) do to a text.
+    Entities are resolved twice, as captions from the web hold `&amp;lt;`.
+    """
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", text.strip()).strip()
+
+
+def _load_json(path: Path, limit: int, clean: Callable[[str], str]) -> Tokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path}: damaged ({error}); download it again") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(limit)
+
+    def encode(text: str) -> tuple[list[int], bool]:
+        encoding = tokenizer.encode(text)
+        return encoding.ids, bool(encoding.overflowing)
+
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    return Tokenizer(vocab=size, limit=limit, clean=clean, encode=encode)
+
+
+def _load_sentencepiece(
+    path: Path, limit: int, clean: Callable[[str], str]
+) -> Tokenizer:
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged ({reason}); download it again") from error
+    eos = model.piece_to_id(_EOS)
+
+    def encode(text: str) -> tuple[list[int], bool]:
+        ids = model.encode(text, out_type=int)
+        return [*ids[: limit - 1], eos], len(ids) > limit - 1
+
+    return Tokenizer(
+        vocab=model.get_piece_size(), limit=limit, clean=clean, encode=encode
+    )
