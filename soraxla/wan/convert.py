@@ -23,7 +23,12 @@ from soraxla.models.vae import VAEConfig
 from soraxla.settings import to_dict
 from soraxla.tensors import INDEX, SUFFIX, TensorFiles, model_files
 from soraxla.trees import named_leaves
-from soraxla.wan.families import dit_config_of, read_json, vae_config_of
+from soraxla.wan.families import (
+    SUPPORTED,
+    dit_config_of,
+    read_json,
+    vae_config_of,
+)
 from soraxla.wan.layout import (
     Place,
     diffusers_name,
@@ -152,6 +157,11 @@ def import_wan(sources: list[Path], out: Path, *, text_encoder: str) -> None:
 
 def _parts(sources: list[Path]) -> dict[str, Source]:
     if len(sources) == 1 and (sources[0] / "transformer").is_dir():
+        if (sources[0] / "transformer_2").is_dir():
+            raise ValueError(
+                f"{sources[0]}: two transformers that share the steps (Wan 2.2 A14B); "
+                f"supported: {SUPPORTED}"
+            )
         sources = [sources[0] / "transformer", sources[0] / "vae"]
     parts: dict[str, Source] = {}
     for path in sources:
@@ -229,12 +239,19 @@ def _their_config(model: DiTConfig | VAEConfig) -> dict[str, Any]:
         return {
             "_class_name": "AutoencoderKLWan",
             "base_dim": model.base_width,
+            "decoder_base_dim": model.decoder_width,
             "z_dim": model.latent_channels,
             "dim_mult": model.multipliers,
             "num_res_blocks": model.res_blocks,
             "temperal_downsample": model.temporal_down,
             "latents_mean": model.latent_mean,
             "latents_std": model.latent_std,
+            "is_residual": model.residual,
+            "in_channels": 3 * model.pixel_patch**2,
+            "out_channels": 3 * model.pixel_patch**2,
+            "patch_size": model.pixel_patch if model.pixel_patch > 1 else None,
+            "scale_factor_temporal": model.temporal,
+            "scale_factor_spatial": model.spatial,
         }
     return {
         "_class_name": "WanTransformer3DModel",
