@@ -107,6 +107,11 @@ def open_transformer(path: Path) -> Source:
     # diffusers keeps an image norm in some text-to-video files.
     names = {k: v for k, v in names.items() if ".norm_added_q." not in k}
     home = folder if folder.is_dir() else folder.parent
+    if (home.parent / "transformer_2").is_dir():
+        raise ValueError(
+            f"{home.parent}: two transformers that take turns (Wan 2.2 A14B); "
+            f"supported: {SUPPORTED}"
+        )
     scheduler = read_json(home.parent / "scheduler" / "scheduler_config.json")
     model = dit_config_of(
         _shapes(tensors, names),
@@ -157,11 +162,6 @@ def import_wan(sources: list[Path], out: Path, *, text_encoder: str) -> None:
 
 def _parts(sources: list[Path]) -> dict[str, Source]:
     if len(sources) == 1 and (sources[0] / "transformer").is_dir():
-        if (sources[0] / "transformer_2").is_dir():
-            raise ValueError(
-                f"{sources[0]}: two transformers that share the steps (Wan 2.2 A14B); "
-                f"supported: {SUPPORTED}"
-            )
         sources = [sources[0] / "transformer", sources[0] / "vae"]
     parts: dict[str, Source] = {}
     for path in sources:

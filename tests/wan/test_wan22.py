@@ -116,16 +116,14 @@ def steps(loaded_vae):
     }
 
 
-@pytest.mark.parametrize("sizes", [(1, 4, 8, 4), (9, 8)])
-def test_a_streamed_encoding_is_diffusers(steps, golden, sizes):
-    result = streamed(steps[vae.encode_chunk], video_of(golden, 17), sizes)
+def test_a_streamed_encoding_is_diffusers(steps, golden):
+    result = streamed(steps[vae.encode_chunk], video_of(golden, 17), (1, 8, 8))
     assert_close(result, channels_last(golden["vae"]["mean_17"]))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (3, 2)])
-def test_a_streamed_decoding_is_diffusers(steps, golden, sizes):
+def test_a_streamed_decoding_is_diffusers(steps, golden):
     z = channels_last(golden["vae"]["z_17"])
-    result = streamed(steps[vae.decode_chunk], z, sizes)
+    result = streamed(steps[vae.decode_chunk], z, (2, 1, 1, 1))
     assert_close(result, channels_last(golden["vae"]["pixels_17"]))
 
 
