@@ -45,6 +45,7 @@ class _Settings:
     text_encoder: str
     max_tokens: int
     shard_size: int
+    vae_spatial: int
 
 
 @dataclass(kw_only=True)
@@ -69,6 +70,7 @@ def prepare(
     vae_dir: Path | None,
     vae_sha256: str,
     text_encoder: str,
+    vae_spatial: int = transforms.SPATIAL,
     max_tokens: int = 16384,
     max_bad: float | int = 0.05,
     shard_size: int = 256,
@@ -76,20 +78,21 @@ def prepare(
 ) -> dict[str, Any]:
     """Encodes a source of captioned media into the folder `out`; docs/dataset.md.
 
-    A side is cropped to a multiple of 16 pixels, a clip trimmed to 1 + 4k frames and
-    cut into pieces of at most `max_tokens` tokens; nothing is resampled. Media that
-    cannot be used are skipped, and listed with the reason in `skipped.jsonl`. Called
-    again after an interruption it goes on; the result is the same bytes.
+    A side is cropped to whole patches, a clip trimmed to 1 + 4k frames and cut into
+    pieces of at most `max_tokens` tokens; nothing is resampled. Media that cannot be
+    used are skipped, and listed with the reason in `skipped.jsonl`. Called again after
+    an interruption it goes on; the result is the same bytes.
 
     Args:
       source: a folder, `tfds:NAME` or `tfds:NAME/SPLIT`; see `sources.open_source`.
       out: a folder that is new, empty, or an unfinished or finished run of this.
       encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
-        mean, (1 + k, H / 8, W / 8, C).
+        mean, (1 + k, H / s, W / s, C).
       encode_text: captions to embeddings (M, E), at least one token each, also of "".
       vae_dir: the VAE's weights folder, copied into `out`; None copies nothing.
       vae_sha256: hash of the VAE's files, kept in `dataset.json`.
       text_encoder: name of the text encoder, kept in `dataset.json`.
+      vae_spatial: s, the pixels a latent covers on each side.
       max_bad: the largest share of the source's samples that may be skipped.
       shard_size: records of a shard, more where one film's pieces run over it.
 
@@ -107,13 +110,14 @@ def prepare(
         text_encoder=text_encoder,
         max_tokens=max_tokens,
         shard_size=shard_size,
+        vae_spatial=vae_spatial,
     )
     samples, out = open_source(source), Path(out)
     identity = _identity(samples, settings)
     if (out / records.CARD).is_file():
         return _finished(out, identity)
     notes = _claim(out, identity)
-    encode = _Encoders(encode_video, encode_text)
+    encode = _Encoders(encode_video, encode_text, vae_spatial)
     empty_text = encode.one_text("")
     with _Progress(len(samples), notes, max_bad=max_bad, shown=progress) as meter:
         while meter.done < len(samples):
@@ -183,6 +187,7 @@ def _claim(out: Path, identity: str) -> list[_Note]:
 class _Encoders:
     video: EncodeVideo
     text: EncodeText
+    spatial: int
 
     def one_text(self, caption: str) -> np.ndarray:
         embedding = np.asarray(self.text([caption])[0])
@@ -197,8 +202,8 @@ class _Encoders:
         latents = np.asarray(self.video(piece.frames))
         grid = (
             1 + (len(piece.frames) - 1) // transforms.TEMPORAL,
-            piece.box.height // transforms.SPATIAL,
-            piece.box.width // transforms.SPATIAL,
+            piece.box.height // self.spatial,
+            piece.box.width // self.spatial,
         )
         if latents.ndim != 4 or latents.shape[:3] != grid:
             raise ValueError(
@@ -274,7 +279,7 @@ def _write_shard(
         sample, rows, lengths = samples[note.done], [], []
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(out)) as spool:
             try:
-                for record, row in _encoded(sample, encode, settings.max_tokens):
+                for record, row in _encoded(sample, encode, settings):
                     lengths.append(spool.write(record))
                     place = {"shard": shard, "record": len(note.rows) + len(rows)}
                     rows.append(row | place)
@@ -298,11 +303,11 @@ def _write_shard(
 
 
 def _encoded(
-    sample: Sample, encode: _Encoders, max_tokens: int
+    sample: Sample, encode: _Encoders, settings: _Settings
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """(record, index row) of each piece; raises _Unreadable, possibly after some."""
     text = None
-    for media, piece in _read(sample, max_tokens):
+    for media, piece in _read(sample, settings):
         text = encode.one_text(media.caption) if text is None else text
         latents = encode.latents(piece)
         box = piece.box
@@ -322,14 +327,17 @@ def _encoded(
         yield records.encode_record(latents=latents, text=text), row
 
 
-def _read(sample: Sample, max_tokens: int) -> Iterator[tuple[Media, transforms.Piece]]:
+def _read(
+    sample: Sample, settings: _Settings
+) -> Iterator[tuple[Media, transforms.Piece]]:
     """The pieces of a sample; what is wrong with it as _Unreadable.
 
     Only reading is inside the `try`: a failing encoder must not pass for bad media.
     """
     try:
         media = sample.open()
-        for piece in transforms.pieces(media.frames, max_tokens):
+        limits = settings.max_tokens, settings.vae_spatial
+        for piece in transforms.pieces(media.frames, *limits):
             yield media, piece
     except (ValueError, OSError) as error:
         path = f"{sample.file}: " if isinstance(sample, Item) else ""
@@ -373,7 +381,7 @@ def _finish(
     card = {
         "format": records.FORMAT,
         "vae_sha256": settings.vae_sha256,
-        "vae_spatial": transforms.SPATIAL,
+        "vae_spatial": settings.vae_spatial,
         "vae_temporal": transforms.TEMPORAL,
         "latent_channels": channels,
         "patch": list(transforms.PATCH),

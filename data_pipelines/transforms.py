@@ -1,7 +1,7 @@
 """From frames of any size to pieces that the VAE and the patches divide.
 
-Nothing is resampled: a side loses at most 15 pixels, a clip at most 3 frames at its
-end (or a last piece too short to show motion), and a long clip is cut in time.
+Nothing is resampled: a side loses less than a patch of pixels, a clip at most 3 frames
+at its end (or a last piece too short to show motion), and a long clip is cut in time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-SPATIAL, TEMPORAL = 8, 4  # pixels a latent, of the causal VAE
+SPATIAL, TEMPORAL = 8, 4  # pixels and frames a latent, of most causal VAEs
 PATCH = (1, 2, 2)  # latents a token
-MULTIPLE = SPATIAL * PATCH[1]  # a side in pixels is a multiple of this
 _SHORTEST_REST = 1 + TEMPORAL  # frames of the last piece of a clip that was cut
 
 
@@ -35,16 +34,17 @@ class Piece(NamedTuple):
     frames: UInt8[np.ndarray, "t h w 3"]
 
 
-def crop_box(height: int, width: int) -> Box:
-    """The centred box whose sides are the largest multiples of 16 pixels that fit.
+def crop_box(height: int, width: int, spatial: int = SPATIAL) -> Box:
+    """The centred box whose sides are the largest multiples of a patch that fit.
 
-    Raises ValueError for a side below 16.
+    Raises ValueError for a side below a patch, 16 pixels when a latent covers 8.
     """
-    if min(height, width) < MULTIPLE:
+    multiple = spatial * PATCH[1]
+    if min(height, width) < multiple:
         raise ValueError(
-            f"is {width}x{height} pixels, but a side needs at least {MULTIPLE}"
+            f"is {width}x{height} pixels, but a side needs at least {multiple}"
         )
-    box_height, box_width = (side // MULTIPLE * MULTIPLE for side in (height, width))
+    box_height, box_width = (side // multiple * multiple for side in (height, width))
     return Box(
         top=(height - box_height) // 2,
         left=(width - box_width) // 2,
@@ -53,12 +53,13 @@ def crop_box(height: int, width: int) -> Box:
     )
 
 
-def piece_frames(box: Box, max_tokens: int) -> int:
+def piece_frames(box: Box, max_tokens: int, spatial: int = SPATIAL) -> int:
     """The most frames, 1 + 4k, that make at most `max_tokens` tokens.
 
     Raises ValueError if a single frame makes more.
     """
-    a_frame = (box.height // MULTIPLE) * (box.width // MULTIPLE)
+    multiple = spatial * PATCH[1]
+    a_frame = (box.height // multiple) * (box.width // multiple)
     latents = max_tokens // a_frame
     if latents < 1:
         raise ValueError(
@@ -68,7 +69,9 @@ def piece_frames(box: Box, max_tokens: int) -> int:
     return 1 + TEMPORAL * (latents - 1)
 
 
-def pieces(frames: Iterable[np.ndarray], max_tokens: int) -> Iterator[Piece]:
+def pieces(
+    frames: Iterable[np.ndarray], max_tokens: int, spatial: int = SPATIAL
+) -> Iterator[Piece]:
     """Crops frames (H, W, 3) to `crop_box` and cuts them into pieces, streamed.
 
     Every piece has the most frames that `max_tokens` allows, but the last, which is
@@ -81,8 +84,8 @@ def pieces(frames: Iterable[np.ndarray], max_tokens: int) -> Iterator[Piece]:
     start, box, longest = 0, None, 0
     for frame in frames:
         if box is None:
-            box = crop_box(*frame.shape[:2])
-            longest = piece_frames(box, max_tokens)
+            box = crop_box(frame.shape[0], frame.shape[1], spatial)
+            longest = piece_frames(box, max_tokens, spatial)
         rows = slice(box.top, box.top + box.height)
         # A copy: a view would keep the whole frame alive.
         held.append(frame[rows, box.left : box.left + box.width].copy())

@@ -21,9 +21,9 @@ CHUNK = 1728  # latent positions, h·w·t: 33 frames of 128×96 pixels
 def encode_clip(
     params: PyTree, cfg: VAEConfig, video: UInt8[np.ndarray, "t h w 3"]
 ) -> Float[np.ndarray, "tz hz wz z"]:
-    """Normalised posterior mean, fp32, of 1 + 4k frames with sides of 8·n pixels.
+    """Normalised posterior mean, fp32, of 1 + 4k frames.
 
-    Raises ValueError for a clip of another size.
+    Raises ValueError for a clip of another size, or sides the VAE does not divide.
     """
     vae.check_clip(cfg, *video.shape[:3])
     latents = 1 + (len(video) - 1) // cfg.temporal

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
             vae_dir=folder,
             vae_sha256=sha256,
             text_encoder=encoder.name,
+            vae_spatial=loaded.model.spatial,
             max_tokens=args.max_tokens,
             max_bad=args.max_bad,
         )

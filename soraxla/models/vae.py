@@ -4,6 +4,9 @@ A clip of 1 + 4k frames becomes 1 + k latent frames at an eighth of its height a
 width: latent 0 sees frame 0 alone, latent τ nothing after frame 4τ. Every layer that
 looks back in time keeps its last inputs in a `Stream`, so a whole clip is simply one
 first chunk whose stream is thrown away: parallel and streamed results are one code.
+
+Wan 2.2's VAE is the same with `residual` stages, a wider decoder, and pixels folded
+into channels first: a sixteenth of the height and width.
 """
 
 from dataclasses import dataclass
@@ -23,6 +26,12 @@ from soraxla.models.vae_layers import (
     Stream,
     Up,
 )
+from soraxla.models.vae_residual import (
+    average_down,
+    duplicate_up,
+    fold_pixels,
+    unfold_pixels,
+)
 from soraxla.types import Array
 
 
@@ -32,6 +41,9 @@ class VAEConfig:
 
     `base_width` is Wan's C (96 there); stages have `base_width · multipliers`
     channels. `latent_mean` and `latent_std` hold one number a latent channel.
+    Wan 2.2's has a `decoder_width` of its own (256, where C is 160), a `pixel_patch`
+    of 2, the side of the squares of pixels that become channels at both ends, and
+    `residual` stages: each adds its resampled input to its output.
     """
 
     base_width: int = 96
@@ -39,6 +51,9 @@ class VAEConfig:
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
     res_blocks: int = 2
     temporal_down: tuple[bool, ...] = (False, True, True)
+    residual: bool = False
+    decoder_width: int | None = None  # `base_width` if None
+    pixel_patch: int = 1
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -55,11 +70,35 @@ class VAEConfig:
                     f"VAE {name} has {len(getattr(self, name))} numbers: expected one "
                     f"a latent channel, {self.latent_channels}, or none"
                 )
+        for name in ("decoder_width", "pixel_patch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"VAE {name} is {value}: expected ≥ 1; change it")
+        if self.residual:
+            self._check_shortcuts()
+
+    def _check_shortcuts(self) -> None:
+        """Shortcuts move and average or copy channels by whole numbers of them."""
+        m = self.multipliers
+        factors = [t * s**2 for t, s in self.strides] + [1]
+        down = [(1, *m)[i] * factors[i] % m[i] for i in range(len(m))]
+        up = [m[i] * factors[i - 1] % m[i + 1] for i in range(1, len(m) - 1)]
+        if any(down + up):
+            raise ValueError(
+                f"VAE multipliers {self.multipliers} with temporal_down "
+                f"{self.temporal_down}: expected residual stages whose shortcuts are "
+                "whole means or copies of channels; use (1, 2, 4, 4)"
+            )
+
+    @property
+    def strides(self) -> list[tuple[int, int]]:
+        """(frames, pixels) that become one after each stage but the last."""
+        return [(2 if temporal else 1, 2) for temporal in self.temporal_down]
 
     @property
     def spatial(self) -> int:
         """Pixels a latent position covers on each side."""
-        return 2 ** len(self.temporal_down)
+        return self.pixel_patch * 2 ** len(self.temporal_down)
 
     @property
     def temporal(self) -> int:
@@ -78,21 +117,26 @@ def quiet_posterior(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class Encoder(nn.Module):
-    """Pixels (B,1+4k,H,W,3) to posterior moments (B,1+k,H/8,W/8,2z)."""
+    """Pixels (B,1+4k,H,W,3) to posterior moments (B,1+k,H/8,W/8,2z), or an H/16."""
 
     cfg: VAEConfig
 
     @nn.compact
     def __call__(self, x: Array, stream: Stream) -> Array:
         cfg, dtype = self.cfg, self.cfg.dtype
-        x = Conv(cfg.base_width, 3, dtype, name="conv_in")(x.astype(dtype), stream)
+        x = fold_pixels(x, cfg.pixel_patch).astype(dtype)
+        x = Conv(cfg.base_width, 3, dtype, name="conv_in")(x, stream)
         for i, m in enumerate(cfg.multipliers):
+            before, stride = x, (1, 1)
             for j in range(cfg.res_blocks):
                 block = ResBlock(m * cfg.base_width, dtype, name=f"stage_{i}_res_{j}")
                 x = block(x, stream)
             if i < len(cfg.temporal_down):
+                stride = cfg.strides[i]
                 down = Down(cfg.temporal_down[i], dtype, name=f"stage_{i}_down")
                 x = down(x, stream)
+            if cfg.residual:
+                x = x + average_down(before, x.shape[-1], *stride)
         x = Middle(x.shape[-1], dtype, name="middle")(x, stream)
         x = nn.silu(Norm(dtype, name="norm_out")(x))
         x = Conv(2 * cfg.latent_channels, 3, dtype, name="conv_out")(x, stream)
@@ -107,27 +151,34 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B,1+k,h,w,z) to pixels (B,1+4k,8h,8w,3)."""
+    """Latents (B,1+k,h,w,z) to pixels (B,1+4k,8h,8w,3), or 16h."""
 
     cfg: VAEConfig
 
     @nn.compact
     def __call__(self, z: Array, stream: Stream) -> Array:
         cfg, dtype = self.cfg, self.cfg.dtype
-        widths = [m * cfg.base_width for m in reversed(cfg.multipliers)]
+        base = cfg.decoder_width or cfg.base_width
+        widths = [m * base for m in reversed(cfg.multipliers)]
         temporal_up = tuple(reversed(cfg.temporal_down))
         x = Conv(cfg.latent_channels, 1, dtype, name="post_quant")(z, stream)
         x = Conv(widths[0], 3, dtype, name="conv_in")(x.astype(dtype), stream)
         x = Middle(widths[0], dtype, name="middle")(x, stream)
         for i, width in enumerate(widths):
+            before = x
             for j in range(cfg.res_blocks + 1):
                 x = ResBlock(width, dtype, name=f"stage_{i}_res_{j}")(x, stream)
             if i < len(temporal_up):
-                # Channels halve here, not in the residual blocks.
-                up = Up(width // 2, temporal_up[i], dtype, name=f"stage_{i}_up")
+                # Wan 2.1 halves channels here, not in the residual blocks.
+                features = width if cfg.residual else width // 2
+                up = Up(features, temporal_up[i], dtype, name=f"stage_{i}_up")
                 x = up(x, stream)
+                if cfg.residual:
+                    stride = cfg.strides[-1 - i]
+                    x = x + duplicate_up(before, width, *stride, first=stream.first)
         x = nn.silu(Norm(dtype, name="norm_out")(x))
-        return Conv(3, 3, dtype, name="conv_out")(x, stream).astype(jnp.float32)
+        x = Conv(3 * cfg.pixel_patch**2, 3, dtype, name="conv_out")(x, stream)
+        return unfold_pixels(x.astype(jnp.float32), cfg.pixel_patch)
 
 
 def init(key: PRNGKeyArray, cfg: VAEConfig) -> PyTree:
@@ -146,7 +197,7 @@ def encode(
 ) -> tuple[Float[Array, "b tz hz wz z"], Float[Array, "b tz hz wz z"]]:
     """Posterior mean and log-variance (fp32, not normalised) of pixels in −1…1.
 
-    t is 1 + 4k, h and w are multiples of 8. Raises ValueError otherwise.
+    t is 1 + 4k, h and w are multiples of `cfg.spatial`. Raises ValueError otherwise.
     """
     mean, logvar, _ = encode_chunk(params, cfg, video, None)
     return mean, logvar

@@ -150,6 +150,9 @@ def _widths(model: VAEConfig) -> tuple:
         model.multipliers,
         model.res_blocks,
         model.temporal_down,
+        model.residual,
+        model.decoder_width,
+        model.pixel_patch,
     )
 
 

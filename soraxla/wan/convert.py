@@ -23,7 +23,12 @@ from soraxla.models.vae import VAEConfig
 from soraxla.settings import to_dict
 from soraxla.tensors import INDEX, SUFFIX, TensorFiles, model_files
 from soraxla.trees import named_leaves
-from soraxla.wan.families import dit_config_of, read_json, vae_config_of
+from soraxla.wan.families import (
+    SUPPORTED,
+    dit_config_of,
+    read_json,
+    vae_config_of,
+)
 from soraxla.wan.layout import (
     Place,
     diffusers_name,
@@ -102,6 +107,11 @@ def open_transformer(path: Path) -> Source:
     # diffusers keeps an image norm in some text-to-video files.
     names = {k: v for k, v in names.items() if ".norm_added_q." not in k}
     home = folder if folder.is_dir() else folder.parent
+    if (home.parent / "transformer_2").is_dir():
+        raise ValueError(
+            f"{home.parent}: two transformers that take turns (Wan 2.2 A14B); "
+            f"supported: {SUPPORTED}"
+        )
     scheduler = read_json(home.parent / "scheduler" / "scheduler_config.json")
     model = dit_config_of(
         _shapes(tensors, names),
@@ -245,12 +255,19 @@ def _their_config(model: DiTConfig | VAEConfig) -> dict[str, Any]:
         return {
             "_class_name": "AutoencoderKLWan",
             "base_dim": model.base_width,
+            "decoder_base_dim": model.decoder_width,
             "z_dim": model.latent_channels,
             "dim_mult": model.multipliers,
             "num_res_blocks": model.res_blocks,
             "temperal_downsample": model.temporal_down,
             "latents_mean": model.latent_mean,
             "latents_std": model.latent_std,
+            "is_residual": model.residual,
+            "in_channels": 3 * model.pixel_patch**2,
+            "out_channels": 3 * model.pixel_patch**2,
+            "patch_size": model.pixel_patch if model.pixel_patch > 1 else None,
+            "scale_factor_temporal": model.temporal,
+            "scale_factor_spatial": model.spatial,
         }
     return {
         "_class_name": "WanTransformer3DModel",

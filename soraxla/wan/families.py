@@ -1,6 +1,7 @@
 """Which Wan model some tensors are, told from their shapes."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from soraxla.models.config import DiTConfig
 from soraxla.models.vae import VAEConfig
 
 _HEAD_DIM = 128  # of every public Wan
-_SUPPORTED = "Wan 2.1 text-to-video 1.3B and 14B, and their VAE"
+SUPPORTED = "Wan 2.1 text-to-video 1.3B and 14B, Wan 2.2 TI2V 5B, and their VAEs"
 
 # AutoencoderKLWan's defaults; Wan's own VAE file does not hold them.
 LATENT_MEAN = (
@@ -21,6 +22,24 @@ LATENT_STD = (
     *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
     *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.916),
 )
+# Of Wan 2.2's VAE.
+LATENT_MEAN_48 = (
+    *(-0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557),
+    *(-0.1382, 0.0542, 0.2813, 0.0891, 0.157, -0.0098, 0.0375, -0.1825),
+    *(-0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502),
+    *(-0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.123),
+    *(-0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.052, 0.3748),
+    *(0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667),
+)
+LATENT_STD_48 = (
+    *(0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.499, 0.4818, 0.5013),
+    *(0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165, 0.8454, 0.4978),
+    *(0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659),
+    *(0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093),
+    *(0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887),
+    *(0.3971, 1.06, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744),
+)
+_STATISTICS = {16: (LATENT_MEAN, LATENT_STD), 48: (LATENT_MEAN_48, LATENT_STD_48)}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,14 +80,14 @@ def dit_config_of(
         text_width = shapes["condition_embedder.text_embedder.linear_1.weight"][1]
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(
-            f"{where}: not a Wan transformer (no {error}); supported: {_SUPPORTED}"
+            f"{where}: not a Wan transformer (no {error}); supported: {SUPPORTED}"
         ) from error
     if any(".add_k_proj." in name for name in shapes) or outputs != channels * (
         patch[0] * patch[1] * patch[2]
     ):
         raise ValueError(
             f"{where}: a Wan model with {channels} input channels that takes images in "
-            f"a second way (image-to-video); supported: {_SUPPORTED}"
+            f"a second way (image-to-video); supported: {SUPPORTED}"
         )
     blocks = [re.match(r"blocks\.(\d+)\.", name) for name in shapes]
     is_5b = channels == 48
@@ -97,21 +116,25 @@ def vae_config_of(
         ValueError: it is no Wan VAE, or one that is not supported.
     """
     try:
-        base = shapes["encoder.conv_in.weight"][0]
+        base, folded = shapes["encoder.conv_in.weight"][:2]
         channels = shapes["post_quant_conv.weight"][0]
-    except (KeyError, IndexError) as error:
+        widest = shapes["decoder.conv_in.weight"][0]
+    except (KeyError, IndexError, ValueError) as error:
         raise ValueError(
-            f"{where}: not a Wan VAE (no {error}); supported: {_SUPPORTED}"
+            f"{where}: not a Wan VAE (no {error}); supported: {SUPPORTED}"
         ) from error
-    if shapes["encoder.conv_in.weight"][1] != 3 or config.get("is_residual"):
-        raise ValueError(
-            f"{where}: the residual VAE of Wan 2.2; supported: {_SUPPORTED}"
-        )
+    multipliers = config.get("dim_mult", (1, 2, 4, 4))
+    decoder_width = widest // multipliers[-1]
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
-        mean, std = LATENT_MEAN, LATENT_STD
+        if channels not in _STATISTICS:
+            raise ValueError(
+                f"{where}: a VAE of {channels} latent channels without latents_mean "
+                "and latents_std; put its config.json beside it"
+            )
+        mean, std = _STATISTICS[channels]
     settings = {
-        "multipliers": config.get("dim_mult", (1, 2, 4, 4)),
+        "multipliers": multipliers,
         "temporal_down": config.get("temperal_downsample", (False, True, True)),
         "latent_mean": mean,
         "latent_std": std,
@@ -120,6 +143,11 @@ def vae_config_of(
         base_width=base,
         latent_channels=channels,
         res_blocks=config.get("num_res_blocks", 2),
+        residual=any(
+            name.startswith("encoder.down_blocks.0.resnets.") for name in shapes
+        ),
+        decoder_width=None if decoder_width == base else decoder_width,
+        pixel_patch=math.isqrt(folded // 3),
         dtype=dtype,
         **{name: tuple(value) for name, value in settings.items()},
     )

@@ -187,6 +187,11 @@ def _vae_module(half: str, module: str, cfg: VAEConfig) -> str:
         return module  # conv_in, norm_out, conv_out
     stage = int(found[1])
     rest = {"shortcut": "conv_shortcut", "conv": "resample.1"}.get(rest, rest)
+    if cfg.residual:
+        resampler = "downsampler" if half == "encoder" else "upsampler"
+        part = f"resnets.{found[2]}" if found[2] else resampler
+        blocks = "down_blocks" if half == "encoder" else "up_blocks"
+        return f"{blocks}.{stage}.{part}.{rest}"
     if half == "encoder":  # one flat list
         place = int(found[2]) if found[2] else cfg.res_blocks
         return f"down_blocks.{stage * (cfg.res_blocks + 1) + place}.{rest}"

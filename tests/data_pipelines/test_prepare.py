@@ -326,6 +326,23 @@ def test_absurd_settings_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_vae_of_16_pixels_crops_to_multiples_of_32(media, tmp_path):
+    """Of the five files, two.webp is too small; a side of 48 or 33 gives 32."""
+
+    def coarse(frames):
+        x = encode_video(frames)
+        t, h, w, c = x.shape
+        return x.reshape(t, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+    card = run(media, tmp_path / "out", encode_video=coarse, vae_spatial=16, max_bad=1)
+    assert (card["vae_spatial"], card["skipped"]) == (16, 1)
+    rows = index(tmp_path / "out")
+    assert {(row["height"], row["width"]) for row in rows} == {(32, 32)}
+    assert {(row["h"], row["w"]) for row in rows} == {(2, 2)}
+    with pytest.raises(ValueError, match="another --out"):
+        run(media, tmp_path / "out", max_bad=1)
+
+
 def test_pieces_stream_and_hold_one_piece_at_a_time():
     taken = 0
 
