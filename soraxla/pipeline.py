@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
 from soraxla.autoencode import decode_clip
-from soraxla.checkpoint import SETTINGS
 from soraxla.compiler import jit
 from soraxla.diffusion.process import Process, Purpose, noise
 from soraxla.diffusion.schedule import time_shift
@@ -24,7 +23,7 @@ from soraxla.patching import positions, unpatchify
 from soraxla.sampling import Euler, Heun, Solver, guided, sample
 from soraxla.settings import build, nearest
 from soraxla.types import Array, LatentGrid, PackedBatch
-from soraxla.weights import Loaded, load_dit, load_vae
+from soraxla.weights import Loaded, load_transformer, load_vae
 
 SOLVERS: dict[str, Solver] = {"euler": Euler(), "heun": Heun()}
 MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 8192, 100_000
@@ -283,8 +282,7 @@ def load(checkpoint: str | Path) -> Pipeline:
             f"{folder}: no such folder; give the folder that `soraxla train` or "
             "`soraxla export` wrote"
         )
-    loaded = load_dit(folder if (folder / SETTINGS).exists() else folder / "dit")
-    return assemble(loaded, load_vae(folder / "vae"))
+    return assemble(load_transformer(folder), load_vae(folder / "vae"))
 
 
 def assemble(loaded: Loaded, vae: Loaded) -> Pipeline:
