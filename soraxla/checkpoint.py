@@ -12,6 +12,8 @@ from soraxla.trees import named_leaves
 
 FOLDER = "checkpoints"
 SETTINGS = "train.json"
+# How long and how often, and where the start lies: not what is computed.
+_MAY_CHANGE = ("loop.", "init.folder")
 
 
 class Checkpoints:
@@ -104,8 +106,7 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
 def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
     """Records what the folder is trained with, or checks it against what is recorded.
 
-    Settings under "loop" say how long and how often, not what is computed: they may
-    change from run to run.
+    Those of `_MAY_CHANGE` may change from run to run.
 
     Raises:
         ValueError: the folder was trained with other settings; names the first.
@@ -114,7 +115,7 @@ def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
     if path.exists():
         found = read_settings(workdir)
         for key, expected, value in _differences(found, settings):
-            if not key.startswith("loop."):
+            if not key.startswith(_MAY_CHANGE):
                 raise ValueError(
                     f"{path}: was trained with {key} = {expected!r}, not {value!r}; "
                     "use the same settings or another folder"

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
 from soraxla.autoencode import decode_clip
-from soraxla.checkpoint import SETTINGS
 from soraxla.compiler import jit
 from soraxla.diffusion.process import Process, Purpose, noise
 from soraxla.diffusion.schedule import time_shift
@@ -25,7 +24,7 @@ from soraxla.sampling import Euler, Grid, Heun, Solver, UniPC, WanEuler, guided,
 from soraxla.settings import build, nearest
 from soraxla.types import Array, LatentGrid, PackedBatch
 from soraxla.wan import load_wan
-from soraxla.weights import Loaded, load_dit, load_vae
+from soraxla.weights import Loaded, load_transformer, load_vae
 
 SOLVERS: dict[str, Solver] = {
     "euler": Euler(),
@@ -289,8 +288,7 @@ def load(checkpoint: str | Path) -> Pipeline:
         )
     if (folder / "transformer").is_dir():
         return assemble(*load_wan(folder))
-    loaded = load_dit(folder if (folder / SETTINGS).exists() else folder / "dit")
-    return assemble(loaded, load_vae(folder / "vae"))
+    return assemble(load_transformer(folder), load_vae(folder / "vae"))
 
 
 def assemble(loaded: Loaded, vae: Loaded) -> Pipeline:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import PyTree
 from PIL import Image
 
 from data_pipelines.packed import Dataset
@@ -14,15 +15,20 @@ from soraxla.models.vae import VAEConfig
 from soraxla.pipeline import Request, SampleSettings, assemble
 from soraxla.settings import to_dict
 from soraxla.training.state import TrainState
-from soraxla.training.steps import DiTStep, latent_statistics
+from soraxla.training.steps import DiTStep, dit_params, latent_statistics
 from soraxla.video_io import read_clip
 from soraxla.weights import Loaded, load_vae
 
 _SHOWN = 4
 
 
-def dit_preview(step: DiTStep, dataset: Dataset) -> Callable[[TrainState], Image.Image]:
-    """Generates the first four captions of the dataset at their own sizes."""
+def dit_preview(
+    step: DiTStep, dataset: Dataset, *, base: PyTree = None
+) -> Callable[[TrainState], Image.Image]:
+    """Generates the first four captions of the dataset at their own sizes.
+
+    `base` holds the frozen parameters of a training with LoRA.
+    """
     vae = load_vae(dataset.path / "vae")
     rows = dataset.index.slice(0, _SHOWN).to_pylist()
     requests = [
@@ -41,7 +47,8 @@ def dit_preview(step: DiTStep, dataset: Dataset) -> Callable[[TrainState], Image
             "text_encoder": dataset.card["text_encoder"],
             "process": to_dict(step.process),
         }
-        loaded = Loaded(params=state.ema, model=step.model, config=config)
+        params = dit_params(state.ema, base, step)
+        loaded = Loaded(params=params, model=step.model, config=config)
         videos = assemble(loaded, vae).generate_each(requests, SampleSettings(steps=20))
         return contact_sheet(
             [

@@ -66,6 +66,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(typing.cast(type, hint), value, where + ".")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        groups = [option for option in args if dataclasses.is_dataclass(option)]
+        if groups and isinstance(value, Mapping):
+            return _convert(groups[0], value, where)  # its faults are the ones to name
         for option in args:
             try:
                 return _convert(option, value, where)

@@ -31,10 +31,11 @@ from soraxla.training.steps import (
     DiTStep,
     VAEStep,
     dit_init,
+    dit_params,
     latent_statistics,
     vae_init,
 )
-from soraxla.trees import named_leaves, nested
+from soraxla.trees import named_leaves, nested, sha256_of_tree
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -253,7 +254,7 @@ def load_vae(folder: Path) -> Loaded:
         ValueError: see `load_folder`, `read_config`, `Checkpoints.restore`.
     """
     if (folder / SETTINGS).exists():
-        return _from_training(folder, "vae", _trained_vae)
+        return from_training(folder, "vae", _trained_vae)
     config = read_config(folder, "vae")
     model = _settings(vae.VAEConfig, config, folder)
     abstract = jax.eval_shape(lambda: vae.init(jax.random.key(0), model))
@@ -263,12 +264,22 @@ def load_vae(folder: Path) -> Loaded:
 def load_dit(folder: Path) -> Loaded:
     """The diffusion transformer of a weights or training folder; as `load_vae`."""
     if (folder / SETTINGS).exists():
-        return _from_training(folder, "dit", _trained_dit)
+        return from_training(folder, "dit", _trained_dit)
     config = read_config(folder, "dit")
     model = _settings(DiTConfig, config, folder)
     step = DiTStep(model=model)
     abstract = jax.eval_shape(lambda: dit_init(step).params)
     return Loaded(params=load_folder(folder, abstract), model=model, config=config)
+
+
+def load_transformer(checkpoint: Path) -> Loaded:
+    """That of a training folder, or the `dit` of an imported or exported folder.
+
+    Raises:
+        ValueError: as `load_dit`.
+    """
+    training = (checkpoint / SETTINGS).exists()
+    return load_dit(checkpoint if training else checkpoint / "dit")
 
 
 def named_tensors(
@@ -298,7 +309,8 @@ def _settings(cls: type, config: dict[str, Any], folder: Path) -> Any:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
 
 
-def _from_training(folder: Path, kind: str, read: Callable) -> Loaded:
+def from_training(folder: Path, kind: str, read: Callable) -> Any:
+    """`read(folder, settings)` of a training folder, refused if of another kind."""
     settings = read_settings(folder)
     if settings.get("kind") != kind:
         raise ValueError(
@@ -314,7 +326,7 @@ def _from_training(folder: Path, kind: str, read: Callable) -> Loaded:
 
 def _trained_vae(folder: Path, settings: dict[str, Any]) -> Loaded:
     step = build(VAEStep, settings["step"], "step.")
-    state = _restore(folder, lambda: vae_init(step))
+    state = restore_state(folder, lambda: vae_init(step))
     mean, std = latent_statistics(state.extra)
     model = dataclasses.replace(step.model, latent_mean=mean, latent_std=std)
     config = {"kind": "vae", "model": to_dict(model)}
@@ -323,17 +335,37 @@ def _trained_vae(folder: Path, settings: dict[str, Any]) -> Loaded:
 
 def _trained_dit(folder: Path, settings: dict[str, Any]) -> Loaded:
     step = build(DiTStep, settings["step"], "step.")
-    state = _restore(folder, lambda: dit_init(step))
+    base = None if step.lora is None else _base(folder, settings)
+    state = restore_state(folder, lambda: dit_init(step))
     config = {
         "kind": "dit",
         "model": to_dict(step.model),
         "process": settings["step"]["process"],
         "text_encoder": settings["text_encoder"],
     }
-    return Loaded(params=state.ema, model=step.model, config=config)
+    params = dit_params(state.ema, base, step)
+    return Loaded(params=params, model=step.model, config=config)
 
 
-def _restore(folder: Path, init: Callable) -> Any:
+def _base(folder: Path, settings: dict[str, Any]) -> PyTree:
+    """The frozen parameters that a training folder's adapters add to."""
+    start = Path(settings["init"]["folder"])
+    try:
+        params = load_transformer(start).params
+    except ValueError as error:
+        raise ValueError(f"the base of the adapters in {folder}: {error}") from error
+    found, expected = sha256_of_tree(params), settings["init"]["sha256"]
+    if found != expected:
+        raise ValueError(
+            f"{start}: is not what the adapters in {folder} were trained on (SHA-256 "
+            f"{expected[:12]}…, this one is {found[:12]}…); put the base back, or its "
+            f"place in init.folder of {folder / SETTINGS}"
+        )
+    return params
+
+
+def restore_state(folder: Path, init: Callable) -> Any:
+    """The newest state of a training folder; `init` gives its shapes."""
     checkpoints = Checkpoints(folder)
     try:
         return checkpoints.restore(jax.eval_shape(init))[0]

@@ -52,6 +52,7 @@ L2 data_pipelines/*
 L3 soraxla/autoencode.py
 L3 soraxla/optim.py
 L3 soraxla/checkpoint.py
+L3 soraxla/lora.py
 L3 soraxla/evals/*
 L3 soraxla/training/state.py
 L3 soraxla/training/steps.py
@@ -61,6 +62,7 @@ L3 soraxla/training/__init__.py
 L3 soraxla/tensors.py
 L3 soraxla/weights.py
 L3 soraxla/wan/*
+L3 soraxla/training/finetune.py
 L3 soraxla/training/jobs.py
 L4 soraxla/pipeline.py
 L4 soraxla/preview.py

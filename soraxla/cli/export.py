@@ -24,9 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16"),
         help="of the stored weights (default: float32; for wan as they are)",
     )
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="the adapter of a LoRA training alone, not merged (wan only)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.adapter and args.layout != "wan":
+        raise ValueError("--adapter is a file for diffusers; use export wan --adapter")
     if args.layout == "wan":
         _export_wan(args)
     else:
@@ -35,10 +42,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _export_wan(args: argparse.Namespace) -> None:
+    from soraxla.wan.adapter import export_adapter
     from soraxla.wan.convert import OURS, export_wan
 
     if args.dtype is not None:
         raise ValueError("export wan keeps the types of the weights; leave out --dtype")
+    if args.adapter:
+        export_adapter(args.checkpoint, args.out)
+        return
     left = export_wan(args.checkpoint, args.out)
     if left:
         names = ", ".join(left)

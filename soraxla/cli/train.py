@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init",
         type=Path,
-        metavar="VAE",
-        help="fine-tune this VAE (VAE training only)",
+        metavar="DIR",
+        help="fine-tune this model: a VAE's folder or, for a transformer, what "
+        "`soraxla import`, `export` or `train` wrote",
     )
     parser.add_argument(
         "--set",
@@ -46,8 +47,6 @@ def run(args: argparse.Namespace) -> None:
     kind = config.pop("kind", None)
     if kind not in ("vae", "dit"):
         raise ValueError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
-    if args.init is not None and kind != "vae":
-        raise ValueError("--init fine-tunes a VAE; leave it out for a transformer")
     train = _train_vae if kind == "vae" else _train_dit
     train(args, config)
 
@@ -69,13 +68,16 @@ def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from data_pipelines.packed import open_dataset
     from soraxla.preview import dit_preview
     from soraxla.settings import build
+    from soraxla.training.finetune import open_start, settings_of
     from soraxla.training.jobs import DiTTraining, dit_job
     from soraxla.training.loop import train
 
-    cfg = build(DiTTraining, config)
+    start = open_start(args.init) if args.init else None
+    cfg = build(DiTTraining, settings_of(config, start))
     dataset = open_dataset(args.data)
-    preview = dit_preview(cfg.step, dataset)
-    train(dit_job(cfg, dataset, args.workdir, preview=preview), cfg.loop, args.workdir)
+    preview = dit_preview(cfg.step, dataset, base=start.dit.params if start else None)
+    job = dit_job(cfg, dataset, args.workdir, start=start, preview=preview)
+    train(job, cfg.loop, args.workdir)
 
 
 def load_config(spec: str) -> dict[str, Any]:

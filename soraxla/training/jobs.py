@@ -17,6 +17,7 @@ from soraxla.diffusion.schedule import time_shift
 from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
 from soraxla.settings import to_dict
+from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Job, LoopSettings
 from soraxla.training.state import TrainState, create
 from soraxla.training.steps import (
@@ -53,15 +54,38 @@ class VAETraining:
 
 
 def dit_job(
-    cfg: DiTTraining, dataset: Dataset, workdir: Path, *, preview: Preview | None = None
+    cfg: DiTTraining,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    start: Start | None = None,
+    preview: Preview | None = None,
 ) -> Job:
     """Trains on a prepared dataset; the dataset's VAE is copied into `workdir`.
 
+    `start` is a model to fine-tune, whole or, with `cfg.step.lora`, by adapters; None
+    starts from nothing.
+
     Raises:
-        ValueError: the dataset does not fit the model, a sample can never be packed, or
-            `workdir` holds another VAE than the dataset was prepared with.
+        ValueError: the dataset does not fit the model, a sample can never be packed,
+            `workdir` holds another VAE than the dataset was prepared with, a target of
+            LoRA is no layer, or there is LoRA and no `start`.
     """
-    model, card = cfg.step.model, dataset.card
+    model, card, adapted = cfg.step.model, dataset.card, cfg.step.lora is not None
+    if start is not None:
+        check_start(start, dataset)
+    elif adapted:
+        raise ValueError(
+            "step.lora trains adapters of a model; name its folder with --init"
+        )
+    init = jit(functools.partial(dit_init, cfg.step))
+    if adapted:
+        jax.eval_shape(init)  # finds a target that is no layer
+    elif start is not None:
+        # Copies: the loop donates its state, and `start` stays the caller's.
+        init = lambda: create(  # noqa: E731
+            jax.tree.map(jnp.copy, start.dit.params), cfg.step.optim, {}
+        )
     for what, expected, found in (
         ("latent channels", model.latent_channels, card["latent_channels"]),
         ("text width", model.text_width, card["text_width"]),
@@ -92,9 +116,11 @@ def dit_job(
             **to_dict(cfg),
             "text_encoder": card["text_encoder"],
             "vae_sha256": card["vae_sha256"],
+            **({"init": start.record()} if start else {}),
         },
-        init=jit(functools.partial(dit_init, cfg.step)),
+        init=init,
         step=functools.partial(dit_step, cfg=cfg.step),
+        frozen=(start.dit.params,) if start and adapted else (),
         batches=batches,
         unit="tokens",
         units=lambda batch: int((batch.segment_ids > 0).sum()),

@@ -54,19 +54,21 @@ class Job:
     Attributes:
         settings: everything that decides the result, as plain JSON.
         init: the state before the first step.
-        step: (state, batch) → (state, metrics).
+        step: (state, batch, *frozen) → (state, metrics).
         batches: iterable whose iterator has Grain's `get_state` and `set_state`.
         units: how many `unit`s a batch holds.
         preview: a contact sheet of what the state can do, or None.
+        frozen: what else the step reads; it stays as it is and is not checkpointed.
     """
 
     settings: dict[str, Any]
     init: Callable[[], TrainState]
-    step: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+    step: Callable[..., tuple[TrainState, Metrics]]
     batches: Iterable[Any]
     unit: str
     units: Callable[[Any], int]
     preview: Callable[[TrainState], Image.Image] | None = None
+    frozen: tuple[Any, ...] = ()
 
 
 def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
@@ -101,7 +103,7 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
         pending: tuple[int, Metrics, int] | None = None
         for step in range(first + 1, loop.steps + 1):
             batch = next(batches)
-            state, metrics = step_fn(state, batch)
+            state, metrics = step_fn(state, batch, *job.frozen)
             # The numbers of the step before: reading this one's would wait for it.
             _write(log, pending)
             pending = (step, metrics, job.units(batch))

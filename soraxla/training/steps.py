@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray, PyTree, UInt8
 
+from soraxla import lora
 from soraxla.diffusion.loss import packed_mse
 from soraxla.diffusion.process import (
     Process,
@@ -15,6 +16,7 @@ from soraxla.diffusion.process import (
     token_times,
 )
 from soraxla.diffusion.schedule import sample_times
+from soraxla.lora import LoRA
 from soraxla.models import dit, vae
 from soraxla.models.config import DiTConfig
 from soraxla.optim import OptimSettings
@@ -26,12 +28,24 @@ _MOMENT_DECAY = 0.99  # of the VAE's latent statistics, a step
 
 @dataclass(frozen=True, kw_only=True)
 class DiTStep:
-    """What a step of the diffusion transformer depends on beside state and batch."""
+    """What a step of the diffusion transformer depends on beside state and batch.
+
+    Attributes:
+        lora: adapters are trained on frozen weights; None trains the weights.
+    """
 
     model: DiTConfig
     process: Process = field(default_factory=Process)
     optim: OptimSettings = field(default_factory=OptimSettings)
     seed: int = 0
+    lora: LoRA | None = None
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and self.optim.muon_learning_rate is not None:
+            raise ValueError(
+                "optim.muon_learning_rate is set, but step.lora trains no matrix of a "
+                "block; leave one of them out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +64,36 @@ def _init_key(seed: int) -> PRNGKeyArray:
 
 
 def dit_init(cfg: DiTStep) -> TrainState:
-    """Fresh weights of the seed."""
-    return create(dit.init(_init_key(cfg.seed), cfg.model), cfg.optim, {})
+    """Fresh weights of the seed; with LoRA, fresh adapters, which change nothing."""
+    key = _init_key(cfg.seed)
+    if cfg.lora is None:
+        return create(dit.init(key, cfg.model), cfg.optim, {})
+    shapes = jax.eval_shape(lambda: dit.init(key, cfg.model))
+    return create(lora.init(key, shapes, cfg.lora), cfg.optim, {})
+
+
+def dit_params(trained: PyTree, base: PyTree, cfg: DiTStep) -> PyTree:
+    """The model's parameters of a state's (its `params` or `ema`).
+
+    Args:
+        base: the frozen parameters that adapters add to; None without LoRA.
+    """
+    return trained if cfg.lora is None else lora.merge(base, trained, cfg.lora)
 
 
 def dit_step(
-    state: TrainState, batch: PackedBatch, *, cfg: DiTStep
+    state: TrainState, batch: PackedBatch, base: PyTree = None, *, cfg: DiTStep
 ) -> tuple[TrainState, Metrics]:
-    """One update; noise and time are functions of (seed, draw), never of the step."""
+    """One update; noise and time are functions of (seed, draw), never of the step.
+
+    `base` is as in `dit_params`, and stays as it is.
+    """
     keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.draw)
     t_BS = sample_times(keys_BS, batch.shift)
     loss, grads = jax.value_and_grad(
-        lambda params: dit_error(params, batch, t_BS, cfg=cfg, purpose=Purpose.NOISE)
+        lambda trained: dit_error(
+            dit_params(trained, base, cfg), batch, t_BS, cfg=cfg, purpose=Purpose.NOISE
+        )
     )(state.params)
     return update(state, loss, grads, {}, cfg.optim)
 

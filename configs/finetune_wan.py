@@ -1,0 +1,56 @@
+"""Fine-tuning of Wan weights on a prepared dataset, in whole or by LoRA.
+
+    soraxla import wan --from WAN_DIFFUSERS --out wan --text-encoder umt5:ENCODER
+    soraxla prepare --source MEDIA --out DATASET --vae wan/vae \\
+        --text-encoder umt5:ENCODER
+    soraxla train --config configs/finetune_wan.py:lora --data DATASET --init wan \\
+        --workdir runs/lora
+    soraxla generate --checkpoint runs/lora --prompt "…" --out clip.mp4
+    soraxla export wan --checkpoint runs/lora --out merged
+    soraxla export wan --checkpoint runs/lora --out adapter --adapter
+
+`lora` trains adapters of the attention layers, about 1 % of the weights, and is for
+hundreds of clips; `full` trains every weight, for many thousands. The model is the
+folder's, so it has no settings here. Clips keep their own sizes and share rows of
+32,768 tokens, what one clip of 81 frames at 832×480 takes. For a smoke run on a CPU:
+`--set pack.row_length=256 --set loop.steps=20` and a tiny model.
+"""
+
+from ml_collections import ConfigDict
+
+from soraxla.lora import LoRA
+from soraxla.optim import OptimSettings
+from soraxla.packing import PackSpec
+from soraxla.settings import to_dict
+from soraxla.training.loop import LoopSettings
+
+
+def get_config(way: str = "lora") -> ConfigDict:
+    """The training settings of a way to fine-tune."""
+    if way not in ("full", "lora"):
+        raise ValueError(f"unknown fine-tuning {way!r}: expected full or lora")
+    adapt = way == "lora"
+    return ConfigDict(
+        {
+            "kind": "dit",
+            "step": {
+                "model": {"remat": True},
+                "optim": to_dict(
+                    OptimSettings(learning_rate=1e-4 if adapt else 1e-5, ema_decay=0.99)
+                ),
+                "lora": to_dict(LoRA()) if adapt else None,
+                "seed": 0,
+            },
+            "pack": to_dict(
+                PackSpec(row_length=32768, text_length=4096, max_segments=32)
+            ),
+            "batch_rows": 1,
+            "loop": to_dict(
+                LoopSettings(
+                    steps=2000 if adapt else 10_000,
+                    checkpoint_every=250,
+                    preview_every=500,
+                )
+            ),
+        }
+    )

@@ -1,0 +1,95 @@
+"""Fine-tuning: a transformer's training that starts from a folder's weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.packed import Dataset, check_vae
+from soraxla.diffusion.process import Process
+from soraxla.models.config import DiTConfig
+from soraxla.settings import build, to_dict
+from soraxla.trees import sha256_of_tree
+from soraxla.weights import Loaded, load_transformer, sha256_of_folder
+
+# How a model is computed; all else is what it is, and its folder's to say.
+_FREE = ("dtype", "remat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The model that a training starts from, and where it lies."""
+
+    folder: Path
+    dit: Loaded
+
+    def record(self) -> dict[str, str]:
+        """What a training folder keeps of it; another start is refused."""
+        return {
+            "folder": str(self.folder.resolve()),
+            "sha256": sha256_of_tree(self.dit.params),
+        }
+
+
+def open_start(folder: Path) -> Start:
+    """Loads what `soraxla import`, `export` or `train` wrote (of the last, the EMA).
+
+    Raises:
+        ValueError: see `load_transformer`.
+    """
+    return Start(folder=folder, dit=load_transformer(folder))
+
+
+def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
+    """The configuration with the model and the process that the folder says.
+
+    `step.model.dtype` and `step.model.remat` may be chosen; others may be named, but
+    only as they are.
+
+    Raises:
+        ValueError: an unknown setting, one that the folder contradicts, or no model to
+            start from where there must be one.
+    """
+    step = _group(config, "step")
+    if start is None:
+        if step.get("lora") is not None or not _group(step, "model").get("layers"):
+            raise ValueError(
+                "the configuration fine-tunes a model; name its folder with --init"
+            )
+        return dict(config)
+    found = {"model": to_dict(start.dit.model), "process": start.dit.config["process"]}
+    made = {}
+    for part, cls in (("model", DiTConfig), ("process", Process)):
+        given = _group(step, part)
+        made[part] = to_dict(build(cls, {**found[part], **given}, f"step.{part}."))
+        for name, value in made[part].items():
+            if value != found[part][name] and name not in _FREE:
+                raise ValueError(
+                    f"setting 'step.{part}.{name}' is {value!r}, but {start.folder} "
+                    f"has {found[part][name]!r}; leave it out, the folder says it"
+                )
+    return {**config, "step": {**step, **made}}
+
+
+def _group(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    group = config.get(key, {})
+    if not isinstance(group, Mapping):
+        raise ValueError(f"setting {key!r} is {group!r}, expected a group of keys")
+    return group
+
+
+def check_start(start: Start, dataset: Dataset) -> None:
+    """Raises ValueError unless the dataset was made by the model's encoder and VAE.
+
+    Of an encoder the kind is compared, since its folder may lie anywhere; of the VAE
+    the weights, where they lie beside the transformer's.
+    """
+    expected, found = start.dit.config["text_encoder"], dataset.card["text_encoder"]
+    if expected.partition(":")[0] != found.partition(":")[0]:
+        raise ValueError(
+            f"{dataset.path}: was prepared with the text encoder {found!r}, but "
+            f"{start.folder} reads {expected!r}; prepare it again with that one"
+        )
+    vae = start.folder / "vae"
+    if vae.is_dir():
+        check_vae(dataset, sha256_of_folder(vae))

@@ -1,0 +1,145 @@
+"""Adapter files against diffusers: `tests/golden/lora.npz` is what it computed."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from soraxla.lora import LoRA
+from soraxla.models import dit
+from soraxla.optim import OptimSettings
+from soraxla.packing import PackSpec, Segment, pack
+from soraxla.patching import patchify, positions, unpatchify
+from soraxla.settings import to_dict
+from soraxla.training.finetune import open_start
+from soraxla.training.loop import Job, LoopSettings, train
+from soraxla.training.steps import DiTStep, dit_init
+from soraxla.trees import nested
+from soraxla.types import LatentGrid
+from soraxla.wan import import_wan
+from soraxla.wan.adapter import ADAPTER, export_adapter
+from soraxla.weights import load_transformer
+from tests.golden.wan import LORA, part, write_transformer
+from tests.tiny import quick
+from tests.training.toy import Batches
+
+GOLDEN = np.load(LORA)
+THEIRS = {
+    **{f"self_attn.{x}": f"attn1.to_{x}" for x in "qkv"},
+    **{f"cross_attn.{x}": f"attn2.to_{x}" for x in "qkv"},
+    "self_attn.o": "attn1.to_out.0",
+    "cross_attn.o": "attn2.to_out.0",
+    "mlp.in_proj": "ffn.net.0.proj",
+    "mlp.out_proj": "ffn.net.2",
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    write_transformer(folder / "theirs")
+    import_wan([folder / "theirs"], folder / "wan", text_encoder="hashed:8")
+    return open_start(folder / "wan")
+
+
+def trained(workdir, start, settings, adapters=None):
+    """A LoRA training folder with these averaged adapters, without training."""
+    step = DiTStep(model=start.dit.model, lora=settings, optim=OptimSettings())
+    state = dit_init(step)
+    if adapters is not None:
+        state = state._replace(ema=adapters)
+
+    def count(state, _):
+        zero = state.skipped * 1.0
+        metrics = {"loss": zero, "skipped_in_a_row": state.skipped_in_a_row}
+        return state._replace(step=state.step + 1), metrics
+
+    job = Job(
+        settings={
+            "kind": "dit",
+            "step": to_dict(step),
+            "text_encoder": "hashed:8",
+            "init": start.record(),
+        },
+        init=lambda: state,
+        step=count,
+        batches=Batches(),
+        unit="batches",
+        units=lambda _: 1,
+    )
+    train(job, LoopSettings(steps=1), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run(start, tmp_path_factory):
+    """Of the golden adapter, trained with a scale of 2."""
+    theirs = part("adapter")
+    named = {}
+    for ours, name in THEIRS.items():
+        a, b = (
+            np.stack(
+                [theirs[f"transformer.blocks.{i}.{name}.{x}.weight"].T for i in (0, 1)]
+            )
+            for x in ("lora_A", "lora_B")
+        )
+        named |= {f"blocks.{ours}.a": a, f"blocks.{ours}.b": b / 2}
+    settings = LoRA(rank=3, alpha=6.0, targets=("blocks.*_attn.[qkvo]", "blocks.mlp.*"))
+    adapters = jax.tree.map(jax.numpy.asarray, nested(named))
+    return trained(tmp_path_factory.mktemp("runs") / "run", start, settings, adapters)
+
+
+def predicted(params, model):
+    """The prediction for the fixture's input, in diffusers' layout (1,C,T,H,W)."""
+    _, _, t, h, w = GOLDEN["latents"].shape
+    grid = LatentGrid(t=t, h=h, w=w)
+    clip = Segment(
+        tokens=np.asarray(
+            patchify(GOLDEN["latents"][0].transpose(1, 2, 3, 0), model.patch)
+        ),
+        positions=positions(grid, model.patch, model.rope_fps, model.rope_fps),
+        text=GOLDEN["text"][0, : int(GOLDEN["tokens"])],
+        draw=0,
+        shift=1.0,
+    )
+    spec = PackSpec(row_length=len(clip.tokens), text_length=8, max_segments=1)
+    batch = pack([[clip]], spec)
+    time = (GOLDEN["time"] / 1000.0)[None].astype(np.float32)
+    apply = quick(lambda params, x: dit.apply(params, model, x, time, batch))
+    out = apply(params, jax.numpy.asarray(batch.latents))
+    clip = np.asarray(unpatchify(np.asarray(out)[0], grid, model.patch))
+    return clip.transpose(3, 0, 1, 2)[None]
+
+
+def test_merged_weights_predict_as_diffusers_with_the_adapter(start, run):
+    model = replace(start.dit.model, dtype="float32")
+    before, after = GOLDEN["before"], GOLDEN["after"]
+    assert abs(after - before).max() > 0.5
+    for params, expected in (
+        (start.dit.params, before),
+        (load_transformer(run).params, after),
+    ):
+        found = predicted(params, model)
+        assert abs(found - expected).max() <= 1e-4 * abs(expected).max()
+
+
+def test_the_adapter_file_is_what_diffusers_was_given(run, tmp_path):
+    export_adapter(run, tmp_path / "adapter")
+    found = load_file(tmp_path / "adapter" / ADAPTER)
+    expected = part("adapter")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name], tensor, err_msg=name)
+    assert [p.name for p in (tmp_path / "adapter").iterdir()] == [ADAPTER]
+    with pytest.raises(ValueError, match="exists; remove it"):
+        export_adapter(run, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("layer", ["patch_embed"])
+def test_what_diffusers_cannot_adapt_is_refused(start, tmp_path, layer):
+    run = trained(tmp_path / "run", start, LoRA(rank=2, targets=(layer,)))
+    with pytest.raises(ValueError, match=f"no adapter of '{layer}'; export the merged"):
+        export_adapter(run, tmp_path / "adapter")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
