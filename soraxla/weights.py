@@ -156,7 +156,8 @@ def load_tensors(read: Callable[[str], np.ndarray], abstract: PyTree) -> PyTree:
     def leaf(name: str, shape: tuple[int, ...]) -> jax.Array:
         names = unstacked(name, shape)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            index = index or (slice(None),) * len(shape)
             if not is_stacked(name):
                 return read(name)[index].astype(np.float32)
             return np.stack([read(n)[index[1:]] for n in names[index[0]]]).astype(
