@@ -67,6 +67,7 @@ L3 soraxla/training/jobs.py
 L4 soraxla/pipeline.py
 L4 soraxla/preview.py
 L4 soraxla/demo.py
+L4 soraxla/doctor.py
 L4 soraxla/__init__.py
 L5 soraxla/cli/*
 """

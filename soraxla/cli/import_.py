@@ -18,9 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="new weights folder")
     parser.add_argument(
         "--text-encoder",
-        default="umt5",
         metavar="NAME",
-        help="that the model reads prompts with, such as umt5:PATH",
+        help="that reads prompts, such as umt5:PATH (default: diffusers' folder's own)",
     )
 
 

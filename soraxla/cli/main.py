@@ -12,6 +12,7 @@ VERBS = {
     "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
     "generate": "make videos and images from prompts",
     "import": "bring public weights into a folder that every command takes",
+    "doctor": "check model, data and memory before a fine-tuning",
     "export": "write the weights of a training folder as safetensors",
 }
 

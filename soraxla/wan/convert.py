@@ -137,8 +137,13 @@ def open_vae(path: Path) -> Source:
     return Source(model, tensors, names, path)
 
 
-def import_wan(sources: list[Path], out: Path, *, text_encoder: str) -> None:
+def import_wan(
+    sources: list[Path], out: Path, *, text_encoder: str | None = None
+) -> None:
     """Writes `out/dit` and `out/vae` from diffusers' folder, or from files of each.
+
+    Args:
+        text_encoder: reads the prompts; None takes the umT5 of diffusers' folder.
 
     Raises:
         ValueError: `out` exists; a source is refused. Nothing is written then.
@@ -146,6 +151,14 @@ def import_wan(sources: list[Path], out: Path, *, text_encoder: str) -> None:
     if out.exists():
         raise ValueError(f"{out}: exists; remove it or choose another --out")
     parts = _parts(sources)
+    if text_encoder is None:
+        own = sources[0] / "text_encoder"
+        if not own.is_dir():
+            raise ValueError(
+                f"{sources[0]}: holds no text encoder; name it, such as "
+                "--text-encoder umt5:PATH"
+            )
+        text_encoder = f"umt5:{own.resolve()}"
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -168,7 +181,7 @@ def load_wan(folder: Path) -> tuple[Loaded, Loaded]:
         ValueError: as `open_transformer`.
     """
     transformer, autoencoder = open_transformer(folder), open_vae(folder)
-    config = _dit_config(f"umt5:{folder}")
+    config = _dit_config(f"umt5:{folder / 'text_encoder'}")
     return transformer.load(**config), autoencoder.load()
 
 

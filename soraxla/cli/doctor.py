@@ -1,0 +1,52 @@
+"""`soraxla doctor`: will this fine-tuning work? Asked before it runs."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        help="what training is to start from, as its --init",
+    )
+    parser.add_argument("--data", required=True, type=Path, help="prepared dataset")
+    parser.add_argument(
+        "--media", required=True, type=Path, help="folder of clips, for the VAE"
+    )
+    parser.add_argument(
+        "--config",
+        default="configs/finetune_wan.py:lora",
+        metavar="FILE[:ARGUMENT]",
+        help="of the training to come (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from data_pipelines.packed import open_dataset
+    from soraxla.cli.train import load_config, replace_setting
+    from soraxla.doctor import examine
+    from soraxla.settings import build
+    from soraxla.training.finetune import open_start, settings_of
+    from soraxla.training.jobs import DiTTraining
+
+    config = load_config(args.config)
+    for assignment in args.set:
+        replace_setting(config, assignment)
+    if config.pop("kind", None) != "dit":
+        raise ValueError(
+            f"{args.config}: trains no transformer; the doctor knows those"
+        )
+    start = open_start(args.checkpoint)
+    cfg = build(DiTTraining, settings_of(config, start))
+    failed = []
+    for check in examine(cfg, start, open_dataset(args.data), args.media):
+        print(f"{'ok  ' if check.well else 'FAIL'}  {check.name}: {check.found}")
+        if not check.well:
+            failed.append(check.name)
+    if failed:
+        raise ValueError(f"not fit for training: {', '.join(failed)}")

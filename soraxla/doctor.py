@@ -1,0 +1,140 @@
+"""Checks, before a long fine-tuning, that save the day it would have wasted."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from data_pipelines.packed import Dataset, segments
+from soraxla.autoencode import decode_clip, encode_clip, psnr
+from soraxla.compiler import jit
+from soraxla.diffusion.process import Process
+from soraxla.diffusion.schedule import time_shift
+from soraxla.evals.denoising import denoising_ratio
+from soraxla.settings import build
+from soraxla.training.finetune import Start, check_start
+from soraxla.training.jobs import DiTTraining, dit_job, media_files
+from soraxla.training.loop import Job
+from soraxla.video_io import read_clip
+from soraxla.weights import load_vae
+
+# A network that knows its data is far below predicting zero, which is 1; random
+# weights, or the latents of another VAE, are at 1 or above.
+MAX_RATIO = 0.9
+# Below this a VAE is another one's, or its weights are not loaded.
+MIN_PSNR = 20.0
+STEPS = 3
+_CLIPS, _FRAMES = 4, 17
+
+
+class Check(NamedTuple):
+    """What was looked at, whether it is well, and what was found."""
+
+    name: str
+    well: bool
+    found: str
+
+
+def examine(
+    cfg: DiTTraining, start: Start, dataset: Dataset, media: Path
+) -> Iterator[Check]:
+    """Yields the checks as they are done; none stops the others.
+
+    Args:
+        start: the model to be fine-tuned, `start.folder / "vae"` its VAE.
+        media: clips of the user's own, for the VAE's round trip.
+    """
+    with tempfile.TemporaryDirectory() as workdir:
+        checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
+            ("dataset matches", lambda: _matches(start, dataset)),
+            ("weights are loaded", lambda: _denoises(start, dataset)),
+            ("VAE round trip", lambda: _round_trip(start.folder / "vae", media)),
+            ("memory", lambda: _memory(_job(cfg, start, dataset, workdir))),
+            (
+                f"first {STEPS} steps",
+                lambda: _steps(_job(cfg, start, dataset, workdir)),
+            ),
+        ]
+        for name, look in checks:
+            try:
+                yield Check(name, *look())
+            except (ValueError, OSError) as error:
+                yield Check(name, False, str(error))
+
+
+def _matches(start: Start, dataset: Dataset) -> tuple[bool, str]:
+    check_start(start, dataset)
+    vae = dataset.card["vae_sha256"][:12]
+    return True, f"text encoder {dataset.card['text_encoder']}, VAE {vae}…"
+
+
+def _denoises(start: Start, dataset: Dataset) -> tuple[bool, str]:
+    model = start.dit.model
+    process = build(Process, start.dit.config["process"], "process.")
+    some = segments(dataset, partial(time_shift, model.shift), model.rope_fps)
+    ratio = denoising_ratio(start.dit.params, model, process, some)
+    found = f"error on samples {ratio:.3f} of predicting zero's"
+    return ratio <= MAX_RATIO, f"{found}, expected at most {MAX_RATIO}"
+
+
+def _round_trip(vae: Path, media: Path) -> tuple[bool, str]:
+    loaded = load_vae(vae)
+    decibels = []
+    for path in media_files(media)[:_CLIPS]:
+        clip = _cropped(read_clip(path), loaded.model.spatial)
+        latents = encode_clip(loaded.params, loaded.model, clip)
+        decibels.append(psnr(clip, decode_clip(loaded.params, loaded.model, latents)))
+    lowest = min(decibels)
+    found = (
+        f"{np.mean(decibels):.1f} dB over {len(decibels)} clips, lowest {lowest:.1f}"
+    )
+    return lowest >= MIN_PSNR, f"{found}, expected at least {MIN_PSNR:g}"
+
+
+def _cropped(clip: np.ndarray, multiple: int) -> np.ndarray:
+    frames = 1 + (min(len(clip), _FRAMES) - 1) // 4 * 4
+    height, width = (n // multiple * multiple for n in clip.shape[1:3])
+    return clip[:frames, :height, :width]
+
+
+def _job(cfg: DiTTraining, start: Start, dataset: Dataset, workdir: str) -> Job:
+    return dit_job(cfg, dataset, Path(workdir), start=start)
+
+
+def _memory(job: Job) -> tuple[bool, str]:
+    state = jax.eval_shape(job.init)
+    batch = next(iter(job.batches))
+    program = jit(job.step, donate_argnums=0).lower(state, batch, *job.frozen).compile()
+    used = program.memory_analysis()
+    needed = (
+        used.argument_size_in_bytes
+        + used.output_size_in_bytes
+        + used.temp_size_in_bytes
+        - used.alias_size_in_bytes
+    )
+    there = _device_bytes()
+    found = f"a step needs {needed / 2**30:.2f} GiB of {there / 2**30:.1f}"
+    return needed < there, found
+
+
+def _device_bytes() -> int:
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _steps(job: Job) -> tuple[bool, str]:
+    state, batches, losses = job.init(), iter(job.batches), []
+    step = jit(job.step, donate_argnums=0)
+    for _ in range(STEPS):
+        state, metrics = step(state, next(batches), *job.frozen)
+        losses.append(float(metrics["loss"]))
+    found = f"loss {', '.join(f'{loss:.4f}' for loss in losses)}"
+    skipped = int(metrics["skipped"])
+    return not skipped, found + (f", {skipped} not finite" if skipped else "")
