@@ -37,6 +37,7 @@ _BY_HAND = [
     "\u0301\u0302 marks alone",
     "Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞͉͚̯̞̠͍A̴̵̜̰͔ͫ͗͢L̠ͨͧͩ͘G̴̻͈͍͔̹̑͗̎̅͛́Ǫ̵̹̻̝̳͂̌̌͘!͖̬̰̙̗̿̋ͥͥ̂ͣ̐́́͜͞",
     "&lt;b&gt;bold&lt;/b&gt; &amp;amp; &amp;lt; &eacute; &#233; &#x1F407; &nope;",
+    "<b>escaped &amp;lt;twice&amp;gt;</b> and &amp;amp;lt; thrice",
     "â€œmojibakeâ€\x9d cafÃ© naÃ¯ve",
     "“curly” ‘quotes’ — dashes – and … dots",
     "1 12 123 1234567890 3.14159 1,000,000 -42 1e-5 0x1F",

@@ -70,6 +70,7 @@ def test_two_hundred_odd_texts_in_the_real_minilm_s_tokens():
     ("text", "clean"),
     [
         ("&amp;lt;b&amp;gt; &eacute;", "<b> é"),
+        ("<i> &amp;lt; &amp;amp;lt;", "<i> < &lt;"),
         ("cafÃ© â€œquotedâ€\x9d", 'café "quoted"'),
         (" a\u3000b\n\n c\t", "a b c"),
         ("", ""),
