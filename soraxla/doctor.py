@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,15 +50,13 @@ def examine(
         media: clips of the user's own, for the VAE's round trip.
     """
     with tempfile.TemporaryDirectory() as workdir:
+        trial = _Trial(cfg, start, dataset, Path(workdir))
         checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
             ("dataset matches", lambda: _matches(start, dataset)),
             ("weights are loaded", lambda: _denoises(start, dataset)),
             ("VAE round trip", lambda: _round_trip(start.folder / "vae", media)),
-            ("memory", lambda: _memory(_job(cfg, start, dataset, workdir))),
-            (
-                f"first {STEPS} steps",
-                lambda: _steps(_job(cfg, start, dataset, workdir)),
-            ),
+            ("memory", trial.memory),
+            (f"first {STEPS} steps", trial.steps),
         ]
         for name, look in checks:
             try:
@@ -102,24 +100,43 @@ def _cropped(clip: np.ndarray, multiple: int) -> np.ndarray:
     return clip[:frames, :height, :width]
 
 
-def _job(cfg: DiTTraining, start: Start, dataset: Dataset, workdir: str) -> Job:
-    return dit_job(cfg, dataset, Path(workdir), start=start)
+class _Trial:
+    """The training to come, compiled once."""
 
+    def __init__(self, cfg: DiTTraining, start: Start, dataset: Dataset, workdir: Path):
+        self._made = cfg, dataset, workdir, start
 
-def _memory(job: Job) -> tuple[bool, str]:
-    state = jax.eval_shape(job.init)
-    batch = next(iter(job.batches))
-    program = jit(job.step, donate_argnums=0).lower(state, batch, *job.frozen).compile()
-    used = program.memory_analysis()
-    needed = (
-        used.argument_size_in_bytes
-        + used.output_size_in_bytes
-        + used.temp_size_in_bytes
-        - used.alias_size_in_bytes
-    )
-    there = _device_bytes()
-    found = f"a step needs {needed / 2**30:.2f} GiB of {there / 2**30:.1f}"
-    return needed < there, found
+    @cached_property
+    def _job(self) -> Job:
+        cfg, dataset, workdir, start = self._made
+        return dit_job(cfg, dataset, workdir, start=start)
+
+    @cached_property
+    def _program(self) -> jax.stages.Compiled:
+        job = self._job
+        arguments = jax.eval_shape(job.init), next(iter(job.batches)), *job.frozen
+        return jit(job.step, donate_argnums=0).lower(*arguments).compile()
+
+    def memory(self) -> tuple[bool, str]:
+        used = self._program.memory_analysis()
+        needed = (
+            used.argument_size_in_bytes
+            + used.output_size_in_bytes
+            + used.temp_size_in_bytes
+            - used.alias_size_in_bytes
+        )
+        there = _device_bytes()
+        found = f"a step needs {needed / 2**30:.2f} GiB of {there / 2**30:.1f}"
+        return needed < there, found
+
+    def steps(self) -> tuple[bool, str]:
+        state, batches, losses = self._job.init(), iter(self._job.batches), []
+        for _ in range(STEPS):
+            state, metrics = self._program(state, next(batches), *self._job.frozen)
+            losses.append(float(metrics["loss"]))
+        found = f"loss {', '.join(f'{loss:.4f}' for loss in losses)}"
+        skipped = int(metrics["skipped"])
+        return not skipped, found + (f", {skipped} not finite" if skipped else "")
 
 
 def _device_bytes() -> int:
@@ -127,14 +144,3 @@ def _device_bytes() -> int:
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _steps(job: Job) -> tuple[bool, str]:
-    state, batches, losses = job.init(), iter(job.batches), []
-    step = jit(job.step, donate_argnums=0)
-    for _ in range(STEPS):
-        state, metrics = step(state, next(batches), *job.frozen)
-        losses.append(float(metrics["loss"]))
-    found = f"loss {', '.join(f'{loss:.4f}' for loss in losses)}"
-    skipped = int(metrics["skipped"])
-    return not skipped, found + (f", {skipped} not finite" if skipped else "")
