@@ -36,7 +36,8 @@ def randomised(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def save(name: str, model, dtype: torch.dtype, arrays: dict) -> None:
     tensors = {k: v.to(dtype).contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, HERE / f"{name}.safetensors", metadata={"format": "pt"})
-    config = json.dumps(dict(model.config), default=list)
+    public = {k: v for k, v in model.config.items() if not k.startswith("_")}
+    config = json.dumps(public, sort_keys=True)
     np.savez_compressed(HERE / f"{name}.npz", config=np.array(config), **arrays)
 
 
@@ -87,7 +88,7 @@ def make_transformer() -> None:
         attention_head_dim=20,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
-        text_dim=6,
+        text_dim=8,
         freq_dim=256,
         ffn_dim=48,
         num_layers=2,
@@ -97,7 +98,7 @@ def make_transformer() -> None:
     )
     model = randomised(model, torch.float32)
     x = rng.normal(size=(2, CHANNELS, 3, 4, 6)).astype(np.float32)
-    text = rng.normal(size=(2, 512, 6)).astype(np.float32)
+    text = rng.normal(size=(2, 512, 8)).astype(np.float32)
     words = np.array([5, 9])
     for row, n in zip(text, words, strict=True):
         row[n:] = 0.0

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from soraxla.models import dit, vae
 from soraxla.models.config import SIZES
 from soraxla.patching import patchify, positions, unpatchify
+from soraxla.pipeline import SampleSettings, load
 from soraxla.types import LatentGrid, PackedBatch
 from soraxla.wan.convert import export_wan, import_wan, open_transformer, open_vae
 from soraxla.wan.families import (
@@ -165,7 +166,7 @@ def test_a_time_of_its_own_for_every_token(folder, golden):
 def both_ways(folder, tmp_path_factory):
     """The folder imported, and exported again."""
     out = tmp_path_factory.mktemp("both_ways")
-    import_wan([folder], out / "ours", text_encoder="hashed")
+    import_wan([folder], out / "ours", text_encoder="hashed:8")
     assert export_wan(out / "ours", out / "theirs") == []
     return out
 
@@ -196,6 +197,15 @@ def test_what_was_imported_loads_and_knows_its_rates(both_ways, loaded_vae):
     assert load_vae(both_ways / "ours" / "vae").model == loaded_vae.model
     model = load_dit(both_ways / "ours" / "dit").model
     assert (model.rope_fps, model.shift, model.latent_channels) == (24.0, 5.0, 48)
+
+
+def test_it_generates_at_the_size_asked_for(both_ways):
+    """40x24 pixels are cropped from 64x32, the next multiples of 16 · 2."""
+    settings = SampleSettings(steps=1, cfg_scale=1.0)
+    pipeline = load(both_ways / "ours")
+    [video] = pipeline.generate("a dog", size=(40, 24), frames=2, settings=settings)
+    assert video.shape == (2, 24, 40, 3)
+    assert video.std() > 10
 
 
 def shapes_of(size):
