@@ -36,7 +36,10 @@ def get_config(way: str = "lora") -> ConfigDict:
             "step": {
                 "model": {"remat": True},
                 "optim": to_dict(
-                    OptimSettings(learning_rate=1e-4 if adapt else 1e-5, ema_decay=0.99)
+                    OptimSettings(
+                        learning_rate=1e-4 if adapt else 1e-5,
+                        ema_decay=0.99 if adapt else 0.999,
+                    )
                 ),
                 "lora": to_dict(LoRA()) if adapt else None,
                 "seed": 0,
