@@ -1,8 +1,8 @@
 """Fine-tuning of Wan weights on a prepared dataset, in whole or by LoRA.
 
-    soraxla import wan --from WAN_DIFFUSERS --out wan --text-encoder umt5:ENCODER
+    soraxla import wan --from WAN --out wan --text-encoder umt5:WAN/text_encoder
     soraxla prepare --source MEDIA --out DATASET --vae wan/vae \\
-        --text-encoder umt5:ENCODER
+        --text-encoder umt5:WAN/text_encoder
     soraxla train --config configs/finetune_wan.py:lora --data DATASET --init wan \\
         --workdir runs/lora
     soraxla generate --checkpoint runs/lora --prompt "…" --out clip.mp4
@@ -36,7 +36,10 @@ def get_config(way: str = "lora") -> ConfigDict:
             "step": {
                 "model": {"remat": True},
                 "optim": to_dict(
-                    OptimSettings(learning_rate=1e-4 if adapt else 1e-5, ema_decay=0.99)
+                    OptimSettings(
+                        learning_rate=1e-4 if adapt else 1e-5,
+                        ema_decay=0.99 if adapt else 0.999,
+                    )
                 ),
                 "lora": to_dict(LoRA()) if adapt else None,
                 "seed": 0,

@@ -350,12 +350,17 @@ def _trained_dit(folder: Path, settings: dict[str, Any]) -> Loaded:
 
 def _base(folder: Path, settings: dict[str, Any]) -> PyTree:
     """The frozen parameters that a training folder's adapters add to."""
-    start = Path(settings["init"]["folder"])
+    init = settings.get("init")
+    if not isinstance(init, dict) or not {"folder", "sha256"} <= init.keys():
+        raise ValueError(
+            f"{folder / SETTINGS}: damaged, its adapters have no 'init'; copy it again"
+        )
+    start = Path(init["folder"])
     try:
         params = load_transformer(start).params
     except ValueError as error:
         raise ValueError(f"the base of the adapters in {folder}: {error}") from error
-    found, expected = sha256_of_tree(params), settings["init"]["sha256"]
+    found, expected = sha256_of_tree(params), init["sha256"]
     if found != expected:
         raise ValueError(
             f"{start}: is not what the adapters in {folder} were trained on (SHA-256 "

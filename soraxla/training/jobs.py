@@ -78,14 +78,16 @@ def dit_job(
         raise ValueError(
             "step.lora trains adapters of a model; name its folder with --init"
         )
-    init = jit(functools.partial(dit_init, cfg.step))
+    fresh = jit(functools.partial(dit_init, cfg.step))
     if adapted:
-        jax.eval_shape(init)  # finds a target that is no layer
-    elif start is not None:
+        jax.eval_shape(fresh)  # finds a target that is no layer
+
+    def fine_tuned() -> TrainState:
+        assert start is not None
         # Copies: the loop donates its state, and `start` stays the caller's.
-        init = lambda: create(  # noqa: E731
-            jax.tree.map(jnp.copy, start.dit.params), cfg.step.optim, {}
-        )
+        params = jax.tree.map(jnp.copy, start.dit.params)
+        return create(params, cfg.step.optim, {})
+
     for what, expected, found in (
         ("latent channels", model.latent_channels, card["latent_channels"]),
         ("text width", model.text_width, card["text_width"]),
@@ -118,7 +120,7 @@ def dit_job(
             "vae_sha256": card["vae_sha256"],
             **({"init": start.record()} if start else {}),
         },
-        init=init,
+        init=fresh if start is None or adapted else fine_tuned,
         step=functools.partial(dit_step, cfg=cfg.step),
         frozen=(start.dit.params,) if start and adapted else (),
         batches=batches,

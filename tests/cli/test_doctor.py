@@ -8,8 +8,10 @@ import pytest
 from data_pipelines.packed import open_dataset
 from soraxla import doctor
 from soraxla.cli.main import main
+from soraxla.packing import PackSpec
 from soraxla.training.finetune import open_start
 from soraxla.training.jobs import DiTTraining
+from soraxla.training.loop import LoopSettings
 from soraxla.training.steps import DiTStep
 from soraxla.video_io import write_video
 from soraxla.weights import save_folder, sha256_of_folder
@@ -70,7 +72,11 @@ def test_random_weights_are_told_and_what_is_well_is_too(patient, capsys):
 def test_another_vae_s_dataset_is_told(patient):
     write_card(patient / "dataset", vae_sha256="b" * 64)
     start = open_start(patient / "weights")
-    cfg = DiTTraining(step=DiTStep(model=start.dit.model))
+    cfg = DiTTraining(
+        step=DiTStep(model=start.dit.model),
+        pack=PackSpec(row_length=64, text_length=32, max_segments=4),
+        loop=LoopSettings(steps=1),
+    )
     dataset = open_dataset(patient / "dataset")
     first = next(doctor.examine(cfg, start, dataset, patient / "media"))
     assert first.name == "dataset matches" and not first.well

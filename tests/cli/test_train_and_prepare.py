@@ -82,12 +82,11 @@ def test_bad_training_data(refuse, media, tmp_path):
         assert text in refuse("train", "--config", config, *options)
 
 
-def test_init_is_for_a_vae(refuse, media, other_vae, tmp_path):
+def test_a_start_that_is_not_there(refuse, media, other_vae, tmp_path):
     options = ["--data", media, "--workdir", tmp_path / "run"]
-    line = refuse("train", "--config", DIT, "--init", other_vae, *options)
-    assert "--init fine-tunes a VAE" in line
-    line = refuse("train", "--config", VAE, "--init", tmp_path / "gone", *options)
-    assert "config.json is missing" in line
+    for config, init in ((DIT, other_vae), (VAE, tmp_path / "gone")):
+        line = refuse("train", "--config", config, "--init", init, *options)
+        assert "config.json is missing" in line
 
 
 def test_prepare_with_pretrained_weights(media, other_vae, tmp_path):
