@@ -128,13 +128,19 @@ def edit(part, **model):
         (lambda folder: shutil.rmtree(folder / "dit"), "config.json is missing"),
         (lambda folder: shutil.rmtree(folder / "vae"), "config.json is missing"),
         (lambda folder: cut(folder / "vae" / "config.json"), "damaged"),
-        (lambda folder: cut(folder / "vae" / "decoder.safetensors"), "copy it again"),
-        (lambda folder: cut(folder / "dit" / "block_001.safetensors"), "copy it again"),
+        (
+            lambda folder: cut(folder / "vae" / "decoder.safetensors"),
+            "download it again",
+        ),
+        (
+            lambda folder: cut(folder / "dit" / "block_001.safetensors"),
+            "download it again",
+        ),
         (lambda folder: (folder / "dit" / "block_001.safetensors").unlink(), "missing"),
-        (edit("dit", width=96), "has shape"),
-        (edit("dit", layers=1), "unexpected tensors"),
+        (edit("dit", width=96), "mis-shaped"),
+        (edit("dit", layers=1), "unexpected, such as"),
         (edit("dit", hight=3), "unknown setting 'model.hight'"),
-        (edit("vae", base_width=8), "has shape"),
+        (edit("vae", base_width=8), "mis-shaped"),
     ],
 )
 def test_bad_checkpoints(refuse, checkpoint, tmp_path, damage, text):
