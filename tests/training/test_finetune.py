@@ -20,7 +20,7 @@ from soraxla.settings import build, to_dict
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.jobs import DiTTraining, dit_job
 from soraxla.training.loop import train
-from soraxla.training.steps import dit_error
+from soraxla.training.steps import DiTStep, dit_error
 from soraxla.trees import named_leaves, sha256_of_tree
 from soraxla.weights import load_transformer, save_folder, sha256_of_folder
 from tests import tiny
@@ -37,6 +37,9 @@ QUICK = {"pack": {"row_length": 128, "text_length": 64, "max_segments": 8}}
 @functools.cache
 def compiled(step, cfg):
     return tiny.quick(functools.partial(step, cfg=cfg))
+
+
+ERROR = functools.partial(dit_error, purpose=Purpose.NOISE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,8 +136,8 @@ def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype
 
 
 def error_of(params, batch, times, cfg):
-    error = functools.partial(dit_error, cfg=cfg.step, purpose=Purpose.NOISE)
-    return tiny.quick(error)(params, batch, times)
+    plain = DiTStep(model=cfg.step.model, seed=cfg.step.seed)
+    return compiled(ERROR, plain)(params, batch, times)
 
 
 @pytest.fixture(scope="module")
