@@ -32,6 +32,7 @@ setup(
         "numpy>=2.0",
         "pyarrow>=17",
         "safetensors>=0.5",
+        "huggingface_hub>=0.30",
         "tokenizers>=0.22",
         "sentencepiece>=0.2",
         "ftfy>=6.3",

@@ -15,6 +15,7 @@ from soraxla.autoencode import decode_clip
 from soraxla.compiler import jit
 from soraxla.diffusion.process import Process, Purpose, noise
 from soraxla.diffusion.schedule import time_shift
+from soraxla.hub import local
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
@@ -275,12 +276,13 @@ def _sampler(model: DiTConfig, process: Process, solver: str, cfg_scale: float):
 
 def load(checkpoint: str | Path) -> Pipeline:
     """A pipeline from a training folder (its EMA), a folder of weights (of `soraxla
-    import` or `export`), or diffusers' folder of a Wan model.
+    import` or `export`), or diffusers' folder of a Wan model,
+    which may be named `hf:ORG/NAME`.
 
     Raises:
         ValueError: the folder is missing, incomplete, damaged, or holds something else.
     """
-    folder = Path(checkpoint)
+    folder = local(checkpoint)
     if not folder.is_dir():
         raise ValueError(
             f"{folder}: no such folder; give the folder that `soraxla train` or "

@@ -59,6 +59,7 @@ L3 soraxla/training/steps.py
 L3 soraxla/training/metrics.py
 L3 soraxla/training/loop.py
 L3 soraxla/training/__init__.py
+L3 soraxla/hub.py
 L3 soraxla/tensors.py
 L3 soraxla/weights.py
 L3 soraxla/wan/*

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="diffusers' folder, or the safetensors file or folder of each part",
+        help="diffusers' folder, hf:ORG/NAME, or the file or folder of each part",
     )
     parser.add_argument("--out", required=True, type=Path, help="new weights folder")
     parser.add_argument(

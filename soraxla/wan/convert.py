@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from soraxla.diffusion.process import Process
+from soraxla.hub import local
 from soraxla.models import dit, vae
 from soraxla.models.config import DiTConfig
 from soraxla.models.vae import VAEConfig
@@ -150,6 +151,7 @@ def import_wan(
     """
     if out.exists():
         raise ValueError(f"{out}: exists; remove it or choose another --out")
+    sources = [local(source) for source in sources]
     parts = _parts(sources)
     if text_encoder is None:
         own = sources[0] / "text_encoder"

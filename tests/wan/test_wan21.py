@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -16,11 +17,14 @@ from safetensors.numpy import load_file, save_file
 from soraxla.cli.main import main
 from soraxla.diffusion import Process
 from soraxla.models import dit, vae
+from soraxla.models.config import dit_config
 from soraxla.patching import patchify, positions
 from soraxla.sampling import UniPC, WanEuler, guided, sample
 from soraxla.tensors import INDEX
 from soraxla.types import LatentGrid, PackedBatch
 from soraxla.wan import export_wan, import_wan, load_wan
+from soraxla.wan.families import dit_config_of
+from soraxla.wan.layout import dit_places
 from soraxla.weights import load_dit, load_vae
 from tests.tiny import quick
 
@@ -218,6 +222,21 @@ def test_the_family_is_told_from_shapes(imported):
     assert model.heads == 2 and model.text_width == 6 and model.text_pad_to == 512
     assert model.shift == 3.0 and model.rope_fps == 16.0
     assert not model.position_embed and not model.text_refiner_layers
+
+
+@pytest.mark.parametrize(
+    ("size", "tensors", "parameters"),
+    [("wan_1_3b", 825, 1_418_996_800), ("wan_14b", 1095, 14_288_491_584)],
+)
+def test_the_public_sizes_have_their_tensors(size, tensors, parameters):
+    cfg = dit_config(size)
+    abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), cfg))
+    places = dit_places(cfg, abstract)
+    shapes = {place.name: place.their_shape for place in places.values()}
+    assert len(places) == len(shapes) == tensors
+    assert sum(math.prod(shape) for shape in shapes.values()) == parameters
+    again = dit_config_of(shapes, {}, WAN, shift=None)
+    assert dataclasses.replace(again, shift=cfg.shift) == cfg
 
 
 # --- What is not right ------------------------------------------------------------
