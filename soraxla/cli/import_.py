@@ -15,6 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="diffusers' folder, hf:ORG/NAME, or the file or folder of each part",
     )
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="FILE",
+        help="LoRA safetensors of this model, to be merged into it",
+    )
     parser.add_argument("--out", required=True, type=Path, help="new weights folder")
     parser.add_argument(
         "--text-encoder",
@@ -26,5 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from soraxla.wan import import_wan
 
-    import_wan(args.sources, args.out, text_encoder=args.text_encoder)
+    import_wan(
+        args.sources, args.out, text_encoder=args.text_encoder, adapter=args.adapter
+    )
     print(args.out)

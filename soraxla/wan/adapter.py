@@ -1,5 +1,7 @@
-"""The adapter of a LoRA training, alone, as diffusers' `load_lora_weights` reads it."""
+"""Adapters of Wan in files, as diffusers' `load_lora_weights` has them: out and in."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from safetensors.numpy import save_file
 from soraxla.lora import LoRA
 from soraxla.models import dit
 from soraxla.settings import build
+from soraxla.tensors import TensorFiles
 from soraxla.training.steps import DiTStep, dit_init
 from soraxla.trees import named_leaves
-from soraxla.wan.layout import dit_places
+from soraxla.wan.layout import diffusers_name, dit_places
 from soraxla.weights import from_training, is_stacked, restore_state, unstacked
 
 ADAPTER = "pytorch_lora_weights.safetensors"
@@ -67,3 +70,68 @@ def _theirs(
     if part == "a":
         return {f"{layer}.lora_A.weight": np.ascontiguousarray(matrix.T)}
     return {f"{layer}.lora_B.weight": np.ascontiguousarray(lora.scale * matrix.T)}
+
+
+class Adapter:
+    """A file of LoRA matrices for a transformer, to be added to its weights.
+
+    Layers are named as diffusers or as Wan names them, after `transformer.` or
+    `diffusion_model.`; the scale is alpha / rank where the file says alpha, else 1.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]):
+        """
+        Args:
+            shapes: of the transformer's tensors, in diffusers' names.
+
+        Raises:
+            ValueError: the file is damaged, or holds what is not of this model.
+        """
+        self._tensors = TensorFiles([path])
+        self._names: dict[str, dict[str, str]] = {}  # weight → part → name in the file
+        strange = []
+        for name in self._tensors.headers:
+            found = re.fullmatch(
+                r"(?:transformer\.|diffusion_model\.)?(.+)\."
+                r"(lora_A\.weight|lora_B\.weight|alpha)",
+                name,
+            )
+            weight = diffusers_name(f"{found[1]}.weight") if found else ""
+            if found is None or weight not in shapes:
+                strange.append(name)
+            else:
+                self._names.setdefault(weight, {})[found[2]] = name
+        strange += [
+            name
+            for weight, parts in self._names.items()
+            if not self._fits(parts, shapes[weight])
+            for name in parts.values()
+        ]
+        if strange or not self._names:
+            raise ValueError(
+                f"{path}: {len(strange)} of {len(self._tensors.headers)} tensors are "
+                "no pair of LoRA matrices for this model, such as "
+                f"{min(strange, default='')!r}; give an adapter of this model"
+            )
+
+    def _fits(self, parts: Mapping[str, str], shape: tuple[int, ...]) -> bool:
+        if not {"lora_A.weight", "lora_B.weight"} <= parts.keys():
+            return False
+        a, b = (
+            self._tensors.headers[parts[f"lora_{x}.weight"]].shape for x in ("A", "B")
+        )
+        return len(a) == len(b) == 2 and (b[0], a[1]) == shape and a[0] == b[1]
+
+    def add(self, weight: str, tensor: np.ndarray) -> np.ndarray:
+        """One of the transformer's tensors with its product added, in its own type."""
+        parts = self._names.get(weight)
+        if parts is None:
+            return tensor
+        a, b = (
+            self._tensors.read(parts[f"lora_{x}.weight"]).astype(np.float32)
+            for x in ("A", "B")
+        )
+        scale = 1.0
+        if "alpha" in parts:
+            scale = float(self._tensors.read(parts["alpha"])) / len(a)
+        return (tensor.astype(np.float32) + scale * (b @ a)).astype(tensor.dtype)

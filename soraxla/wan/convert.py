@@ -24,6 +24,7 @@ from soraxla.models.vae import VAEConfig
 from soraxla.settings import to_dict
 from soraxla.tensors import INDEX, SUFFIX, TensorFiles, model_files
 from soraxla.trees import named_leaves
+from soraxla.wan.adapter import Adapter
 from soraxla.wan.families import (
     SUPPORTED,
     dit_config_of,
@@ -65,6 +66,7 @@ class Source:
         self.abstract = _abstract(model)
         self._tensors = tensors
         self._names = names  # theirs to the file's spelling
+        self._adapter: Adapter | None = None
         self._places = _places(model, self.abstract)
         check_tensors(
             {name: tensors.headers[stored].shape for name, stored in names.items()},
@@ -87,7 +89,19 @@ class Source:
         place = self._places.get(name)
         if place is None:
             return np.zeros(named_leaves(self.abstract)[name].shape, np.float32)
-        return place.to_ours(self._tensors.read(self._names[place.name]))
+        tensor = self._tensors.read(self._names[place.name])
+        if self._adapter is not None:
+            tensor = self._adapter.add(place.name, tensor)
+        return place.to_ours(tensor)
+
+    def adapt(self, path: Path) -> None:
+        """Adds a LoRA file to what is read from now on.
+
+        Raises:
+            ValueError: see `Adapter`.
+        """
+        places = self._places.values()
+        self._adapter = Adapter(path, {p.name: p.their_shape for p in places})
 
     def load(self, **config: Any) -> Loaded:
         """The model with its parameters in fp32."""
@@ -139,12 +153,17 @@ def open_vae(path: Path) -> Source:
 
 
 def import_wan(
-    sources: list[Path], out: Path, *, text_encoder: str | None = None
+    sources: list[Path],
+    out: Path,
+    *,
+    text_encoder: str | None = None,
+    adapter: Path | None = None,
 ) -> None:
     """Writes `out/dit` and `out/vae` from diffusers' folder, or from files of each.
 
     Args:
         text_encoder: reads the prompts; None takes the umT5 of diffusers' folder.
+        adapter: a LoRA file that is added to the transformer's weights.
 
     Raises:
         ValueError: `out` exists; a source is refused. Nothing is written then.
@@ -153,6 +172,10 @@ def import_wan(
         raise ValueError(f"{out}: exists; remove it or choose another --out")
     sources = [local(source) for source in sources]
     parts = _parts(sources)
+    if adapter is not None:
+        if "dit" not in parts:
+            raise ValueError(f"{adapter}: adapts a transformer; give that too")
+        parts["dit"].adapt(adapter)
     if text_encoder is None:
         own = sources[0] / "text_encoder"
         if not own.is_dir():

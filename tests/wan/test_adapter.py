@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from soraxla.lora import LoRA
 from soraxla.models import dit
@@ -149,3 +149,69 @@ def test_what_is_no_adapter_for_diffusers(start, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         export_adapter(run, tmp_path / "adapter")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+# --- In -----------------------------------------------------------------------------
+
+
+def test_an_adapter_merged_on_import_is_what_diffusers_computes(tmp_path):
+    """Under diffusers' names, and Wan's own with an alpha of twice the rank."""
+    theirs = write_transformer(tmp_path / "theirs")
+    given = part("adapter")
+    original = {
+        name.replace("transformer.", "diffusion_model.")
+        .replace("attn1.to_out.0", "self_attn.o")
+        .replace("attn1.to_", "self_attn."): (
+            tensor / 2 if "lora_B" in name else tensor
+        )
+        for name, tensor in given.items()
+    }
+    original |= {
+        name.replace("lora_A.weight", "alpha"): np.array(2.0 * len(tensor), np.float32)
+        for name, tensor in original.items()
+        if "lora_A" in name
+    }
+    for spelling, tensors in (("diffusers", given), ("wan", original)):
+        file = tmp_path / f"{spelling}.safetensors"
+        save_file(tensors, file)
+        out = tmp_path / spelling
+        import_wan([theirs], out, text_encoder="hashed:8", adapter=file)
+        loaded = load_transformer(out)
+        found = predicted(loaded.params, replace(loaded.model, dtype="float32"))
+        after = GOLDEN["after"]
+        assert abs(found - after).max() <= 1e-4 * abs(after).max()
+
+
+def extra(tensors, name):
+    tensors["transformer.blocks.0.more.lora_A.weight"] = tensors[name]
+
+
+def halved(tensors, name):
+    tensors[name] = tensors[name][:, :-1].copy()
+
+
+def of_another_model(tensors, name):
+    for key in list(tensors):
+        tensors[key.replace("blocks.0", "blocks.7")] = tensors.pop(key)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (extra, "1 of .* tensors are no pair .*more.lora_A"),
+        (halved, "2 of .* tensors are no pair"),
+        (lambda tensors, name: tensors.pop(name), "1 of .* tensors are no pair"),
+        (of_another_model, "tensors are no pair .*blocks.7"),
+        (lambda tensors, name: tensors.clear(), "0 of 0 tensors"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_one_line(tmp_path, damage, message):
+    theirs = write_transformer(tmp_path / "theirs")
+    tensors = part("adapter")
+    damage(tensors, min(name for name in tensors if "lora_A" in name))
+    file = tmp_path / "adapter.safetensors"
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=message) as error:
+        import_wan([theirs], tmp_path / "o", text_encoder="hashed:8", adapter=file)
+    assert "\n" not in str(error.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [file.name, "theirs"]
