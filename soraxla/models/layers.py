@@ -62,31 +62,35 @@ def _gather_bwd(saved, grad_BLD):
 gather_rows.defvjp(_gather_fwd, _gather_bwd)
 
 
-def layer_norm(x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+def layer_norm(x: Float[Array, "b l d"], eps: float = _EPS) -> Float[Array, "b l d"]:
     """Layer norm without gain or bias, in and to fp32."""
     x = x.astype(jnp.float32)
     x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + _EPS)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
 
 
 class AffineLayerNorm(nn.Module):
     """Layer norm with gain and bias, in and to fp32."""
 
+    eps: float = _EPS
+
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return layer_norm(x) * scale[None, None, :] + bias[None, None, :]
+        return layer_norm(x, self.eps) * scale[None, None, :] + bias[None, None, :]
 
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm with a gain, in and to fp32 (arXiv 1910.07467)."""
 
+    eps: float = _EPS
+
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + _EPS)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         return x * scale[None, None, :]
 
 

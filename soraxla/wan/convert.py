@@ -1,7 +1,8 @@
 """`soraxla import wan` and `soraxla export wan`, a tensor at a time.
 
-No weight is changed on the way: types stay as they are stored, so that in and out again
-is the same to the bit. One file of the output (a block) is held at a time.
+No weight is changed on the way, unless an adapter is merged into it: types stay as they
+are stored, so that in and out again is the same to the bit. One file of the output (a
+block) is held at a time.
 """
 
 import json
@@ -176,7 +177,7 @@ def import_wan(
         if "dit" not in parts:
             raise ValueError(f"{adapter}: adapts a transformer; give that too")
         parts["dit"].adapt(adapter)
-    if text_encoder is None:
+    if text_encoder is None and "dit" in parts:
         own = sources[0] / "text_encoder"
         if not own.is_dir():
             raise ValueError(
@@ -189,7 +190,7 @@ def import_wan(
     try:
         for kind, source in parts.items():
             config: dict[str, Any] = {"kind": kind, "model": to_dict(source.model)}
-            if kind == "dit":
+            if text_encoder is not None and kind == "dit":
                 config |= _dit_config(text_encoder)
             write_folder(partial / kind, source.names, source.read, config)
         partial.rename(out)
@@ -239,7 +240,7 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
         `out/transformer/soraxla_only.safetensors`.
 
     Raises:
-        ValueError: `out` exists; a model has layers that Wan has not.
+        ValueError: `out` exists; `checkpoint` is incomplete or damaged.
     """
     if out.exists():
         raise ValueError(f"{out}: exists; remove it or choose another --out")

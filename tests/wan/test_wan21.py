@@ -315,6 +315,14 @@ def test_a_model_that_is_not_whole_is_one_line_and_nothing_written(
     assert [p.name for p in tmp_path.iterdir()] == ["wan"]
 
 
+def test_a_vae_comes_alone_and_a_transformer_not_without_a_text_encoder(tmp_path):
+    import_wan([WAN / "vae"], tmp_path / "one")
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["vae"]
+    with pytest.raises(ValueError, match="holds no text encoder; name it"):
+        import_wan([WAN], tmp_path / "two")
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
 def test_an_existing_folder_is_left_alone(tmp_path):
     out = tmp_path / "ours"
     out.mkdir()

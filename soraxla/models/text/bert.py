@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int, PyTree
 
+from soraxla.models.layers import AffineLayerNorm
 from soraxla.models.text import folder as hf
 from soraxla.models.text.layers import (
     ACTIVATIONS,
-    LayerNorm,
     SelfAttention,
     dense,
     mask_bias,
@@ -102,12 +102,12 @@ class Block(nn.Module):
             heads, head_dim, head_dim**-0.5, True, dtype, name="self_attn"
         )
         x = x + attn(x.astype(dtype), bias)
-        x = LayerNorm(cfg.layer_norm_eps, name="attn_norm")(x)
+        x = AffineLayerNorm(cfg.layer_norm_eps, name="attn_norm")(x)
         y = dense(cfg.intermediate_size, dtype, use_bias=True, name="mlp_in")(x)
         y = ACTIVATIONS[cfg.hidden_act](y)
         y = dense(cfg.hidden_size, dtype, use_bias=True, name="mlp_out")(y)
         x = x + y.astype(jnp.float32)
-        return LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x), None
+        return AffineLayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x), None
 
 
 class Encoder(nn.Module):
@@ -128,7 +128,7 @@ class Encoder(nn.Module):
         x = table(cfg.vocab_size, "words")(ids).astype(jnp.float32)
         x = x + table(cfg.max_position_embeddings, "places")(places)
         x = x + table(cfg.type_vocab_size, "kinds")(kinds)
-        x = LayerNorm(cfg.layer_norm_eps, name="embed_norm")(x)
+        x = AffineLayerNorm(cfg.layer_norm_eps, name="embed_norm")(x)
         blocks = scan_blocks(Block, cfg.num_hidden_layers)(cfg, name="blocks")
         return blocks(x, mask_bias(valid))[0]
 

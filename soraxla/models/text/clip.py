@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int, PyTree
 
+from soraxla.models.layers import AffineLayerNorm
 from soraxla.models.text import folder as hf
 from soraxla.models.text.layers import (
     ACTIVATIONS,
-    LayerNorm,
     SelfAttention,
     causal_bias,
     dense,
@@ -149,7 +149,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "b m d"], None]:
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         head_dim = cfg.hidden_size // cfg.num_attention_heads
-        h = LayerNorm(cfg.layer_norm_eps, name="attn_norm")(x).astype(dtype)
+        h = AffineLayerNorm(cfg.layer_norm_eps, name="attn_norm")(x).astype(dtype)
         x = x + SelfAttention(
             cfg.num_attention_heads,
             head_dim,
@@ -158,7 +158,7 @@ class Block(nn.Module):
             dtype,
             name="self_attn",
         )(h, bias)
-        h = LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x).astype(dtype)
+        h = AffineLayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x).astype(dtype)
         h = dense(cfg.intermediate_size, dtype, use_bias=True, name="mlp_in")(h)
         h = ACTIVATIONS[cfg.hidden_act](h)
         h = dense(cfg.hidden_size, dtype, use_bias=True, name="mlp_out")(h)
@@ -181,7 +181,7 @@ class TextTower(nn.Module):
         x = tokens(ids).astype(jnp.float32) + places(jnp.arange(ids.shape[1])[None])
         bias = mask_bias(valid) + causal_bias(ids.shape[1])
         x, _ = scan_blocks(Block, cfg.num_hidden_layers)(cfg, name="blocks")(x, bias)
-        x = LayerNorm(cfg.layer_norm_eps, name="final_norm")(x)
+        x = AffineLayerNorm(cfg.layer_norm_eps, name="final_norm")(x)
         ends = ids if cfg.eos_token_id == _LEGACY_EOS else ids == cfg.eos_token_id
         end = jnp.argmax(jnp.where(valid, ends, -1), axis=1)  # the first of them
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Float, PyTree, UInt8
 from PIL import Image
 
+from soraxla.models.layers import AffineLayerNorm
 from soraxla.models.text import folder as hf
 from soraxla.models.text.clip import (
     Block,
@@ -22,7 +23,7 @@ from soraxla.models.text.clip import (
     project,
     tower_settings,
 )
-from soraxla.models.text.layers import LayerNorm, dense, scan_blocks
+from soraxla.models.text.layers import dense, scan_blocks
 from soraxla.types import Array
 
 # Of the pixels it was trained on, 0…1.
@@ -123,8 +124,8 @@ class VisionTower(nn.Module):
         places = self.param("places", small, (side * side + 1, cfg.hidden_size))
         first = jnp.broadcast_to(first[None, None, :], (b, 1, cfg.hidden_size))
         x = jnp.concatenate([first, x.astype(jnp.float32)], axis=1) + places[None]
-        x = LayerNorm(cfg.layer_norm_eps, name="pre_norm")(x)
+        x = AffineLayerNorm(cfg.layer_norm_eps, name="pre_norm")(x)
         bias = jnp.zeros((1, 1, x.shape[1], x.shape[1]))
         x, _ = scan_blocks(Block, cfg.num_hidden_layers)(cfg, name="blocks")(x, bias)
-        x = LayerNorm(cfg.layer_norm_eps, name="post_norm")(x[:, :1])[:, 0]
+        x = AffineLayerNorm(cfg.layer_norm_eps, name="post_norm")(x[:, :1])[:, 0]
         return project(x, cfg)

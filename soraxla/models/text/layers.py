@@ -1,7 +1,7 @@
-"""What the pretrained encoders share: norms, attention with a bias, activations.
+"""What the pretrained encoders share: attention with a bias, activations.
 
-Matrices are kept and multiplied in the model's dtype. fp32 islands: norms, logits and
-softmax, the residual stream, biases of positions.
+Matrices are kept and multiplied in the model's dtype. fp32 islands: logits and softmax,
+the residual stream, biases of positions, and the norms, which are those of `layers.py`.
 """
 
 from collections.abc import Callable
@@ -24,34 +24,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
-
-
-class LayerNorm(nn.Module):
-    """Layer norm with gain and bias, in and to fp32."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b m d"]) -> Float[Array, "b m d"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        return x * scale[None, None, :] + bias[None, None, :]
-
-
-class RMSNorm(nn.Module):
-    """Root mean square norm with gain (arXiv 1910.07467), in and to fp32."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b m d"]) -> Float[Array, "b m d"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        return x * scale[None, None, :]
 
 
 class SelfAttention(nn.Module):

@@ -14,10 +14,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int, PyTree
 
+from soraxla.models.layers import RMSNorm
 from soraxla.models.text import folder as hf
 from soraxla.models.text.layers import (
     ACTIVATIONS,
-    RMSNorm,
     SelfAttention,
     dense,
     mask_bias,
