@@ -12,8 +12,8 @@ from soraxla.trees import named_leaves
 
 FOLDER = "checkpoints"
 SETTINGS = "train.json"
-# How long and how often, and where the start lies: not what is computed.
-_MAY_CHANGE = ("loop.", "init.folder")
+# How long, how often, on what devices, and where the start lies: not what is computed.
+_MAY_CHANGE = ("loop.", "mesh.", "init.folder")
 
 
 class Checkpoints:
@@ -51,7 +51,9 @@ class Checkpoints:
         )
 
     def restore(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """State and plan of the newest checkpoint; `abstract` gives shapes and types.
+        """State and plan of the newest checkpoint.
+
+        `abstract` gives shapes, types and shardings; without one, the first device.
 
         Raises:
             ValueError: there is none, it is damaged, or it is of another model.
@@ -99,8 +101,8 @@ class Checkpoints:
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def write_settings(workdir: Path, settings: dict[str, Any]) -> None:

@@ -114,8 +114,8 @@ class _Trial:
     @cached_property
     def _program(self) -> jax.stages.Compiled:
         job = self._job
-        arguments = jax.eval_shape(job.init), next(iter(job.batches)), *job.frozen
-        return jit(job.step, donate_argnums=0).lower(*arguments).compile()
+        arguments = job.state(), self._batch(iter(job.batches)), *job.frozen
+        return job.step_fn().lower(*arguments).compile()
 
     def memory(self) -> tuple[bool, str]:
         used = self._program.memory_analysis()

@@ -277,7 +277,6 @@ def trained(workdir, kind, step, init, extra):
         step=count,
         batches=Batches(),
         unit="batches",
-        units=lambda _: 1,
     )
     return train(job, LoopSettings(steps=1), workdir)
 

@@ -20,11 +20,25 @@ from soraxla.models.layers import (
     linear,
 )
 from soraxla.rope import rotary_tables
+from soraxla.sharding import Rules, constrain
 from soraxla.types import Array, PackedBatch
 
 Params = dict[str, Any]
 
 _FREQUENCIES = 128
+
+# Parameter to logical axes. Vectors are small: gathering them would cost more.
+RULES: Rules = (
+    (r"(\w*attn)\.[qkv]\.kernel", ("embed", "heads")),
+    (r"(\w*attn)\.([qkv]\.bias|norm_[qk]\.scale)", ("heads",)),
+    (r"(\w*attn)\.o\.kernel", ("heads", "embed")),
+    (r"mlp\.in_proj\.kernel", ("embed", "mlp")),
+    (r"mlp\.in_proj\.bias", ("mlp",)),
+    (r"mlp\.out_proj\.kernel", ("mlp", "embed")),
+    (r"(time_out|time_proj|head|text_embed\.out_proj)\.kernel", ("embed", None)),
+    (r"(\w+_embed|time_in|text_embed\.in_proj)\.kernel", (None, "embed")),
+    (r".*(bias|scale|table|known_embed)", ()),
+)
 
 
 def init(key: jax.Array, cfg: DiTConfig) -> Params:
@@ -150,7 +164,7 @@ class DiT(nn.Module):
         if cfg.position_embed:
             x = x + self.position_embed(position_features(batch.positions))
         known = batch.known[:, :, None] * self.known_embed[None, None, :]
-        x = x + known.astype(x.dtype)
+        x = constrain(x + known.astype(x.dtype), "batch", "tokens", None)
         rows = jnp.stack([t, known_t], axis=-1).reshape(t.shape[0], -1)
         e_BRD = self.time_out(nn.silu(self.time_in(time_features(rows))))
         modulation = self.time_proj(nn.silu(e_BRD))

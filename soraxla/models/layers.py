@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from soraxla.attention import attention
 from soraxla.models.config import DiTConfig
 from soraxla.rope import rotate
+from soraxla.sharding import constrain
 from soraxla.types import Array
 
 _EPS = 1e-6
@@ -105,10 +106,12 @@ class Attention(nn.Module):
 
     Attributes:
         zero: start with a zero output projection.
+        axes: logical axes of what attends and of what it attends to.
     """
 
     cfg: DiTConfig
     zero: bool = False
+    axes: tuple[str, str] = ("tokens", "tokens")
 
     @nn.compact
     def __call__(
@@ -135,6 +138,7 @@ class Attention(nn.Module):
             q_segment_ids=segment_ids,
             kv_segment_ids=source_segment_ids,
             kv_bias=source_bias,
+            axes=self.axes,
         )
         out = out.reshape(*out.shape[:2], cfg.width)
         return linear(cfg.width, dtype, zero=self.zero, name="o")(out)
@@ -188,7 +192,7 @@ class Block(nn.Module):
         )
         x = add(x, h, token(2))
         h = AffineLayerNorm(name="cross_norm")(x).astype(dtype)
-        h = Attention(cfg, name="cross_attn")(
+        h = Attention(cfg, axes=("tokens", "text"), name="cross_attn")(
             h,
             ctx.text,
             ctx.segment_ids,
@@ -198,7 +202,7 @@ class Block(nn.Module):
         x = x + h
         h = (layer_norm(x) * (1.0 + token(4)) + token(3)).astype(dtype)
         h = MLP(cfg.mlp_width, cfg.width, dtype, name="mlp")(h)
-        return add(x, h, token(5)), None
+        return constrain(add(x, h, token(5)), "batch", "tokens", None), None
 
 
 def add(
@@ -222,7 +226,7 @@ class TextRefiner(nn.Module):
     ) -> Float[Array, "b m d"]:
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         h = AffineLayerNorm(name="attn_norm")(text).astype(dtype)
-        attn = Attention(cfg, zero=True, name="attn")
+        attn = Attention(cfg, zero=True, axes=("text", "text"), name="attn")
         text = text + attn(h, h, segment_ids, segment_ids)
         h = AffineLayerNorm(name="mlp_norm")(text).astype(dtype)
         return text + MLP(2 * cfg.width, cfg.width, dtype, zero=True, name="mlp")(h)

@@ -3,20 +3,30 @@
 import functools
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 from PIL import Image
 
 from data_pipelines.packed import Dataset, check_vae, packed_batches
 from data_pipelines.windows import WindowDataset, WindowSpec
-from soraxla.compiler import jit
 from soraxla.diffusion.schedule import time_shift
+from soraxla.models import dit
 from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
 from soraxla.settings import to_dict
+from soraxla.sharding import (
+    PACKED_AXES,
+    WHOLE,
+    MeshSettings,
+    one_device,
+    own_rows,
+    put_rows,
+)
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Job, LoopSettings
 from soraxla.training.state import TrainState, create
@@ -31,6 +41,8 @@ from soraxla.training.steps import (
 from soraxla.video_io import MEDIA_SUFFIXES
 from soraxla.weights import Loaded, sha256_of_folder
 
+VIDEO_AXES = {"video": ("batch", None, "height", None, None)}
+
 Preview = Callable[[TrainState], Image.Image]
 
 
@@ -42,6 +54,7 @@ class DiTTraining:
     pack: PackSpec
     loop: LoopSettings
     batch_rows: int = 1
+    mesh: MeshSettings = field(default_factory=MeshSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +64,7 @@ class VAETraining:
     step: VAEStep
     windows: WindowSpec
     loop: LoopSettings
+    mesh: MeshSettings = field(default_factory=MeshSettings)
 
 
 def dit_job(
@@ -60,14 +74,16 @@ def dit_job(
     *,
     start: Start | None = None,
     preview: Preview | None = None,
+    mesh: Mesh | None = None,
 ) -> Job:
     """Trains on a prepared dataset; the dataset's VAE is copied into `workdir`.
 
     `start` is a model to fine-tune, whole or, with `cfg.step.lora`, by adapters; None
-    starts from nothing.
+    starts from nothing. `mesh` has the devices (not `cfg.mesh`), by default the first.
 
     Raises:
-        ValueError: the dataset does not fit the model, a sample can never be packed,
+        ValueError: the dataset does not fit the model, or the mesh the model or the
+            rows; a sample can never be packed,
             `workdir` holds another VAE than the dataset was prepared with, a target of
             LoRA is no layer, or there is LoRA and no `start`.
     """
@@ -78,15 +94,15 @@ def dit_job(
         raise ValueError(
             "step.lora trains adapters of a model; name its folder with --init"
         )
-    fresh = jit(functools.partial(dit_init, cfg.step))
+    mesh = one_device() if mesh is None else mesh
+    check_mesh(cfg, mesh)
+    fresh = functools.partial(dit_init, cfg.step)
     if adapted:
         jax.eval_shape(fresh)  # finds a target that is no layer
 
-    def fine_tuned() -> TrainState:
-        assert start is not None
+    def fine_tuned(params: PyTree) -> TrainState:
         # Copies: the loop donates its state, and `start` stays the caller's.
-        params = jax.tree.map(jnp.copy, start.dit.params)
-        return create(params, cfg.step.optim, {})
+        return create(jax.tree.map(jnp.copy, params), cfg.step.optim, {})
 
     for what, expected, found in (
         ("latent channels", model.latent_channels, card["latent_channels"]),
@@ -121,13 +137,35 @@ def dit_job(
             **({"init": start.record()} if start else {}),
         },
         init=fresh if start is None or adapted else fine_tuned,
+        init_args=(start.dit.params,) if start and not adapted else (),
         step=functools.partial(dit_step, cfg=cfg.step),
         frozen=(start.dit.params,) if start and adapted else (),
         batches=batches,
         unit="tokens",
-        units=lambda batch: int((batch.segment_ids > 0).sum()),
         preview=preview,
+        mesh=mesh,
+        rules=dit.RULES if cfg.step.lora is None else WHOLE,
+        put=functools.partial(
+            put_rows, axes=PACKED_AXES, mesh=mesh, rows=cfg.batch_rows
+        ),
     )
+
+
+def check_mesh(cfg: DiTTraining, mesh: Mesh) -> None:
+    """Raises ValueError unless the mesh divides what it is to cut.
+
+    Parameters are looked at when the state is made.
+    """
+    own_rows(cfg.batch_rows, mesh)
+    for what, size, axis in (
+        ("step.model.heads", cfg.step.model.heads, "tensor"),
+        ("pack.row_length", cfg.pack.row_length, "context"),
+    ):
+        if size % mesh.shape[axis]:
+            raise ValueError(
+                f"{what} is {size}, which mesh.{axis} = {mesh.shape[axis]} does not "
+                f"divide; change one of them"
+            )
 
 
 def vae_job(
@@ -136,14 +174,20 @@ def vae_job(
     *,
     start: Loaded | None = None,
     preview: Preview | None = None,
+    mesh: Mesh | None = None,
 ) -> Job:
     """Trains on pixel windows of all media files below a folder.
 
-    `start` is a VAE to fine-tune; None starts from nothing.
+    `start` is a VAE to fine-tune; None starts from nothing. `mesh` has the devices (not
+    `cfg.mesh`), by default the first.
 
     Raises:
-        ValueError: no media, none large enough, or `start` has other widths.
+        ValueError: no media, none large enough, `start` has other widths, or the mesh
+            does not divide a batch.
     """
+    mesh = one_device() if mesh is None else mesh
+    for i, shape in enumerate(cfg.windows.shapes):
+        own_rows(shape.batch, mesh, what=f"windows.shapes[{i}].batch")
     files = media_files(media)
     if start is not None and _widths(start.model) != _widths(cfg.step.model):
         raise ValueError(
@@ -151,23 +195,24 @@ def vae_job(
             f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
         )
 
-    def fine_tuned() -> TrainState:
+    def fine_tuned(params: PyTree) -> TrainState:
         assert start is not None
         mean = jnp.asarray(start.model.latent_mean)
         square = mean**2 + jnp.asarray(start.model.latent_std) ** 2
         moments = {"mean": mean, "square": square}
         # Copies: the loop donates its state, and `start` stays the caller's.
-        params = jax.tree.map(jnp.copy, start.params)
-        return create(params, cfg.step.optim, moments)
+        return create(jax.tree.map(jnp.copy, params), cfg.step.optim, moments)
 
     return Job(
         settings={"kind": "vae", **to_dict(cfg)},
-        init=fine_tuned if start else jit(functools.partial(vae_init, cfg.step)),
+        init=fine_tuned if start else functools.partial(vae_init, cfg.step),
+        init_args=(start.params,) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
         batches=WindowDataset(files, cfg.windows, seed=cfg.step.seed),
         unit="px",
-        units=lambda batch: batch["video"].size // 3,
         preview=preview,
+        mesh=mesh,
+        put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
     )
 
 

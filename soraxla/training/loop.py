@@ -3,15 +3,23 @@
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from soraxla.checkpoint import Checkpoints, write_settings
 from soraxla.compiler import jit
+from soraxla.sharding import (
+    WHOLE,
+    Rules,
+    one_device,
+    param_shardings,
+    with_shardings,
+)
 from soraxla.training.metrics import MetricsLog
 from soraxla.training.state import Metrics, TrainState
 
@@ -53,22 +61,48 @@ class Job:
 
     Attributes:
         settings: everything that decides the result, as plain JSON.
-        init: the state before the first step.
+        init: (*init_args) → the state before the first step.
         step: (state, batch, *frozen) → (state, metrics).
         batches: iterable whose iterator has Grain's `get_state` and `set_state`.
-        units: how many `unit`s a batch holds.
+        unit: the metric that says how much a step worked through.
         preview: a contact sheet of what the state can do, or None.
         frozen: what else the step reads; it stays as it is and is not checkpointed.
+        mesh: the devices.
+        rules: how the state is cut over them.
+        put: a host's batch to arrays on the mesh.
     """
 
     settings: dict[str, Any]
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]
     step: Callable[..., tuple[TrainState, Metrics]]
     batches: Iterable[Any]
     unit: str
-    units: Callable[[Any], int]
+    init_args: tuple[Any, ...] = ()
     preview: Callable[[TrainState], Image.Image] | None = None
     frozen: tuple[Any, ...] = ()
+    mesh: Mesh = field(default_factory=one_device)
+    rules: Rules = WHOLE
+    put: Callable[[Any], Any] = lambda batch: batch
+
+    def state(self) -> TrainState:
+        """The shapes of a state, and how it is cut.
+
+        Raises:
+            ValueError: the rules do not fit the model, or the mesh does not divide it.
+        """
+        abstract = jax.eval_shape(self.init, *self.init_args)
+        shardings = param_shardings(abstract, self.rules, self.mesh)
+        return with_shardings(abstract, shardings)
+
+    def start(self) -> TrainState:
+        """The state before the first step; born cut."""
+        return jit(self.init, out_shardings=_shardings(self.state()))(*self.init_args)
+
+    def step_fn(self) -> Any:
+        """The step, jitted for the mesh that is set; it takes over the state's place."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        out = (_shardings(self.state()), whole)
+        return jit(self.step, donate_argnums=0, out_shardings=out)
 
 
 def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
@@ -83,30 +117,32 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
     write_settings(workdir, job.settings)
     with ExitStack() as stack:
         sigterm = stack.enter_context(_SigtermFlag())
+        stack.enter_context(jax.set_mesh(job.mesh))
         # ---- Restore -------------------------------------------------------------
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=loop.keep)))
         batches: Any = iter(job.batches)
         if checkpoints.latest() is None:
-            state = job.init()
+            state = job.start()
         else:
-            state, plan = checkpoints.restore(jax.eval_shape(job.init))
+            state, plan = checkpoints.restore(job.state())
             batches.set_state(plan)
         first = int(state.step)
 
         # ---- Loop ----------------------------------------------------------------
-        step_fn = jit(job.step, donate_argnums=0)
+        step_fn = job.step_fn()
         log = stack.enter_context(
             closing(
                 MetricsLog(workdir, first_step=first, steps=loop.steps, unit=job.unit)
             )
         )
-        pending: tuple[int, Metrics, int] | None = None
+        pending: tuple[int, Metrics] | None = None
         for step in range(first + 1, loop.steps + 1):
-            batch = next(batches)
+            # Devices are still at the step before while this batch is read and sent.
+            batch = job.put(next(batches))
             state, metrics = step_fn(state, batch, *job.frozen)
             # The numbers of the step before: reading this one's would wait for it.
             _write(log, pending)
-            pending = (step, metrics, job.units(batch))
+            pending = (step, metrics)
             if sigterm.seen or step % loop.checkpoint_every == 0:
                 # A run resumed from here writes only the steps after this one.
                 _write(log, pending)
@@ -123,12 +159,16 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
     return state
 
 
-def _write(log: MetricsLog, pending: tuple[int, Metrics, int] | None) -> None:
+def _shardings(abstract: TrainState) -> TrainState:
+    return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def _write(log: MetricsLog, pending: tuple[int, Metrics] | None) -> None:
     if pending is None:
         return
-    step, device_metrics, units = pending
+    step, device_metrics = pending
     metrics = {k: v.item() for k, v in jax.device_get(device_metrics).items()}
-    log.write(step, metrics, units)
+    log.write(step, metrics)
     if metrics["skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
         raise FloatingPointError(
             f"step {step}: no finite gradient for {MAX_SKIPPED_IN_A_ROW} steps in a "

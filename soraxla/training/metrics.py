@@ -32,10 +32,10 @@ class MetricsLog:
         self._last = time.monotonic()
         self._rate = 0.0
 
-    def write(self, step: int, metrics: dict[str, Any], units: int) -> None:
-        """One step's numbers and how many `unit`s it processed."""
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """One step's numbers; that under `unit` is how much it worked through."""
         now = time.monotonic()
-        rate = units / max(now - self._last, 1e-9)
+        rate = metrics[self._unit] / max(now - self._last, 1e-9)
         self._last = now
         self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
         record = {"step": step, f"{self._unit}_per_second": rate, **metrics}

@@ -95,7 +95,8 @@ def dit_step(
             dit_params(trained, base, cfg), batch, t_BS, cfg=cfg, purpose=Purpose.NOISE
         )
     )(state.params)
-    return update(state, loss, grads, {}, cfg.optim)
+    state, metrics = update(state, loss, grads, {}, cfg.optim)
+    return state, {**metrics, "tokens": jnp.sum(batch.segment_ids > 0)}
 
 
 def dit_error(
@@ -164,7 +165,8 @@ def vae_step(
         lambda old, new: old + (1.0 - decay) * (new - old), state.extra, moments
     )
     state, metrics = update(state, loss, grads, moments, cfg.optim)
-    return state, {**metrics, **parts}
+    pixels = jnp.asarray(video.size // 3)
+    return state, {**metrics, **parts, "px": pixels}
 
 
 def latent_statistics(

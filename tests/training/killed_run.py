@@ -79,7 +79,6 @@ def job(data, wrap=lambda batches: batches):
         step=STEP,
         batches=wrap(batches),
         unit="tokens",
-        units=lambda batch: int((batch.segment_ids > 0).sum()),
     )
 
 

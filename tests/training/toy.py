@@ -62,6 +62,5 @@ def job(*, settings=None, width=WIDTH, preview=None, **batches):
         step=step,
         batches=Batches(**batches),
         unit="numbers",
-        units=len,
         preview=preview,
     )

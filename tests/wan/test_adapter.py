@@ -67,7 +67,6 @@ def trained(workdir, start, settings, adapters=None):
         step=count,
         batches=Batches(),
         unit="batches",
-        units=lambda _: 1,
     )
     train(job, LoopSettings(steps=1), workdir)
     return workdir

@@ -1,0 +1,240 @@
+"""Arrays over a mesh of devices, by two tables.
+
+Beside each model stands the first: patterns of parameter names to logical axes
+(`RULES` of `soraxla.models.dit`, …). The second is here: logical axes to mesh axes. Code
+that computes names logical axes only, and runs the same with no mesh at all.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from soraxla.trees import named_leaves
+from soraxla.types import PackedBatch
+
+# From the outermost: neighbours along `tensor`, which talks most, are closest.
+AXES = ("data", "fsdp", "context", "tensor")
+
+# Parameters are cut along `context` too: there is nothing else to cut when one clip is
+# sampled on many chips, and in training those chips reduce one gradient anyway.
+MESH_AXES: Mapping[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "tokens": ("context",),
+    "text": (),
+    "height": ("context",),
+    "embed": ("fsdp", "context"),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+}
+
+LogicalAxes = tuple[str | None, ...]
+
+# A pattern of a parameter's whole name, without the optimizer's prefix, and the axes of
+# its dimensions, without the layer axis of stacked blocks. The first match counts.
+Rules = Sequence[tuple[str, LogicalAxes]]
+
+# Of a whole packed batch.
+PACKED_AXES = PackedBatch(
+    latents=("batch", "tokens", None),
+    segment_ids=("batch", "tokens"),
+    token_index=("batch", "tokens"),
+    positions=("batch", "tokens", None),
+    known=("batch", "tokens"),
+    text=("batch", "text", None),
+    text_segment_ids=("batch", "text"),
+    draw=("batch", None),
+    shift=("batch", None),
+)
+
+
+# Every parameter whole on every device.
+WHOLE: Rules = ((r".*", ()),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """How many devices each axis has; together all there are.
+
+    Attributes:
+        data: rows are split, parameters are whole on each.
+        fsdp: rows and parameters are split; None takes the devices that are left.
+        context: the tokens of a row, and parameters, are split.
+        tensor: heads and the MLP's hidden units are split.
+    """
+
+    data: int = 1
+    fsdp: int | None = None
+    context: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for name in AXES:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"mesh.{name} is {size}, expected at least 1")
+
+
+def make_mesh(
+    settings: MeshSettings | None = None, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """The mesh of all devices, or of those given.
+
+    Raises:
+        ValueError: the axes do not multiply to the number of devices.
+    """
+    settings = settings or MeshSettings()
+    count = len(jax.devices() if devices is None else devices)
+    sizes = {name: getattr(settings, name) for name in AXES}
+    if sizes["fsdp"] is None:
+        sizes["fsdp"] = max(1, count // math.prod(n for n in sizes.values() if n))
+    if math.prod(sizes.values()) != count:
+        product = " x ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(
+            f"the mesh {product} has {math.prod(sizes.values())} devices, but there "
+            f"are {count}; change mesh.{', mesh.'.join(AXES)} to multiply to {count}"
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+        devices=devices,
+    )
+
+
+def one_device() -> Mesh:
+    """The mesh of the first device alone."""
+    return make_mesh(devices=jax.local_devices()[:1])
+
+
+def current_mesh() -> AbstractMesh | None:
+    """The mesh that is set; None where there is none, or inside a `shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or AxisType.Manual in mesh.axis_types else mesh
+
+
+def split(size: int, logical: str | None, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The mesh axes that cut a dimension: none of them where they do not divide it."""
+    axes = MESH_AXES[logical] if logical else ()
+    return axes if size % axis_size(mesh, axes) == 0 else ()
+
+
+def axis_size(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
+    """How many parts the axes cut a dimension into."""
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def partition_spec(
+    shape: Sequence[int], axes: LogicalAxes, mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    """How an array of this shape is cut."""
+    cut = zip(shape, axes, strict=True)
+    return PartitionSpec(*(split(size, axis, mesh) for size, axis in cut))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """`x`, cut by its logical axes; as it is where no mesh is set."""
+    mesh = current_mesh()
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(x.shape, axes, mesh))
+
+
+def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
+    """Of parameters, or of any tree that holds trees of them: a training state.
+
+    Scalars are whole everywhere.
+
+    Raises:
+        ValueError: a parameter that no rule matches, a rule that matches none, or one
+            whose size the mesh does not divide.
+    """
+    used: set[str] = set()
+
+    def sharding(name: str, leaf: Any) -> NamedSharding:
+        if leaf.ndim == 0:
+            return NamedSharding(mesh, PartitionSpec())
+        pattern, axes = _rule(name, rules)
+        used.add(pattern)
+        axes = (None,) * (leaf.ndim - len(axes)) + axes
+        spec = partition_spec(leaf.shape, axes, mesh)
+        for size, axis, cut in zip(leaf.shape, axes, spec, strict=True):
+            mesh_axes = MESH_AXES[axis] if axis else ()
+            if mesh_axes and not cut:
+                sizes = " x ".join(f"{a} {mesh.shape[a]}" for a in mesh_axes)
+                raise ValueError(
+                    f"{name} has {size} along {axis!r}, which the mesh ({sizes}) does "
+                    f"not divide; change {' or '.join(f'mesh.{a}' for a in mesh_axes)}"
+                )
+        return NamedSharding(mesh, spec)
+
+    shardings = [sharding(n, leaf) for n, leaf in named_leaves(abstract).items()]
+    unused = [pattern for pattern, _ in rules if pattern not in used]
+    if unused:
+        raise ValueError(f"sharding rule {unused[0]!r} matches no parameter; remove it")
+    return jax.tree.unflatten(jax.tree.structure(abstract), shardings)
+
+
+def _rule(name: str, rules: Rules) -> tuple[str, LogicalAxes]:
+    for pattern, axes in rules:
+        if re.search(rf"(^|\.)({pattern})$", name):
+            return pattern, axes
+    raise ValueError(f"no sharding rule matches parameter {name!r}; add one")
+
+
+def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
+    """The abstract arrays, placed."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        shardings,
+    )
+
+
+def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh, rows: int | None = None) -> Any:
+    """Global arrays from this host's rows; every device takes its part.
+
+    Args:
+        batch: NumPy arrays of the rows that `own_rows` names, or of all.
+        axes: logical axes of each array, the first of them "batch".
+        rows: of all hosts together; None where `batch` holds all.
+    """
+
+    def put(local: np.ndarray, names: LogicalAxes) -> jax.Array:
+        whole = len(local) if rows is None else rows
+        first = 0 if len(local) == whole else own_rows(whole, mesh).start
+        shape = (whole, *local.shape[1:])
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(whole)
+            return local[(slice(start - first, stop - first), *index[1:])]
+
+        sharding = NamedSharding(mesh, partition_spec(shape, names, mesh))
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(put, batch, axes)
+
+
+def own_rows(rows: int, mesh: Mesh, what: str = "batch_rows") -> range:
+    """The rows of a batch that this host's devices hold.
+
+    Raises:
+        ValueError: the devices along `data` and `fsdp` do not divide the rows.
+    """
+    parts = axis_size(mesh, MESH_AXES["batch"])
+    if rows % parts:
+        near = parts * max(1, round(rows / parts))
+        raise ValueError(
+            f"{what} is {rows}, which data x fsdp = {parts} devices do not divide; set "
+            f"it to {near}, or change mesh.data and mesh.fsdp"
+        )
+    sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES["batch"]))
+    parts = sharding.addressable_devices_indices_map((rows,)).values()
+    bounds = [part[0].indices(rows)[:2] for part in parts if part is not None]
+    return range(min(low for low, _ in bounds), max(high for _, high in bounds))
