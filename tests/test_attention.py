@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import soraxla.attention as attention_module
 from soraxla.attention import attention
+from soraxla.kernels import xla_flash
 
 
 def _qkv(b=2, m=9, n=2, k=8):
@@ -147,7 +147,7 @@ def test_the_block_changes_nothing(monkeypatch):
 
     run = jax.grad(run, argnums=(0, 1, 2), has_aux=True)
     blocks = run(q, k, v)
-    monkeypatch.setattr(attention_module, "_BLOCK", 300)
+    monkeypatch.setattr(xla_flash, "_BLOCK", 300)
     whole = run(q, k, v)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=2e-6), whole, blocks
@@ -156,7 +156,7 @@ def test_the_block_changes_nothing(monkeypatch):
 
 def test_blocks_of_other_segments_are_never_visited():
     """NaN in a segment of whole blocks stays there; a mask would spread 0 · NaN."""
-    block = attention_module._BLOCK
+    block = xla_flash._BLOCK
     ids = _row(2 * block, block, 2 * block, length=6 * block)[None]
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(1, 6 * block, 1, 4)) for _ in range(3))
