@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 
 from soraxla.kernels import xla_flash
 from soraxla.kernels.engine import Engine
+from soraxla.kernels.over_mesh import over_mesh
+from soraxla.sharding import current_mesh
 from soraxla.types import Array
 
 
@@ -23,6 +25,7 @@ def attention(
     q_segment_ids: Int[Array, "b l"],
     kv_segment_ids: Int[Array, "b m"],
     kv_bias: Float[Array, "b m"] | None = None,
+    axes: tuple[str, str] = ("tokens", "tokens"),
 ) -> Float[Array, "b l n k"]:
     """Softmax attention of each query to the keys that bear its segment id.
 
@@ -33,8 +36,12 @@ def attention(
 
     Args:
         kv_bias: added to every logit of a key; log(n) makes one key count as n.
+        axes: logical axes of l and m, for the mesh that is set, if one is.
     """
-    return _attention(xla_flash.ENGINE, q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
+    engine, mesh = xla_flash.ENGINE, current_mesh()
+    if mesh is not None:
+        engine = over_mesh(engine, mesh, axes, q.shape, k.shape)
+    return _attention(engine, q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -12,11 +12,11 @@ import numpy as np
 
 from data_pipelines.packed import Dataset, segments
 from soraxla.autoencode import decode_clip, encode_clip, psnr
-from soraxla.compiler import jit
 from soraxla.diffusion.process import Process
 from soraxla.diffusion.schedule import time_shift
 from soraxla.evals.denoising import denoising_ratio
 from soraxla.settings import build
+from soraxla.sharding import make_mesh
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.jobs import DiTTraining, dit_job, media_files
 from soraxla.training.loop import Job
@@ -109,13 +109,14 @@ class _Trial:
     @cached_property
     def _job(self) -> Job:
         cfg, dataset, workdir, start = self._made
-        return dit_job(cfg, dataset, workdir, start=start)
+        return dit_job(cfg, dataset, workdir, start=start, mesh=make_mesh(cfg.mesh))
 
     @cached_property
     def _program(self) -> jax.stages.Compiled:
         job = self._job
-        arguments = job.state(), self._batch(iter(job.batches)), *job.frozen
-        return job.step_fn().lower(*arguments).compile()
+        with jax.set_mesh(job.mesh):
+            arguments = job.state(), job.put(next(iter(job.batches))), *job.frozen
+            return job.step_fn().lower(*arguments).compile()
 
     def memory(self) -> tuple[bool, str]:
         used = self._program.memory_analysis()
@@ -132,9 +133,11 @@ class _Trial:
         return needed < there, found
 
     def steps(self) -> tuple[bool, str]:
-        state, batches, losses = self._job.init(), iter(self._job.batches), []
+        job = self._job
+        state, batches, losses = job.start(), iter(job.batches), []
         for _ in range(STEPS):
-            state, metrics = self._program(state, next(batches), *self._job.frozen)
+            batch = job.put(next(batches))
+            state, metrics = self._program(state, batch, *job.frozen)
             losses.append(float(metrics["loss"]))
         found = f"loss {', '.join(f'{loss:.4f}' for loss in losses)}"
         skipped = int(metrics["skipped"])

@@ -1,8 +1,8 @@
 """Arrays over a mesh of devices, by two tables.
 
 Beside each model stands the first: patterns of parameter names to logical axes
-(`RULES` of `soraxla.models.dit`, …). The second is here: logical axes to mesh axes. Code
-that computes names logical axes only, and runs the same with no mesh at all.
+(`RULES` of `soraxla.models.dit`, …). The second is here: logical axes to mesh axes.
+Code that computes names logical axes only, and runs the same with no mesh at all.
 """
 
 import math
@@ -40,19 +40,18 @@ LogicalAxes = tuple[str | None, ...]
 # its dimensions, without the layer axis of stacked blocks. The first match counts.
 Rules = Sequence[tuple[str, LogicalAxes]]
 
-# Of a whole packed batch.
-PACKED_AXES = PackedBatch(
-    latents=("batch", "tokens", None),
-    segment_ids=("batch", "tokens"),
-    token_index=("batch", "tokens"),
-    positions=("batch", "tokens", None),
-    known=("batch", "tokens"),
-    text=("batch", "text", None),
-    text_segment_ids=("batch", "text"),
-    draw=("batch", None),
-    shift=("batch", None),
-)
-
+_PACKED: dict[str, Any] = {
+    "latents": ("batch", "tokens", None),
+    "segment_ids": ("batch", "tokens"),
+    "token_index": ("batch", "tokens"),
+    "positions": ("batch", "tokens", None),
+    "known": ("batch", "tokens"),
+    "text": ("batch", "text", None),
+    "text_segment_ids": ("batch", "text"),
+    "draw": ("batch", None),
+    "shift": ("batch", None),
+}
+PACKED_AXES = PackedBatch(**_PACKED)
 
 # Every parameter whole on every device.
 WHOLE: Rules = ((r".*", ()),)
@@ -90,7 +89,8 @@ def make_mesh(
         ValueError: the axes do not multiply to the number of devices.
     """
     settings = settings or MeshSettings()
-    count = len(jax.devices() if devices is None else devices)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     sizes = {name: getattr(settings, name) for name in AXES}
     if sizes["fsdp"] is None:
         sizes["fsdp"] = max(1, count // math.prod(n for n in sizes.values() if n))
@@ -138,7 +138,7 @@ def partition_spec(
     return PartitionSpec(*(split(size, axis, mesh) for size, axis in cut))
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+def constrain(x: Any, *axes: str | None) -> Any:
     """`x`, cut by its logical axes; as it is where no mesh is set."""
     mesh = current_mesh()
     if mesh is None:
@@ -211,7 +211,7 @@ def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh, rows: int | None = None) -
         first = 0 if len(local) == whole else own_rows(whole, mesh).start
         shape = (whole, *local.shape[1:])
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(whole)
             return local[(slice(start - first, stop - first), *index[1:])]
 

@@ -26,12 +26,14 @@ L0 soraxla/trees.py
 L0 soraxla/settings.py
 L0 soraxla/compiler.py
 L0 soraxla/assets/__init__.py
+L1 soraxla/sharding.py
 L1 soraxla/patching.py
 L1 soraxla/packing.py
 L1 soraxla/rope.py
 L1 soraxla/kernels/engine.py
 L1 soraxla/kernels/reference.py
 L1 soraxla/kernels/xla_flash.py
+L1 soraxla/kernels/over_mesh.py
 L1 soraxla/kernels/__init__.py
 L1 soraxla/attention.py
 L1 soraxla/video_write.py

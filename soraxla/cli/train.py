@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
 def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from soraxla.preview import vae_preview
     from soraxla.settings import build
+    from soraxla.sharding import make_mesh
     from soraxla.training.jobs import VAETraining, media_files, vae_job
     from soraxla.training.loop import train
     from soraxla.weights import load_vae
@@ -61,13 +62,16 @@ def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
     cfg = build(VAETraining, config)
     start = load_vae(args.init) if args.init else None
     preview = vae_preview(cfg.step.model, media_files(args.data))
-    train(vae_job(cfg, args.data, start=start, preview=preview), cfg.loop, args.workdir)
+    mesh = make_mesh(cfg.mesh)
+    job = vae_job(cfg, args.data, start=start, preview=preview, mesh=mesh)
+    train(job, cfg.loop, args.workdir)
 
 
 def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from data_pipelines.packed import open_dataset
     from soraxla.preview import dit_preview
     from soraxla.settings import build
+    from soraxla.sharding import make_mesh
     from soraxla.training.finetune import open_start, settings_of
     from soraxla.training.jobs import DiTTraining, dit_job
     from soraxla.training.loop import train
@@ -76,7 +80,8 @@ def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     cfg = build(DiTTraining, settings_of(config, start))
     dataset = open_dataset(args.data)
     preview = dit_preview(cfg.step, dataset, base=start.dit.params if start else None)
-    job = dit_job(cfg, dataset, args.workdir, start=start, preview=preview)
+    mesh = make_mesh(cfg.mesh)
+    job = dit_job(cfg, dataset, args.workdir, start=start, preview=preview, mesh=mesh)
     train(job, cfg.loop, args.workdir)
 
 

@@ -99,7 +99,7 @@ class Job:
         return jit(self.init, out_shardings=_shardings(self.state()))(*self.init_args)
 
     def step_fn(self) -> Any:
-        """The step, jitted for the mesh that is set; it takes over the state's place."""
+        """The step, jitted for the mesh that is set; the state is donated."""
         whole = NamedSharding(self.mesh, PartitionSpec())
         out = (_shardings(self.state()), whole)
         return jit(self.step, donate_argnums=0, out_shardings=out)

@@ -15,6 +15,14 @@ from soraxla.weights import save_folder
 VAE = vae.VAEConfig(base_width=4, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
 
 
+@pytest.fixture(autouse=True)
+def one_chip(monkeypatch, request):
+    """The commands find one device of the eight, unless a test is marked `eight`."""
+    devices = jax.devices()
+    if "eight" not in request.keywords:
+        monkeypatch.setattr(jax, "devices", lambda *_: devices[:1])
+
+
 @pytest.fixture
 def refusal(capsys):
     """Runs a command that must fail with status 2; returns its one line of stderr."""

@@ -47,8 +47,8 @@ def compiled_once():
     """Every training of the same settings runs the same program."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "soraxla.training.loop.jit",
-            lambda step, donate_argnums: compiled(step.func, step.keywords["cfg"]),
+            "soraxla.training.loop.Job.step_fn",
+            lambda job: compiled(job.step.func, job.step.keywords["cfg"]),
         )
         yield
 

@@ -52,7 +52,8 @@ def step(state, x):
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)
     extra = {"sum": state.extra["sum"] + x}
-    return update(state, loss, grads, extra, OPTIM)
+    state, metrics = update(state, loss, grads, extra, OPTIM)
+    return state, {**metrics, "numbers": jnp.asarray(x.size)}
 
 
 def job(*, settings=None, width=WIDTH, preview=None, **batches):

@@ -54,6 +54,7 @@ def trained(workdir, start, settings, adapters=None):
     def count(state, _):
         zero = state.skipped * 1.0
         metrics = {"loss": zero, "skipped_in_a_row": state.skipped_in_a_row}
+        metrics["batches"] = zero + 1
         return state._replace(step=state.step + 1), metrics
 
     job = Job(
