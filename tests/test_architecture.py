@@ -57,6 +57,7 @@ L3 soraxla/evals/*
 L3 soraxla/training/state.py
 L3 soraxla/training/steps.py
 L3 soraxla/training/metrics.py
+L3 soraxla/training/profile.py
 L3 soraxla/training/loop.py
 L3 soraxla/training/__init__.py
 L3 soraxla/hub.py

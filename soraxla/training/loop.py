@@ -13,6 +13,7 @@ from PIL import Image
 from soraxla.checkpoint import Checkpoints, write_settings
 from soraxla.compiler import jit
 from soraxla.training.metrics import MetricsLog
+from soraxla.training.profile import Profiler
 from soraxla.training.state import Metrics, TrainState
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -74,7 +75,7 @@ class Job:
 def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
     """Trains until `loop.steps`, going on from the newest checkpoint in `workdir`.
 
-    SIGTERM saves and returns early.
+    SIGTERM saves and returns early; SIGUSR1 traces some steps (`Profiler`).
 
     Raises:
         ValueError: `workdir` holds another configuration or a damaged checkpoint.
@@ -83,6 +84,7 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
     write_settings(workdir, job.settings)
     with ExitStack() as stack:
         sigterm = stack.enter_context(_SigtermFlag())
+        profiler = stack.enter_context(Profiler(workdir))
         # ---- Restore -------------------------------------------------------------
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=loop.keep)))
         batches: Any = iter(job.batches)
@@ -102,8 +104,11 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
         )
         pending: tuple[int, Metrics, int] | None = None
         for step in range(first + 1, loop.steps + 1):
-            batch = next(batches)
-            state, metrics = step_fn(state, batch, *job.frozen)
+            profiler.before(step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                batch = next(batches)
+                state, metrics = step_fn(state, batch, *job.frozen)
+            profiler.after(step, metrics)
             # The numbers of the step before: reading this one's would wait for it.
             _write(log, pending)
             pending = (step, metrics, job.units(batch))
