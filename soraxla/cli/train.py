@@ -39,14 +39,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replace a setting, such as loop.steps=1000 (repeatable)",
     )
 
+    group = parser.add_argument_group(
+        "several processes", "found by themselves on a Cloud TPU of several workers"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--processes", type=int, metavar="N", help="in all")
+    group.add_argument("--process-id", type=int, metavar="I", help="this one, from 0")
+
 
 def run(args: argparse.Namespace) -> None:
+    from soraxla import hosts
+
     config = load_config(args.config)
     for assignment in args.set:
         replace_setting(config, assignment)
     kind = config.pop("kind", None)
     if kind not in ("vae", "dit"):
         raise ValueError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
+    group = hosts.group(args.coordinator, args.processes, args.process_id)
+    if group is not None:
+        hosts.join(group)
     train = _train_vae if kind == "vae" else _train_dit
     train(args, config)
 

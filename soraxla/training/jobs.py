@@ -15,6 +15,7 @@ from PIL import Image
 from data_pipelines.packed import Dataset, check_vae, packed_batches
 from data_pipelines.windows import WindowDataset, WindowSpec
 from soraxla.diffusion.schedule import time_shift
+from soraxla.hosts import barrier, is_main
 from soraxla.models import dit
 from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
@@ -122,11 +123,12 @@ def dit_job(
         rope_fps=model.rope_fps,
     )
     # Last, so that a refused start leaves nothing behind.
-    if not (workdir / "vae").exists():
+    if is_main() and not (workdir / "vae").exists():
         partial = workdir / ".vae.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(dataset.path / "vae", partial)
         partial.rename(workdir / "vae")
+    barrier("the VAE is there")
     check_vae(dataset, sha256_of_folder(workdir / "vae"))
     return Job(
         settings={

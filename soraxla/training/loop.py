@@ -1,6 +1,5 @@
 """The training loop, the same for the VAE and the diffusion transformer."""
 
-import signal
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from PIL import Image
 
 from soraxla.checkpoint import Checkpoints, write_settings
 from soraxla.compiler import jit
+from soraxla.hosts import Preemption, is_main, only_run
 from soraxla.sharding import (
     WHOLE,
     Rules,
@@ -20,7 +20,8 @@ from soraxla.sharding import (
     param_shardings,
     with_shardings,
 )
-from soraxla.training.metrics import MetricsLog
+from soraxla.training.metrics import MetricsLog, NoLog
+from soraxla.training.profile import Profiler
 from soraxla.training.state import Metrics, TrainState
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -108,15 +109,19 @@ class Job:
 def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
     """Trains until `loop.steps`, going on from the newest checkpoint in `workdir`.
 
-    SIGTERM saves and returns early.
+    SIGTERM, to any of its processes, saves and returns early; SIGUSR1 traces some steps
+    (`Profiler`).
 
     Raises:
+        BlockingIOError: another training runs in `workdir`.
         ValueError: `workdir` holds another configuration or a damaged checkpoint.
         FloatingPointError: no finite gradient for 20 steps in a row.
     """
-    write_settings(workdir, job.settings)
     with ExitStack() as stack:
-        sigterm = stack.enter_context(_SigtermFlag())
+        stack.enter_context(only_run(workdir))
+        write_settings(workdir, job.settings)
+        preemption = stack.enter_context(Preemption())
+        profiler = stack.enter_context(Profiler(workdir))
         stack.enter_context(jax.set_mesh(job.mesh))
         # ---- Restore -------------------------------------------------------------
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=loop.keep)))
@@ -133,17 +138,23 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
         log = stack.enter_context(
             closing(
                 MetricsLog(workdir, first_step=first, steps=loop.steps, unit=job.unit)
+                if is_main()
+                else NoLog()
             )
         )
         pending: tuple[int, Metrics] | None = None
         for step in range(first + 1, loop.steps + 1):
-            # Devices are still at the step before while this batch is read and sent.
-            batch = job.put(next(batches))
-            state, metrics = step_fn(state, batch, *job.frozen)
+            profiler.before(step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                # Devices are at the step before while this batch is read and sent.
+                batch = job.put(next(batches))
+                state, metrics = step_fn(state, batch, *job.frozen)
+            profiler.after(step, metrics)
             # The numbers of the step before: reading this one's would wait for it.
             _write(log, pending)
             pending = (step, metrics)
-            if sigterm.seen or step % loop.checkpoint_every == 0:
+            stop = preemption.at(step)
+            if stop or step % loop.checkpoint_every == 0:
                 # A run resumed from here writes only the steps after this one.
                 _write(log, pending)
                 pending = None
@@ -151,7 +162,7 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
                 checkpoints.save(step, state, batches.get_state())
             if loop.preview_every and step % loop.preview_every == 0:
                 _preview(job, state, workdir, step)
-            if sigterm.seen:
+            if stop:
                 break
         _write(log, pending)
         log.flush()
@@ -163,7 +174,7 @@ def _shardings(abstract: TrainState) -> TrainState:
     return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def _write(log: MetricsLog, pending: tuple[int, Metrics] | None) -> None:
+def _write(log: MetricsLog | NoLog, pending: tuple[int, Metrics] | None) -> None:
     if pending is None:
         return
     step, device_metrics = pending
@@ -179,23 +190,8 @@ def _write(log: MetricsLog, pending: tuple[int, Metrics] | None) -> None:
 def _preview(job: Job, state: TrainState, workdir: Path, step: int) -> None:
     if job.preview is None:
         return
-    folder = workdir / "previews"
-    folder.mkdir(exist_ok=True)
-    job.preview(state).save(folder / f"step_{step:07d}.png")
-
-
-class _SigtermFlag:
-    """`seen` becomes true on SIGTERM while the context is open."""
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def __enter__(self) -> "_SigtermFlag":
-        self._previous = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
-
-    def _note(self, *_: object) -> None:
-        self.seen = True
+    sheet = job.preview(state)  # all processes hold a part of the state
+    if is_main():
+        folder = workdir / "previews"
+        folder.mkdir(exist_ok=True)
+        sheet.save(folder / f"step_{step:07d}.png")

@@ -52,14 +52,23 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Brings everything written so far to disk."""
-        self._file.flush()
+        # Not `flush`: a bucket that is mounted as a folder has a file once it is closed.
+        self._file.close()
+        self._file = self._path.open("a", encoding="utf-8")
         self._board.flush()
 
     def close(self) -> None:
-        self.flush()
         self._file.close()
         self._board.close()
         self._bar.close()
+
+
+class NoLog:
+    """Of a process that leaves writing to another."""
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
 
 
 def _step_of(line: str) -> float | int:

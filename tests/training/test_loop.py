@@ -165,6 +165,35 @@ def test_sigterm_saves_and_returns(whole, tmp_path):
     assert_same(run(tmp_path, 11), whole[0])
 
 
+def traced_steps(workdir):
+    """The numbers of the steps in every trace of a training folder, oldest first."""
+    traces = sorted((workdir / "profile").glob("plugins/profile/*/*.xplane.pb"))
+    return [
+        sorted(
+            dict(event.stats)["step_num"]
+            for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+            for line in plane.lines
+            for event in line.events
+            if event.name == "train"
+        )
+        for path in traces
+    ]
+
+
+def test_sigusr1_traces_the_next_five_steps_and_changes_nothing(whole, tmp_path):
+    before = signal.getsignal(signal.SIGUSR1)
+    ask = functools.partial(os.kill, os.getpid(), signal.SIGUSR1)
+    assert_same(run(tmp_path, 11, job=toy.job(at={3: ask})), whole[0])
+    assert traced_steps(tmp_path) == [[5, 6, 7, 8, 9]]  # batch 3 is drawn in step 4
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_trace_that_the_end_cuts_short_is_written(tmp_path):
+    ask = functools.partial(os.kill, os.getpid(), signal.SIGUSR1)
+    run(tmp_path, 6, job=toy.job(at={3: ask}))
+    assert traced_steps(tmp_path) == [[5, 6]]
+
+
 # --- Broken steps -----------------------------------------------------------------
 
 

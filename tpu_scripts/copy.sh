@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+USAGE="usage: copy.sh [--dry-run] FOLDER TO
+
+Copies a folder of the bucket, such as runs/dit, into the local folder TO; what is
+there already is not copied again."
+read_options "$@"
+((${#ARGS[@]} == 2)) || die "expected FOLDER and TO; see --help"
+read_config
+folder=${ARGS[0]#"$MOUNT"/}
+run mkdir -p -- "${ARGS[1]}"
+run gcloud storage rsync --recursive "gs://$BUCKET/$folder" "${ARGS[1]}" \
+    "--project=$PROJECT"

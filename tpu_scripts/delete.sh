@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+USAGE="usage: delete.sh [--dry-run]
+
+Deletes the TPU and its queued resource, which ends what it costs. A training that
+runs there is not saved first: stop.sh does that. The bucket stays."
+read_options "$@"
+no_arguments
+read_config
+# --force deletes the TPU with the queued resource.
+run gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force --quiet

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+USAGE="usage: run.sh [--dry-run] -- VERB [ARGUMENT…]
+
+create.sh, setup.sh and launch.sh, then a look every minute until the command has
+ended. A spot TPU that is taken away is asked for again, set up, and the command
+started again: a training goes on from its workdir, which must lie under MOUNT.
+Interrupted, it leaves TPU and command as they are. Exit status 1: the command failed.
+The TPU is not deleted at the end: delete.sh does that."
+read_options "$@"
+read_config
+check_command
+PATIENCE=5 # looks; a worker that is taken away dies before the queue says so
+
+# Sets `report` to the workers' lines of status, or to nothing if they cannot be reached.
+look() {
+    report=$(on_workers all status 2>/dev/null) || report=''
+    if [[ $DRY_RUN ]]; then report='[worker 0] finished'; fi
+}
+
+# Whether the report says this, and nothing else, of every worker.
+all_are() { [[ -n $report ]] && ! grep -qv "^\[worker [^]]*] $1" <<<"$report"; }
+
+# Creates, sets up and launches; true if the command is running.
+start() {
+    "$HERE/create.sh" ${DRY_RUN:+"$DRY_RUN"} || return
+    look
+    if all_are running; then
+        echo "a command is running already; watching it" >&2
+        return
+    fi
+    "$HERE/setup.sh" ${DRY_RUN:+"$DRY_RUN"} || return
+    "$HERE/launch.sh" ${DRY_RUN:+"$DRY_RUN"} -- "${ARGS[@]}"
+}
+
+# Looks until the command has ended; sets `ended` to how: finished, failed, preempted.
+watch() {
+    local state bad=0
+    while true; do
+        state=$(queue_state ACTIVE) || state=unknown # the network fails now and then
+        case $state in
+        SUSPENDING | SUSPENDED | FAILED) ended=preempted && return ;;
+        ABSENT) die "$NAME was deleted; not asking for another" ;;
+        esac
+        look
+        printf '%s %s\n%s\n' "$(date +%T)" "$state" "${report:-the workers do not answer}" >&2
+        if all_are finished; then
+            ended=finished && return
+        elif grep -qE '^\[worker [^]]*] (failed|stopped|lost|idle)' <<<"$report"; then
+            bad=$((bad + 1))
+            ((bad < PATIENCE)) || { ended=failed && return; }
+        else
+            bad=0
+        fi
+        sleep 60
+    done
+}
+
+while true; do
+    if start; then
+        watch
+    else
+        status=$?
+        # The queue gave up, or the TPU was taken away meanwhile; else it is a mistake.
+        state=$(queue_state ACTIVE) || state=unknown
+        case $state in
+        SUSPENDING | SUSPENDED | FAILED) ended=preempted ;;
+        *) exit "$status" ;;
+        esac
+    fi
+    case $ended in
+    finished)
+        echo "finished; delete.sh gives the TPU back" >&2
+        exit 0
+        ;;
+    failed)
+        echo "run.sh: the command has ended and $NAME is there; see logs.sh" >&2
+        exit 1
+        ;;
+    preempted)
+        [[ $CAPACITY == spot ]] || die "$NAME is gone though it is $CAPACITY; see status.sh"
+        echo "$NAME was taken away; asking for another" >&2
+        sleep 60
+        ;;
+    esac
+done

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+USAGE="usage: setup.sh [--dry-run]
+
+Makes every worker ready: mounts the bucket, and installs Python 3.12, jax[tpu] and
+soraxla, from this checkout as it lies here or from the SOURCE of the configuration.
+Run again after a change, it installs the change."
+read_options "$@"
+no_arguments
+read_config
+
+if [[ -z ${SOURCE:-} ]]; then
+    archive=${TMPDIR:-/tmp}/soraxla-source.$$.tar.gz
+    trap 'rm -f "$archive"' EXIT
+    # shellcheck disable=SC2016 # the inner shell expands its own arguments
+    run bash -c 'cd "$1" && git ls-files -z --cached --others --exclude-standard |
+        tar --null -czf "$2" -T -' pack "$HERE/.." "$archive"
+    run gcloud storage cp "$archive" "gs://$BUCKET/setup/source.tar.gz" \
+        "--project=$PROJECT"
+fi
+run gcloud compute tpus tpu-vm scp "$HERE/worker.sh" "$NAME:soraxla-worker.sh" \
+    "${WHERE[@]}" --worker=all
+on_workers all setup "$BUCKET" "$MOUNT" "${SOURCE:-}" "${SOURCE_REF:-}"
