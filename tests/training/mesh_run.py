@@ -1,0 +1,88 @@
+"""A small training over a mesh, for `test_mesh.py`; alone or as one of several processes.
+
+DATA WORKDIR STEPS MESH DEVICES [COORDINATOR PROCESSES ID]; MESH is a dict of sizes.
+"""
+
+import ast
+import functools
+import sys
+from pathlib import Path
+
+import jax
+
+from data_pipelines.packed import open_dataset, packed_batches
+from soraxla import hosts
+from soraxla.diffusion.schedule import time_shift
+from soraxla.models import dit
+from soraxla.models.config import DiTConfig
+from soraxla.optim import OptimSettings
+from soraxla.packing import PackSpec
+from soraxla.settings import to_dict
+from soraxla.sharding import (
+    PACKED_AXES,
+    MeshSettings,
+    make_mesh,
+    one_device,
+    own_rows,
+    put_rows,
+)
+from soraxla.training.loop import Job, LoopSettings, train
+from soraxla.training.steps import DiTStep, dit_init, dit_step
+
+CFG = DiTStep(
+    model=DiTConfig(
+        layers=2,
+        width=32,
+        heads=4,
+        mlp_width=32,
+        latent_channels=4,
+        text_width=8,
+        dtype="float32",
+    ),
+    optim=OptimSettings(learning_rate=3e-3, warmup_steps=2),
+)
+SPEC = PackSpec(row_length=32, text_length=12, max_segments=6, window=16)
+ROWS = 8
+
+
+def job(data, mesh) -> Job:
+    own = own_rows(ROWS, mesh)
+    batches = packed_batches(
+        open_dataset(data),
+        SPEC,
+        seed=CFG.seed,
+        batch_rows=ROWS,
+        shift=functools.partial(time_shift, "auto"),
+        # host=own.start // len(own),
+        # hosts=ROWS // len(own),
+    )
+    return Job(
+        settings={"kind": "dit", "step": to_dict(CFG)},
+        init=functools.partial(dit_init, CFG),
+        step=functools.partial(dit_step, cfg=CFG),
+        batches=batches,
+        unit="tokens",
+        mesh=mesh,
+        rules=dit.RULES,
+        put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh, rows=ROWS),
+    )
+
+
+def run(data, workdir, steps, mesh=None, *, checkpoint_every=1000):
+    """Trains over the mesh, by default of one device."""
+    settings = None if mesh is None else MeshSettings(**mesh)
+    chosen = one_device() if settings is None else make_mesh(settings)
+    loop = LoopSettings(steps=steps, checkpoint_every=checkpoint_every)
+    return train(job(data, chosen), loop, Path(workdir))
+
+
+def main(data, workdir, steps, mesh, devices, *group):
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    if group:
+        coordinator, processes, process = group
+        hosts.join(hosts.Group(coordinator, int(processes), int(process)))
+    run(data, workdir, int(steps), ast.literal_eval(mesh), checkpoint_every=4)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

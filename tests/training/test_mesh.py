@@ -1,0 +1,173 @@
+"""A training does not know what mesh or how many processes it runs on."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from soraxla.checkpoint import Checkpoints
+from soraxla.training.steps import dit_init
+from tests.data_pipelines.datasets import write_dataset
+from tests.training import mesh_run
+
+ROOT = Path(__file__).parents[2]
+STEPS = 8
+TWO_BY_TWO = {"fsdp": 2, "context": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("mesh") / "data")
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """The folder of a training on one device."""
+    workdir = tmp_path_factory.mktemp("alone")
+    mesh_run.run(data, workdir, STEPS, checkpoint_every=4)
+    return workdir
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return np.array([json.loads(line)["loss"] for line in lines])
+
+
+def assert_same_curve(one, other):
+    assert len(losses(one)) == STEPS
+    np.testing.assert_allclose(losses(other), losses(one), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2, "fsdp": 4},
+        {"fsdp": 2, "context": 4},  # as many heads: Ulysses
+        {"context": 8},  # more than there are heads: ring
+        {"fsdp": 2, "context": 2, "tensor": 2},
+    ],
+    ids=str,
+)
+def test_every_axis_gives_the_loss_of_one_device(data, alone, tmp_path, mesh):
+    state = mesh_run.run(data, tmp_path, STEPS, mesh)
+    assert_same_curve(alone, tmp_path)
+    kernel = state.opt[1][0].mu["blocks"]["mlp"]["in_proj"]["kernel"]
+    parts = mesh.get("fsdp", 1) * mesh.get("context", 1) * mesh.get("tensor", 1)
+    assert kernel.addressable_shards[0].data.size * parts == kernel.size
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(
+    data, alone, tmp_path, monkeypatch
+):
+    eight, four = tmp_path / "eight", tmp_path / "four"
+    mesh_run.run(data, eight, 4, {"fsdp": 4, "tensor": 2})
+    shutil.copytree(eight, four)
+    mesh_run.run(data, eight, STEPS)
+    assert_same_curve(alone, eight)
+    monkeypatch.setattr(jax, "devices", lambda *_, found=jax.devices(): found[:4])
+    mesh_run.run(data, four, STEPS, {"data": 2, "fsdp": 2})
+    assert_same_curve(alone, four)
+
+
+# --- Several processes --------------------------------------------------------------
+
+
+def free_port():
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
+
+
+def start(data, workdir, mesh, *, processes, devices=2, steps=STEPS):
+    """Starts the processes of one training, compiled quickly and once."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    coordinator = f"localhost:{free_port()}"
+    command = [sys.executable, "-m", "tests.training.mesh_run", str(data), str(workdir)]
+    command += [str(steps), str(mesh), str(devices), coordinator, str(processes)]
+    return [
+        subprocess.Popen(
+            [*command, str(process)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+
+
+def finish(running):
+    for process in running:
+        out, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, out[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "mesh"),
+    [(2, 4, {"fsdp": 4, "context": 2}), (4, 2, {"fsdp": 2, "context": 4})],
+)
+def test_processes_give_the_loss_of_one(
+    data, alone, tmp_path, processes, devices, mesh
+):
+    """In the second, two processes hold halves of the same rows."""
+    finish(start(data, tmp_path, mesh, processes=processes, devices=devices))
+    assert_same_curve(alone, tmp_path)
+
+
+def wait_for_step(workdir, step, running):
+    deadline = time.monotonic() + 120
+    while not (workdir / "checkpoints" / str(step)).is_dir():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in running)
+        time.sleep(0.02)
+
+
+def test_one_of_two_processes_is_killed_and_both_start_again(data, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(data, whole, TWO_BY_TWO, processes=2, steps=40))
+    running = start(data, killed, TWO_BY_TWO, processes=2, steps=40)
+    wait_for_step(killed, 4, running)
+    running[1].send_signal(signal.SIGKILL)
+    for process in running:
+        process.communicate(timeout=240)
+    assert [process.returncode == 0 for process in running] == [False, False]
+    finish(start(data, killed, TWO_BY_TWO, processes=2, steps=40))
+    assert losses(killed).tolist() == losses(whole).tolist()
+    assert same_state(whole, killed)
+
+
+def test_a_preempted_process_stops_all_at_one_step(data, tmp_path):
+    running = start(data, tmp_path, TWO_BY_TWO, processes=2, steps=4000)
+    wait_for_step(tmp_path, 4, running)
+    running[1].send_signal(signal.SIGTERM)
+    finish(running)
+    (last,) = sorted(map(int, os.listdir(tmp_path / "checkpoints")))[-1:]
+    assert 4 < last < 4000 and len(losses(tmp_path)) == last
+
+
+def same_state(*workdirs):
+    """Whether the newest checkpoints are the same to the bit."""
+    states = []
+    for workdir in workdirs:
+        checkpoints = Checkpoints(workdir)
+        abstract = jax.eval_shape(functools.partial(dit_init, mesh_run.CFG))
+        states.append(checkpoints.restore(abstract)[0])
+        checkpoints.close()
+    return all(
+        np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, states), strict=True)
+    )
