@@ -28,6 +28,7 @@ L0 soraxla/compiler.py
 L0 soraxla/assets/__init__.py
 L1 soraxla/patching.py
 L1 soraxla/packing.py
+L1 soraxla/planning.py
 L1 soraxla/rope.py
 L1 soraxla/attention.py
 L1 soraxla/video_write.py
