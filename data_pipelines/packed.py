@@ -1,10 +1,12 @@
 """A prepared dataset as an endless stream of packed batches.
 
-The plan of `soraxla.packing` is the source; reading and packing hang behind it. The
-state of the whole pipeline is the place in the plan, {window, row}: what a thread has
-read ahead is not part of it, so a restored pipeline gives the very same batches.
+The plan of `soraxla.planning` is the source; reading and packing hang behind it. Every
+host computes the whole plan, which sees sizes only, and reads its own rows. The state
+of the pipeline is the place in the plan, the same on all hosts: what a thread has read
+ahead is not part of it, so a restored pipeline gives the very same batches.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,17 +23,17 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 
 from data_pipelines import records
-from soraxla.packing import (
+from soraxla.packing import PackSpec, Segment, pack
+from soraxla.patching import patchify, positions
+from soraxla.planning import (
+    BEGINNING,
     Draw,
-    PackSpec,
+    Place,
     PlanIndex,
     PlannedRow,
-    Segment,
     check_index,
-    pack,
-    plan_rows,
+    plan_steps,
 )
-from soraxla.patching import patchify, positions
 from soraxla.types import LatentGrid, PackedBatch
 
 _PLACES = ("shard", "record")
@@ -159,66 +161,108 @@ def packed_batches(
     shift: ShiftRule,
     rope_fps: float = 16.0,
     prefetch: int = 2,
+    devices: int = 1,
+    host: int = 0,
+    hosts: int = 1,
 ) -> grain.IterDataset[PackedBatch]:
-    """Endless `PackedBatch`es of NumPy arrays; step k holds rows kB … (k+1)B−1.
+    """Endless `PackedBatch`es of NumPy arrays, a host's B/hosts rows of each step.
 
     Latents and text are float32; every token is generated (`known` all False). A draw
-    whose caption is dropped carries the empty caption.
+    whose caption is dropped carries the empty caption. Hosts' rows, one after the
+    other, are the B rows that one host would get.
 
     Args:
       dataset: from `open_dataset`.
       spec: the budgets of a row.
       seed: of the order of samples and of dropped captions.
-      batch_rows: B.
+      batch_rows: B, of all hosts.
       shift: α of a clip from its pixel size and the latent frames kept.
       rope_fps: the frame rate positions are counted in; belongs to the model.
       prefetch: batches a thread reads ahead; 0 reads in the caller's thread.
+      devices: how many, of all hosts, each get B/devices rows of a step and wait for
+        each other (see `soraxla.planning.deal`). A restored state keeps its own: the
+        stream goes on as it began, on as many devices as there are now.
+      host: rows [host·B/hosts, (host+1)·B/hosts) are read.
+      hosts: how many hosts share a step.
 
     Raises:
-      ValueError: a sample can never be packed (see `check_index`), or a record turns
-        out to be damaged when it is read.
+      ValueError: hosts or devices do not divide B, a sample can never be packed (see
+        `check_index`), or a record turns out to be damaged when it is read.
     """
     if batch_rows < 1 or prefetch < 0:
         raise ValueError(
             "batch_rows must be at least 1 and prefetch at least 0, got"
             f" {batch_rows} and {prefetch}"
         )
+    if not 0 <= host < hosts:
+        raise ValueError(f"host must be one of 0 … {hosts - 1}, got {host}")
+    if devices < 1:
+        raise ValueError(f"devices must be at least 1, got {devices}")
+    unit = math.lcm(hosts, devices)
+    if batch_rows % unit:
+        nearest = unit * max(1, round(batch_rows / unit))
+        raise ValueError(
+            f"batch_rows is {batch_rows}, which {hosts} hosts and {devices} devices"
+            f" cannot share evenly: set batch_rows to {nearest}"
+        )
     check_index(dataset.plan, spec)
-    read = partial(_segment, dataset, shift, rope_fps)
-    rows = PlannedRows(dataset.plan, spec, seed=seed)
-    read_rows = rows.map(lambda row: [read(draw) for draw in row])
-    batches = read_rows.batch(batch_rows, batch_fn=partial(pack, spec=spec))
-    return ThreadPrefetchIterDataset(batches, prefetch_buffer_size=prefetch)
+    share = slice(host * batch_rows // hosts, (host + 1) * batch_rows // hosts)
+
+    def read(rows: list[PlannedRow]) -> PackedBatch:
+        return pack(
+            [
+                [_segment(dataset, shift, rope_fps, draw) for draw in row]
+                for row in rows[share]
+            ],
+            spec,
+        )
+
+    steps = PlannedSteps(
+        dataset.plan, spec, seed=seed, batch_rows=batch_rows, devices=devices
+    )
+    return ThreadPrefetchIterDataset(steps.map(read), prefetch_buffer_size=prefetch)
 
 
-class PlannedRows(grain.IterDataset[PlannedRow]):
-    """The rows of the plan, without end; the state is {window, row}, the next row."""
+class PlannedSteps(grain.IterDataset[list[PlannedRow]]):
+    """The steps of the plan, B rows each, without end.
 
-    def __init__(self, index: PlanIndex, spec: PackSpec, *, seed: int):
+    The state is the next place in the plan, and the devices it is dealt to.
+    """
+
+    def __init__(
+        self,
+        index: PlanIndex,
+        spec: PackSpec,
+        *,
+        seed: int,
+        batch_rows: int,
+        devices: int,
+    ):
         super().__init__()
-        self._plan = partial(plan_rows, index, spec, seed=seed)
+        self._plan = partial(plan_steps, index, spec, seed=seed, batch_rows=batch_rows)
+        self._devices = devices
 
-    def __iter__(self) -> grain.DatasetIterator[PlannedRow]:
-        return _PlannedRowIterator(self._plan)
+    def __iter__(self) -> grain.DatasetIterator[list[PlannedRow]]:
+        return _PlannedStepIterator(self._plan, self._devices)
 
 
-class _PlannedRowIterator(grain.DatasetIterator[PlannedRow]):
-    def __init__(self, plan: partial):
+class _PlannedStepIterator(grain.DatasetIterator[list[PlannedRow]]):
+    def __init__(self, plan: partial, devices: int):
         super().__init__()
         self._plan = plan
-        self.set_state({"window": 0, "row": 0})
+        self.set_state({**BEGINNING._asdict(), "devices": devices})
 
-    def __next__(self) -> PlannedRow:
-        window, row, draws = next(self._rows)
-        self._state = {"window": window, "row": row + 1}
-        return draws
+    def __next__(self) -> list[PlannedRow]:
+        self._place, rows = next(self._steps)
+        return rows
 
     def get_state(self) -> dict[str, Any]:
-        return dict(self._state)
+        return {**self._place._asdict(), "devices": self._devices}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        self._state = {name: int(state[name]) for name in ("window", "row")}
-        self._rows = self._plan(**self._state)
+        self._place = Place(*(int(state[name]) for name in Place._fields))
+        self._devices = int(state["devices"])
+        self._steps = self._plan(devices=self._devices, start=self._place)
 
 
 def segments(dataset: Dataset, shift: ShiftRule, rope_fps: float) -> list[Segment]:

@@ -19,8 +19,9 @@ from soraxla.hub import local
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
-from soraxla.packing import Draw, PackSpec, Segment, fewest_rows, pack, unpack
+from soraxla.packing import PackSpec, Segment, pack, unpack
 from soraxla.patching import positions, unpatchify
+from soraxla.planning import Draw, fewest_rows
 from soraxla.sampling import Euler, Grid, Heun, Solver, UniPC, WanEuler, guided, sample
 from soraxla.settings import build, nearest
 from soraxla.types import Array, LatentGrid, PackedBatch

@@ -13,7 +13,8 @@ from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.diffusion.schedule import shift_time
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
-from soraxla.packing import Draw, PackSpec, Segment, fewest_rows, pack
+from soraxla.packing import PackSpec, Segment, pack
+from soraxla.planning import Draw, fewest_rows
 from soraxla.types import Array, PackedBatch
 
 TRIPLES = 64
@@ -39,9 +40,7 @@ def denoising_ratio(
         for i, k in enumerate(chosen)
     ]
     length = 128 * -(-max(draw.tokens for draw in draws) // 128)
-    spec = PackSpec(
-        row_length=max(1024, length), text_length=512, max_segments=16, window=TRIPLES
-    )
+    spec = PackSpec(row_length=max(1024, length), text_length=512, max_segments=16)
     run = jit(functools.partial(_errors, model=model, process=process, seed=seed))
     error, scale = 0.0, 0.0
     for row in fewest_rows(draws, spec):

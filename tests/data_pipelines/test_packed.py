@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from data_pipelines import records
-from data_pipelines.packed import check_vae, open_dataset, packed_batches
+from data_pipelines.packed import Dataset, check_vae, open_dataset, packed_batches
 from soraxla.diffusion.schedule import time_shift
-from soraxla.packing import PackSpec, plan_rows, unpack
+from soraxla.packing import PackSpec, unpack
 from soraxla.patching import patchify, positions
+from soraxla.planning import plan_steps
 from soraxla.types import LatentGrid
 from tests.data_pipelines.datasets import GRIDS, write_dataset
 
-SPEC = PackSpec(row_length=24, text_length=12, max_segments=6, window=16)
+SPEC = PackSpec(row_length=24, text_length=12, max_segments=6)
 
 
 def marked_shift(*, height, width, latent_frames):
@@ -36,15 +37,9 @@ def dataset(folder):
     return open_dataset(folder)
 
 
-def batches_of(dataset, spec=SPEC, *, seed=0, batch_rows=2, prefetch=0):
-    return packed_batches(
-        dataset,
-        spec,
-        seed=seed,
-        batch_rows=batch_rows,
-        shift=marked_shift,
-        prefetch=prefetch,
-    )
+def batches_of(dataset, spec=SPEC, **settings):
+    settings = {"seed": 0, "batch_rows": 2, "prefetch": 0, **settings}
+    return packed_batches(dataset, spec, shift=marked_shift, **settings)
 
 
 def assert_same(one, other):
@@ -67,9 +62,9 @@ def test_a_dataset_reads_back_what_was_written(dataset):
 
 @pytest.mark.parametrize("row_length", [24, 13])  # 13: clips keep their first latents
 def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
-    """Step k holds rows kB … (k+1)B−1; each segment is its sample, cut and placed."""
+    """Each segment is its sample, cut and placed."""
     spec = replace(SPEC, row_length=row_length)
-    planned = plan_rows(dataset.plan, spec, seed=5)
+    planned = plan_steps(dataset.plan, spec, seed=5, batch_rows=3)
     kept, longest = set(), 0
     for batch in islice(iter(batches_of(dataset, spec, seed=5, batch_rows=3)), 8):
         assert batch.latents.shape == (3, row_length, 16)
@@ -78,8 +73,8 @@ def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
         tokens = unpack(batch.latents, batch.segment_ids)
         places = unpack(batch.positions, batch.segment_ids)
         texts = unpack(batch.text, batch.text_segment_ids)
-        for b in range(3):
-            _, _, draws = next(planned)
+        _, step = next(planned)
+        for b, draws in enumerate(step):
             assert len(tokens[b]) == len(texts[b]) == len(draws)
             np.testing.assert_array_equal(
                 batch.draw[b, : len(draws)], [d.draw for d in draws]
@@ -101,16 +96,18 @@ def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
 
 
 @pytest.mark.parametrize("prefetch", [0, 3])
-@pytest.mark.parametrize("steps", [0, 1, 5, 11])
+@pytest.mark.parametrize("steps", [0, 1, 16, 45])
 def test_restored_state_gives_the_very_same_batches(dataset, prefetch, steps):
-    """5 steps end inside a window, 11 in a later one; a thread has read ahead."""
-    whole = list(islice(iter(batches_of(dataset)), 16))
-    stopped = iter(batches_of(dataset, prefetch=prefetch))
+    """16 steps end a group, 45 are in the middle of one, begun in a second window; a
+    thread has read ahead."""
+    whole = list(islice(iter(batches_of(dataset, batch_rows=5)), 52))
+    stopped = iter(batches_of(dataset, batch_rows=5, prefetch=prefetch))
     for batch in whole[:steps]:
         assert_same(next(stopped), batch)
     state = json.loads(json.dumps(stopped.get_state()))
-    assert set(state) == {"window", "row"}
-    resumed = iter(batches_of(dataset, prefetch=prefetch))
+    assert set(state) == {"window", "row", "step", "devices"}
+    assert (state["window"] > 0) == (steps == 45)
+    resumed = iter(batches_of(dataset, batch_rows=5, prefetch=prefetch))
     resumed.set_state(state)
     for batch in whole[steps:]:
         assert_same(next(resumed), batch)
@@ -120,18 +117,45 @@ def test_restored_state_gives_the_very_same_batches(dataset, prefetch, steps):
     resumed.close()
 
 
-def test_rows_do_not_depend_on_the_batch_size(dataset):
-    flat = [
-        [
-            row
-            for batch in islice(iter(batches_of(dataset, batch_rows=b)), 12 // b)
-            for row in zip(*batch, strict=True)
-        ]
-        for b in (1, 3, 4)
+def test_a_restored_run_goes_on_as_it_began_on_other_devices(dataset):
+    whole = list(islice(iter(batches_of(dataset, batch_rows=4, devices=4)), 40))
+    stopped = iter(batches_of(dataset, batch_rows=4, devices=4))
+    for _ in range(5):
+        next(stopped)
+    resumed = iter(batches_of(dataset, batch_rows=4, devices=2))
+    assert not np.array_equal(next(resumed).draw, whole[0].draw)
+    resumed.set_state(stopped.get_state())
+    for batch in whole[5:]:
+        assert_same(next(resumed), batch)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_hosts_share_the_rows_of_one_and_read_their_own(
+    dataset, monkeypatch, hosts, devices
+):
+    settings = {"batch_rows": 8, "devices": devices}
+    whole = list(islice(iter(batches_of(dataset, **settings)), 20))
+    read, reads = Dataset.read, []
+    monkeypatch.setattr(Dataset, "read", lambda *args: reads.append(0) or read(*args))
+    shares = [
+        iter(batches_of(dataset, host=host, hosts=hosts, **settings))
+        for host in range(hosts)
     ]
-    for rows in zip(*flat, strict=True):
-        assert_same(rows[0], rows[1])
-        assert_same(rows[0], rows[2])
+    for step, batch in enumerate(whole):
+        parts = []
+        for share in shares:
+            reads.clear()
+            parts.append(next(share))
+            assert len(parts[-1].latents) == 8 // hosts
+            segments = unpack(parts[-1].latents, parts[-1].segment_ids)
+            assert len(reads) == sum(map(len, segments))
+        assert_same(map(np.concatenate, zip(*parts, strict=True)), batch)
+        states = [share.get_state() for share in shares]
+        assert states == states[:1] * hosts
+        if step == 9:  # any host's state is every host's
+            for share in shares:
+                share.set_state(states[0])
 
 
 def test_the_models_own_shift_rule_fits(dataset):
@@ -159,8 +183,17 @@ def test_what_cannot_be_packed_is_refused_at_start(dataset):
     spec = PackSpec(row_length=8, text_length=12, max_segments=6)
     with pytest.raises(ValueError, match=r"48x64 pixels.*row_length to at least 12"):
         batches_of(dataset, spec)
-    with pytest.raises(ValueError, match="batch_rows"):
-        batches_of(dataset, batch_rows=0)
+    for bad, message in (
+        ({"batch_rows": 0}, "batch_rows must be at least 1"),
+        ({"devices": 0}, "devices must be at least 1"),
+        ({"host": 2, "hosts": 2}, r"host must be one of 0 … 1, got 2"),
+        ({"batch_rows": 11, "hosts": 4}, "4 hosts and 1 devices.*batch_rows to 12"),
+        ({"batch_rows": 9, "hosts": 4}, "batch_rows to 8"),
+        ({"batch_rows": 1, "hosts": 4, "devices": 8}, "batch_rows to 8"),
+        ({"batch_rows": 9, "hosts": 2, "devices": 6}, "batch_rows to 12"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            batches_of(dataset, **bad)
 
 
 def truncate(file):

@@ -38,7 +38,7 @@ CFG = DiTStep(
 )
 INIT = jax.jit(functools.partial(dit_init, CFG))
 STEP = functools.partial(dit_step, cfg=CFG)
-SPEC = PackSpec(row_length=24, text_length=12, max_segments=6, window=16)
+SPEC = PackSpec(row_length=24, text_length=12, max_segments=6)
 
 
 class Signalling:

@@ -1,0 +1,46 @@
+"""The mix of sizes that packing is measured on, as an index that can be planned."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from soraxla.planning import PlanIndex
+
+FILE = Path(__file__).with_name("sizes.json")
+_VAE = 8  # pixels to a latent
+_GROUP = 4  # frames to a latent, after the first
+
+
+def published_sizes(samples: int = 8192, *, shrink: int = 1) -> PlanIndex:
+    """`samples` samples of `sizes.json`, as even as can be, in a fixed mixed order.
+
+    `shrink` divides every side: 4 makes rows of 1,024 tokens of rows of 16,384, and
+    divides all sides of the file into whole patches.
+    """
+    mix = json.loads(FILE.read_text(encoding="utf-8"))
+    cells, weights = [], []
+    for group in mix["groups"]:
+        sizes, frames = group["sizes"], group["frames"]
+        total = sum(s[-1] for s in sizes) * sum(f[-1] for f in frames)
+        for width, height, weight in sizes:
+            for length, weight_of_length in frames:
+                cells.append((width // shrink, height // shrink, length))
+                weights.append(group["share"] * weight * weight_of_length / total)
+    captions = [n for n, weight in mix["caption_tokens"] for _ in range(weight)]
+    # Sample i stands at (i + ½)/N of the cumulated weights: no cell is over- or
+    # underdrawn by more than one sample.
+    places = (np.arange(samples) + 0.5) / samples
+    drawn = np.searchsorted(np.cumsum(weights) / np.sum(weights), places)
+    order = np.random.Generator(np.random.Philox(0)).random(samples).argsort()
+    width, height, frames = np.array(cells)[drawn[order]].T
+    return PlanIndex(
+        t=1 + (frames - 1) // _GROUP,
+        h=height // _VAE,
+        w=width // _VAE,
+        fps=np.where(frames > 1, float(mix["fps"]), 0.0),
+        text_length=np.resize(captions, samples),
+        height=height,
+        width=width,
+        empty_text_length=1,
+    )
