@@ -33,6 +33,7 @@ L1 soraxla/attention.py
 L1 soraxla/video_write.py
 L1 soraxla/video_io.py
 L1 soraxla/contact_sheet.py
+L1 soraxla/tensors.py
 L1 soraxla/diffusion/schedule.py
 L1 soraxla/diffusion/process.py
 L1 soraxla/diffusion/loss.py
@@ -60,7 +61,6 @@ L3 soraxla/training/metrics.py
 L3 soraxla/training/loop.py
 L3 soraxla/training/__init__.py
 L3 soraxla/hub.py
-L3 soraxla/tensors.py
 L3 soraxla/weights.py
 L3 soraxla/wan/*
 L3 soraxla/training/finetune.py
