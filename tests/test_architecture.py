@@ -48,6 +48,7 @@ L2 soraxla/sampling/grid.py
 L2 soraxla/sampling/solvers.py
 L2 soraxla/sampling/guidance.py
 L2 soraxla/sampling/loop.py
+L2 soraxla/sampling/tasks.py
 L2 soraxla/sampling/__init__.py
 L2 data_pipelines/*
 L3 soraxla/autoencode.py
