@@ -1,4 +1,4 @@
-"""Compiler options of every jit, chosen by platform in this one place."""
+"""What is chosen by platform: compiler options, and the type of frozen encoders."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +22,11 @@ def compiler_options() -> dict[str, Any]:
     if platform() == "cpu":
         return {"xla_cpu_experimental_onednn_custom_call": True}
     return {}
+
+
+def encoder_dtype() -> str:
+    """What pretrained encoders are kept and computed in: CPUs are slow in bfloat16."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def jit(function: Callable, **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from soraxla.autoencode import decode_clip
+from soraxla.autoencode import decode_clip, encode_clip
 from soraxla.compiler import jit
 from soraxla.diffusion.process import Process, Purpose, noise
 from soraxla.diffusion.schedule import time_shift
@@ -23,6 +23,7 @@ from soraxla.packing import PackSpec, Segment, pack, unpack
 from soraxla.patching import positions, unpatchify
 from soraxla.planning import Draw, fewest_rows
 from soraxla.sampling import Euler, Grid, Heun, Solver, UniPC, WanEuler, guided, sample
+from soraxla.sampling.tasks import cover, starting_with, with_first_frame
 from soraxla.settings import build, nearest
 from soraxla.types import Array, LatentGrid, PackedBatch
 from soraxla.wan import load_wan
@@ -41,13 +42,18 @@ MAX_WORDS = 1000
 _TOKENS_AT_ONCE = 8192
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """A video to generate, of exactly this size; one frame is an image.
 
+    Attributes:
+        image: the first frame, uint8 (h, w, 3), scaled to cover the size and cut at
+            the centre; for models that are trained with given frames.
+
     Raises:
         ValueError: no prompt, a prompt of over 1,000 words, or a size, frame count or
-            rate that is not between the limits.
+            rate that is not between the limits; an image that is no uint8 (h, w, 3),
+            or no frame to generate after it.
     """
 
     prompt: str
@@ -55,6 +61,7 @@ class Request:
     height: int
     frames: int = 1
     fps: float = 24.0
+    image: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         words = len(self.prompt.split())
@@ -72,6 +79,18 @@ class Request:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ValueError(f"{name} is {value}, expected {low} to {high}")
+        if self.image is None:
+            return
+        shape, dtype = self.image.shape, self.image.dtype
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise ValueError(
+                f"the image is {dtype} {shape}, expected uint8 (height, width, 3): "
+                "convert it to RGB of 0 to 255"
+            )
+        if self.frames < 2:
+            raise ValueError(
+                "frames is 1, which the image is already: ask for 2 or more, such as 97"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +167,11 @@ class Pipeline:
                 grid = self._grid(request)
                 z = unpatchify(np.asarray(tokens), grid, self._model.patch)
                 video = decode_clip(self.vae.params, self.vae.model, np.asarray(z))
-                yield (
-                    place,
-                    video[: request.frames, : request.height, : request.width],
-                )
+                video = video[: request.frames, : request.height, : request.width]
+                if request.image is not None:
+                    given = cover(request.image, request.width, request.height)
+                    video = with_first_frame(video, given)
+                yield place, video
 
     @property
     def _model(self) -> DiTConfig:
@@ -166,12 +186,24 @@ class Pipeline:
             w=pw * -(-request.width // (cfg.spatial * pw)),
         )
 
+    def _first_latents(self, request: Request) -> Float[np.ndarray, "k h w z"]:
+        """Of the frames given, so far 1 or 0: a causal VAE encodes them alone."""
+        grid, cfg = self._grid(request), self.vae.model
+        if request.image is None:
+            return np.zeros((0, grid.h, grid.w, cfg.latent_channels), np.float32)
+        picture = cover(request.image, request.width, request.height)
+        below = grid.h * cfg.spatial - request.height  # what is cropped in the end
+        right = grid.w * cfg.spatial - request.width
+        picture = np.pad(picture, ((0, below), (0, right), (0, 0)), mode="edge")
+        return encode_clip(self.vae.params, cfg, picture[None])
+
     def _batches(
         self, requests: Sequence[Request], settings: SampleSettings
     ) -> Iterator[tuple[list[int], PackedBatch, PackedBatch | None]]:
         """Rows of about `_TOKENS_AT_ONCE` tokens: places, batch, negative batch."""
         texts = self.text_encoder([request.prompt for request in requests])
         negative_text = self.text_encoder([settings.negative_prompt])[0]
+        firsts = [self._first_latents(request) for request in requests]
         draws = []
         for place, (request, text) in enumerate(zip(requests, texts, strict=True)):
             grid, (_, ph, pw) = self._grid(request), self._model.patch
@@ -187,11 +219,11 @@ class Pipeline:
         at_once = max(1, _TOKENS_AT_ONCE // budget.row_length)
         for start in range(0, len(rows), at_once):
             chosen = rows[start : start + at_once]
-            batch = self._pack(chosen, requests, texts, budget)
+            batch = self._pack(chosen, requests, firsts, texts, budget)
             negative = None
             if settings.cfg_scale != 1.0:
                 negative = self._pack(
-                    chosen, requests, [negative_text] * len(texts), budget
+                    chosen, requests, firsts, [negative_text] * len(texts), budget
                 )
             yield [draw.sample for row in chosen for draw in row], batch, negative
 
@@ -199,6 +231,7 @@ class Pipeline:
         self,
         rows: Sequence[Sequence[Draw]],
         requests: Sequence[Request],
+        firsts: Sequence[np.ndarray],
         texts: Sequence[np.ndarray],
         budget: PackSpec,
     ) -> PackedBatch:
@@ -211,8 +244,10 @@ class Pipeline:
                 width=grid.w * self.vae.model.spatial,
                 latent_frames=grid.t,
             )
+            tokens, known = starting_with(firsts[draw.sample], grid, model.patch)
             return Segment(
-                tokens=np.zeros((draw.tokens, model.patch_dim), np.float32),
+                tokens=tokens,
+                known=known,
                 positions=positions(grid, model.patch, request.fps, model.rope_fps),
                 text=texts[draw.sample],
                 draw=draw.draw,

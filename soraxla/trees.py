@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+STACKED = "blocks"  # what is below it has a leading layer axis
+
 
 def named_leaves(tree: PyTree, separator: str = ".") -> dict[str, Any]:
     """Leaves by path: `{"encoder.conv_in.kernel": …}`, in the tree's own order."""
@@ -29,6 +31,19 @@ def nested(named: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[last] = leaf
     return tree
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a parameter has a leading layer axis."""
+    return name.startswith(f"{STACKED}.")
+
+
+def unstacked(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The names under which a parameter is stored, one a layer if it is stacked."""
+    if not is_stacked(name):
+        return [name]
+    _, _, rest = name.partition(".")
+    return [f"{STACKED}.{i}.{rest}" for i in range(shape[0])]
 
 
 def count(tree: PyTree) -> int:

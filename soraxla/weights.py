@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,16 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from soraxla.checkpoint import SETTINGS, Checkpoints, read_settings
-from soraxla.models import vae
+from soraxla.models import dit, vae
 from soraxla.models.config import DiTConfig
 from soraxla.settings import build, to_dict
-from soraxla.tensors import SUFFIX, TensorFiles
+from soraxla.tensors import (
+    SUFFIX,
+    Stored,
+    check_tensors,
+    load_tensors,
+    open_tensors,
+)
 from soraxla.training.steps import (
     DiTStep,
     VAEStep,
@@ -35,11 +41,16 @@ from soraxla.training.steps import (
     latent_statistics,
     vae_init,
 )
-from soraxla.trees import named_leaves, nested, sha256_of_tree
+from soraxla.trees import (
+    STACKED,
+    is_stacked,
+    named_leaves,
+    sha256_of_tree,
+    unstacked,
+)
 
 FORMAT = 1
 CONFIG = "config.json"
-STACKED = "blocks"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 _KEYS = {
     "vae": {"model": dict},
@@ -107,19 +118,6 @@ def write_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def is_stacked(name: str) -> bool:
-    """Whether a parameter has a leading layer axis."""
-    return name.startswith(f"{STACKED}.")
-
-
-def unstacked(name: str, shape: tuple[int, ...]) -> list[str]:
-    """The names under which a parameter is stored, one a layer if it is stacked."""
-    if not is_stacked(name):
-        return [name]
-    _, _, rest = name.partition(".")
-    return [f"{STACKED}.{i}.{rest}" for i in range(shape[0])]
-
-
 def _file_of(name: str) -> str:
     top, _, rest = name.partition(".")
     if top == STACKED:
@@ -128,73 +126,24 @@ def _file_of(name: str) -> str:
 
 
 def load_folder(folder: Path, abstract: PyTree) -> PyTree:
-    """Parameters, fp32, shaped as `abstract` (from `jax.eval_shape` of the init).
+    """Parameters shaped as `abstract` (from `jax.eval_shape` of the init).
 
     Raises:
-        ValueError: a file is damaged; tensors are missing, unexpected or mis-shaped.
+        ValueError: a file is damaged; tensors are missing, unexpected, mis-shaped or
+            no floats.
     """
-    tensors = TensorFiles(sorted(folder.glob(f"*{SUFFIX}")))
-    check_tensors(
-        {name: header.shape for name, header in tensors.headers.items()},
-        {
-            name: leaf.shape[1:] if is_stacked(top) else leaf.shape
-            for top, leaf in named_leaves(abstract).items()
-            for name in unstacked(top, leaf.shape)
-        },
-        folder,
-    )
-    return load_tensors(tensors.read, abstract)
+    return load_tensors(_open(folder, abstract).__getitem__, abstract)
 
 
-def load_tensors(read: Callable[[str], np.ndarray], abstract: PyTree) -> PyTree:
-    """Parameters, fp32, of tensors that `read` gives by their unstacked names.
-
-    A leaf is built device by device from the slices it needs, a layer at a time.
-    """
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-    def leaf(name: str, shape: tuple[int, ...]) -> jax.Array:
-        names = unstacked(name, shape)
-
-        def part(index: tuple[slice, ...] | None) -> np.ndarray:
-            index = index or (slice(None),) * len(shape)
-            if not is_stacked(name):
-                return read(name)[index].astype(np.float32)
-            return np.stack([read(n)[index[1:]] for n in names[index[0]]]).astype(
-                np.float32
-            )
-
-        return jax.make_array_from_callback(shape, device, part)
-
-    named = {n: leaf(n, x.shape) for n, x in named_leaves(abstract).items()}
-    return nested(named)
-
-
-def check_tensors(
-    found: Mapping[str, tuple[int, ...]],
-    expected: Mapping[str, tuple[int, ...]],
-    where: Path,
-) -> None:
-    """Raises ValueError unless exactly the expected tensors are there."""
-    shapes = [n for n in expected if n in found and found[n] != tuple(expected[n])]
-    faults = [
-        f"{len(names)} {what}, such as {names[0]!r}{more(names[0])}"
-        for what, names, more in (
-            ("missing", sorted(expected.keys() - found.keys()), lambda n: ""),
-            ("unexpected", sorted(found.keys() - expected.keys()), lambda n: ""),
-            (
-                "mis-shaped",
-                shapes,
-                lambda n: f" with {found[n]}, expected {tuple(expected[n])}",
-            ),
-        )
-        if names
-    ]
-    if faults:
-        raise ValueError(
-            f"{where}: tensors are not this model's: {'; '.join(faults)}; the files "
-            "are incomplete or of another model than the configuration says"
-        )
+def _open(folder: Path, abstract: PyTree) -> dict[str, Stored]:
+    tensors = open_tensors(sorted(folder.glob(f"*{SUFFIX}")))
+    expected = {
+        name: leaf.shape[1:] if is_stacked(top) else leaf.shape
+        for top, leaf in named_leaves(abstract).items()
+        for name in unstacked(top, leaf.shape)
+    }
+    check_tensors(tensors, expected, folder)
+    return tensors
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
@@ -258,8 +207,8 @@ def load_vae(folder: Path) -> Loaded:
         return from_training(folder, "vae", _trained_vae)
     config = read_config(folder, "vae")
     model = _settings(vae.VAEConfig, config, folder)
-    abstract = jax.eval_shape(lambda: vae.init(jax.random.key(0), model))
-    return Loaded(params=load_folder(folder, abstract), model=model, config=config)
+    params = load_folder(folder, abstract_params(model))
+    return Loaded(params=params, model=model, config=config)
 
 
 def load_dit(folder: Path) -> Loaded:
@@ -268,9 +217,8 @@ def load_dit(folder: Path) -> Loaded:
         return from_training(folder, "dit", _trained_dit)
     config = read_config(folder, "dit")
     model = _settings(DiTConfig, config, folder)
-    step = DiTStep(model=model)
-    abstract = jax.eval_shape(lambda: dit_init(step).params)
-    return Loaded(params=load_folder(folder, abstract), model=model, config=config)
+    params = load_folder(folder, abstract_params(model))
+    return Loaded(params=params, model=model, config=config)
 
 
 def load_transformer(checkpoint: Path) -> Loaded:
@@ -299,8 +247,14 @@ def named_tensors(
     folder = checkpoint / kind
     config = read_config(folder, kind)
     model = _settings(DiTConfig if kind == "dit" else vae.VAEConfig, config, folder)
-    files = TensorFiles(sorted(folder.glob(f"*{SUFFIX}")))
-    return list(files.headers), files.read, model
+    stored = _open(folder, abstract_params(model))
+    return list(stored), lambda name: stored[name][()], model
+
+
+def abstract_params(model: DiTConfig | vae.VAEConfig) -> PyTree:
+    """Shapes and types of a model's parameters, stacked."""
+    module: Any = dit if isinstance(model, DiTConfig) else vae
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), model))
 
 
 def _settings(cls: type, config: dict[str, Any], folder: Path) -> Any:

@@ -41,6 +41,7 @@ L1 soraxla/attention.py
 L1 soraxla/video_write.py
 L1 soraxla/video_io.py
 L1 soraxla/contact_sheet.py
+L1 soraxla/tensors.py
 L1 soraxla/diffusion/schedule.py
 L1 soraxla/diffusion/process.py
 L1 soraxla/diffusion/loss.py
@@ -55,6 +56,7 @@ L2 soraxla/sampling/grid.py
 L2 soraxla/sampling/solvers.py
 L2 soraxla/sampling/guidance.py
 L2 soraxla/sampling/loop.py
+L2 soraxla/sampling/tasks.py
 L2 soraxla/sampling/__init__.py
 L2 data_pipelines/*
 L3 soraxla/autoencode.py
@@ -69,7 +71,6 @@ L3 soraxla/training/profile.py
 L3 soraxla/training/loop.py
 L3 soraxla/training/__init__.py
 L3 soraxla/hub.py
-L3 soraxla/tensors.py
 L3 soraxla/weights.py
 L3 soraxla/wan/*
 L3 soraxla/training/finetune.py

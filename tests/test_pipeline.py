@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from soraxla.autoencode import encode_clip
+from soraxla.patching import patchify
 from soraxla.pipeline import Request, SampleSettings, assemble, load
 from soraxla.weights import CONFIG, save_folder
 from tests import tiny
@@ -90,6 +92,65 @@ def test_rows_that_do_not_fit_together_are_sampled_in_turn(
     assert videos[2].shape == (1, 160, 160, 3)
 
 
+# --- From a picture ---------------------------------------------------------------
+
+
+def picture(seed=0, height=60, width=50):
+    """Smooth, so that scaling changes it little."""
+    y, x = np.mgrid[:height, :width] / 60.0
+    waves = [np.sin(3 * (x + y) + seed + k) for k in range(3)]
+    return (127.5 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+FROM_IMAGE = dataclasses.replace(CLIP, image=picture())
+
+
+@pytest.fixture(scope="module")
+def from_image(pipeline):
+    return make(pipeline, [FROM_IMAGE, PICTURE, SHORT])
+
+
+def test_a_video_starts_with_its_picture(from_image, together):
+    """50x60 pixels cut to 50x38; what stands beside it is what it was."""
+    video = from_image[0]
+    assert video.shape == (7, 38, 50, 3)
+    np.testing.assert_array_equal(video[0], picture()[11:49])
+    assert np.abs(video.astype(int) - together[0])[5:].mean() > 1
+    for place in (1, 2):
+        assert_alike(from_image[place], together[place])
+
+
+def test_a_video_from_a_picture_is_the_same_alone_and_among_others(
+    pipeline, from_image
+):
+    assert_alike(make(pipeline, [FROM_IMAGE])[0], from_image[0])
+
+
+def test_another_picture_is_another_video(pipeline, from_image):
+    """Past the frames that fade from it, too."""
+    other = dataclasses.replace(FROM_IMAGE, image=picture(seed=2))
+    changed = make(pipeline, [other, PICTURE, SHORT])
+    assert np.abs(changed[0].astype(int) - from_image[0])[5:].mean() > 0.5
+    assert_alike(changed[1], from_image[1])
+
+
+def test_the_pictures_latents_go_in_and_come_out_to_the_bit(pipeline):
+    """One latent frame, what the VAE makes of the picture, in the prompt's rows and
+    the negative prompt's."""
+    [(places, batch, negative)] = pipeline._batches([FROM_IMAGE, PICTURE], SETTINGS)
+    seen = np.pad(picture()[11:49], ((0, 10), (0, 14), (0, 0)), mode="edge")[None]
+    latents = encode_clip(pipeline.vae.params, tiny.VAE, seen)
+    tokens = patchify(latents, tiny.DIT.patch)
+    segment = np.asarray(batch.segment_ids) == 1 + places.index(0)
+    assert segment.sum() == 3 * len(tokens) and batch.known.sum() == len(tokens)
+    for rows in (batch, negative):
+        assert np.all(rows.known <= segment)
+        np.testing.assert_array_equal(rows.latents[rows.known], tokens)
+        assert np.all(rows.token_index[rows.known] == np.arange(len(tokens)))
+    out = pipeline._sample(batch, negative, SETTINGS)
+    np.testing.assert_array_equal(out[batch.known], tokens)
+
+
 # --- Bad input --------------------------------------------------------------------
 
 
@@ -108,6 +169,10 @@ def one_line(error):
         ({"frames": 10**7}, "frames is 10000000, expected"),
         ({"fps": 0.0}, r"fps is 0\.0, expected"),
         ({"fps": float("nan")}, "fps is nan, expected"),
+        ({"image": picture(), "frames": 1}, "frames is 1, which the image is already"),
+        ({"image": picture()[:, :, 0]}, r"the image is uint8 \(60, 50\), expected"),
+        ({"image": picture() / 255}, "the image is float64 .*, expected uint8"),
+        ({"image": picture()[:0]}, r"uint8 \(0, 50, 3\), expected"),
     ],
 )
 def test_absurd_requests_are_refused(wrong, message):

@@ -21,6 +21,7 @@ from soraxla.weights import (
     CONFIG,
     load_dit,
     load_vae,
+    named_tensors,
     save_folder,
     sha256_of_folder,
     vae_as_folder,
@@ -159,9 +160,15 @@ def misshaped(tensors):
     tensors[name] = tensors[name][:-1].copy()
 
 
+def quantised(tensors):
+    name = "encoder.conv_out.bias"
+    tensors[name] = tensors[name].astype(np.int8)
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
+        ("encoder.safetensors", quantised, "conv_out.bias' is I8, quantised"),
         ("encoder.safetensors", missing, r"1 missing, such as 'encoder\.conv_out"),
         ("encoder.safetensors", unexpected, r"1 unexpected, such as 'encoder\.more'"),
         (
@@ -201,7 +208,7 @@ def misshaped(tensors):
 )
 def test_what_is_wrong_with_a_folder_is_one_clear_line(folder, file, damage, message):
     path = folder / "vae" / file
-    if damage in (missing, unexpected, misshaped):
+    if damage in (missing, unexpected, misshaped, quantised):
         edit_tensors(path, damage)
     elif damage.__code__.co_varnames[0] == "c":
         edit_config(path, damage)
@@ -211,6 +218,17 @@ def test_what_is_wrong_with_a_folder_is_one_clear_line(folder, file, damage, mes
         load_vae(folder / "vae")
     one_line(error)
     assert str(folder / "vae") in str(error.value)
+
+
+def test_what_is_incomplete_is_not_handed_on(folder):
+    """As an export would, tensor by tensor."""
+    names, read, model = named_tensors(folder, "vae")
+    assert len(names) == len(named_leaves(tiny.vae_params())) and model == tiny.VAE
+    assert read("encoder.conv_out.bias").shape == (8,)
+    edit_tensors(folder / "vae" / "encoder.safetensors", missing)
+    with pytest.raises(ValueError, match="1 missing") as error:
+        named_tensors(folder, "vae")
+    one_line(error)
 
 
 @pytest.mark.parametrize("key", ["model", "process", "text_encoder"])

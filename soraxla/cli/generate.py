@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from soraxla.pipeline import Request
 
 
@@ -19,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts-file",
         type=Path,
         help="one prompt a line; --out is then a pattern such as video_{}.mp4",
+    )
+    parser.add_argument(
+        "--image",
+        type=Path,
+        help="first frame, scaled to cover --size and cut at the centre; for models "
+        "trained with given frames, such as Wan 2.2 TI2V 5B",
     )
     parser.add_argument("--size", default="256x256", metavar="WxH", help="in pixels")
     length = parser.add_mutually_exclusive_group()
@@ -69,11 +77,17 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
 
     width, height = _size(args.size)
     frames = _frames(args)
+    image = None if args.image is None else _picture(args.image)
     requests = []
     for where, prompt in _prompts(args):
         try:
             request = Request(
-                prompt=prompt, width=width, height=height, frames=frames, fps=args.fps
+                prompt=prompt,
+                width=width,
+                height=height,
+                frames=frames,
+                fps=args.fps,
+                image=image,
             )
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
@@ -99,6 +113,14 @@ def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
         except (ValueError, OSError) as error:
             message = str(error).replace(str(trial), str(out))
             raise ValueError(message) from None
+
+
+def _picture(path: Path) -> "np.ndarray":
+    from soraxla.video_io import probe, read_clip
+
+    if not probe(path).is_image:
+        raise ValueError(f"{path}: holds a film, expected a picture; save one frame")
+    return read_clip(path)[0]
 
 
 def _size(text: str) -> tuple[int, int]:

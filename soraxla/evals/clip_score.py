@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from soraxla.compiler import jit
+from soraxla.compiler import encoder_dtype, jit
 from soraxla.models.text import clip, clip_vision
 from soraxla.models.text.tokens import Tokenizer, clean_markup, load_tokenizer
 
@@ -41,7 +40,7 @@ def load_clip(folder: str | Path) -> CLIPModel:
         ValueError: see `models.text.folder` and `models.text.tokens.load_tokenizer`.
     """
     path = Path(folder).expanduser().resolve()
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype = encoder_dtype()
     text_params, text = clip.load(path, dtype, projected=True)
     vision_params, vision = clip_vision.load(path, dtype)
     return CLIPModel(

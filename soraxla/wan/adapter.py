@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from soraxla.lora import LoRA
 from soraxla.models import dit
 from soraxla.settings import build
-from soraxla.tensors import TensorFiles
+from soraxla.tensors import check_types, open_tensors
 from soraxla.training.steps import DiTStep, dit_init
-from soraxla.trees import named_leaves
+from soraxla.trees import is_stacked, named_leaves, unstacked
 from soraxla.wan.layout import diffusers_name, dit_places
-from soraxla.weights import from_training, is_stacked, restore_state, unstacked
+from soraxla.weights import from_training, restore_state
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 
@@ -87,10 +87,11 @@ class Adapter:
         Raises:
             ValueError: the file is damaged, or holds what is not of this model.
         """
-        self._tensors = TensorFiles([path])
+        self._tensors = open_tensors([path])
+        check_types(self._tensors.values())
         self._names: dict[str, dict[str, str]] = {}  # weight → part → name in the file
         strange = []
-        for name in self._tensors.headers:
+        for name in self._tensors:
             found = re.fullmatch(
                 r"(?:transformer\.|diffusion_model\.)?(.+)\."
                 r"(lora_A\.weight|lora_B\.weight|alpha)",
@@ -109,7 +110,7 @@ class Adapter:
         ]
         if strange or not self._names:
             raise ValueError(
-                f"{path}: {len(strange)} of {len(self._tensors.headers)} tensors are "
+                f"{path}: {len(strange)} of {len(self._tensors)} tensors are "
                 "no pair of LoRA matrices for this model, such as "
                 f"{min(strange, default='')!r}; give an adapter of this model"
             )
@@ -117,9 +118,7 @@ class Adapter:
     def _fits(self, parts: Mapping[str, str], shape: tuple[int, ...]) -> bool:
         if not {"lora_A.weight", "lora_B.weight"} <= parts.keys():
             return False
-        a, b = (
-            self._tensors.headers[parts[f"lora_{x}.weight"]].shape for x in ("A", "B")
-        )
+        a, b = (self._tensors[parts[f"lora_{x}.weight"]].shape for x in ("A", "B"))
         return len(a) == len(b) == 2 and (b[0], a[1]) == shape and a[0] == b[1]
 
     def add(self, weight: str, tensor: np.ndarray) -> np.ndarray:
@@ -128,10 +127,10 @@ class Adapter:
         if parts is None:
             return tensor
         a, b = (
-            self._tensors.read(parts[f"lora_{x}.weight"]).astype(np.float32)
+            self._tensors[parts[f"lora_{x}.weight"]][()].astype(np.float32)
             for x in ("A", "B")
         )
         scale = 1.0
         if "alpha" in parts:
-            scale = float(self._tensors.read(parts["alpha"])) / len(a)
+            scale = float(self._tensors[parts["alpha"]][()]) / len(a)
         return (tensor.astype(np.float32) + scale * (b @ a)).astype(tensor.dtype)

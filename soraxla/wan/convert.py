@@ -12,19 +12,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from soraxla.diffusion.process import Process
 from soraxla.hub import local
-from soraxla.models import dit, vae
 from soraxla.models.config import DiTConfig
 from soraxla.models.vae import VAEConfig
 from soraxla.settings import to_dict
-from soraxla.tensors import INDEX, SUFFIX, TensorFiles, model_files
-from soraxla.trees import named_leaves
+from soraxla.tensors import (
+    INDEX,
+    SUFFIX,
+    Stored,
+    check_tensors,
+    load_tensors,
+    model_files,
+    open_tensors,
+)
+from soraxla.trees import is_stacked, named_leaves, unstacked
 from soraxla.wan.adapter import Adapter
 from soraxla.wan.families import (
     SUPPORTED,
@@ -41,11 +47,8 @@ from soraxla.wan.layout import (
 )
 from soraxla.weights import (
     Loaded,
-    check_tensors,
-    is_stacked,
-    load_tensors,
+    abstract_params,
     named_tensors,
-    unstacked,
     write_folder,
 )
 
@@ -59,18 +62,20 @@ class Source:
     def __init__(
         self,
         model: DiTConfig | VAEConfig,
-        tensors: TensorFiles,
-        names: Mapping[str, str],
+        tensors: Mapping[str, Stored],
         where: Path,
     ):
+        """
+        Args:
+            tensors: by diffusers' names.
+        """
         self.model = model
-        self.abstract = _abstract(model)
+        self.abstract = abstract_params(model)
         self._tensors = tensors
-        self._names = names  # theirs to the file's spelling
         self._adapter: Adapter | None = None
         self._places = _places(model, self.abstract)
         check_tensors(
-            {name: tensors.headers[stored].shape for name, stored in names.items()},
+            tensors,
             {place.name: place.their_shape for place in self._places.values()},
             where,
         )
@@ -90,7 +95,7 @@ class Source:
         place = self._places.get(name)
         if place is None:
             return np.zeros(named_leaves(self.abstract)[name].shape, np.float32)
-        tensor = self._tensors.read(self._names[place.name])
+        tensor = self._tensors[place.name][()]
         if self._adapter is not None:
             tensor = self._adapter.add(place.name, tensor)
         return place.to_ours(tensor)
@@ -116,13 +121,16 @@ def open_transformer(path: Path) -> Source:
     Raises:
         ValueError: it is damaged, incomplete, not Wan's, or not supported.
     """
-    folder = path / "transformer" if (path / "transformer").is_dir() else path
-    tensors = TensorFiles(_files(folder))
-    renamed = diffusers_name if is_original(tensors.headers) else str
-    names = {renamed(name): name for name in tensors.headers}
+    path = path / "transformer" if (path / "transformer").is_dir() else path
+    return _transformer(path, open_tensors(_files(path)))
+
+
+def _transformer(path: Path, stored: Mapping[str, Stored]) -> Source:
+    renamed = diffusers_name if is_original(stored) else str
+    tensors = {renamed(name): tensor for name, tensor in stored.items()}
     # diffusers keeps an image norm in some text-to-video files.
-    names = {k: v for k, v in names.items() if ".norm_added_q." not in k}
-    home = folder if folder.is_dir() else folder.parent
+    tensors = {k: v for k, v in tensors.items() if ".norm_added_q." not in k}
+    home = path if path.is_dir() else path.parent
     if (home.parent / "transformer_2").is_dir():
         raise ValueError(
             f"{home.parent}: two transformers that take turns (Wan 2.2 A14B); "
@@ -130,12 +138,12 @@ def open_transformer(path: Path) -> Source:
         )
     scheduler = read_json(home.parent / "scheduler" / "scheduler_config.json")
     model = dit_config_of(
-        _shapes(tensors, names),
+        _shapes(tensors),
         read_json(home / "config.json"),
         path,
         shift=scheduler.get("flow_shift"),
     )
-    return Source(model, tensors, names, path)
+    return Source(model, tensors, path)
 
 
 def open_vae(path: Path) -> Source:
@@ -144,13 +152,14 @@ def open_vae(path: Path) -> Source:
     Raises:
         ValueError: as `open_transformer`.
     """
-    folder = path / "vae" if (path / "vae").is_dir() else path
-    tensors = TensorFiles(_files(folder))
-    names = {name: name for name in tensors.headers}
-    home = folder if folder.is_dir() else folder.parent
+    path = path / "vae" if (path / "vae").is_dir() else path
+    return _vae(path, open_tensors(_files(path)))
+
+
+def _vae(path: Path, tensors: Mapping[str, Stored]) -> Source:
+    home = path if path.is_dir() else path.parent
     config = read_json(home / "config.json")
-    model = vae_config_of(_shapes(tensors, names), config, path)
-    return Source(model, tensors, names, path)
+    return Source(vae_config_of(_shapes(tensors), config, path), tensors, path)
 
 
 def import_wan(
@@ -222,13 +231,13 @@ def _parts(sources: list[Path]) -> dict[str, Source]:
     for path in sources:
         if not path.exists():
             raise ValueError(f"{path}: no such file or folder; give diffusers' folder")
-        headers = TensorFiles(_files(path)).headers
-        kind = "vae" if any(n.startswith("encoder.") for n in headers) else "dit"
+        tensors = open_tensors(_files(path))
+        kind = "vae" if any(n.startswith("encoder.") for n in tensors) else "dit"
         if kind in parts:
             raise ValueError(
                 f"{path}: a second {kind}; give one transformer and one VAE"
             )
-        parts[kind] = open_vae(path) if kind == "vae" else open_transformer(path)
+        parts[kind] = (_vae if kind == "vae" else _transformer)(path, tensors)
     return parts
 
 
@@ -257,7 +266,7 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
 
 def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
     names, read, model = named_tensors(checkpoint, kind)
-    places = _places(model, _abstract(model))
+    places = _places(model, abstract_params(model))
     config = _their_config(model)
     shards: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -325,11 +334,6 @@ def _their_config(model: DiTConfig | VAEConfig) -> dict[str, Any]:
     }
 
 
-def _abstract(model: DiTConfig | VAEConfig) -> Any:
-    module: Any = dit if isinstance(model, DiTConfig) else vae
-    return jax.eval_shape(lambda: module.init(jax.random.key(0), model))
-
-
 def _places(model: DiTConfig | VAEConfig, abstract: Any) -> dict[str, Place]:
     if isinstance(model, DiTConfig):
         return dit_places(model, abstract)
@@ -340,8 +344,8 @@ def _files(path: Path) -> list[Path]:
     return model_files(path) if path.is_dir() else [path]
 
 
-def _shapes(tensors: TensorFiles, names: Mapping[str, str]) -> dict:
-    return {name: tensors.headers[stored].shape for name, stored in names.items()}
+def _shapes(tensors: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

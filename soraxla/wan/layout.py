@@ -14,8 +14,7 @@ from jaxtyping import PyTree
 
 from soraxla.models.config import DiTConfig
 from soraxla.models.vae import VAEConfig
-from soraxla.trees import named_leaves
-from soraxla.weights import is_stacked, unstacked
+from soraxla.trees import is_stacked, named_leaves, unstacked
 
 
 class Place(NamedTuple):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from soraxla.cli.main import main
+from soraxla.sampling.tasks import cover
 from soraxla.video_io import probe, read_clip
 
 
@@ -147,6 +148,39 @@ def test_bad_checkpoints(refuse, checkpoint, tmp_path, damage, text):
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
     damage(folder)
     assert text in refuse(checkpoint=folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "text"),
+    [
+        ("missing.png", 5, "missing.png: no such file"),
+        ("cut.png", 5, "cut.png: is corrupt or"),
+        ("words.txt", 5, "words.txt: is corrupt or not a video"),
+        ("a.mp4", 5, "a.mp4: holds a film, expected a picture"),
+        ("b.png", 1, "frames is 1, which the image is already"),
+        ("b.png", None, "frames is 1, which the image is already"),
+    ],
+)
+def test_bad_images(refuse, media, tmp_path, name, frames, text):
+    (tmp_path / "words.txt").write_text("not a picture")
+    (tmp_path / "cut.png").write_bytes((media / "b.png").read_bytes()[:60])
+    folder = tmp_path if (tmp_path / name).exists() or "miss" in name else media
+    assert text in refuse(image=folder / name, frames=frames)
+
+
+def test_an_image_is_the_first_frame_of_every_prompt(checkpoint, media, tmp_path):
+    """32x32 pixels cover 33x21: its middle rows, a little enlarged."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\na blue cube\n")
+    options = ["--checkpoint", str(checkpoint), "--size", "33x21", "--frames", "6"]
+    options += ["--steps", "1", "--fps", "12", "--prompts-file", str(prompts)]
+    options += ["--image", str(media / "b.png"), "--out", str(tmp_path / "{}.webp")]
+    assert main(["generate", *options]) == 0
+    expected = cover(read_clip(media / "b.png")[0], 33, 21).astype(int)
+    for place in range(2):
+        video = read_clip(tmp_path / f"{place:03d}.webp")
+        assert video.shape == (6, 21, 33, 3)
+        assert abs(video[0] - expected).mean() < 3
 
 
 def test_an_odd_size_and_length_come_out_exactly(checkpoint, tmp_path):

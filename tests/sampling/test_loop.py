@@ -269,6 +269,17 @@ def test_known_tokens_are_seen_clean_and_returned_untouched(solver, schedule):
     assert np.all(np.asarray(out)[0, 4] == 0.0)
 
 
+@solvers(*SOLVERS)
+def test_where_nothing_is_known_latents_are_not_read(solver):
+    batch = row(4, shift=[1.0], length=5)
+    noise = np.random.default_rng(0).normal(size=(1, 5, 2)).astype(np.float32)
+    one, two = (
+        run(Process(), solver, 3, batch._replace(latents=latents), noise)
+        for latents in (batch.latents, np.full_like(batch.latents, np.nan))
+    )
+    np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
 @solvers(*SOLVERS)
 def test_times_fall_from_noise_to_clean(solver, steps):

@@ -16,11 +16,12 @@ from soraxla.models.text import folder as hf
 from soraxla.models.text.layers import (
     ACTIVATIONS,
     SelfAttention,
+    check_activation,
+    check_heads,
     dense,
     mask_bias,
     scan_blocks,
 )
-from soraxla.settings import nearest
 from soraxla.types import Array
 
 _BERT = {"bert": "google-bert/bert-base-uncased"}
@@ -43,21 +44,13 @@ class BertConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown hidden_act {self.hidden_act!r}"
-                f"{nearest(self.hidden_act, ACTIVATIONS)}"
-            )
+        check_activation(self.hidden_act, "hidden_act")
         if self.position_embedding_type != "absolute":
             raise ValueError(
                 f"position_embedding_type is {self.position_embedding_type!r}, "
                 "expected 'absolute'; take a BERT that learnt absolute places"
             )
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of "
-                f"num_attention_heads {self.num_attention_heads}; download it again"
-            )
+        check_heads(self.hidden_size, self.num_attention_heads)
 
 
 def init(key: jax.Array, cfg: BertConfig) -> PyTree:

@@ -15,11 +15,12 @@ from soraxla.models.text.layers import (
     ACTIVATIONS,
     SelfAttention,
     causal_bias,
+    check_activation,
+    check_heads,
     dense,
     mask_bias,
     scan_blocks,
 )
-from soraxla.settings import nearest
 from soraxla.types import Array
 
 WHERE = "openai/clip-vit-large-patch14"
@@ -44,16 +45,8 @@ class TowerConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown hidden_act {self.hidden_act!r}"
-                f"{nearest(self.hidden_act, ACTIVATIONS)}"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of "
-                f"num_attention_heads {self.num_attention_heads}; download it again"
-            )
+        check_activation(self.hidden_act, "hidden_act")
+        check_heads(self.hidden_size, self.num_attention_heads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Local Hugging Face folders: `config.json` beside safetensors, in one file or shards.
 
-Tensors are read one by one into the leaves of our tree, cast as they come: what is
-held is the model as it will run and one tensor.
+Tensors are read one by one into the leaves of our tree, cast as they come.
 """
 
 import dataclasses
@@ -11,21 +10,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from safetensors import SafetensorError, safe_open
 
 from soraxla.settings import build
-from soraxla.trees import named_leaves, nested
+from soraxla.tensors import (
+    Stored,
+    check_tensors,
+    load_tensors,
+    model_files,
+    open_tensors,
+)
+from soraxla.trees import is_stacked, named_leaves, unstacked
 
 T = TypeVar("T")
 
 CONFIG = "config.json"
-_INDEX = "*.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_FLOATS = ("F16", "BF16", "F32", "F64")
-_STACKED = "blocks."
 
 # A file's name for a tensor to the name in a model's table; None if it is not ours.
 Canonical = Callable[[str], str | None]
@@ -38,8 +38,8 @@ def read_config(folder: Path, expected: Mapping[str, str]) -> dict[str, Any]:
         expected: the `model_type` looked for, each with a repository that has it.
 
     Raises:
-        ValueError: no such folder, no config or a damaged one, weights that are only
-            there as a pickle, quantised weights, or another model's.
+        ValueError: no such folder, no config or a damaged one, quantised weights, or
+            another model's.
     """
     where = next(iter(expected.values()))
     if not folder.is_dir():
@@ -47,13 +47,6 @@ def read_config(folder: Path, expected: Mapping[str, str]) -> dict[str, Any]:
             f"{folder}: no such folder; give one with {CONFIG} and model.safetensors, "
             f"such as a download of {where}"
         )
-    if not any(folder.glob("*.safetensors")):
-        pickle = next((p for kind in _PICKLES for p in sorted(folder.glob(kind))), None)
-        if pickle is not None:
-            raise ValueError(
-                f"{pickle}: a pickle, which can run any program when it is opened, is "
-                f"not read; get safetensors instead, such as those of {where}"
-            )
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(
@@ -103,23 +96,54 @@ def load_params(
         names: our module or leaf to the file's; `{}` stands for the layer.
 
     Raises:
-        ValueError: a file is damaged or missing, tensors are missing, unexpected,
-            mis-shaped or quantised; nothing is loaded then.
+        ValueError: a file is damaged, a pickle or missing; tensors are missing,
+            unexpected, mis-shaped or quantised. Nothing is loaded then.
     """
-    files = _tensor_files(folder)
     found = {}
-    for name in sorted(files):
+    for name, tensor in sorted(open_tensors(model_files(folder)).items()):
         if (known := canonical(name)) is not None:
-            found[known] = name
-    leaves = named_leaves(abstract)
-    plan = {path: _sources(path, leaf, names) for path, leaf in leaves.items()}
-    with _Open(folder) as tensors:
-        _check(folder, plan, leaves, found, files, tensors)
-        params = {
-            path: _read_leaf(path, leaves[path], sources, found, files, tensors)
-            for path, sources in plan.items()
-        }
-    return nested(params)
+            found[known] = tensor
+    theirs, expected = {}, {}
+    for top, leaf in named_leaves(abstract).items():
+        template = _template(top, names)
+        for layer, name in enumerate(unstacked(top, leaf.shape)):
+            source = theirs[name] = template.format(layer)
+            expected[source] = leaf.shape[1:] if is_stacked(top) else leaf.shape
+            if top.endswith(".kernel") and source in found:
+                found[source] = _turned(found[source])
+    check_tensors(found, expected, folder)
+    return load_tensors(lambda name: found[theirs[name]], abstract)
+
+
+def _template(path: str, names: Mapping[str, str]) -> str:
+    """The file's name for a leaf, `{}` for the layer."""
+    if path in names:
+        return names[path]
+    module, _, last = path.rpartition(".")
+    return f"{names[module]}.{'bias' if last == 'bias' else 'weight'}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Turned(Stored):
+    """A matrix (out, in), or a convolution (out, C, H, W), as ours is: (in, out)."""
+
+    flat: bool
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        rows, columns = index
+        if self.flat:
+            return super().__getitem__((columns, rows)).T
+        kernels = super().__getitem__((columns,))
+        return kernels.reshape(len(kernels), -1)[:, rows].T
+
+
+def _turned(tensor: Stored) -> Stored:
+    """Left as it is if it has not the axes for it, to be found mis-shaped."""
+    if len(tensor.shape) not in (2, 4):
+        return tensor
+    ours = (math.prod(tensor.shape[1:]), tensor.shape[0])
+    fields = vars(tensor) | {"shape": ours, "flat": len(tensor.shape) == 2}
+    return _Turned(**fields)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -130,133 +154,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path}: damaged, not a JSON object; download it again")
     return config
-
-
-def _tensor_files(folder: Path) -> dict[str, str]:
-    """Tensor name to file name, from the index or from the only files there are."""
-    indices = sorted(folder.glob(_INDEX))
-    if indices:
-        files = _read_json(indices[0]).get("weight_map")
-        if not isinstance(files, dict) or not files:
-            raise ValueError(
-                f"{indices[0]}: damaged, it has no 'weight_map'; download it again"
-            )
-        for file in sorted(set(files.values())):
-            if Path(file).name != file or not (folder / file).is_file():
-                raise ValueError(
-                    f"{folder}: {file} is missing, which {indices[0].name} names; "
-                    "the download is incomplete, download it again"
-                )
-        return files
-    paths = sorted(folder.glob("*.safetensors"))
-    if len(paths) != 1:
-        raise ValueError(
-            f"{folder}: {len(paths)} .safetensors files and no index, expected "
-            "model.safetensors or shards with model.safetensors.index.json; download "
-            "it again"
-        )
-    with _Open(folder) as tensors:
-        return dict.fromkeys(tensors[paths[0].name].keys(), paths[0].name)
-
-
-class _Open:
-    """The open safetensors files of a folder, by name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: dict[str, Any] = {}
-
-    def __enter__(self) -> "_Open":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self.files.values():
-            file.__exit__(None, None, None)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.files:
-            path = self.folder / name
-            try:
-                self.files[name] = safe_open(path, framework="numpy").__enter__()
-            except (SafetensorError, OSError) as error:
-                raise ValueError(
-                    f"{path}: not a whole safetensors file ({error}); download it again"
-                ) from error
-        return self.files[name]
-
-
-def _sources(path: str, leaf: Any, names: Mapping[str, str]) -> list[str]:
-    """The file's tensors that make a leaf: one, or one a layer."""
-    module, _, last = path.rpartition(".")
-    if path in names:
-        template = names[path]
-    else:
-        kind = "bias" if last == "bias" else "weight"
-        template = f"{names[module]}.{kind}"
-    if path.startswith(_STACKED):
-        return [template.format(i) for i in range(leaf.shape[0])]
-    return [template]
-
-
-def _check(folder, plan, leaves, found, files, tensors) -> None:
-    """All of the folder's tensors against the plan, before any is read."""
-    missing, misshapen, quantised = [], [], []
-    for path, sources in plan.items():
-        shape = leaves[path].shape[len(sources) > 1 or path.startswith(_STACKED) :]
-        for name in sources:
-            if name not in found:
-                missing.append(repr(name))
-                continue
-            view = _view(files, tensors, found[name])
-            if view.get_dtype() not in _FLOATS:
-                quantised.append(f"{name!r} ({view.get_dtype()})")
-            elif not _fits(path, tuple(view.get_shape()), shape):
-                misshapen.append(f"{name!r} {view.get_shape()} for {list(shape)}")
-    wanted = {name for sources in plan.values() for name in sources}
-    unexpected = [repr(found[name]) for name in sorted(found.keys() - wanted)]
-    if quantised:
-        raise ValueError(
-            f"{folder}: tensor {quantised[0]} is quantised, expected float32, float16 "
-            "or bfloat16; get the unquantised weights"
-        )
-    problems = (
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("of another shape", misshapen),
-    )
-    said = [f"{len(p)} {what} (first {p[0]})" for what, p in problems if p]
-    if said:
-        raise ValueError(
-            f"{folder}: tensors {', '.join(said)}; the weights are of another model "
-            f"than {CONFIG} says, or not all there: download the folder again"
-        )
-
-
-def _view(files: Mapping[str, str], tensors: _Open, name: str) -> Any:
-    try:
-        return tensors[files[name]].get_slice(name)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{tensors.folder / files[name]}: tensor {name!r} is missing, which the "
-            "index names; download it again"
-        ) from error
-
-
-def _fits(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    if not path.endswith(".kernel"):
-        return shape == expected
-    if len(shape) not in (2, 4):
-        return False
-    return (math.prod(shape[1:]), shape[0]) == expected
-
-
-def _read_leaf(path, leaf, sources, found, files, tensors) -> Any:
-    """One leaf, filled layer by layer in the type it will have."""
-    out = np.empty(leaf.shape, leaf.dtype)
-    stacked = path.startswith(_STACKED)
-    for i, name in enumerate(sources):
-        tensor = tensors[files[found[name]]].get_tensor(found[name])
-        if path.endswith(".kernel"):
-            tensor = tensor.reshape(tensor.shape[0], -1).T
-        out[i if stacked else ...] = tensor  # cast as it is copied
-    return jnp.asarray(out)

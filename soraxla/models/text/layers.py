@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float
 
+from soraxla.settings import nearest
 from soraxla.types import Array
 
 _MASKED = -1e30  # finite, so that a row of padding alone is not NaN
@@ -24,6 +25,21 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_pytorch_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
+
+
+def check_activation(name: str, setting: str) -> None:
+    """Raises ValueError unless `name`, which `setting` gave, is in `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown {setting} {name!r}{nearest(name, ACTIVATIONS)}")
+
+
+def check_heads(hidden_size: int, heads: int) -> None:
+    """Raises ValueError unless the heads divide the width."""
+    if hidden_size % heads:
+        raise ValueError(
+            f"hidden_size {hidden_size} is no multiple of num_attention_heads {heads}; "
+            "download it again"
+        )
 
 
 class SelfAttention(nn.Module):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from soraxla.compiler import jit
+from soraxla.compiler import encoder_dtype, jit
 from soraxla.models.text import bert, clip, t5
 from soraxla.models.text.folder import CONFIG
 from soraxla.models.text.tokens import Tokenizer, clean_markup, keep, load_tokenizer
@@ -98,8 +98,7 @@ def load_minilm() -> PretrainedTextEncoder:
 
 def _load(kind: str, folder: Path, name: str) -> PretrainedTextEncoder:
     how = _KINDS[kind]
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    params, cfg = how.load(folder, dtype)
+    params, cfg = how.load(folder, encoder_dtype())
     tokenizer = load_tokenizer(folder, how.limit(folder, cfg), how.clean)
     if tokenizer.vocab > cfg.vocab_size:
         raise ValueError(

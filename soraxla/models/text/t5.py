@@ -19,11 +19,11 @@ from soraxla.models.text import folder as hf
 from soraxla.models.text.layers import (
     ACTIVATIONS,
     SelfAttention,
+    check_activation,
     dense,
     mask_bias,
     scan_blocks,
 )
-from soraxla.settings import nearest
 from soraxla.types import Array
 
 _T5 = {"t5": "google-t5/t5-base or google/flan-t5-base"}
@@ -54,11 +54,7 @@ class T5Config:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown feed_forward_proj {self.feed_forward_proj!r}"
-                f"{nearest(self.activation, ACTIVATIONS)}"
-            )
+        check_activation(self.activation, "feed_forward_proj")
 
     @property
     def gated(self) -> bool:

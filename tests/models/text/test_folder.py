@@ -52,7 +52,7 @@ def test_shards_are_the_one_file(tmp_path):
     assert_same(t5.load_umt5(tmp_path, "float32")[0], whole)
 
 
-@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
 def test_other_float_types_are_read(kind, tmp_path):
     write_model(tmp_path, UMT5)
     rounded = {k: v.astype(kind).astype(np.float32) for k, v in weights(UMT5).items()}
@@ -108,7 +108,7 @@ def test_a_text_tower_is_read_from_a_folder_of_both_or_of_itself(tmp_path):
 def test_settings_left_out_are_the_reference_s_defaults(tmp_path):
     """A `config.json` may hold only what differs from them."""
     (tmp_path / "config.json").write_text('{"model_type": "umt5"}')
-    with pytest.raises(ValueError, match=r"0 \.safetensors files"):
+    with pytest.raises(ValueError, match=r"no \.safetensors files here"):
         t5.load_umt5(tmp_path, "float32")
     cfg = t5.UMT5Config()
     assert (cfg.vocab_size, cfg.d_model, cfg.num_layers) == (250112, 512, 8)
@@ -153,14 +153,9 @@ def wrong_index(folder):
     path.write_text(json.dumps(index))
 
 
-def moved_tensor(folder):
+def lost_tensor(folder):
+    without(NORM)(folder)
     shard(folder)
-    path = folder / "model.safetensors.index.json"
-    index = json.loads(path.read_text())["weight_map"]
-    name = "encoder.final_layer_norm.weight"
-    others = {"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors"}
-    index[name] = min(others - {index[name]})
-    path.write_text(json.dumps({"weight_map": index}))
 
 
 def without(*names):
@@ -174,21 +169,22 @@ def with_tensor(name, value):
 NORM = "encoder.final_layer_norm.weight"
 QUERY = "encoder.block.1.layer.0.SelfAttention.q.weight"
 WRONG = [
-    (only_pickle, r"pytorch_model\.bin: a pickle.*Wan2\.1-T2V-1\.3B-Diffusers"),
+    (only_pickle, r"pytorch_model\.bin: a pickle.*-Diffusers"),
     (truncated, "model.safetensors: not a whole safetensors file"),
-    (lost_shard, "model-00002-of-00003.safetensors is missing.*download it again"),
+    (lost_shard, "1 of 3 files .* missing, such as model-00002-of.*download them"),
     (half_shard, "model-00002-of-00003.safetensors: not a whole"),
-    (wrong_index, r"\.\./elsewhere\.safetensors is missing"),
-    (moved_tensor, f"tensor '{NORM}' is missing, which the index names"),
+    (wrong_index, r"missing, such as \.\./elsewhere\.safetensors"),
+    (lost_tensor, f"1 missing, such as '{NORM}'"),
     (without(NORM), f"1 missing.*'{NORM}'"),
     (without(NORM, QUERY), "2 missing"),
     (with_tensor("lora.a", np.zeros(3, np.float32)), "1 unexpected.*'lora.a'"),
-    (with_tensor(NORM, np.zeros(23, np.float32)), r"1 of another shape.*\[23\]"),
-    (with_tensor(QUERY, np.zeros((24, 24, 1), np.float32)), "1 of another shape"),
-    (with_tensor(QUERY, np.zeros((24, 24), np.int8)), r"quantised.*unquantised"),
-    (edit_config(num_layers=4), "missing.*than config.json says"),
+    (with_tensor(NORM, np.zeros(23, np.float32)), r"1 mis-shaped.*\(23,\)"),
+    (with_tensor(QUERY, np.zeros((24, 24, 1), np.float32)), "1 mis-shaped"),
+    (with_tensor(QUERY, np.zeros((24, 24), np.int8)), r"is I8, quantised.*unquantised"),
+    (with_tensor(QUERY, np.zeros((24, 24))), "is F64, quantised or not a weight"),
+    (edit_config(num_layers=4), "missing.*than the configuration says"),
     (edit_config(num_layers=2), "10 unexpected"),
-    (edit_config(d_ff=41), "of another shape"),
+    (edit_config(d_ff=41), "9 mis-shaped"),
     (edit_config(d_ff="wide"), "config.json: setting 'd_ff' is 'wide', expected int"),
     (edit_config(model_type="t5"), "model_type is 't5', expected 'umt5'"),
     (edit_config(quantization_config={"bits": 4}), "quantised, expected float32"),

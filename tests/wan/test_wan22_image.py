@@ -1,0 +1,106 @@
+"""Image to video of Wan 2.2 TI2V 5B against diffusers, by make_wan22_image.py."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from soraxla.diffusion import Process
+from soraxla.models import dit
+from soraxla.packing import unpack
+from soraxla.patching import patchify
+from soraxla.pipeline import SOLVERS, Pipeline, Request, SampleSettings
+from soraxla.sampling import guided, sample
+from soraxla.wan.convert import open_transformer, open_vae
+from tests.tiny import quick
+from tests.wan.test_wan22 import folder, golden  # noqa: F401 (fixtures)
+
+FILE = Path(__file__).parent.parent / "golden" / "wan22_image.npz"
+SOLVER_NAMES = ["unipc", "wan-euler"]
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    with np.load(FILE) as stored:
+        return dict(stored)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A text encoder that knows two texts."""
+
+    arrays: dict
+    name: str = "stored"
+    width: int = 8
+
+    def __call__(self, texts):
+        return [self.arrays[text] for text in texts]
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder, arrays):  # noqa: F811
+    transformer = open_transformer(folder).load()
+    model = dataclasses.replace(transformer.model, dtype="float32")
+    return Pipeline(
+        dit=dataclasses.replace(transformer, model=model),
+        vae=open_vae(folder).load(),
+        process=Process(),
+        text_encoder=Stored(arrays),
+    )
+
+
+def tokens(clip, cfg):
+    return patchify(np.moveaxis(clip, 0, -1), cfg.patch)
+
+
+@pytest.mark.parametrize("name", SOLVER_NAMES)
+def test_every_step_from_a_picture_is_diffusers(pipeline, arrays, name):
+    """What the network is shown, 10 times, and what comes out, at a guidance of 5.
+
+    The rows are the pipeline's own: the picture, encoded, in place and known.
+    """
+    picture, cfg = arrays["picture"], pipeline.dit.model
+    height, width = picture.shape[:2]
+    request = Request(
+        prompt="prompt", width=width, height=height, frames=9, image=picture
+    )
+    settings = SampleSettings(
+        steps=10, solver=name, cfg_scale=5.0, negative_prompt="negative"
+    )
+    [(_, batch, negative)] = pipeline._batches([request], settings)
+    shown, told = [], []
+    guide = guided(
+        lambda x, t, rows: dit.apply(pipeline.dit.params, cfg, x, t, rows),
+        batch,
+        negative,
+        cfg_scale=settings.cfg_scale,
+    )
+
+    def denoise(x, t):
+        def keep(x, t):
+            shown.append(np.asarray(x))
+            told.append(np.asarray(t)[0, 0])
+
+        jax.debug.callback(keep, x, t, ordered=True)
+        return guide(x, t)
+
+    solver = SOLVERS[name]
+    noise = np.zeros_like(batch.latents)
+    own = tokens(arrays["noise"], cfg)
+    noise[0, : len(own)] = own
+    out = quick(
+        lambda noise, grid: sample(
+            denoise, noise, batch, grid, process=Process(), solver=solver
+        )
+    )(noise, solver.grid(10, batch.shift))
+    jax.effects_barrier()
+    [[known]] = unpack(batch.known, batch.segment_ids)
+    for time, times in zip(told, arrays[f"{name}.times"], strict=True):
+        np.testing.assert_allclose(np.where(known, 0, 1000 * time), times, atol=1e-4)
+    worst = 0.0
+    for found, latents in zip([*shown, out], arrays[f"{name}.latents"], strict=True):
+        [[clip]] = unpack(np.asarray(found), batch.segment_ids)
+        worst = max(worst, np.abs(clip - tokens(latents, cfg)).max())
+    assert worst < 1e-4 * np.abs(arrays[f"{name}.latents"]).max()
