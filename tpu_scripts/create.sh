@@ -46,6 +46,6 @@ while [[ $state != ACTIVE ]]; do
     [[ $state == "$shown" ]] || echo "$NAME is $state" >&2
     shown=$state
     sleep 30
-    state=$(queue_state ACTIVE)
+    state=$(queue_state ACTIVE) || state=unknown # the network fails now and then
 done
 echo "$NAME is ACTIVE" >&2

@@ -115,7 +115,7 @@ run() {
     if [[ $DRY_RUN ]]; then
         printf '%s\n' "$(quoted "$@")" >&3
     else
-        "$@"
+        "$@" 3>&-
     fi
 }
 
@@ -123,7 +123,7 @@ run() {
 ask() {
     local assumed=$1
     shift
-    run "$@"
+    run "$@" || return
     if [[ $DRY_RUN ]]; then printf '%s\n' "$assumed"; fi
 }
 

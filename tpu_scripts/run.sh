@@ -57,16 +57,22 @@ watch() {
     done
 }
 
+launched='' tries=0
 while true; do
     if start; then
+        launched=1 tries=0
         watch
     else
         status=$?
-        # The queue gave up, or the TPU was taken away meanwhile; else it is a mistake.
         state=$(queue_state ACTIVE) || state=unknown
         case $state in
         SUSPENDING | SUSPENDED | FAILED) ended=preempted ;;
-        *) exit "$status" ;;
+        *) # a mistake; or, of what has worked before, something that passes
+            tries=$((tries + 1))
+            [[ $launched ]] && ((tries < PATIENCE)) || exit "$status"
+            sleep 60
+            continue
+            ;;
         esac
     fi
     case $ended in

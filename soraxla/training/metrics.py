@@ -52,7 +52,7 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Brings everything written so far to disk."""
-        # Not `flush`: a bucket that is mounted as a folder has a file once it is closed.
+        # Not `flush`: a bucket mounted as a folder has a file once it is closed.
         self._file.close()
         self._file = self._path.open("a", encoding="utf-8")
         self._board.flush()

@@ -1,0 +1,111 @@
+"""The scripts in a git repository of their own, with a gcloud that only takes notes."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "tpu_scripts"
+FAKES = Path(__file__).parent / "fakes"
+CONFIG = {
+    "PROJECT": "my-project",
+    "ZONE": "us-central1-a",
+    "NAME": "tpu",
+    "ACCELERATOR": "v5litepod-8",
+    "CAPACITY": "spot",
+    "BUCKET": "my-bucket",
+    "SERVICE_ACCOUNT": "worker@my-project.iam.gserviceaccount.com",
+}
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A folder with the scripts, the fakes' notes and answers, and two workers."""
+
+    root: Path
+
+    @property
+    def bucket(self) -> Path:
+        return self.root / "bucket"
+
+    def home(self, worker: int) -> Path:
+        return self.root / "workers" / str(worker)
+
+    def config(self, **changes: str) -> None:
+        values = {**CONFIG, "MOUNT": str(self.bucket), **changes}
+        lines = [f"{name}={value}\n" for name, value in values.items()]
+        self.file("repo/tpu_scripts/config.sh", "".join(lines))
+
+    def file(self, name: str, text: str) -> None:
+        (self.root / name).write_text(text, encoding="utf-8")
+
+    def states(self, *states: str) -> None:
+        """What the queued resource is, look after look; the last one stays."""
+        self.file("states", "".join(f"{state}\n" for state in states))
+
+    def answers(self, *reports: str) -> None:
+        """What the workers say of themselves, look after look; the last one stays."""
+        self.file("answers", "".join(f"{report}\n" for report in reports))
+
+    def run(self, script: str, *words: str, **environment: str):
+        path = f"{FAKES}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", str(self.root / "repo" / "tpu_scripts" / script), *words],
+            env={**os.environ, "PATH": path, "FAKE": str(self.root), **environment},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+    def ok(self, script: str, *words: str):
+        done = self.run(script, *words)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def refused(self, script: str, *words: str, **environment: str) -> str:
+        """The one line that a script says of a mistake."""
+        done = self.run(script, *words, **environment)
+        assert done.returncode == 2 and done.stdout == ""
+        [line] = done.stderr.splitlines()
+        assert line.startswith(f"{script}: ")
+        return line
+
+    def calls(self) -> list[list[str]]:
+        """The words of every call of gcloud."""
+        log = self.root / "calls"
+        words = log.read_text(encoding="utf-8").split("\0") if log.exists() else [""]
+        calls, at = [], 0
+        while words[at]:
+            end = at + 1 + int(words[at])
+            calls.append(words[at + 1 : end])
+            at = end
+        return calls
+
+    def verbs(self) -> list[str]:
+        """The calls in short: create, scp …; for ssh, what the worker is told."""
+        return [short(words) for words in self.calls()]
+
+
+def short(words: list[str]) -> str:
+    if words[0] == "compute" and words[3] == "ssh":
+        [command] = [w for w in words if w.startswith("--command=")]
+        return command.split()[2]
+    return words[3] if words[0] == "compute" else " ".join(words[:2])
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    made = Cloud(tmp_path)
+    shutil.copytree(SCRIPTS, tmp_path / "repo" / "tpu_scripts")
+    (tmp_path / "repo" / "tpu_scripts" / "config.sh").unlink(missing_ok=True)
+    subprocess.run(["git", "init", "--quiet", str(tmp_path / "repo")], check=True)
+    (tmp_path / "repo" / ".gitignore").write_text("config.sh\n", encoding="utf-8")
+    for worker in (0, 1):
+        made.home(worker).mkdir(parents=True)
+    made.bucket.mkdir()
+    made.config()
+    made.states("ACTIVE")
+    return made
