@@ -1,16 +1,15 @@
 """Attention over packed rows: a token sees its own segment and nothing else.
 
 One signature and one gradient over the engines in `kernels/`: only the output and its
-logsumexp are kept for the backward pass (arXiv 2205.14135).
+logsumexp are kept for the backward pass (arXiv 2205.14135). The platform that a program
+is lowered for picks the engine, so that a compile for a TPU on another host is right.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from soraxla.kernels import xla_flash
+from soraxla.kernels import tpu_splash, xla_flash
 from soraxla.kernels.engine import Engine
 from soraxla.types import Array
 
@@ -34,24 +33,40 @@ def attention(
     Args:
         kv_bias: added to every logit of a key; log(n) makes one key count as n.
     """
-    return _attention(xla_flash.ENGINE, q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
+    return _attention(q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(engine: Engine, q, k, v, q_ids, kv_ids, kv_bias):
-    return engine.forward(q, k, v, q_ids, kv_ids, kv_bias)[0]
+def _forward(*inputs):
+    return jax.lax.platform_dependent(
+        *inputs, default=xla_flash.forward, tpu=tpu_splash.forward
+    )
 
 
-def _forward(engine: Engine, *inputs):
-    out, lse = engine.forward(*inputs)
+def _backward(*inputs):
+    return jax.lax.platform_dependent(
+        *inputs, default=xla_flash.backward, tpu=tpu_splash.backward
+    )
+
+
+# The engine of whatever platform the program is lowered for.
+ENGINE = Engine(_forward, _backward)
+
+
+@jax.custom_vjp
+def _attention(*inputs):
+    return ENGINE.forward(*inputs)[0]
+
+
+def _attention_forward(*inputs):
+    out, lse = ENGINE.forward(*inputs)
     return out, (inputs, out, lse)
 
 
-def _backward(engine: Engine, saved, grad):
+def _attention_backward(saved, grad):
     inputs, out, lse = saved
     delta = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
-    grad_q, grad_k, grad_v, grad_bias = engine.backward(*inputs, lse, delta, grad)
+    grad_q, grad_k, grad_v, grad_bias = ENGINE.backward(*inputs, lse, delta, grad)
     return grad_q, grad_k, grad_v, None, None, grad_bias
 
 
-_attention.defvjp(_forward, _backward)
+_attention.defvjp(_attention_forward, _attention_backward)
