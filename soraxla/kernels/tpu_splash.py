@@ -107,8 +107,9 @@ def forward(q, k, v, q_ids, kv_ids, kv_bias, *, block=_BLOCK, interpret=False):
             interpret=interpret,
             **_OPTIONS,
         )
-        # Without keys the kernel gives the mean of what it masked, or 0 / 0.
-        seen_NL = lse_NL > LOWEST
+        # Without keys the kernel gives the mean of what it masked, or 0 / 0. A NaN of
+        # the caller's stays one.
+        seen_NL = ~(lse_NL <= LOWEST)
         out_NLK = jnp.where(seen_NL[:, :, None], out_NLK, 0)
         return out_NLK, jnp.where(seen_NL, lse_NL, LOWEST)
 
