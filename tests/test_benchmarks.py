@@ -1,0 +1,90 @@
+"""What measures: turns, comparisons before timing, and a peer in its own process."""
+
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.harness import (
+    Peer,
+    check_equal,
+    matmul,
+    race,
+    ratio,
+    write_report,
+)
+
+
+def recorder(name, log, seconds):
+    def contender():
+        log.append(name)
+        return seconds.pop(0)
+
+    return contender
+
+
+def test_contenders_take_turns_and_the_first_call_is_apart():
+    log = []
+    timings = race(
+        {
+            "a": recorder("a", log, [9.0, 3.0, 1.0, 2.0, 5.0, 4.0]),
+            "b": recorder("b", log, [8.0, 4.0, 4.0, 4.0, 4.0, 4.0]),
+        },
+        rounds=5,
+    )
+    assert "".join(log) == "ab" + "ab" + "ba" + "ab" + "ba" + "ab"
+    a = timings["a"]
+    assert (a.first, a.minimum, a.median) == (9.0, 1.0, 3.0)
+    assert a.rounds == (3.0, 1.0, 2.0, 5.0, 4.0)
+    assert ratio(timings["b"], a) == {
+        "by_min": 4.0,
+        "by_median": 4 / 3,
+        "worst_round": 0.8,
+    }
+    with pytest.raises(ValueError, match="at least 5"):
+        race({}, rounds=4)
+
+
+def test_outputs_that_differ_stop_a_benchmark():
+    one = {"x": np.full(4, 2.0), "y": jnp.ones((2, 3))}
+    assert check_equal(one, one, tolerance=0.0) == {"x": 0.0, "y": 0.0}
+    near = {**one, "x": np.full(4, 2.02)}
+    assert check_equal(near, one, tolerance=0.02)["x"] == pytest.approx(0.01)
+    for other, message in (
+        (near, "x: outputs differ by"),
+        ({**one, "x": np.full(4, np.nan)}, "x: outputs differ by nan"),
+        ({**one, "y": np.ones((3, 2))}, "y: shapes differ"),
+        ({"x": one["x"]}, "different names"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_equal(other, one, tolerance=1e-3)
+
+
+def test_a_peer_runs_in_turn_and_exchanges_arrays(tmp_path):
+    with Peer(sys.executable, "tests.fake_peer", ["5"]) as peer:
+        assert peer.about == {"versions": {"numpy": np.__version__}}
+        outputs = peer.outputs("slow", tmp_path / "theirs.npz")
+        assert check_equal({"x": 2 * np.arange(5)}, outputs, tolerance=0.0)
+        timings = race({"ours": matmul("float32"), "theirs": peer.case("slow")})
+        assert timings["theirs"].minimum >= 0.01
+        report = tmp_path / "report.json"
+        write_report(report, {"fill": 0.5}, timings=timings, peer=peer)
+    assert peer._process.returncode == 0
+    written = json.loads(report.read_text())
+    assert written["results"] == {"fill": 0.5} and written["peer"] == peer.about
+    assert len(written["timings"]["ours"]["rounds_s"]) == 7
+    for key in ("date", "commit", "command", "versions", "flags", "machine"):
+        assert key in written
+
+
+def test_a_peer_that_dies_is_named(capfd):
+    with (
+        Peer(sys.executable, "tests.fake_peer", ["5"]) as peer,
+        pytest.raises(OSError, match=r"tests\.fake_peer ended with exit status 3"),
+    ):
+        peer.case("dies")()
+    with pytest.raises(OSError, match="exit status 1"):
+        Peer(sys.executable, "tests.fake_peer")
+    assert "IndexError" in capfd.readouterr().err
