@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from soraxla.kernels import tpu_splash, xla_flash
+from soraxla.kernels import gpu_cudnn, tpu_splash, xla_flash
 from soraxla.kernels.engine import Engine
 from soraxla.types import Array
 
@@ -38,13 +38,19 @@ def attention(
 
 def _forward(*inputs):
     return jax.lax.platform_dependent(
-        *inputs, default=xla_flash.forward, tpu=tpu_splash.forward
+        *inputs,
+        default=xla_flash.forward,
+        tpu=tpu_splash.forward,
+        cuda=gpu_cudnn.forward,
     )
 
 
 def _backward(*inputs):
     return jax.lax.platform_dependent(
-        *inputs, default=xla_flash.backward, tpu=tpu_splash.backward
+        *inputs,
+        default=xla_flash.backward,
+        tpu=tpu_splash.backward,
+        cuda=gpu_cudnn.backward,
     )
 
 

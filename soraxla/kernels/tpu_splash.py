@@ -28,6 +28,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info as mask_info,
 )
 
+from soraxla.kernels.bias import with_bias
 from soraxla.kernels.blocks import blocks_meet
 from soraxla.kernels.engine import LOWEST, Engine
 
@@ -40,7 +41,6 @@ _BLOCK = 1024
 _TABLE = 112 * 1024
 
 _LANES = 128
-_BIAS_COLUMNS = 3  # bf16 numbers whose sum is an fp32 number
 _OPTIONS = {
     "is_mqa": False,
     "mask_value": splash.DEFAULT_MASK_VALUE,
@@ -220,14 +220,7 @@ def _most_rows(columns: int) -> int:
 
 def _sides(q, k, v, q_ids, kv_ids, kv_bias, q_cut: _Cut, kv_cut: _Cut):
     """What the kernels take: heads before tokens, scaled, biased and filled up."""
-    q = _scaled(q)
-    if kv_bias is not None:
-        columns_BMNC = jnp.broadcast_to(
-            _bias_columns(kv_bias)[:, :, None, :], (*k.shape[:3], _BIAS_COLUMNS)
-        )
-        ones = jnp.ones((*q.shape[:3], _BIAS_COLUMNS), q.dtype)
-        q = jnp.concatenate([q, ones], axis=-1)
-        k = jnp.concatenate([k, columns_BMNC.astype(k.dtype)], axis=-1)
+    q, k = with_bias(_scaled(q), k, kv_bias)
     q, k, v = (
         _head_major(_lane_filled(x), length)
         for x, length in ((q, q_cut.length), (k, kv_cut.length), (v, kv_cut.length))
@@ -239,17 +232,6 @@ def _sides(q, k, v, q_ids, kv_ids, kv_bias, q_cut: _Cut, kv_cut: _Cut):
 
 def _scaled(q):
     return (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
-
-
-def _bias_columns(kv_bias):
-    """(B, M, 3): bf16 numbers that add up to the bias, whatever a product's precision;
-    `reduce_precision`, because the compiler may leave out a cast and its way back."""
-    parts, rest = [], kv_bias.astype(jnp.float32)
-    for _ in range(_BIAS_COLUMNS):
-        part = jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7)
-        parts.append(part)
-        rest = rest - part
-    return jnp.stack(parts, axis=-1)
 
 
 def _operands(queries: _Queries, keys: _Keys):
