@@ -1,7 +1,8 @@
 """Attention over packed rows: a token sees its own segment and nothing else.
 
 One signature and one gradient over the engines in `kernels/`: only the output and its
-logsumexp are kept for the backward pass (arXiv 2205.14135).
+logsumexp are kept for the backward pass (arXiv 2205.14135). The platform that a program
+is lowered for picks the engine, so that a compile for a TPU on another host is right.
 """
 
 from functools import partial
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from soraxla.kernels import xla_flash
+from soraxla.kernels import gpu_cudnn, tpu_splash, xla_flash
 from soraxla.kernels.engine import Engine
 from soraxla.kernels.over_mesh import over_mesh
 from soraxla.sharding import current_mesh
@@ -38,27 +39,49 @@ def attention(
         kv_bias: added to every logit of a key; log(n) makes one key count as n.
         axes: logical axes of l and m, for the mesh that is set, if one is.
     """
-    engine, mesh = xla_flash.ENGINE, current_mesh()
+    engine, mesh = ENGINE, current_mesh()
     if mesh is not None:
         engine = over_mesh(engine, mesh, axes, q.shape, k.shape)
     return _attention(engine, q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
 
 
+def _forward(*inputs):
+    return jax.lax.platform_dependent(
+        *inputs,
+        default=xla_flash.forward,
+        tpu=tpu_splash.forward,
+        cuda=gpu_cudnn.forward,
+    )
+
+
+def _backward(*inputs):
+    return jax.lax.platform_dependent(
+        *inputs,
+        default=xla_flash.backward,
+        tpu=tpu_splash.backward,
+        cuda=gpu_cudnn.backward,
+    )
+
+
+# The engine of whatever platform the program is lowered for.
+ENGINE = Engine(_forward, _backward)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(engine: Engine, q, k, v, q_ids, kv_ids, kv_bias):
-    return engine.forward(q, k, v, q_ids, kv_ids, kv_bias)[0]
+def _attention(engine: Engine, *inputs):
+    return engine.forward(*inputs)[0]
 
 
-def _forward(engine: Engine, *inputs):
+def _attention_forward(engine: Engine, *inputs):
     out, lse = engine.forward(*inputs)
     return out, (inputs, out, lse)
 
 
-def _backward(engine: Engine, saved, grad):
+def _attention_backward(engine: Engine, saved, grad):
     inputs, out, lse = saved
     delta = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
     grad_q, grad_k, grad_v, grad_bias = engine.backward(*inputs, lse, delta, grad)
     return grad_q, grad_k, grad_v, None, None, grad_bias
 
 
-_attention.defvjp(_forward, _backward)
+_attention.defvjp(_attention_forward, _attention_backward)

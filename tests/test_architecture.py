@@ -33,8 +33,12 @@ L1 soraxla/packing.py
 L1 soraxla/planning.py
 L1 soraxla/rope.py
 L1 soraxla/kernels/engine.py
+L1 soraxla/kernels/blocks.py
+L1 soraxla/kernels/bias.py
 L1 soraxla/kernels/reference.py
 L1 soraxla/kernels/xla_flash.py
+L1 soraxla/kernels/tpu_splash.py
+L1 soraxla/kernels/gpu_cudnn.py
 L1 soraxla/kernels/over_mesh.py
 L1 soraxla/kernels/__init__.py
 L1 soraxla/attention.py

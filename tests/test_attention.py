@@ -9,6 +9,7 @@ import pytest
 
 from soraxla.attention import attention
 from soraxla.kernels import xla_flash
+from tests.kernels.rows import random_rows, row
 
 
 def _qkv(b=2, m=9, n=2, k=8):
@@ -57,12 +58,6 @@ def test_it_is_every_segment_s_own_attention(biased):
     assert np.all(np.asarray(out)[nothing] == 0.0)
 
 
-def _row(*segments, length):
-    """Ids of a row: segments of these lengths, then padding."""
-    ids = np.repeat(np.arange(1, len(segments) + 1), np.asarray(segments, int))
-    return np.pad(ids, (0, length - len(ids))).astype(np.int32)
-
-
 def _dense(q, k, v, bias, q_ids, kv_ids):
     """All logits at once, fp32; plain autodiff."""
     logits = jnp.einsum("blnk,bmnk->bnlm", q, k) / q.shape[-1] ** 0.5
@@ -71,17 +66,6 @@ def _dense(q, k, v, bias, q_ids, kv_ids):
     visible = visible[:, None, :, :]
     weights = jax.nn.softmax(jnp.where(visible, logits, -1e30), axis=-1)
     return jnp.einsum("bnlm,bmnk->blnk", jnp.where(visible, weights, 0.0), v)
-
-
-def _random_ids(rng, rows, length):
-    """Rows of one segment, of many, of padding alone, or of up to 100 short ones."""
-    out = []
-    for _ in range(rows):
-        most = rng.choice([0, 1, 5, 100])
-        cuts = np.sort(rng.integers(0, length + 1, most + 1 if most else 0))
-        segments = np.diff(cuts) if most != 1 else [length]
-        out.append(_row(*segments, length=length))
-    return np.stack(out)
 
 
 SAME_ROWS = [
@@ -94,13 +78,13 @@ SAME_ROWS = [
 
 def _packings():
     for rows in SAME_ROWS:
-        ids = np.stack([_row(*row, length=300) for row in rows])
-        yield pytest.param(ids, ids, id="-".join(str(len(row)) for row in rows))
+        ids = np.stack([row(*segments, length=300) for segments in rows])
+        yield pytest.param(ids, ids, id="-".join(str(len(x)) for x in rows))
     rng = np.random.default_rng(0)
     for length, m in [(300, 300), (256, 200), (131, 517), (40, 129), (517, 3)]:
-        shared = _random_ids(rng, 3, max(length, m))
+        shared = random_rows(rng, 3, max(length, m))
         yield pytest.param(shared[:, :length], shared[:, :m], id=f"{length}x{m} cut")
-        ids = _random_ids(rng, 3, length), _random_ids(rng, 3, m)
+        ids = random_rows(rng, 3, length), random_rows(rng, 3, m)
         yield pytest.param(*ids, id=f"{length}x{m}")
     # Nothing asks for contiguous or ascending ids.
     shuffled = [
@@ -139,7 +123,7 @@ def test_the_block_changes_nothing(monkeypatch):
     """Nor the gradients, though the row is no multiple of the block."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(1, 300, 1, 4)).astype(np.float32) for _ in range(3))
-    ids = _row(170, 90, length=300)[None]
+    ids = row(170, 90, length=300)[None]
 
     def run(q, k, v):
         out = attention(q, k, v, q_segment_ids=ids, kv_segment_ids=ids)
@@ -157,7 +141,7 @@ def test_the_block_changes_nothing(monkeypatch):
 def test_blocks_of_other_segments_are_never_visited():
     """NaN in a segment of whole blocks stays there; a mask would spread 0 · NaN."""
     block = xla_flash._BLOCK
-    ids = _row(2 * block, block, 2 * block, length=6 * block)[None]
+    ids = row(2 * block, block, 2 * block, length=6 * block)[None]
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(1, 6 * block, 1, 4)) for _ in range(3))
     q, k, v = (np.where((ids == 2)[:, :, None, None], np.nan, x) for x in (q, k, v))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from soraxla.kernels.blocks import blocks_meet
 from soraxla.kernels.engine import LOWEST, Engine
 
 # Queries and keys to a block, at most. On a CPU with packed rows of 1,024 tokens larger
@@ -167,15 +168,8 @@ def _dot(spec: str, x, y):
 
 
 def _overlap(ids_BIQ, ids_BJM):
-    """First and one past the last block of j whose range of ids meets that of i."""
-
-    def ends(ids):
-        some = jnp.where(ids > 0, ids, jnp.iinfo(ids.dtype).max)
-        return jnp.min(some, axis=-1), jnp.max(ids, axis=-1)
-
-    (low_BI, high_BI), (low_BJ, high_BJ) = ends(ids_BIQ), ends(ids_BJM)
-    meet_BIJ = low_BI[:, :, None] <= high_BJ[:, None, :]
-    meet_BIJ = meet_BIJ & (low_BJ[:, None, :] <= high_BI[:, :, None])
+    """First and one past the last block of j that shares a segment with i."""
+    meet_BIJ = blocks_meet(ids_BIQ, ids_BJM)
     first = jnp.argmax(meet_BIJ, axis=-1)
     last = meet_BIJ.shape[-1] - jnp.argmax(meet_BIJ[:, :, ::-1], axis=-1)
     return first, jnp.where(jnp.any(meet_BIJ, axis=-1), last, 0)

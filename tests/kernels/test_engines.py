@@ -1,14 +1,22 @@
 """What every engine of packed attention owes to its caller, against the reference."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraxla.kernels import reference, xla_flash
-from soraxla.kernels.engine import LOWEST
+from soraxla.kernels import reference, tpu_splash, xla_flash
+from soraxla.kernels.engine import LOWEST, Engine
 
-ENGINES = {"xla_flash": xla_flash.ENGINE, "reference": reference.ENGINE}
+ENGINES = {
+    "reference": reference.ENGINE,
+    "xla_flash": xla_flash.ENGINE,
+    "tpu_splash": Engine(
+        *(partial(method, interpret=True) for method in tpu_splash.ENGINE)
+    ),
+}
 
 # Two segments, one without keys (2), keys without a query (3), and padding.
 Q_IDS = np.array([[1] * 5 + [2] + [4] * 6, [1] * 4 + [4] * 3 + [0] * 5], np.int32)

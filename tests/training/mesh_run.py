@@ -53,8 +53,8 @@ def job(data, mesh) -> Job:
         seed=CFG.seed,
         batch_rows=ROWS,
         shift=functools.partial(time_shift, "auto"),
-        # host=own.start // len(own),
-        # hosts=ROWS // len(own),
+        host=own.start // len(own),
+        hosts=ROWS // len(own),
     )
     return Job(
         settings={"kind": "dit", "step": to_dict(CFG)},
