@@ -190,7 +190,7 @@ def only_run(workdir: Path) -> Iterator[None]:
 
 
 class Preemption:
-    """Tells, in the middle of a run, that the machine is about to be taken (SIGTERM)."""
+    """Tells a run that the machine is about to be taken from it (SIGTERM)."""
 
     def __init__(self) -> None:
         self._seen = False

@@ -96,7 +96,7 @@ def dit_job(
             "step.lora trains adapters of a model; name its folder with --init"
         )
     mesh = one_device() if mesh is None else mesh
-    check_mesh(cfg, mesh)
+    own = check_mesh(cfg, mesh)
     fresh = functools.partial(dit_init, cfg.step)
     if adapted:
         jax.eval_shape(fresh)  # finds a target that is no layer
@@ -121,6 +121,9 @@ def dit_job(
         batch_rows=cfg.batch_rows,
         shift=functools.partial(time_shift, model.shift),
         rope_fps=model.rope_fps,
+        devices=cfg.batch_rows,
+        host=own.start // len(own),
+        hosts=cfg.batch_rows // len(own),
     )
     # Last, so that a refused start leaves nothing behind.
     if is_main() and not (workdir / "vae").exists():
@@ -153,12 +156,14 @@ def dit_job(
     )
 
 
-def check_mesh(cfg: DiTTraining, mesh: Mesh) -> None:
-    """Raises ValueError unless the mesh divides what it is to cut.
+def check_mesh(cfg: DiTTraining, mesh: Mesh) -> range:
+    """The rows of a batch that this host reads.
 
-    Parameters are looked at when the state is made.
+    Raises:
+        ValueError: the mesh does not divide what it is to cut (of parameters, see
+            `Job.state`).
     """
-    own_rows(cfg.batch_rows, mesh)
+    own = own_rows(cfg.batch_rows, mesh)
     for what, size, axis in (
         ("step.model.heads", cfg.step.model.heads, "tensor"),
         ("pack.row_length", cfg.pack.row_length, "context"),
@@ -166,8 +171,9 @@ def check_mesh(cfg: DiTTraining, mesh: Mesh) -> None:
         if size % mesh.shape[axis]:
             raise ValueError(
                 f"{what} is {size}, which mesh.{axis} = {mesh.shape[axis]} does not "
-                f"divide; change one of them"
+                "divide; change one of them"
             )
+    return own
 
 
 def vae_job(

@@ -1,4 +1,4 @@
-"""A small training over a mesh, for `test_mesh.py`; alone or as one of several processes.
+"""A small training over a mesh, for `test_mesh.py`; in one process or in several.
 
 DATA WORKDIR STEPS MESH DEVICES [COORDINATOR PROCESSES ID]; MESH is a dict of sizes.
 """
@@ -53,6 +53,7 @@ def job(data, mesh) -> Job:
         seed=CFG.seed,
         batch_rows=ROWS,
         shift=functools.partial(time_shift, "auto"),
+        devices=ROWS,
         host=own.start // len(own),
         hosts=ROWS // len(own),
     )
