@@ -9,7 +9,7 @@ read_options "$@"
 no_arguments
 read_config
 state=$(queue_state ACTIVE)
-echo "$NAME ($ACCELERATOR, $CHIPS chips, $CAPACITY, $ZONE): $state"
+[[ $DRY_RUN ]] || echo "$NAME ($ACCELERATOR, $CHIPS chips, $CAPACITY, $ZONE): $state"
 if [[ $state == ACTIVE ]]; then
     on_workers all status
 elif [[ $state != ABSENT ]]; then
