@@ -13,9 +13,8 @@ pytest.importorskip("libtpu")
 TOPOLOGY = "v5e:2x2"
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    """Memory of each program, compiled in a process of its own.
+def compile_for(topology, *programs):
+    """Memory of each program and its number of kernels, from a process of its own.
 
     libtpu prints on its own and must not find itself in a process with eight fake CPU
     devices.
@@ -27,7 +26,7 @@ def compiled():
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.tpu_programs", TOPOLOGY],
+        [sys.executable, "-m", "tests.tpu_programs", topology, *programs],
         cwd=Path(__file__).parents[1],
         env=environment,
         capture_output=True,
@@ -35,6 +34,11 @@ def compiled():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return compile_for(TOPOLOGY, "train_step", "vae_decode")
 
 
 @pytest.mark.parametrize("program", ["train_step", "vae_decode"])
@@ -49,3 +53,14 @@ def test_the_state_is_donated(compiled):
     """A step writes its state over the one it was given."""
     step = compiled["train_step"]
     assert step["aliased"] > 0.9 * step["output"]
+
+
+@pytest.mark.parametrize("topology", ["v5p:2x2x1", "v6e:2x2"])
+def test_attention_is_a_few_kernels_and_no_matrix_of_logits(topology):
+    """Forward, and backward for q and for k and v. One matrix would be 1 GB, and that
+    of the long row, which is cut into shares, 34 TB."""
+    compiled = compile_for(topology, "attention_gradient", "long_attention")
+    gradient, long = compiled["attention_gradient"], compiled["long_attention"]
+    assert (gradient["kernels"], long["kernels"]) == (3, 1)
+    assert gradient["temporary"] < 64 << 20
+    assert long["temporary"] < 6 * long["output"]

@@ -1,5 +1,8 @@
-"""Compiles the `debug` train step and VAE decode for a TPU topology, for
-`test_tpu_compile.py`; prints the memory of each as one line of JSON."""
+"""Compiles programs for a TPU topology, for `test_tpu_compile.py`; prints the memory
+of each, and how many Pallas kernels it calls, as one line of JSON.
+
+    python -m tests.tpu_programs TOPOLOGY PROGRAM…
+"""
 
 import functools
 import json
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from soraxla.attention import attention
 from soraxla.models import vae
 from soraxla.models.config import dit_config
 from soraxla.models.vae import VAEConfig
@@ -36,12 +40,14 @@ def packed_batch(cfg):
     )
 
 
-def programs():
-    """Name → (function, shapes of its arguments, what is donated)."""
+def train_step():
     step = DiTStep(model=dit_config("debug"))
     state = jax.eval_shape(lambda: dit_init(step))
     train = functools.partial(dit_step, cfg=step)
+    return train, (state, packed_batch(step.model)), (0,)
 
+
+def vae_decode():
     # The compiler's time goes with the number of layers and the size of a frame.
     cfg = VAEConfig(base_width=16, res_blocks=1)
     params = jax.eval_shape(lambda: vae.init(jax.random.key(0), cfg))
@@ -50,13 +56,44 @@ def programs():
     def decode(params, latents):
         return vae.decode(params, cfg, latents)
 
-    return {
-        "train_step": (train, (state, packed_batch(step.model)), (0,)),
-        "vae_decode": (decode, (params, latents), ()),
-    }
+    return decode, (params, latents), ()
 
 
-def main(topology):
+def _attention(length):
+    tokens = jax.ShapeDtypeStruct((1, length, 1, 128), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def run(q, k, v, ids):
+        return attention(q, k, v, q_segment_ids=ids, kv_segment_ids=ids)
+
+    return run, (tokens, tokens, tokens, ids), ()
+
+
+def attention_gradient():
+    """A packed row of 16k tokens, forward and backward."""
+    run, shapes, _ = _attention(16_384)
+
+    def loss(*args):
+        return jnp.sum(run(*args).astype(jnp.float32))
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2)), shapes, ()
+
+
+def long_attention():
+    """A minute of video in one row: its tables are cut into shares."""
+    return _attention(2_900_000)
+
+
+# Name → a function that gives (function, shapes of its arguments, what is donated).
+PROGRAMS = {
+    "train_step": train_step,
+    "vae_decode": vae_decode,
+    "attention_gradient": attention_gradient,
+    "long_attention": long_attention,
+}
+
+
+def main(topology, *names):
     devices = topologies.get_topology_desc(
         platform="tpu", topology_name=topology
     ).devices
@@ -66,16 +103,19 @@ def main(topology):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     memory = {}
-    for name, (function, shapes, donated) in programs().items():
+    for name in names:
+        function, shapes, donated = PROGRAMS[name]()
         # Not soraxla.compiler.jit: its options are those of this process's backend.
         jitted = jax.jit(function, donate_argnums=donated)
         arguments = jax.tree.map(placed, shapes)
-        analysis = jitted.lower(*arguments).compile().memory_analysis()
+        compiled = jitted.lower(*arguments).compile()
+        analysis = compiled.memory_analysis()
         memory[name] = {
             "arguments": analysis.argument_size_in_bytes,
             "output": analysis.output_size_in_bytes,
             "temporary": analysis.temp_size_in_bytes,
             "aliased": analysis.alias_size_in_bytes,
+            "kernels": compiled.as_text().count('"tpu_custom_call"'),
         }
     print(json.dumps(memory))
 

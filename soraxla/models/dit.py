@@ -167,7 +167,8 @@ class DiT(nn.Module):
         x = constrain(x + known.astype(x.dtype), "batch", "tokens", None)
         rows = jnp.stack([t, known_t], axis=-1).reshape(t.shape[0], -1)
         e_BRD = self.time_out(nn.silu(self.time_in(time_features(rows))))
-        modulation = self.time_proj(nn.silu(e_BRD))
+        e_BRD = constrain(e_BRD, "batch", None, None)
+        modulation = constrain(self.time_proj(nn.silu(e_BRD)), "batch", None, None)
         cos, sin = rotary_tables(jnp.asarray(batch.positions), cfg.head_dim)
         text, text_ids, text_bias = self._text(batch)
         segment = jnp.maximum(batch.segment_ids - 1, 0)
@@ -203,7 +204,7 @@ class DiT(nn.Module):
         text = self.text_embed(text)
         for refiner in self.text_refiner:
             text = refiner(text, ids)
-        return text, ids, bias
+        return constrain(text, "batch", "text", None), ids, bias
 
 
 def _add_pads(

@@ -41,7 +41,7 @@ CFG = DiTStep(
     ),
     optim=OptimSettings(learning_rate=3e-3, warmup_steps=2),
 )
-SPEC = PackSpec(row_length=32, text_length=12, max_segments=6, window=16)
+SPEC = PackSpec(row_length=32, text_length=12, max_segments=6)
 ROWS = 8
 
 

@@ -95,6 +95,7 @@ def start(data, workdir, mesh, *, processes, devices=2, steps=STEPS):
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     coordinator = f"localhost:{free_port()}"
     command = [sys.executable, "-m", "tests.training.mesh_run", str(data), str(workdir)]

@@ -1,0 +1,127 @@
+"""What a compiled program sends between devices, read from its text."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-permute",
+    "reduce-scatter",
+    "ragged-all-to-all",
+    "collective-broadcast",
+)
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|branch_computations|called_computations)="
+    r"(\{[^}]*\}|[%\w.\-]+)"
+)
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+class Collective(NamedTuple):
+    """One kind and shape of transfer of a program."""
+
+    kind: str
+    shape: str  # of the result on one device, such as bf16[1536,8960]
+    in_loop: bool
+    calls: int  # of the text, each as often as the loops around it go round
+    bytes: int  # of the results of all calls, on one device
+
+
+def collectives(text: str) -> list[Collective]:
+    """Those of a compiled program's text, the largest first.
+
+    A loop whose number of rounds is not in the text counts once.
+    """
+    bodies = dict(_computations(text))
+    rounds = _rounds(text, bodies)
+    seen: set[str] = set()  # a TPU's asynchronous transfer stands in several places
+    calls: Counter[tuple[str, str, bool]] = Counter()
+    for name, lines in bodies.items():
+        times, in_loop = rounds.get(name, (0, False))
+        for line in lines:
+            match = _COLLECTIVE.search(line)
+            channel = _CHANNEL.search(line)
+            if match is None or not times or (channel and channel.group(1) in seen):
+                continue
+            if channel:
+                seen.add(channel.group(1))
+            result, kind, started = match.groups()
+            shapes = _SHAPE.findall(result)
+            # A started one's tuple has its operand first, then its result.
+            chosen = shapes[len(shapes) // 2 :] if started else shapes
+            if kind == "collective-permute" and started:
+                chosen = shapes[1:2]
+            if kind == "all-reduce":
+                chosen = shapes
+            for dtype, dims in chosen:
+                if dtype in _BYTES:
+                    calls[kind, f"{dtype}[{dims}]", in_loop] += times
+    found = [
+        Collective(kind, shape, in_loop, n, n * _size(shape))
+        for (kind, shape, in_loop), n in calls.items()
+    ]
+    return sorted(found, key=lambda c: (-c.bytes, c))
+
+
+def _size(shape: str) -> int:
+    dtype, dims = _SHAPE.findall(shape)[0]
+    return _BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n)
+
+
+def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
+    name, lines = None, []
+    for line in text.splitlines():
+        start = _COMPUTATION.match(line)
+        if start:
+            name, lines = start.group(1), []
+        elif line.startswith("}") and name is not None:
+            yield name, lines
+            name = None
+        elif name is not None:
+            lines.append(line)
+
+
+def _rounds(text: str, bodies: dict[str, list[str]]) -> dict[str, tuple[int, bool]]:
+    """How often each computation runs, and whether a loop is around it."""
+    entry = re.search(r"^ENTRY %?([\w.\-]+) ", text, re.MULTILINE)
+    rounds: dict[str, tuple[int, bool]] = {}
+
+    def visit(name: str, times: int, in_loop: bool) -> None:
+        if name not in bodies:
+            return
+        before = rounds.get(name, (0, False))
+        rounds[name] = before[0] + times, before[1] or in_loop
+        for line in bodies[name]:
+            loop = " while(" in line
+            n = times * (_trips(line, bodies) if loop else 1)
+            for group in _CALLED.findall(line):
+                for called in group.strip("{}").split(", "):
+                    visit(called.lstrip("%"), n, in_loop or loop)
+
+    if entry:
+        visit(entry.group(1), 1, False)
+    return rounds
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> int:
+    """Rounds of a loop: as the compiler says, or what its condition compares with."""
+    known = _TRIPS.search(line)
+    if known:
+        return int(known.group(1))
+    condition = _CONDITION.search(line)
+    lines = bodies.get(condition.group(1), []) if condition else []
+    constants = [int(n) for line in lines for n in _CONSTANT.findall(line)]
+    return constants[0] if len(constants) == 1 else 1

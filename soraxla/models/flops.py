@@ -1,0 +1,55 @@
+"""Counted work of the diffusion transformer: what a step must do, whatever it runs on.
+
+Real tokens and their own segments only: no padding, no foreign blocks, no remat. A
+product of (a, b) by (b, c) is 2abc.
+"""
+
+from collections.abc import Sequence
+
+from soraxla.models.config import DiTConfig
+
+
+def forward_flops(
+    cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
+) -> float:
+    """Of one forward pass over segments of so many tokens, with texts of so many."""
+    return text_flops(cfg, text_tokens) + token_flops(cfg, tokens, text_tokens)
+
+
+def token_flops(
+    cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
+) -> float:
+    """What changes from step to step of a sampler: all but what the text alone gives."""
+    d, layers, all_tokens = cfg.width, cfg.layers, sum(tokens)
+    # Self-attention q, k, v, o; cross-attention q, o; the MLP.
+    linear = (8 * d**2 + 4 * d**2 + 4 * d * cfg.mlp_width) * all_tokens * layers
+    texts = [_attended(cfg, n) for n in text_tokens]
+    pairs = sum(n * (n + m) for n, m in zip(tokens, texts, strict=True))
+    ends = 2 * (2 * cfg.patch_dim + (96 if cfg.position_embed else 0)) * d * all_tokens
+    time = 2 * (256 * d + d**2 + 6 * d**2) * len(tokens)
+    return linear + 4 * d * layers * pairs + ends + time
+
+
+def text_flops(cfg: DiTConfig, text_tokens: Sequence[int]) -> float:
+    """The text's embedding, its refiner, and its keys and values in every layer."""
+    d, n = cfg.width, sum(text_tokens)
+    embed = 2 * (cfg.text_width * d + d**2) * n
+    squares = sum(m**2 for m in text_tokens)
+    refiner = cfg.text_refiner_layers * (16 * d**2 * n + 4 * d * squares)
+    keys_and_values = (
+        4 * d**2 * cfg.layers * sum(_attended(cfg, m) for m in text_tokens)
+    )
+    return embed + refiner + keys_and_values
+
+
+def train_flops(
+    cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
+) -> float:
+    """Of one training step: a backward pass is two forward passes."""
+    return 3 * forward_flops(cfg, tokens, text_tokens)
+
+
+def _attended(cfg: DiTConfig, text_tokens: int) -> int:
+    """Text keys of a segment; all pads together are one."""
+    padded = cfg.text_pad_to is not None and text_tokens < cfg.text_pad_to
+    return text_tokens + padded
