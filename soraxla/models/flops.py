@@ -19,7 +19,7 @@ def forward_flops(
 def token_flops(
     cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
 ) -> float:
-    """What changes from step to step of a sampler: all but what the text alone gives."""
+    """What a sampler computes at every step: all but what the text alone gives."""
     d, layers, all_tokens = cfg.width, cfg.layers, sum(tokens)
     # Self-attention q, k, v, o; cross-attention q, o; the MLP.
     linear = (8 * d**2 + 4 * d**2 + 4 * d * cfg.mlp_width) * all_tokens * layers
