@@ -23,30 +23,20 @@ from soraxla.wan.families import (
     vae_config_of,
 )
 from soraxla.weights import load_dit, load_vae
+from tests.golden.wan import GOLDEN, WAN22, write_wan22
 from tests.tiny import quick
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-PARTS = {"transformer": "wan22_dit", "vae": "wan22_vae"}
 CLIPS = [1, 5, 9, 17]
 
 
 @pytest.fixture(scope="module")
 def golden():
-    return {part: np.load(GOLDEN / f"{name}.npz") for part, name in PARTS.items()}
+    return {part: np.load(GOLDEN / f"{name}.npz") for part, name in WAN22.items()}
 
 
 @pytest.fixture(scope="module")
-def folder(golden, tmp_path_factory):
-    """As diffusers writes it."""
-    folder = tmp_path_factory.mktemp("wan22")
-    for part, name in PARTS.items():
-        (folder / part).mkdir()
-        shutil.copy(
-            GOLDEN / f"{name}.safetensors",
-            folder / part / "diffusion_pytorch_model.safetensors",
-        )
-        (folder / part / "config.json").write_text(str(golden[part]["config"]))
-    return folder
+def folder(tmp_path_factory):
+    return write_wan22(tmp_path_factory.mktemp("wan22") / "theirs")
 
 
 @pytest.fixture(scope="module")
@@ -171,21 +161,21 @@ def both_ways(folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", WAN22)
 def test_in_and_out_again_is_the_same_to_the_bit(both_ways, golden, part):
     exported = {
         name: tensor
         for file in sorted((both_ways / "theirs" / part).glob("*.safetensors"))
         for name, tensor in load_file(file).items()
     }
-    stored = load_file(GOLDEN / f"{PARTS[part]}.safetensors")
+    stored = load_file(GOLDEN / f"{WAN22[part]}.safetensors")
     assert exported.keys() == stored.keys()
     for name, tensor in stored.items():
         assert exported[name].dtype == tensor.dtype
         np.testing.assert_array_equal(exported[name], tensor, err_msg=name)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", WAN22)
 def test_the_configuration_that_is_written_is_diffusers(both_ways, golden, part):
     written = json.loads((both_ways / "theirs" / part / "config.json").read_text())
     theirs = json.loads(str(golden[part]["config"]))

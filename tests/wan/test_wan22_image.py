@@ -1,7 +1,6 @@
 """Image to video of Wan 2.2 TI2V 5B against diffusers, by make_wan22_image.py."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,16 +13,15 @@ from soraxla.patching import patchify
 from soraxla.pipeline import SOLVERS, Pipeline, Request, SampleSettings
 from soraxla.sampling import guided, sample
 from soraxla.wan.convert import open_transformer, open_vae
+from tests.golden.wan import GOLDEN, write_wan22
 from tests.tiny import quick
-from tests.wan.test_wan22 import folder, golden  # noqa: F401 (fixtures)
 
-FILE = Path(__file__).parent.parent / "golden" / "wan22_image.npz"
 SOLVER_NAMES = ["unipc", "wan-euler"]
 
 
 @pytest.fixture(scope="module")
 def arrays():
-    with np.load(FILE) as stored:
+    with np.load(GOLDEN / "wan22_image.npz") as stored:
         return dict(stored)
 
 
@@ -40,7 +38,8 @@ class Stored:
 
 
 @pytest.fixture(scope="module")
-def pipeline(folder, arrays):  # noqa: F811
+def pipeline(tmp_path_factory, arrays):
+    folder = write_wan22(tmp_path_factory.mktemp("wan22") / "theirs")
     transformer = open_transformer(folder).load()
     model = dataclasses.replace(transformer.model, dtype="float32")
     return Pipeline(
