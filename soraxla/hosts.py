@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 _PORT = 8476
@@ -156,6 +157,13 @@ def _refuse(missing: list[int], group: Group, timeout: float) -> None:
 def is_main() -> bool:
     """Whether this process is the one that writes what is written once."""
     return jax.process_index() == 0
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole array, on every host; all of them must ask."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def barrier(name: str) -> None:

@@ -25,6 +25,7 @@ from soraxla.planning import Draw, fewest_rows
 from soraxla.sampling import Euler, Grid, Heun, Solver, UniPC, WanEuler, guided, sample
 from soraxla.sampling.tasks import cover, starting_with, with_first_frame
 from soraxla.settings import build, nearest
+from soraxla.sharding import constrain, set_size
 from soraxla.types import Array, LatentGrid, PackedBatch
 from soraxla.wan import load_wan
 from soraxla.weights import Loaded, load_transformer, load_vae
@@ -209,9 +210,16 @@ class Pipeline:
             grid, (_, ph, pw) = self._grid(request), self._model.patch
             tokens = grid.t * grid.h * grid.w // (ph * pw)
             draws.append(Draw(place, place, tokens, len(text), grid.t, True))
-        length = _round_up(max(draw.tokens for draw in draws), 128)
+        # The devices along `context` share a row evenly.
+        unit = 128 * set_size("tokens")
+        length = _round_up(max(draw.tokens for draw in draws), unit)
         budget = PackSpec(
-            row_length=max(length, min(1024, _round_up(sum(d.tokens for d in draws)))),
+            row_length=max(
+                length,
+                min(
+                    _round_up(1024, unit), _round_up(sum(d.tokens for d in draws), unit)
+                ),
+            ),
             text_length=max(256, max(draw.text_tokens for draw in draws)),
             max_segments=32,
         )
@@ -269,14 +277,14 @@ class Pipeline:
         negative: PackedBatch | None,
         settings: SampleSettings,
     ) -> Float[np.ndarray, "b l p"]:
-        run = _sampler(self._model, self.process, settings.solver, settings.cfg_scale)
+        run = sampler(self._model, self.process, settings.solver, settings.cfg_scale)
         grid = SOLVERS[settings.solver].grid(settings.steps, batch.shift)
         key = jax.random.key(settings.seed)
         return np.asarray(run(self.dit.params, batch, negative, grid, key))
 
 
 @functools.lru_cache(maxsize=8)
-def _sampler(model: DiTConfig, process: Process, solver: str, cfg_scale: float):
+def sampler(model: DiTConfig, process: Process, solver: str, cfg_scale: float):
     """The whole sampler, one compiled function of all that is data."""
 
     def run(
@@ -298,14 +306,15 @@ def _sampler(model: DiTConfig, process: Process, solver: str, cfg_scale: float):
         def denoise(x: Array, t: Array, rows: PackedBatch) -> Array:
             return dit.apply(params, model, x, t, rows)
 
-        return sample(
+        x = sample(
             guided(denoise, batch, negative, cfg_scale=cfg_scale),
-            eps,
+            constrain(eps, "batch", "tokens", None),
             batch,
             grid,
             process=process,
             solver=SOLVERS[solver],
         )
+        return constrain(x, None, None, None)  # all of it to every host
 
     return jit(run)
 
@@ -355,5 +364,5 @@ def assemble(loaded: Loaded, vae: Loaded) -> Pipeline:
     return Pipeline(dit=loaded, vae=vae, process=process, text_encoder=encoder)
 
 
-def _round_up(n: int, multiple: int = 128) -> int:
+def _round_up(n: int, multiple: int) -> int:
     return multiple * -(-n // multiple)

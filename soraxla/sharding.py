@@ -28,7 +28,7 @@ MESH_AXES: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "tokens": ("context",),
     "text": (),
-    "height": ("context",),
+    "height": ("context",),  # of pictures in the VAE
     "embed": ("fsdp", "context"),
     "heads": ("tensor",),
     "mlp": ("tensor",),
@@ -113,6 +113,11 @@ def one_device() -> Mesh:
     return make_mesh(devices=jax.local_devices()[:1])
 
 
+def sampling_mesh() -> Mesh:
+    """All devices share each row: of one clip there is nothing else to share."""
+    return make_mesh(MeshSettings(fsdp=1, context=len(jax.devices())))
+
+
 def current_mesh() -> AbstractMesh | None:
     """The mesh that is set; None where there is none, or inside a `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -120,9 +125,14 @@ def current_mesh() -> AbstractMesh | None:
 
 
 def split(size: int, logical: str | None, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    """The mesh axes that cut a dimension: none of them where they do not divide it."""
+    """The mesh axes that cut a dimension: none of them where they do not divide it.
+
+    Heights are cut anyway: clips come in any, and XLA fills the last part up.
+    """
     axes = MESH_AXES[logical] if logical else ()
-    return axes if size % axis_size(mesh, axes) == 0 else ()
+    parts = axis_size(mesh, axes)
+    fits = size >= parts if logical == "height" else size % parts == 0
+    return axes if fits else ()
 
 
 def axis_size(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
@@ -138,6 +148,12 @@ def partition_spec(
     return PartitionSpec(*(split(size, axis, mesh) for size, axis in cut))
 
 
+def set_size(logical: str) -> int:
+    """Into how many parts the mesh that is set cuts an axis; 1 without a mesh."""
+    mesh = jax.sharding.get_mesh()
+    return 1 if mesh.empty else axis_size(mesh, MESH_AXES[logical])
+
+
 def constrain(x: Any, *axes: str | None) -> Any:
     """`x`, cut by its logical axes; as it is where no mesh is set."""
     mesh = current_mesh()
@@ -149,11 +165,10 @@ def constrain(x: Any, *axes: str | None) -> Any:
 def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
     """Of parameters, or of any tree that holds trees of them: a training state.
 
-    Scalars are whole everywhere.
+    Scalars are whole everywhere, and so is what the mesh does not divide.
 
     Raises:
-        ValueError: a parameter that no rule matches, a rule that matches none, or one
-            whose size the mesh does not divide.
+        ValueError: a parameter that no rule matches, or a rule that matches none.
     """
     used: set[str] = set()
 
@@ -163,22 +178,19 @@ def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
         pattern, axes = _rule(name, rules)
         used.add(pattern)
         axes = (None,) * (leaf.ndim - len(axes)) + axes
-        spec = partition_spec(leaf.shape, axes, mesh)
-        for size, axis, cut in zip(leaf.shape, axes, spec, strict=True):
-            mesh_axes = MESH_AXES[axis] if axis else ()
-            if mesh_axes and not cut:
-                sizes = " x ".join(f"{a} {mesh.shape[a]}" for a in mesh_axes)
-                raise ValueError(
-                    f"{name} has {size} along {axis!r}, which the mesh ({sizes}) does "
-                    f"not divide; change {' or '.join(f'mesh.{a}' for a in mesh_axes)}"
-                )
-        return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, partition_spec(leaf.shape, axes, mesh))
 
     shardings = [sharding(n, leaf) for n, leaf in named_leaves(abstract).items()]
     unused = [pattern for pattern, _ in rules if pattern not in used]
     if unused:
         raise ValueError(f"sharding rule {unused[0]!r} matches no parameter; remove it")
     return jax.tree.unflatten(jax.tree.structure(abstract), shardings)
+
+
+def set_shardings(abstract: PyTree, rules: Rules) -> PyTree:
+    """`param_shardings` over the mesh that is set; of the first device without one."""
+    mesh = jax.sharding.get_mesh()
+    return param_shardings(abstract, rules, one_device() if mesh.empty else mesh)
 
 
 def _rule(name: str, rules: Rules) -> tuple[str, LogicalAxes]:

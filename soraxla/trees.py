@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from soraxla.hosts import fetch
+
 STACKED = "blocks"  # what is below it has a leading layer axis
 
 
@@ -55,7 +57,7 @@ def sha256_of_tree(tree: PyTree) -> str:
     """One hash of the names, shapes and bytes of the leaves; a leaf in memory."""
     digest = hashlib.sha256()
     for name, leaf in sorted(named_leaves(tree).items()):
-        array = np.asarray(jax.device_get(leaf))
+        array = fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
         digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -26,6 +26,7 @@ from soraxla.checkpoint import SETTINGS, Checkpoints, read_settings
 from soraxla.models import dit, vae
 from soraxla.models.config import DiTConfig
 from soraxla.settings import build, to_dict
+from soraxla.sharding import WHOLE, Rules, set_shardings, with_shardings
 from soraxla.tensors import (
     SUFFIX,
     Stored,
@@ -38,6 +39,7 @@ from soraxla.training.steps import (
     VAEStep,
     dit_init,
     dit_params,
+    dit_rules,
     latent_statistics,
     vae_init,
 )
@@ -125,14 +127,15 @@ def _file_of(name: str) -> str:
     return top if top in ("encoder", "decoder") else "stem"
 
 
-def load_folder(folder: Path, abstract: PyTree) -> PyTree:
+def load_folder(folder: Path, abstract: PyTree, rules: Rules) -> PyTree:
     """Parameters shaped as `abstract` (from `jax.eval_shape` of the init).
 
     Raises:
         ValueError: a file is damaged; tensors are missing, unexpected, mis-shaped or
             no floats.
     """
-    return load_tensors(_open(folder, abstract).__getitem__, abstract)
+    stored = _open(folder, abstract)
+    return load_tensors(stored.__getitem__, abstract, set_shardings(abstract, rules))
 
 
 def _open(folder: Path, abstract: PyTree) -> dict[str, Stored]:
@@ -207,7 +210,7 @@ def load_vae(folder: Path) -> Loaded:
         return from_training(folder, "vae", _trained_vae)
     config = read_config(folder, "vae")
     model = _settings(vae.VAEConfig, config, folder)
-    params = load_folder(folder, abstract_params(model))
+    params = load_folder(folder, abstract_params(model), WHOLE)
     return Loaded(params=params, model=model, config=config)
 
 
@@ -217,7 +220,7 @@ def load_dit(folder: Path) -> Loaded:
         return from_training(folder, "dit", _trained_dit)
     config = read_config(folder, "dit")
     model = _settings(DiTConfig, config, folder)
-    params = load_folder(folder, abstract_params(model))
+    params = load_folder(folder, abstract_params(model), dit.RULES)
     return Loaded(params=params, model=model, config=config)
 
 
@@ -281,7 +284,7 @@ def from_training(folder: Path, kind: str, read: Callable) -> Any:
 
 def _trained_vae(folder: Path, settings: dict[str, Any]) -> Loaded:
     step = build(VAEStep, settings["step"], "step.")
-    state = restore_state(folder, lambda: vae_init(step))
+    state = restore_state(folder, lambda: vae_init(step), WHOLE)
     mean, std = latent_statistics(state.extra)
     model = dataclasses.replace(step.model, latent_mean=mean, latent_std=std)
     config = {"kind": "vae", "model": to_dict(model)}
@@ -291,7 +294,7 @@ def _trained_vae(folder: Path, settings: dict[str, Any]) -> Loaded:
 def _trained_dit(folder: Path, settings: dict[str, Any]) -> Loaded:
     step = build(DiTStep, settings["step"], "step.")
     base = None if step.lora is None else _base(folder, settings)
-    state = restore_state(folder, lambda: dit_init(step))
+    state = restore_state(folder, lambda: dit_init(step), dit_rules(step))
     config = {
         "kind": "dit",
         "model": to_dict(step.model),
@@ -324,11 +327,12 @@ def _base(folder: Path, settings: dict[str, Any]) -> PyTree:
     return params
 
 
-def restore_state(folder: Path, init: Callable) -> Any:
+def restore_state(folder: Path, init: Callable, rules: Rules) -> Any:
     """The newest state of a training folder; `init` gives its shapes."""
-    checkpoints = Checkpoints(folder)
+    checkpoints, abstract = Checkpoints(folder), jax.eval_shape(init)
     try:
-        return checkpoints.restore(jax.eval_shape(init))[0]
+        placed = with_shardings(abstract, set_shardings(abstract, rules))
+        return checkpoints.restore(placed)[0]
     finally:
         checkpoints.close()
 

@@ -22,11 +22,12 @@ TREES = (*PACKAGES, "configs", "tests", "benchmarks")
 # From the ground up; a folder's `__init__.py` hands on names, so it is the last of it.
 ROOMS = """
 L0 soraxla/types.py
+L0 soraxla/hosts.py
 L0 soraxla/trees.py
 L0 soraxla/settings.py
 L0 soraxla/compiler.py
-L0 soraxla/hosts.py
 L0 soraxla/assets/__init__.py
+L0 soraxla/collectives.py
 L1 soraxla/sharding.py
 L1 soraxla/patching.py
 L1 soraxla/packing.py
@@ -51,6 +52,7 @@ L1 soraxla/diffusion/process.py
 L1 soraxla/diffusion/loss.py
 L1 soraxla/diffusion/__init__.py
 L2 soraxla/models/config.py
+L2 soraxla/models/flops.py
 L2 soraxla/models/layers.py
 L2 soraxla/models/vae*.py
 L2 soraxla/models/dit.py

@@ -27,10 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import jax
+
     from data_pipelines.packed import open_dataset
     from soraxla.cli.train import load_config, replace_setting
     from soraxla.doctor import examine
     from soraxla.settings import build
+    from soraxla.sharding import MeshSettings, make_mesh
     from soraxla.training.finetune import open_start, settings_of
     from soraxla.training.jobs import DiTTraining
 
@@ -41,12 +44,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.config}: trains no transformer; the doctor knows those"
         )
-    start = open_start(args.checkpoint)
-    cfg = build(DiTTraining, settings_of(config, start))
     failed = []
-    for check in examine(cfg, start, open_dataset(args.data), args.media):
-        print(f"{'ok  ' if check.well else 'FAIL'}  {check.name}: {check.found}")
-        if not check.well:
-            failed.append(check.name)
+    with jax.set_mesh(make_mesh(build(MeshSettings, config.get("mesh", {}), "mesh."))):
+        start = open_start(args.checkpoint)
+        cfg = build(DiTTraining, settings_of(config, start))
+        for check in examine(cfg, start, open_dataset(args.data), args.media):
+            print(f"{'ok  ' if check.well else 'FAIL'}  {check.name}: {check.found}")
+            if not check.well:
+                failed.append(check.name)
     if failed:
         raise ValueError(f"not fit for training: {', '.join(failed)}")

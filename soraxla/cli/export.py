@@ -32,12 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import jax
+
+    from soraxla.sharding import sampling_mesh
+
     if args.adapter and args.layout != "wan":
         raise ValueError("--adapter is a file for diffusers; use export wan --adapter")
-    if args.layout == "wan":
-        _export_wan(args)
-    else:
-        _export_ours(args)
+    with jax.set_mesh(sampling_mesh()):
+        if args.layout == "wan":
+            _export_wan(args)
+        else:
+            _export_ours(args)
     print(args.out)
 
 

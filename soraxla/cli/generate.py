@@ -47,9 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import jax
     from tqdm import tqdm
 
     from soraxla.pipeline import SampleSettings, load
+    from soraxla.sharding import sampling_mesh
     from soraxla.video_io import check_writable, write_video
 
     # Everything a user can get wrong is found before the long work starts.
@@ -65,11 +67,12 @@ def run(args: argparse.Namespace) -> None:
         negative_prompt=args.negative_prompt,
         seed=args.seed,
     )
-    pipeline = load(args.checkpoint)
-    videos = pipeline.generate_each(requests, settings)
-    for place, video in tqdm(videos, total=len(requests), unit="video"):
-        write_video(outs[place], video, args.fps, codec=args.codec)
-        tqdm.write(str(outs[place]))
+    with jax.set_mesh(sampling_mesh()):
+        pipeline = load(args.checkpoint)
+        videos = pipeline.generate_each(requests, settings)
+        for place, video in tqdm(videos, total=len(requests), unit="video"):
+            write_video(outs[place], video, args.fps, codec=args.codec)
+            tqdm.write(str(outs[place]))
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":

@@ -37,26 +37,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import jax
+
     from data_pipelines import SAMPLES
     from data_pipelines.prepare import prepare
     from soraxla.assets import small_vae
     from soraxla.autoencode import encode_clip
     from soraxla.models.text import load_text_encoder
+    from soraxla.sharding import sampling_mesh
     from soraxla.weights import load_vae, vae_as_folder
 
-    encoder = load_text_encoder(args.text_encoder)
-    with vae_as_folder(args.vae or small_vae()) as (folder, sha256):
-        loaded = load_vae(folder)
-        card = prepare(
-            SAMPLES if args.source == "samples" else args.source,
-            args.out,
-            encode_video=lambda video: encode_clip(loaded.params, loaded.model, video),
-            encode_text=encoder,
-            vae_dir=folder,
-            vae_sha256=sha256,
-            text_encoder=encoder.name,
-            vae_spatial=loaded.model.spatial,
-            max_tokens=args.max_tokens,
-            max_bad=args.max_bad,
-        )
+    with jax.set_mesh(sampling_mesh()):
+        encoder = load_text_encoder(args.text_encoder)
+        with vae_as_folder(args.vae or small_vae()) as (folder, sha256):
+            loaded = load_vae(folder)
+            card = prepare(
+                SAMPLES if args.source == "samples" else args.source,
+                args.out,
+                encode_video=lambda video: encode_clip(
+                    loaded.params, loaded.model, video
+                ),
+                encode_text=encoder,
+                vae_dir=folder,
+                vae_sha256=sha256,
+                text_encoder=encoder.name,
+                vae_spatial=loaded.model.spatial,
+                max_tokens=args.max_tokens,
+                max_bad=args.max_bad,
+            )
     print(f"{args.out}: {card['samples']} samples, {card['tokens']:,} tokens")

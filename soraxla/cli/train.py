@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    import jax
+
     from soraxla.preview import vae_preview
     from soraxla.settings import build
     from soraxla.sharding import make_mesh
@@ -72,29 +74,36 @@ def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from soraxla.weights import load_vae
 
     cfg = build(VAETraining, config)
-    start = load_vae(args.init) if args.init else None
-    preview = vae_preview(cfg.step.model, media_files(args.data))
     mesh = make_mesh(cfg.mesh)
-    job = vae_job(cfg, args.data, start=start, preview=preview, mesh=mesh)
-    train(job, cfg.loop, args.workdir)
+    with jax.set_mesh(mesh):
+        start = load_vae(args.init) if args.init else None
+        preview = vae_preview(cfg.step.model, media_files(args.data))
+        job = vae_job(cfg, args.data, start=start, preview=preview, mesh=mesh)
+        train(job, cfg.loop, args.workdir)
 
 
 def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    import jax
+
     from data_pipelines.packed import open_dataset
     from soraxla.preview import dit_preview
     from soraxla.settings import build
-    from soraxla.sharding import make_mesh
+    from soraxla.sharding import MeshSettings, make_mesh
     from soraxla.training.finetune import open_start, settings_of
     from soraxla.training.jobs import DiTTraining, dit_job
     from soraxla.training.loop import train
 
-    start = open_start(args.init) if args.init else None
-    cfg = build(DiTTraining, settings_of(config, start))
-    dataset = open_dataset(args.data)
-    preview = dit_preview(cfg.step, dataset, base=start.dit.params if start else None)
-    mesh = make_mesh(cfg.mesh)
-    job = dit_job(cfg, dataset, args.workdir, start=start, preview=preview, mesh=mesh)
-    train(job, cfg.loop, args.workdir)
+    mesh = make_mesh(build(MeshSettings, config.get("mesh", {}), "mesh."))
+    with jax.set_mesh(mesh):
+        start = open_start(args.init) if args.init else None
+        cfg = build(DiTTraining, settings_of(config, start))
+        dataset = open_dataset(args.data)
+        base = start.dit.params if start else None
+        preview = dit_preview(cfg.step, dataset, base=base)
+        job = dit_job(
+            cfg, dataset, args.workdir, start=start, preview=preview, mesh=mesh
+        )
+        train(job, cfg.loop, args.workdir)
 
 
 def load_config(spec: str) -> dict[str, Any]:

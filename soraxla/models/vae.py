@@ -32,6 +32,7 @@ from soraxla.models.vae_residual import (
     fold_pixels,
     unfold_pixels,
 )
+from soraxla.sharding import constrain
 from soraxla.types import Array
 
 
@@ -124,7 +125,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, stream: Stream) -> Array:
         cfg, dtype = self.cfg, self.cfg.dtype
-        x = fold_pixels(x, cfg.pixel_patch).astype(dtype)
+        x = _by_height(fold_pixels(x, cfg.pixel_patch).astype(dtype))
         x = Conv(cfg.base_width, 3, dtype, name="conv_in")(x, stream)
         for i, m in enumerate(cfg.multipliers):
             before, stride = x, (1, 1)
@@ -137,6 +138,7 @@ class Encoder(nn.Module):
                 x = down(x, stream)
             if cfg.residual:
                 x = x + average_down(before, x.shape[-1], *stride)
+            x = _by_height(x)
         x = Middle(x.shape[-1], dtype, name="middle")(x, stream)
         x = nn.silu(Norm(dtype, name="norm_out")(x))
         x = Conv(2 * cfg.latent_channels, 3, dtype, name="conv_out")(x, stream)
@@ -161,7 +163,8 @@ class Decoder(nn.Module):
         base = cfg.decoder_width or cfg.base_width
         widths = [m * base for m in reversed(cfg.multipliers)]
         temporal_up = tuple(reversed(cfg.temporal_down))
-        x = Conv(cfg.latent_channels, 1, dtype, name="post_quant")(z, stream)
+        x = _by_height(z)
+        x = Conv(cfg.latent_channels, 1, dtype, name="post_quant")(x, stream)
         x = Conv(widths[0], 3, dtype, name="conv_in")(x.astype(dtype), stream)
         x = Middle(widths[0], dtype, name="middle")(x, stream)
         for i, width in enumerate(widths):
@@ -176,6 +179,7 @@ class Decoder(nn.Module):
                 if cfg.residual:
                     stride = cfg.strides[-1 - i]
                     x = x + duplicate_up(before, width, *stride, first=stream.first)
+            x = _by_height(x)
         x = nn.silu(Norm(dtype, name="norm_out")(x))
         x = Conv(3 * cfg.pixel_patch**2, 3, dtype, name="conv_out")(x, stream)
         return unfold_pixels(x.astype(jnp.float32), cfg.pixel_patch)
@@ -256,7 +260,13 @@ def decode_chunk(
     """Pixels of some latent frames and what the next chunk needs."""
     stream = Stream(past)
     video = _decode(params, cfg, latents, stream)
+    video = constrain(video, None, None, None, None, None)  # all of it to every host
     return jnp.clip(video, -1.0, 1.0), stream.future
+
+
+def _by_height(x: Array) -> Array:
+    """Cut over the mesh that is set; XLA fetches the rows that a convolution needs."""
+    return constrain(x, "batch", None, "height", None, None)
 
 
 def _decode(params: PyTree, cfg: VAEConfig, latents: Array, stream: Stream) -> Array:

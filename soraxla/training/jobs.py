@@ -16,14 +16,14 @@ from data_pipelines.packed import Dataset, check_vae, packed_batches
 from data_pipelines.windows import WindowDataset, WindowSpec
 from soraxla.diffusion.schedule import time_shift
 from soraxla.hosts import barrier, is_main
-from soraxla.models import dit
 from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
 from soraxla.settings import to_dict
 from soraxla.sharding import (
+    MESH_AXES,
     PACKED_AXES,
-    WHOLE,
     MeshSettings,
+    axis_size,
     one_device,
     own_rows,
     put_rows,
@@ -35,6 +35,7 @@ from soraxla.training.steps import (
     DiTStep,
     VAEStep,
     dit_init,
+    dit_rules,
     dit_step,
     vae_init,
     vae_step,
@@ -42,7 +43,7 @@ from soraxla.training.steps import (
 from soraxla.video_io import MEDIA_SUFFIXES
 from soraxla.weights import Loaded, sha256_of_folder
 
-VIDEO_AXES = {"video": ("batch", None, "height", None, None)}
+VIDEO_AXES = {"video": ("batch", None, None, None, None)}
 
 Preview = Callable[[TrainState], Image.Image]
 
@@ -149,7 +150,7 @@ def dit_job(
         unit="tokens",
         preview=preview,
         mesh=mesh,
-        rules=dit.RULES if cfg.step.lora is None else WHOLE,
+        rules=dit_rules(cfg.step),
         put=functools.partial(
             put_rows, axes=PACKED_AXES, mesh=mesh, rows=cfg.batch_rows
         ),
@@ -160,17 +161,20 @@ def check_mesh(cfg: DiTTraining, mesh: Mesh) -> range:
     """The rows of a batch that this host reads.
 
     Raises:
-        ValueError: the mesh does not divide what it is to cut (of parameters, see
-            `Job.state`).
+        ValueError: the mesh does not divide what it is to cut.
     """
-    own = own_rows(cfg.batch_rows, mesh)
+    own, model = own_rows(cfg.batch_rows, mesh), cfg.step.model
     for what, size, axis in (
-        ("step.model.heads", cfg.step.model.heads, "tensor"),
-        ("pack.row_length", cfg.pack.row_length, "context"),
+        ("pack.row_length", cfg.pack.row_length, "tokens"),
+        ("step.model.width", model.width, "embed"),
+        ("step.model.heads", model.heads, "heads"),
+        ("step.model.mlp_width", model.mlp_width, "mlp"),
     ):
-        if size % mesh.shape[axis]:
+        parts = axis_size(mesh, MESH_AXES[axis])
+        if size % parts:
             raise ValueError(
-                f"{what} is {size}, which mesh.{axis} = {mesh.shape[axis]} does not "
+                f"{what} is {size}, which {parts} devices along "
+                f"{' x '.join(f'mesh.{name}' for name in MESH_AXES[axis])} do not "
                 "divide; change one of them"
             )
     return own

@@ -89,7 +89,7 @@ class Job:
         """The shapes of a state, and how it is cut.
 
         Raises:
-            ValueError: the rules do not fit the model, or the mesh does not divide it.
+            ValueError: the rules do not fit the model.
         """
         abstract = jax.eval_shape(self.init, *self.init_args)
         shardings = param_shardings(abstract, self.rules, self.mesh)

@@ -20,6 +20,7 @@ from soraxla.lora import LoRA
 from soraxla.models import dit, vae
 from soraxla.models.config import DiTConfig
 from soraxla.optim import OptimSettings
+from soraxla.sharding import WHOLE, Rules
 from soraxla.training.state import Metrics, TrainState, create, update
 from soraxla.types import Array, PackedBatch
 
@@ -70,6 +71,11 @@ def dit_init(cfg: DiTStep) -> TrainState:
         return create(dit.init(key, cfg.model), cfg.optim, {})
     shapes = jax.eval_shape(lambda: dit.init(key, cfg.model))
     return create(lora.init(key, shapes, cfg.lora), cfg.optim, {})
+
+
+def dit_rules(cfg: DiTStep) -> Rules:
+    """How a state of `dit_init` is cut; adapters are small."""
+    return dit.RULES if cfg.lora is None else WHOLE
 
 
 def dit_params(trained: PyTree, base: PyTree, cfg: DiTStep) -> PyTree:

@@ -14,7 +14,7 @@ from soraxla.lora import LoRA
 from soraxla.models import dit
 from soraxla.settings import build
 from soraxla.tensors import check_types, open_tensors
-from soraxla.training.steps import DiTStep, dit_init
+from soraxla.training.steps import DiTStep, dit_init, dit_rules
 from soraxla.trees import is_stacked, named_leaves, unstacked
 from soraxla.wan.layout import diffusers_name, dit_places
 from soraxla.weights import from_training, restore_state
@@ -60,7 +60,7 @@ def _trained(folder: Path, settings: dict[str, Any]) -> tuple[DiTStep, PyTree]:
         raise ValueError(
             f"{folder}: trains whole weights, it has no adapter; leave out --adapter"
         )
-    return step, restore_state(folder, lambda: dit_init(step)).ema
+    return step, restore_state(folder, lambda: dit_init(step), dit_rules(step)).ema
 
 
 def _theirs(

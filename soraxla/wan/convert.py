@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from soraxla.diffusion.process import Process
 from soraxla.hub import local
+from soraxla.models import dit
 from soraxla.models.config import DiTConfig
 from soraxla.models.vae import VAEConfig
 from soraxla.settings import to_dict
+from soraxla.sharding import WHOLE, set_shardings
 from soraxla.tensors import (
     INDEX,
     SUFFIX,
@@ -111,7 +113,9 @@ class Source:
 
     def load(self, **config: Any) -> Loaded:
         """The model with its parameters in fp32."""
-        params = load_tensors(self.read, self.abstract)
+        rules = dit.RULES if isinstance(self.model, DiTConfig) else WHOLE
+        shardings = set_shardings(self.abstract, rules)
+        params = load_tensors(self.read, self.abstract, shardings)
         return Loaded(params=params, model=self.model, config=config)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from soraxla.settings import build
+from soraxla.sharding import WHOLE, Rules, set_shardings
 from soraxla.tensors import (
     Stored,
     check_tensors,
@@ -84,7 +85,11 @@ def settings(cls: type[T], config: Mapping[str, Any], folder: Path, **more: Any)
 
 
 def load_params(
-    folder: Path, abstract: PyTree, names: Mapping[str, str], canonical: Canonical
+    folder: Path,
+    abstract: PyTree,
+    names: Mapping[str, str],
+    canonical: Canonical,
+    rules: Rules = WHOLE,
 ) -> PyTree:
     """The folder's weights in the shapes and types of `abstract`.
 
@@ -94,6 +99,7 @@ def load_params(
 
     Args:
         names: our module or leaf to the file's; `{}` stands for the layer.
+        rules: how parameters are cut over the mesh that is set.
 
     Raises:
         ValueError: a file is damaged, a pickle or missing; tensors are missing,
@@ -112,7 +118,8 @@ def load_params(
             if top.endswith(".kernel") and source in found:
                 found[source] = _turned(found[source])
     check_tensors(found, expected, folder)
-    return load_tensors(lambda name: found[theirs[name]], abstract)
+    shardings = set_shardings(abstract, rules)
+    return load_tensors(lambda name: found[theirs[name]], abstract, shardings)
 
 
 def _template(path: str, names: Mapping[str, str]) -> str:

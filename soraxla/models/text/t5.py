@@ -24,10 +24,20 @@ from soraxla.models.text.layers import (
     mask_bias,
     scan_blocks,
 )
+from soraxla.sharding import Rules
 from soraxla.types import Array
 
 _T5 = {"t5": "google-t5/t5-base or google/flan-t5-base"}
 _UMT5 = {"umt5": "the text_encoder of Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}
+
+RULES: Rules = (
+    (r"embed\.embedding", (None, "embed")),
+    (r"self_attn\.[qkv]\.kernel", ("embed", "heads")),
+    (r"self_attn\.o\.kernel", ("heads", "embed")),
+    (r"mlp_(in|gate)\.kernel", ("embed", "mlp")),
+    (r"mlp_out\.kernel", ("mlp", "embed")),
+    (r".*(scale|position_bias\.embedding)", ()),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +197,7 @@ class Encoder(nn.Module):
 
 def _load(folder: Path, cfg: T5Config) -> tuple[PyTree, T5Config]:
     abstract = jax.eval_shape(lambda: init(jax.random.key(0), cfg))
-    return hf.load_params(folder, abstract, _names(cfg), _canonical), cfg
+    return hf.load_params(folder, abstract, _names(cfg), _canonical, RULES), cfg
 
 
 def _canonical(name: str) -> str | None:
