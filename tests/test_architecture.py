@@ -82,6 +82,7 @@ L3 soraxla/wan/*
 L3 soraxla/training/finetune.py
 L3 soraxla/training/jobs.py
 L4 soraxla/pipeline.py
+L4 soraxla/plan.py
 L4 soraxla/preview.py
 L4 soraxla/demo.py
 L4 soraxla/doctor.py

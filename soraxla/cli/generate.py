@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
 def _requests(args: argparse.Namespace) -> "list[Request]":
     from soraxla.pipeline import Request
 
-    width, height = _size(args.size)
+    width, height = parse_size(args.size)
     frames = _frames(args)
     image = None if args.image is None else _picture(args.image)
     requests = []
@@ -126,7 +126,7 @@ def _picture(path: Path) -> "np.ndarray":
     return read_clip(path)[0]
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.isdecimal() for p in parts):
         raise ValueError(f"--size is {text!r}, expected WIDTHxHEIGHT such as 640x360")

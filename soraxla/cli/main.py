@@ -13,6 +13,7 @@ VERBS = {
     "generate": "make videos and images from prompts",
     "import": "bring public weights into a folder that every command takes",
     "doctor": "check model, data and memory before a fine-tuning",
+    "plan": "compile for a TPU topology that is not there: does it fit",
     "export": "write the weights of a training folder as safetensors",
 }
 

@@ -1,0 +1,138 @@
+"""`soraxla plan`: does it fit, and what is sent, on TPUs that are not there."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soraxla.plan import Plan
+
+_SHOWN = 8
+# libtpu shall neither look for a TPU and its workers, nor say that there are none.
+_QUIET = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:SIZE]",
+        help="a transformer's, such as configs/dit.py:xl",
+    )
+    parser.add_argument(
+        "--topology", required=True, help="chips, such as v5e:8x8 or v5p:4x4x4"
+    )
+    parser.add_argument(
+        "--what",
+        choices=("train", "sample", "vae-decode"),
+        default="train",
+        help="a step of which program (default: %(default)s)",
+    )
+    parser.add_argument("--rows", type=int, help="of a step, of all chips")
+    parser.add_argument("--row-length", type=int, help="tokens of a row")
+    parser.add_argument(
+        "--mesh",
+        metavar="AXIS=N,…",
+        help="such as fsdp=32,context=2; what is left out is 1, fsdp takes the rest",
+    )
+    parser.add_argument(
+        "--size", default="1280x720", metavar="WxH", help="of vae-decode, in pixels"
+    )
+    parser.add_argument(
+        "--latents", type=int, default=5, help="of vae-decode, frames of a chunk"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write it here too")
+
+
+def run(args: argparse.Namespace) -> None:
+    import os
+
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    made = _plan(args)
+    print(report(made))
+    if args.json:
+        args.json.write_text(json.dumps(made.to_dict(), indent=1) + "\n")
+
+
+def _plan(args: argparse.Namespace) -> "Plan":
+    from soraxla.cli.generate import parse_size
+    from soraxla.cli.train import load_config, replace_setting
+    from soraxla.models.vae import VAEConfig
+    from soraxla.plan import plan_decoding, plan_sampling, plan_training
+    from soraxla.settings import build
+    from soraxla.training.jobs import DiTTraining
+
+    config = load_config(args.config)
+    if config.pop("kind", None) != "dit":
+        raise ValueError(f"{args.config}: trains no transformer; plan knows those")
+    if args.mesh is not None:
+        config["mesh"] = _mesh(args.mesh)
+    if args.rows is not None:
+        config["batch_rows"] = args.rows
+    if args.row_length is not None:
+        config["pack"]["row_length"] = args.row_length
+    for assignment in args.set:
+        replace_setting(config, assignment)
+    cfg = build(DiTTraining, config)
+    if args.what == "train":
+        return plan_training(cfg, args.topology)
+    if args.what == "sample":
+        return plan_sampling(cfg, args.topology)
+    vae = VAEConfig(latent_channels=cfg.step.model.latent_channels)
+    size = parse_size(args.size)
+    return plan_decoding(vae, cfg.mesh, args.topology, size=size, latents=args.latents)
+
+
+def _mesh(text: str) -> dict[str, Any]:
+    mesh = {}
+    for part in text.split(","):
+        name, separator, size = part.partition("=")
+        if not separator or not size.isdigit():
+            raise ValueError(f"--mesh {text}: expected AXIS=N, such as fsdp=32")
+        mesh[name.strip()] = int(size)
+    return mesh
+
+
+def report(made: "Plan") -> str:
+    """The plan as a page of text."""
+
+    def gib(n: float) -> str:
+        return f"{n / 2**30:.2f} GiB"
+
+    mesh = " x ".join(f"{name} {size}" for name, size in made.mesh.items())
+    lines = [
+        f"{made.what} on {made.topology}, {made.chips} chips as {mesh}",
+        f"  compiled in   {made.compile_seconds:.0f} s",
+        f"  arguments     {gib(made.arguments)} a chip",
+        f"  temporaries   {gib(made.temporaries)}",
+        f"  peak          {gib(made.peak)} of {gib(made.hbm)}, {made.free:.0%} free",
+    ]
+    if made.flops is not None:
+        lines += [
+            f"  tokens        {made.tokens:,} a step",
+            f"  FLOPs         {made.flops:.3g} a step, counted",
+            f"  estimate      at least {made.estimate_seconds:.3f} s a step, were "
+            "products and links at their peaks (not measured)",
+        ]
+    for place, inside in (("inside", True), ("outside", False)):
+        found = [c for c in made.collectives if c.in_loop == inside]
+        total = gib(sum(c.bytes for c in found))
+        lines.append(f"  sent {place} loops: {total} a chip in {len(found)} shapes")
+        lines += [
+            f"    {c.kind:<20} {c.shape:<26} {c.calls:>6} x {gib(c.bytes / c.calls)}"
+            for c in found[:_SHOWN]
+        ]
+    return "\n".join(lines)
