@@ -7,7 +7,7 @@ planning. Then samples a second of a bf16 train step of a small transformer, wit
 and rows shrunk so that a CPU can (4,096 tokens a step), of
 
 - packed: the plan's own rows;
-- longest: each batch padded to its longest clip, as many clips as packed steps hold;
+- longest of n: batches of n clips, padded to the longest of them (a row holds about 4);
 - 12 buckets: batches of one bucket, padded to its longest; a twelfth of all samples in
   each;
 - exact: batches of one exact length, which pad nothing and compile once a length.
@@ -45,9 +45,9 @@ from soraxla.training.steps import DiTStep, dit_init, dit_step
 STEP = DiTStep(model=dit_config("xs", layers=4))
 SHRINK = 2
 SPEC = PackSpec(row_length=4096, text_length=512, max_segments=32)
-PACKED_STEPS = 2  # to a round; with one device the plan's steps are alike
+ROWS = 4  # of the plan that are timed: a step of one device, so as costly as any other
 LENGTHS = (64, 256, 768, 1536, 2560, 4096)
-BUCKETS, STEPS = 12, 1000
+CLIPS, BUCKETS, STEPS = (4, 8, 16), 12, 1000
 
 
 def planning(windows: int = 40) -> dict[str, Any]:
@@ -99,11 +99,11 @@ def _compiled() -> tuple[Any, Any]:
 
 
 def contenders(
-    planned: Sequence[Sequence[Any]], captions: np.ndarray
+    planned: Sequence[Any], captions: np.ndarray
 ) -> Iterator[tuple[str, Contender]]:
-    """The plan's first steps, and full batches of clips of each length."""
-    for number, step in enumerate(planned[:PACKED_STEPS]):
-        yield f"packed {number}", timed(train_step(step, SPEC))
+    """The plan's first rows, and full batches of clips of each length."""
+    for number, row in enumerate(planned[:ROWS]):
+        yield f"packed {number}", timed(train_step([row], SPEC))
     text = round(float(captions.mean()))
     for length in LENGTHS:
         spec = PackSpec(
@@ -117,10 +117,11 @@ def throughput(rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
     """Samples a second of each way to batch, steady and over 1,000 steps."""
     index = published_sizes(shrink=SHRINK)
     tokens = tokens_of(index)
-    steps = plan_steps(index, SPEC, seed=0, batch_rows=1)
+    steps = plan_steps(index, SPEC, seed=0, batch_rows=ROWS)
     planned = [
-        [[(draw.tokens, draw.text_tokens) for draw in row] for row in step]
-        for _, step in islice(steps, 256)
+        [(draw.tokens, draw.text_tokens) for draw in row]
+        for _, step in islice(steps, 64)
+        for row in step
     ]
     timings = race(
         {
@@ -136,28 +137,24 @@ def throughput(rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
     ]
     compiling = float(np.median([t.first - t.median for t in singles]))
 
-    clips = round(np.mean([len(row) for step in planned for row in step]))
-    longest = tokens[: len(tokens) // clips * clips].reshape(-1, clips).max(axis=1)
+    padded = {f"longest of {n}": tokens.reshape(-1, n).max(axis=1) for n in CLIPS}
     edges = np.quantile(tokens, np.arange(1, BUCKETS + 1) / BUCKETS, method="higher")
-    padded = {
-        "longest": longest,
-        "12 buckets": edges[np.searchsorted(edges, tokens)],
-        "exact": tokens,
-    }
-    packed = [timings[f"packed {number}"].minimum for number in range(PACKED_STEPS)]
-    real = [sum(n for row in step for n, _ in row) for step in planned]
+    padded[f"{BUCKETS} buckets"] = edges[np.searchsorted(edges, tokens)]
+    padded["exact"] = tokens
+    packed = [timings[f"packed {number}"].minimum for number in range(ROWS)]
+    real = [sum(n for n, _ in row) for row in planned]
     # Seconds a sample, places for tokens a sample, shapes to compile.
     ways = {
         "packed": (
-            sum(packed) / sum(real[:PACKED_STEPS]) * tokens.mean(),
-            SPEC.row_length * len(real) / sum(real) * tokens.mean(),
+            sum(packed) / sum(real[:ROWS]) * tokens.mean(),
+            SPEC.row_length / np.mean(real) * tokens.mean(),
             1,
         )
     }
     for name, lengths in padded.items():
         seconds = np.interp(lengths, LENGTHS, a_token) * lengths
         ways[name] = (seconds.mean(), lengths.mean(), len(np.unique(lengths)))
-    samples = STEPS * clips
+    samples = STEPS * np.mean([len(row) for row in planned])
     return timings, {
         name: {
             "samples_a_second": round(1 / seconds, 3),
