@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from soraxla.planning import PlanIndex
 
@@ -44,3 +45,9 @@ def published_sizes(samples: int = 8192, *, shrink: int = 1) -> PlanIndex:
         width=width,
         empty_text_length=1,
     )
+
+
+def tokens_of(index: PlanIndex) -> Int[np.ndarray, " n"]:
+    """Tokens of each sample, whole."""
+    pt, ph, pw = index.patch
+    return (index.t // pt) * (index.h // ph) * (index.w // pw)

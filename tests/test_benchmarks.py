@@ -15,6 +15,7 @@ from benchmarks.harness import (
     ratio,
     write_report,
 )
+from benchmarks.sizes import published_sizes, tokens_of
 
 
 def recorder(name, log, seconds):
@@ -88,3 +89,13 @@ def test_a_peer_that_dies_is_named(capfd):
     with pytest.raises(OSError, match="exit status 1"):
         Peer(sys.executable, "tests.fake_peer")
     assert "IndexError" in capfd.readouterr().err
+
+
+def test_the_mix_of_sizes_is_as_published_and_shrinks_exactly():
+    index = published_sizes()
+    tokens = tokens_of(index)
+    assert (round(tokens.mean()), tokens.max(), len(set(tokens))) == (4206, 16320, 120)
+    assert abs((index.t == 1).mean() - 0.3) < 1e-3
+    for shrink in (2, 4):
+        small = tokens_of(published_sizes(shrink=shrink))
+        np.testing.assert_array_equal(small * shrink**2, tokens)

@@ -1,0 +1,55 @@
+"""How long a checkpoint holds up training, and how long until it is on disk.
+
+    python -m benchmarks.checkpoint [--size xs] [--folder FOLDER] [--json FILE]
+
+`FOLDER` is on the disk to be measured; the system's temporary one by default. Every
+round starts a folder of its own, and waits for its checkpoint before the next.
+"""
+
+import argparse
+import functools
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+from benchmarks.harness import Timing, race, write_report
+from soraxla.checkpoint import Checkpoints
+from soraxla.compiler import jit
+from soraxla.models.config import dit_config
+from soraxla.training.steps import DiTStep, dit_init
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", default="xs", help="of the transformer")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path, help="where the report is written")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    cfg = DiTStep(model=dit_config(arguments.size))
+    state = jit(functools.partial(dit_init, cfg))()
+    jax.block_until_ready(state)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    on_disk: list[float] = []
+
+    def save() -> float:
+        """Seconds until training may go on; those until all is written are kept."""
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            checkpoints = Checkpoints(Path(folder))
+            start = time.perf_counter()
+            checkpoints.save(1, state, {"window": 0, "row": 0, "step": 1, "devices": 1})
+            blocked = time.perf_counter() - start
+            checkpoints.close()
+            on_disk.append(time.perf_counter() - start)
+            return blocked
+
+    timings = race({"blocked": save}, rounds=arguments.rounds)
+    timings["until on disk"] = Timing(first=on_disk[0], rounds=tuple(on_disk[1:]))
+    results = {"state_mib": round(size / 2**20, 1)}
+    write_report(arguments.json, results, timings=timings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What the input costs: the loader alone, and a train step that waits for it.
+
+    python -m benchmarks.input [--json FILE]
+
+A dataset of random latents in the sizes of `sizes.json` (sides halved, 4,096 tokens a
+row) is written to a temporary folder. "One batch" is the same step on a batch that is
+there already; the steps of the plan are alike, so what the others take beyond it is the
+loader's.
+"""
+
+import argparse
+import functools
+import tempfile
+from pathlib import Path
+
+import jax
+
+from benchmarks.harness import matmul, race, ratio, timed, write_report
+from benchmarks.packing import SHRINK, SPEC, STEP
+from benchmarks.sizes import published_sizes
+from data_pipelines.packed import open_dataset, packed_batches
+from soraxla.compiler import jit
+from soraxla.diffusion.schedule import time_shift
+from soraxla.training.steps import dit_init, dit_step
+from tests.data_pipelines.datasets import write_dataset
+
+SAMPLES = 256
+STEPS = 3  # to a round
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", type=Path, help="where the report is written")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    index, model = published_sizes(SAMPLES, shrink=SHRINK), STEP.model
+    grids = list(zip(*(a.tolist() for a in (index.t, index.h, index.w)), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = open_dataset(
+            write_dataset(
+                Path(folder) / "dataset",
+                grids,
+                channels=model.latent_channels,
+                text_width=model.text_width,
+            )
+        )
+        batches = functools.partial(
+            packed_batches,
+            dataset,
+            SPEC,
+            seed=0,
+            batch_rows=1,
+            shift=functools.partial(time_shift, model.shift),
+        )
+        alone, ahead = iter(batches(prefetch=0)), iter(batches(prefetch=2))
+        one = jax.device_put(next(iter(batches(prefetch=0))))
+        state = jit(functools.partial(dit_init, STEP))()
+        step = jit(functools.partial(dit_step, cfg=STEP))
+        contenders = {
+            "matmul 2048 bf16": matmul("bfloat16"),
+            "loader alone": timed(lambda: [next(alone) for _ in range(STEPS)]),
+            "one batch": timed(lambda: [step(state, one) for _ in range(STEPS)]),
+            "with the loader": timed(
+                lambda: [step(state, next(ahead)) for _ in range(STEPS)]
+            ),
+        }
+        timings = race(contenders, rounds=arguments.rounds)
+        ahead.close()
+    loader, fed = timings["loader alone"], timings["with the loader"]
+    results = {
+        "loader_tokens_a_second": round(STEPS * SPEC.row_length / loader.median),
+        "with_the_loader_takes": ratio(fed, timings["one batch"]),
+    }
+    write_report(arguments.json, results, timings=timings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Packed rows against padded batches, on the sizes of `sizes.json`.
+
+    python -m benchmarks.packing [--json FILE]
+
+First the plan alone, at full size: how full rows are, how alike 64 devices, how fast
+planning. Then samples a second of a bf16 train step of a small transformer, with sides
+and rows shrunk so that a CPU can (4,096 tokens a step), of
+
+- packed: the plan's own rows;
+- longest of n: batches of n clips, padded to the longest of them (a row holds about 4);
+- 12 buckets: batches of one bucket, padded to its longest; a twelfth of all samples in
+  each;
+- exact: batches of one exact length, which pad nothing and compile once a length.
+
+The last three need any number of shapes. Their seconds a token depend on the length
+alone, so they are measured at six lengths, in full batches, and interpolated; the
+padding is counted on all samples. Rates are by the fastest round.
+"""
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.harness import Contender, Timing, matmul, race, timed, write_report
+from benchmarks.sizes import published_sizes, tokens_of
+from soraxla.compiler import jit
+from soraxla.models.config import dit_config
+from soraxla.packing import PackSpec, Segment, pack
+from soraxla.planning import (
+    fill,
+    imbalance,
+    plan_steps,
+    plan_window,
+    window_draws,
+)
+from soraxla.training.steps import DiTStep, dit_init, dit_step
+
+STEP = DiTStep(model=dit_config("xs", layers=4))
+SHRINK = 2
+SPEC = PackSpec(row_length=4096, text_length=512, max_segments=32)
+ROWS = 4  # of the plan that are timed: a step of one device, so as costly as any other
+LENGTHS = (64, 256, 768, 1536, 2560, 4096)
+CLIPS, BUCKETS, STEPS = (4, 8, 16), 12, 1000
+
+
+def planning(windows: int = 40) -> dict[str, Any]:
+    """Fill, imbalance and speed of the plan at full size."""
+    index, results = published_sizes(), {}
+    for length in (16384, 32768, 65536):
+        spec = PackSpec(row_length=length, text_length=length // 8, max_segments=128)
+        draws = window_draws(index, spec)
+        start = time.process_time()
+        rows = [
+            row
+            for window in range(windows)
+            for row in plan_window(index, spec, seed=0, window=window)
+        ]
+        seconds = time.process_time() - start
+        plan = plan_steps(index, spec, seed=0, batch_rows=64, devices=64)
+        steps = [step for _, step in islice(plan, 64)]
+        results[f"rows of {length}"] = {
+            "fill": round(fill(rows, spec), 4),
+            "worst_device_of_64": round(imbalance(steps, 64), 3),
+            "draws_a_cpu_second": round(windows * draws / seconds),
+            "draws_a_window": draws,
+        }
+    return results
+
+
+def train_step(rows: Sequence[Sequence[tuple[int, int]]], spec: PackSpec) -> Callable:
+    """A step on rows of segments of (tokens, text tokens); the state is not kept."""
+    model, rng = STEP.model, np.random.default_rng(0)
+
+    def segment(tokens: int, text: int) -> Segment:
+        return Segment(
+            tokens=rng.normal(size=(tokens, model.patch_dim)).astype(np.float32),
+            positions=rng.integers(0, 16, (tokens, 3)).astype(np.float32),
+            text=rng.normal(size=(text, model.text_width)).astype(np.float32),
+            draw=int(rng.integers(2**31)),
+            shift=1.0,
+        )
+
+    batch = jax.device_put(pack([[segment(*s) for s in row] for row in rows], spec))
+    state, step = _compiled()
+    return lambda: step(state, batch)
+
+
+@functools.cache
+def _compiled() -> tuple[Any, Any]:
+    init = jit(functools.partial(dit_init, STEP))
+    return init(), jit(functools.partial(dit_step, cfg=STEP))
+
+
+def contenders(
+    planned: Sequence[Any], captions: np.ndarray
+) -> Iterator[tuple[str, Contender]]:
+    """The plan's first rows, and full batches of clips of each length."""
+    for number, row in enumerate(planned[:ROWS]):
+        yield f"packed {number}", timed(train_step([row], SPEC))
+    text = round(float(captions.mean()))
+    for length in LENGTHS:
+        spec = PackSpec(
+            row_length=length, text_length=int(captions.max()), max_segments=1
+        )
+        rows = [[(length, text)]] * (SPEC.row_length // length)
+        yield f"length {length}", timed(train_step(rows, spec))
+
+
+def throughput(rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Samples a second of each way to batch, steady and over 1,000 steps."""
+    index = published_sizes(shrink=SHRINK)
+    tokens = tokens_of(index)
+    steps = plan_steps(index, SPEC, seed=0, batch_rows=ROWS)
+    planned = [
+        [(draw.tokens, draw.text_tokens) for draw in row]
+        for _, step in islice(steps, 64)
+        for row in step
+    ]
+    timings = race(
+        {
+            "matmul 2048 bf16": matmul("bfloat16"),
+            **dict(contenders(planned, index.text_length)),
+        },
+        rounds=rounds,
+    )
+    singles = [timings[f"length {length}"] for length in LENGTHS]
+    a_token = [
+        t.minimum / (SPEC.row_length // n * n)
+        for n, t in zip(LENGTHS, singles, strict=True)
+    ]
+    compiling = float(np.median([t.first - t.median for t in singles]))
+
+    padded = {f"longest of {n}": tokens.reshape(-1, n).max(axis=1) for n in CLIPS}
+    edges = np.quantile(tokens, np.arange(1, BUCKETS + 1) / BUCKETS, method="higher")
+    padded[f"{BUCKETS} buckets"] = edges[np.searchsorted(edges, tokens)]
+    padded["exact"] = tokens
+    packed = [timings[f"packed {number}"].minimum for number in range(ROWS)]
+    real = [sum(n for n, _ in row) for row in planned]
+    # Seconds a sample, places for tokens a sample, shapes to compile.
+    ways = {
+        "packed": (
+            sum(packed) / sum(real[:ROWS]) * tokens.mean(),
+            SPEC.row_length / np.mean(real) * tokens.mean(),
+            1,
+        )
+    }
+    for name, lengths in padded.items():
+        seconds = np.interp(lengths, LENGTHS, a_token) * lengths
+        ways[name] = (seconds.mean(), lengths.mean(), len(np.unique(lengths)))
+    samples = STEPS * np.mean([len(row) for row in planned])
+    return timings, {
+        name: {
+            "samples_a_second": round(1 / seconds, 3),
+            "packed_is_faster": round(seconds / ways["packed"][0], 3),
+            "fill": round(float(tokens.mean() / length), 3),
+            "shapes": shapes,
+            f"samples_a_second_over_{STEPS}_steps": round(
+                samples / (samples * seconds + shapes * compiling), 3
+            ),
+        }
+        for name, (seconds, length, shapes) in ways.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", type=Path, help="where the report is written")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--plan-only", action="store_true", help="no train steps")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = planning()
+    timings: dict[str, Timing] = {}
+    if not arguments.plan_only:
+        timings, rates = throughput(arguments.rounds)
+        results.update(rates)
+    write_report(arguments.json, results, timings=timings)
+
+
+if __name__ == "__main__":
+    main()
