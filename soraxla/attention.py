@@ -5,6 +5,7 @@ logsumexp are kept for the backward pass (arXiv 2205.14135). The platform that a
 is lowered for picks the engine, so that a compile for a TPU on another host is right.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -45,26 +46,21 @@ def attention(
     return _attention(engine, q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
 
 
-def _forward(*inputs):
-    return jax.lax.platform_dependent(
-        *inputs,
-        default=xla_flash.forward,
-        tpu=tpu_splash.forward,
-        cuda=gpu_cudnn.forward,
-    )
+def _by_platform(other: Callable, tpu: Callable, cuda: Callable) -> Callable:
+    # All three are traced wherever the program goes; jit remembers how.
+    tpu, cuda = jax.jit(tpu), jax.jit(cuda)
 
+    def run(*inputs):
+        return jax.lax.platform_dependent(*inputs, default=other, tpu=tpu, cuda=cuda)
 
-def _backward(*inputs):
-    return jax.lax.platform_dependent(
-        *inputs,
-        default=xla_flash.backward,
-        tpu=tpu_splash.backward,
-        cuda=gpu_cudnn.backward,
-    )
+    return run
 
 
 # The engine of whatever platform the program is lowered for.
-ENGINE = Engine(_forward, _backward)
+ENGINE = Engine(
+    _by_platform(xla_flash.forward, tpu_splash.forward, gpu_cudnn.forward),
+    _by_platform(xla_flash.backward, tpu_splash.backward, gpu_cudnn.backward),
+)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
