@@ -39,7 +39,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             checkpoints = Checkpoints(Path(folder))
             start = time.perf_counter()
-            checkpoints.save(1, state, {"window": 0, "row": 0, "step": 1, "devices": 1})
+            checkpoints.save(1, state, {"window": 0, "row": 0, "step": 1})
             blocked = time.perf_counter() - start
             checkpoints.close()
             on_disk.append(time.perf_counter() - start)

@@ -63,7 +63,7 @@ def planning(windows: int = 40) -> dict[str, Any]:
             for row in plan_window(index, spec, seed=0, window=window)
         ]
         seconds = time.process_time() - start
-        plan = plan_steps(index, spec, seed=0, batch_rows=64, devices=64)
+        plan = plan_steps(index, spec, seed=0, batch_rows=64)
         steps = [step for _, step in islice(plan, 64)]
         results[f"rows of {length}"] = {
             "fill": round(fill(rows, spec), 4),

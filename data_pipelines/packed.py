@@ -6,7 +6,6 @@ of the pipeline is the place in the plan, the same on all hosts: what a thread h
 ahead is not part of it, so a restored pipeline gives the very same batches.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -161,7 +160,6 @@ def packed_batches(
     shift: ShiftRule,
     rope_fps: float = 16.0,
     prefetch: int = 2,
-    devices: int = 1,
     host: int = 0,
     hosts: int = 1,
 ) -> grain.IterDataset[PackedBatch]:
@@ -179,14 +177,11 @@ def packed_batches(
       shift: α of a clip from its pixel size and the latent frames kept.
       rope_fps: the frame rate positions are counted in; belongs to the model.
       prefetch: batches a thread reads ahead; 0 reads in the caller's thread.
-      devices: how many, of all hosts, each get B/devices rows of a step and wait for
-        each other (see `soraxla.planning.deal`). A restored state keeps its own: the
-        stream goes on as it began, on as many devices as there are now.
       host: rows [host·B/hosts, (host+1)·B/hosts) are read.
       hosts: how many hosts share a step.
 
     Raises:
-      ValueError: hosts or devices do not divide B, a sample can never be packed (see
+      ValueError: hosts do not divide B, a sample can never be packed (see
         `check_index`), or a record turns out to be damaged when it is read.
     """
     if batch_rows < 1 or prefetch < 0:
@@ -196,14 +191,11 @@ def packed_batches(
         )
     if not 0 <= host < hosts:
         raise ValueError(f"host must be one of 0 … {hosts - 1}, got {host}")
-    if devices < 1:
-        raise ValueError(f"devices must be at least 1, got {devices}")
-    unit = math.lcm(hosts, devices)
-    if batch_rows % unit:
-        nearest = unit * max(1, round(batch_rows / unit))
+    if batch_rows % hosts:
+        nearest = hosts * max(1, round(batch_rows / hosts))
         raise ValueError(
-            f"batch_rows is {batch_rows}, which {hosts} hosts and {devices} devices"
-            f" cannot share evenly: set batch_rows to {nearest}"
+            f"batch_rows is {batch_rows}, which {hosts} hosts cannot share evenly: set"
+            f" batch_rows to {nearest}"
         )
     check_index(dataset.plan, spec)
     share = slice(host * batch_rows // hosts, (host + 1) * batch_rows // hosts)
@@ -217,16 +209,14 @@ def packed_batches(
             spec,
         )
 
-    steps = PlannedSteps(
-        dataset.plan, spec, seed=seed, batch_rows=batch_rows, devices=devices
-    )
+    steps = PlannedSteps(dataset.plan, spec, seed=seed, batch_rows=batch_rows)
     return ThreadPrefetchIterDataset(steps.map(read), prefetch_buffer_size=prefetch)
 
 
 class PlannedSteps(grain.IterDataset[list[PlannedRow]]):
     """The steps of the plan, B rows each, without end.
 
-    The state is the next place in the plan, and the devices it is dealt to.
+    The state is the next place in the plan.
     """
 
     def __init__(
@@ -236,33 +226,30 @@ class PlannedSteps(grain.IterDataset[list[PlannedRow]]):
         *,
         seed: int,
         batch_rows: int,
-        devices: int,
     ):
         super().__init__()
         self._plan = partial(plan_steps, index, spec, seed=seed, batch_rows=batch_rows)
-        self._devices = devices
 
     def __iter__(self) -> grain.DatasetIterator[list[PlannedRow]]:
-        return _PlannedStepIterator(self._plan, self._devices)
+        return _PlannedStepIterator(self._plan)
 
 
 class _PlannedStepIterator(grain.DatasetIterator[list[PlannedRow]]):
-    def __init__(self, plan: partial, devices: int):
+    def __init__(self, plan: partial):
         super().__init__()
         self._plan = plan
-        self.set_state({**BEGINNING._asdict(), "devices": devices})
+        self.set_state(BEGINNING._asdict())
 
     def __next__(self) -> list[PlannedRow]:
         self._place, rows = next(self._steps)
         return rows
 
     def get_state(self) -> dict[str, Any]:
-        return {**self._place._asdict(), "devices": self._devices}
+        return self._place._asdict()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self._place = Place(*(int(state[name]) for name in Place._fields))
-        self._devices = int(state["devices"])
-        self._steps = self._plan(devices=self._devices, start=self._place)
+        self._steps = self._plan(start=self._place)
 
 
 def segments(dataset: Dataset, shift: ShiftRule, rope_fps: float) -> list[Segment]:

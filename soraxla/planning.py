@@ -6,7 +6,7 @@ Windows of consecutive draws, running across the ends of epochs, are packed by
 best-fit-decreasing (Johnson et al., SIAM J. Comput. 3, 1974) under three budgets:
 tokens, text tokens, segments. The rows of 16 steps at a time are then dealt to steps
 and devices by what they cost. All of it is a function of (index, spec, seed, batch
-rows, devices) alone, so where a run stands is three numbers: (window, row), where its
+rows) alone, so where a run stands is three numbers: (window, row), where its
 16 steps begin, and which of them is next.
 
 Randomness is Philox (Salmon et al., SC 2011) keyed by (seed, purpose) with the
@@ -88,19 +88,18 @@ def plan_steps(
     *,
     seed: int,
     batch_rows: int,
-    devices: int = 1,
     start: Place = BEGINNING,
 ) -> Iterator[tuple[Place, list[PlannedRow]]]:
     """Yields (the place after it, the B rows of a step) without end, from `start` on.
 
-    Rows [i·B/devices, (i+1)·B/devices) are device i's; see `deal`. Raises ValueError
+    Of D devices, rows [i·B/D, (i+1)·B/D) are device i's; see `deal`. Raises ValueError
     before the first step if a sample of the index cannot be packed (`check_index`).
     """
     window, row, step = start
     while True:
         stream = plan_rows(index, spec, seed=seed, window=window, row=row)
         planned = list(islice(stream, _GROUP_STEPS * batch_rows))
-        steps = deal([draws for _, _, draws in planned], batch_rows, devices)
+        steps = deal([draws for _, _, draws in planned], batch_rows)
         order = _permutation(seed, "steps", window << 32 | row, len(steps))
         for number in range(step, len(steps)):
             yield Place(window, row, number + 1), steps[order[number]]
@@ -108,23 +107,21 @@ def plan_steps(
         window, row, step = last_window, last_row + 1, 0
 
 
-def deal(
-    rows: Sequence[PlannedRow], batch_rows: int, devices: int
-) -> list[list[PlannedRow]]:
-    """Steps of B rows each; in each, devices that all do about the same.
+def deal(rows: Sequence[PlannedRow], batch_rows: int) -> list[list[PlannedRow]]:
+    """Steps of B rows each, all of about the same cost.
 
     In lock step a step lasts as long as its worst device. What rows differ in is the
-    cost of attention, Σl² over their segments: they are all about full. So the rows,
-    from the costliest down, are dealt a row to each device of each step, there and
-    back again (snake order) until each has its B/devices. Devices of a step get
-    neighbours; and the more rows a device has, the more each step is a mixture like
-    any other, as the steps are with one device.
+    cost of attention, Σl² over their segments: they are all about full. So a step gets
+    neighbours in cost, the costliest beside the cheapest (snake order): any number of
+    devices that divides B has about the same to do, and the rows of a step do not
+    depend on it.
     """
     cost = [-row_cost(row) for row in rows]
-    order = np.argsort(cost, kind="stable").reshape(batch_rows // devices, -1)
-    order[1::2] = order[1::2, ::-1]
-    steps = order.reshape(len(order), -1, devices).transpose(1, 2, 0)
-    return [[rows[i] for i in step] for step in steps.reshape(-1, batch_rows)]
+    order = np.argsort(cost, kind="stable").reshape(-1, batch_rows)
+    snake = np.empty_like(order)
+    snake[:, ::2] = order[:, : (batch_rows + 1) // 2]
+    snake[:, 1::2] = order[:, : (batch_rows - 1) // 2 : -1]
+    return [[rows[i] for i in step] for step in snake]
 
 
 def row_cost(row: Sequence[Draw]) -> int:

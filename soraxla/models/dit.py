@@ -129,7 +129,7 @@ class DiT(nn.Module):
         self.time_in = nn.Dense(cfg.width, dtype=jnp.float32, kernel_init=small)
         self.time_out = nn.Dense(cfg.width, dtype=jnp.float32, kernel_init=small)
         self.time_proj = linear(6 * cfg.width, jnp.float32, zero=True)
-        self.text_embed = MLP(cfg.width, cfg.width, dtype)
+        self.text_embed = MLP(cfg.width, cfg.width, dtype, axis="text")
         self.text_refiner = [TextRefiner(cfg) for _ in range(cfg.text_refiner_layers)]
         block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
         self.blocks = nn.scan(
@@ -166,8 +166,8 @@ class DiT(nn.Module):
         known = batch.known[:, :, None] * self.known_embed[None, None, :]
         x = constrain(x + known.astype(x.dtype), "batch", "tokens", None)
         rows = jnp.stack([t, known_t], axis=-1).reshape(t.shape[0], -1)
-        e_BRD = self.time_out(nn.silu(self.time_in(time_features(rows))))
-        e_BRD = constrain(e_BRD, "batch", None, None)
+        hidden = constrain(self.time_in(time_features(rows)), "batch", None, None)
+        e_BRD = constrain(self.time_out(nn.silu(hidden)), "batch", None, None)
         modulation = constrain(self.time_proj(nn.silu(e_BRD)), "batch", None, None)
         cos, sin = rotary_tables(jnp.asarray(batch.positions), cfg.head_dim)
         text, text_ids, text_bias = self._text(batch)

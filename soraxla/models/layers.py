@@ -149,18 +149,19 @@ class MLP(nn.Module):
 
     Attributes:
         zero: start with a zero second layer.
+        axis: the logical axis of l.
     """
 
     hidden: int
     features: int
     dtype: jnp.dtype
     zero: bool = False
+    axis: str = "tokens"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l e"]) -> Float[Array, "b l d"]:
-        x = nn.gelu(
-            linear(self.hidden, self.dtype, name="in_proj")(x), approximate=True
-        )
+        x = linear(self.hidden, self.dtype, name="in_proj")(x)
+        x = nn.gelu(constrain(x, "batch", self.axis, "mlp"), approximate=True)
         return linear(self.features, self.dtype, zero=self.zero, name="out_proj")(x)
 
 
@@ -229,4 +230,6 @@ class TextRefiner(nn.Module):
         attn = Attention(cfg, zero=True, axes=("text", "text"), name="attn")
         text = text + attn(h, h, segment_ids, segment_ids)
         h = AffineLayerNorm(name="mlp_norm")(text).astype(dtype)
-        return text + MLP(2 * cfg.width, cfg.width, dtype, zero=True, name="mlp")(h)
+        return text + MLP(
+            2 * cfg.width, cfg.width, dtype, zero=True, axis="text", name="mlp"
+        )(h)

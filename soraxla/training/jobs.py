@@ -122,7 +122,6 @@ def dit_job(
         batch_rows=cfg.batch_rows,
         shift=functools.partial(time_shift, model.shift),
         rope_fps=model.rope_fps,
-        devices=cfg.batch_rows,
         host=own.start // len(own),
         hosts=cfg.batch_rows // len(own),
     )

@@ -66,7 +66,7 @@ def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
     spec = replace(SPEC, row_length=row_length)
     planned = plan_steps(dataset.plan, spec, seed=5, batch_rows=3)
     kept, longest = set(), 0
-    for batch in islice(iter(batches_of(dataset, spec, seed=5, batch_rows=3)), 8):
+    for batch in islice(iter(batches_of(dataset, spec, seed=5, batch_rows=3)), 16):
         assert batch.latents.shape == (3, row_length, 16)
         assert batch.text.shape == (3, 12, 8)
         assert not batch.known.any()
@@ -105,7 +105,7 @@ def test_restored_state_gives_the_very_same_batches(dataset, prefetch, steps):
     for batch in whole[:steps]:
         assert_same(next(stopped), batch)
     state = json.loads(json.dumps(stopped.get_state()))
-    assert set(state) == {"window", "row", "step", "devices"}
+    assert set(state) == {"window", "row", "step"}
     assert (state["window"] > 0) == (steps == 45)
     resumed = iter(batches_of(dataset, batch_rows=5, prefetch=prefetch))
     resumed.set_state(state)
@@ -117,24 +117,9 @@ def test_restored_state_gives_the_very_same_batches(dataset, prefetch, steps):
     resumed.close()
 
 
-def test_a_restored_run_goes_on_as_it_began_on_other_devices(dataset):
-    whole = list(islice(iter(batches_of(dataset, batch_rows=4, devices=4)), 40))
-    stopped = iter(batches_of(dataset, batch_rows=4, devices=4))
-    for _ in range(5):
-        next(stopped)
-    resumed = iter(batches_of(dataset, batch_rows=4, devices=2))
-    assert not np.array_equal(next(resumed).draw, whole[0].draw)
-    resumed.set_state(stopped.get_state())
-    for batch in whole[5:]:
-        assert_same(next(resumed), batch)
-
-
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-@pytest.mark.parametrize("devices", [1, 4, 8])
-def test_hosts_share_the_rows_of_one_and_read_their_own(
-    dataset, monkeypatch, hosts, devices
-):
-    settings = {"batch_rows": 8, "devices": devices}
+def test_hosts_share_the_rows_of_one_and_read_their_own(dataset, monkeypatch, hosts):
+    settings = {"batch_rows": 8}
     whole = list(islice(iter(batches_of(dataset, **settings)), 20))
     read, reads = Dataset.read, []
     monkeypatch.setattr(Dataset, "read", lambda *args: reads.append(0) or read(*args))
@@ -185,12 +170,9 @@ def test_what_cannot_be_packed_is_refused_at_start(dataset):
         batches_of(dataset, spec)
     for bad, message in (
         ({"batch_rows": 0}, "batch_rows must be at least 1"),
-        ({"devices": 0}, "devices must be at least 1"),
         ({"host": 2, "hosts": 2}, r"host must be one of 0 … 1, got 2"),
-        ({"batch_rows": 11, "hosts": 4}, "4 hosts and 1 devices.*batch_rows to 12"),
+        ({"batch_rows": 11, "hosts": 4}, "4 hosts.*batch_rows to 12"),
         ({"batch_rows": 9, "hosts": 4}, "batch_rows to 8"),
-        ({"batch_rows": 1, "hosts": 4, "devices": 8}, "batch_rows to 8"),
-        ({"batch_rows": 9, "hosts": 2, "devices": 6}, "batch_rows to 12"),
     ):
         with pytest.raises(ValueError, match=message):
             batches_of(dataset, **bad)

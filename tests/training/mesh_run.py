@@ -53,7 +53,6 @@ def job(data, mesh) -> Job:
         seed=CFG.seed,
         batch_rows=ROWS,
         shift=functools.partial(time_shift, "auto"),
-        devices=ROWS,
         host=own.start // len(own),
         hosts=ROWS // len(own),
     )
