@@ -247,7 +247,7 @@ def sample_program(cfg: DiTTraining, mesh: Mesh) -> Program:
     model, batch = cfg.step.model, abstract_batch(cfg, mesh)
     abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), model))
     params = with_shardings(abstract, param_shardings(abstract, dit.RULES, mesh))
-    stops = jax.ShapeDtypeStruct((31, *batch.shift.shape), jnp.float32)
+    stops: Any = jax.ShapeDtypeStruct((31, *batch.shift.shape), jnp.float32)
     grid = Grid(stops, stops)
     key = jax.eval_shape(lambda: jax.random.key(0))
     process = cfg.step.process

@@ -64,7 +64,19 @@ def run(args: argparse.Namespace) -> None:
     made = _plan(args)
     print(report(made))
     if args.json:
-        args.json.write_text(json.dumps(made.to_dict(), indent=1) + "\n")
+        written = {"command": _words(args), **made.to_dict()}
+        args.json.write_text(json.dumps(written, indent=1) + "\n")
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The command line again, without --json."""
+    words = []
+    for name, value in vars(args).items():
+        if name in ("verb", "json") or value is None:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(one)]
+    return words
 
 
 def _plan(args: argparse.Namespace) -> "Plan":

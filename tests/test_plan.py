@@ -1,0 +1,99 @@
+"""Plans of topologies: what is wrong is one line, what is shipped does not grow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from soraxla.models.config import dit_config
+from soraxla.models.flops import forward_flops, train_flops
+
+ROOT = Path(__file__).parents[1]
+PLANS = ROOT / "tpu_scripts" / "plans"
+
+
+def test_the_count_is_that_of_dit_xl_2():
+    """DiT-XL/2 at 256² is 237 GFLOP (arXiv 2212.09748), beside its text."""
+    cfg = dit_config(
+        "debug", layers=28, width=1152, heads=16, mlp_width=4608, text_width=1
+    )
+    text = 28 * 4 * 1152**2 * 256  # cross-attention's q and o, which DiT has not
+    count = forward_flops(cfg, [256], [1]) - text
+    assert count == pytest.approx(237e9, rel=0.01)
+
+
+def test_work_follows_segments_and_not_rows():
+    cfg = dit_config("xs")
+    one, four = forward_flops(cfg, [4096], [64]), forward_flops(cfg, [1024] * 4, [16] * 4)
+    assert one - four == pytest.approx(4 * 256 * 8 * (3 * 4096**2 / 4), rel=0.03)
+    assert train_flops(cfg, [7], [3]) == 3 * forward_flops(cfg, [7], [3])
+
+
+def command(*arguments):
+    """`soraxla plan` in a process of its own, where libtpu finds one CPU device."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    return subprocess.run(
+        [sys.executable, "-m", "soraxla.cli.main", "plan", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def refusal(*arguments):
+    done = command("--config", "configs/dit.py:debug", *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("soraxla plan: ")
+    return line
+
+
+def test_what_cannot_be_planned_is_one_line():
+    pytest.importorskip("libtpu")
+    assert "such as v5e:8x8, v5e:4x8" in refusal("--topology", "v5e:3x3")
+    assert "unknown topology 'v9:2x2'" in refusal("--topology", "v9:2x2")
+    mesh = ("--topology", "v5e:2x2", "--mesh")
+    assert "has 3 devices, but there are 4" in refusal(*mesh, "fsdp=3")
+    assert "expected AXIS=N" in refusal(*mesh, "fsdp:4")
+    assert "unknown setting 'mesh.width'" in refusal(*mesh, "width=4")
+    assert "batch_rows is 2" in refusal("--topology", "v5e:2x2", "--rows", "2")
+    line = refusal(*mesh, "fsdp=1,context=4", "--row-length", "1022")
+    assert "pack.row_length is 1022" in line
+    line = refusal(*mesh, "fsdp=1,tensor=4", "--rows", "4")
+    assert "step.model.heads is 2" in line
+
+
+def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+    from soraxla.plan import topology_devices
+
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(ValueError, match=r"pip install 'soraxla\[plan\]'"):
+        topology_devices("v5e:2x2")
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.json")), ids=lambda p: p.stem)
+def test_a_shipped_plan_leaves_a_tenth_of_the_memory(path):
+    made = json.loads(path.read_text())
+    assert made["peak"] <= 0.9 * made["hbm"]
+    assert made["compile_seconds"] < 90
+
+
+def test_a_shipped_plan_does_not_grow(tmp_path):
+    pytest.importorskip("libtpu")
+    shipped = json.loads((PLANS / "wan_1_3b_v5e-64.json").read_text())
+    out = tmp_path / "plan.json"
+    done = command(*shipped["command"], "--json", str(out))
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = json.loads(out.read_text())
+    assert made["peak"] <= 1.05 * shipped["peak"]
+    assert sent(made) <= 1.05 * sent(shipped)
+    assert jax.default_backend() == "cpu"
+
+
+def sent(made):
+    return sum(c["bytes"] for c in made["collectives"])
