@@ -22,6 +22,7 @@ from soraxla.lora import LoRA
 from soraxla.optim import OptimSettings
 from soraxla.packing import PackSpec
 from soraxla.settings import to_dict
+from soraxla.sharding import MeshSettings
 from soraxla.training.loop import LoopSettings
 
 
@@ -48,6 +49,7 @@ def get_config(way: str = "lora") -> ConfigDict:
                 PackSpec(row_length=32768, text_length=4096, max_segments=32)
             ),
             "batch_rows": 1,
+            "mesh": to_dict(MeshSettings()),
             "loop": to_dict(
                 LoopSettings(
                     steps=2000 if adapt else 10_000,

@@ -28,7 +28,10 @@ def test_the_count_is_that_of_dit_xl_2():
 
 def test_work_follows_segments_and_not_rows():
     cfg = dit_config("xs")
-    one, four = forward_flops(cfg, [4096], [64]), forward_flops(cfg, [1024] * 4, [16] * 4)
+    one, four = (
+        forward_flops(cfg, [4096], [64]),
+        forward_flops(cfg, [1024] * 4, [16] * 4),
+    )
     assert one - four == pytest.approx(4 * 256 * 8 * (3 * 4096**2 / 4), rel=0.03)
     assert train_flops(cfg, [7], [3]) == 3 * forward_flops(cfg, [7], [3])
 
