@@ -27,6 +27,16 @@ Params = dict[str, Any]
 
 _FREQUENCIES = 128
 
+# What each policy keeps of a block beside its input, by the names of its layers.
+_policies = jax.checkpoint_policies
+_SAVED = {
+    "full": _policies.save_only_these_names("self_attn"),
+    "dots": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable,
+        _policies.save_only_these_names("self_attn", "cross_attn"),
+    ),
+}
+
 # Parameter to logical axes. Vectors are small: gathering them would cost more.
 RULES: Rules = (
     (r"(\w*attn)\.[qkv]\.kernel", ("embed", "heads")),
@@ -131,7 +141,9 @@ class DiT(nn.Module):
         self.time_proj = linear(6 * cfg.width, jnp.float32, zero=True)
         self.text_embed = MLP(cfg.width, cfg.width, dtype)
         self.text_refiner = [TextRefiner(cfg) for _ in range(cfg.text_refiner_layers)]
-        block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
+        block = Block
+        if cfg.remat != "none":
+            block = nn.remat(Block, prevent_cse=False, policy=_SAVED[cfg.remat])
         self.blocks = nn.scan(
             block,
             variable_axes={"params": 0},

@@ -139,6 +139,7 @@ class Attention(nn.Module):
             kv_segment_ids=source_segment_ids,
             kv_bias=source_bias,
             axes=self.axes,
+            name=self.name or "attn",
         )
         out = out.reshape(*out.shape[:2], cfg.width)
         return linear(cfg.width, dtype, zero=self.zero, name="o")(out)
