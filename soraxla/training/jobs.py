@@ -21,9 +21,11 @@ from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
 from soraxla.settings import to_dict
 from soraxla.sharding import (
+    MESH_AXES,
     PACKED_AXES,
     WHOLE,
     MeshSettings,
+    axis_size,
     one_device,
     own_rows,
     put_rows,
@@ -49,13 +51,24 @@ Preview = Callable[[TrainState], Image.Image]
 
 @dataclass(frozen=True, kw_only=True)
 class DiTTraining:
-    """A whole training of the diffusion transformer."""
+    """A whole training of the diffusion transformer.
+
+    Attributes:
+        batch_rows: rows of a step.
+        accumulate: parts of a step's rows that are computed one after the other, with
+            the memory of one; the step is the same.
+    """
 
     step: DiTStep
     pack: PackSpec
     loop: LoopSettings
     batch_rows: int = 1
+    accumulate: int = 1
     mesh: MeshSettings = field(default_factory=MeshSettings)
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}, expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +156,7 @@ def dit_job(
         },
         init=fresh if start is None or adapted else fine_tuned,
         init_args=(start.dit.params,) if start and not adapted else (),
-        step=functools.partial(dit_step, cfg=cfg.step),
+        step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
         frozen=(start.dit.params,) if start and adapted else (),
         batches=batches,
         unit="tokens",
@@ -164,6 +177,13 @@ def check_mesh(cfg: DiTTraining, mesh: Mesh) -> range:
             `Job.state`).
     """
     own = own_rows(cfg.batch_rows, mesh)
+    devices = axis_size(mesh, MESH_AXES["batch"])
+    if cfg.batch_rows % (cfg.accumulate * devices):
+        raise ValueError(
+            f"batch_rows is {cfg.batch_rows}, which accumulate = {cfg.accumulate} "
+            f"parts of data x fsdp = {devices} devices do not divide; set it to a "
+            f"multiple of {cfg.accumulate * devices}, or change accumulate"
+        )
     for what, size, axis in (
         ("step.model.heads", cfg.step.model.heads, "tensor"),
         ("pack.row_length", cfg.pack.row_length, "context"),
