@@ -14,6 +14,7 @@ from PIL import Image
 
 from data_pipelines.packed import Dataset, check_vae, packed_batches
 from data_pipelines.windows import WindowDataset, WindowSpec
+from soraxla.compiler import jit
 from soraxla.diffusion.schedule import time_shift
 from soraxla.hosts import barrier, is_main
 from soraxla.models import dit
@@ -28,6 +29,7 @@ from soraxla.sharding import (
     axis_size,
     one_device,
     own_rows,
+    param_shardings,
     put_rows,
 )
 from soraxla.training.finetune import Start, check_start
@@ -157,7 +159,7 @@ def dit_job(
         init=fresh if start is None or adapted else fine_tuned,
         init_args=(start.dit.params,) if start and not adapted else (),
         step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
-        frozen=(start.dit.params,) if start and adapted else (),
+        frozen=(_frozen(start, cfg, mesh),) if start and adapted else (),
         batches=batches,
         unit="tokens",
         preview=preview,
@@ -166,6 +168,15 @@ def dit_job(
         put=functools.partial(
             put_rows, axes=PACKED_AXES, mesh=mesh, rows=cfg.batch_rows
         ),
+    )
+
+
+def _frozen(start: Start, cfg: DiTTraining, mesh: Mesh) -> PyTree:
+    """The base of adapters on the devices, cut as if it were trained."""
+    made = functools.partial(dit.as_computed, cfg=cfg.step.model)
+    abstract = jax.eval_shape(made, start.dit.params)
+    return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(
+        start.dit.params
     )
 
 

@@ -103,8 +103,12 @@ def dit_step(
     t_BS = sample_times(keys_BS, batch.shift)
 
     def error(trained: PyTree, *rows: PyTree) -> tuple[Array, Array]:
-        params = dit_params(trained, base, cfg)
-        return dit_error(params, *rows, cfg=cfg, purpose=Purpose.NOISE)
+        params, adapters = trained, None
+        if cfg.lora is not None:
+            params, adapters = base, lora.scaled(trained, cfg.lora)
+        return dit_error(
+            params, *rows, cfg=cfg, purpose=Purpose.NOISE, adapters=adapters
+        )
 
     def sums(*rows: PyTree) -> PyTree:
         return jax.value_and_grad(error, has_aux=True)(state.params, *rows)
@@ -123,6 +127,7 @@ def dit_error(
     *,
     cfg: DiTStep,
     purpose: Purpose,
+    adapters: PyTree = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The two sums whose ratio is the loss (`packed_mse`), at the given times."""
     process = cfg.process
@@ -138,7 +143,7 @@ def dit_error(
     t_BL = token_times(t_BS, batch.segment_ids)
     x_BLP = process.corrupt(batch.latents, eps_BLP, t_BL)
     x_BLP = jnp.where(batch.known[:, :, None], batch.latents, x_BLP)
-    pred_BLP = dit.apply(params, cfg.model, x_BLP, t_BS, batch)
+    pred_BLP = dit.apply(params, cfg.model, x_BLP, t_BS, batch, adapters=adapters)
     target_BLP = process.target(batch.latents, eps_BLP, t_BL)
     return packed_mse(pred_BLP, target_BLP, batch)
 
