@@ -197,7 +197,7 @@ def test_remat_changes_nothing(remat):
     plain, cfg = (dataclasses.replace(CFG, remat=r) for r in ("none", remat))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(
-            a, b, rtol=0, atol=1e-6 * np.abs(b).max()
+            a, b, rtol=0, atol=4e-6 * np.abs(b).max()
         ),
         gradients(params(), cfg, *pack(A, B, C)),
         gradients(params(), plain, *pack(A, B, C)),
