@@ -35,7 +35,7 @@ def get_config(way: str = "lora") -> ConfigDict:
         {
             "kind": "dit",
             "step": {
-                "model": {"remat": True},
+                "model": {"remat": "full"},
                 "optim": to_dict(
                     OptimSettings(
                         learning_rate=1e-4 if adapt else 1e-5,

@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Int
 
 from soraxla.kernels import gpu_cudnn, tpu_splash, xla_flash
@@ -28,6 +29,7 @@ def attention(
     kv_segment_ids: Int[Array, "b m"],
     kv_bias: Float[Array, "b m"] | None = None,
     axes: tuple[str, str] = ("tokens", "tokens"),
+    name: str = "attn",
 ) -> Float[Array, "b l n k"]:
     """Softmax attention of each query to the keys that bear its segment id.
 
@@ -39,11 +41,13 @@ def attention(
     Args:
         kv_bias: added to every logit of a key; log(n) makes one key count as n.
         axes: logical axes of l and m, for the mesh that is set, if one is.
+        name: of what the backward pass needs, output and logsumexp, to the policies of
+            `jax.checkpoint`: one that saves it spares the forward pass a second run.
     """
     engine, mesh = ENGINE, current_mesh()
     if mesh is not None:
         engine = over_mesh(engine, mesh, axes, q.shape, k.shape)
-    return _attention(engine, q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
+    return _attention(engine, name, q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
 
 
 def _by_platform(other: Callable, tpu: Callable, cuda: Callable) -> Callable:
@@ -63,17 +67,17 @@ ENGINE = Engine(
 )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(engine: Engine, *inputs):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attention(engine: Engine, name: str, *inputs):
     return engine.forward(*inputs)[0]
 
 
-def _attention_forward(engine: Engine, *inputs):
-    out, lse = engine.forward(*inputs)
+def _attention_forward(engine: Engine, name: str, *inputs):
+    out, lse = (checkpoint_name(x, name) for x in engine.forward(*inputs))
     return out, (inputs, out, lse)
 
 
-def _attention_backward(engine: Engine, saved, grad):
+def _attention_backward(engine: Engine, name: str, saved, grad):
     inputs, out, lse = saved
     delta = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
     grad_q, grad_k, grad_v, grad_bias = engine.backward(*inputs, lse, delta, grad)

@@ -13,8 +13,9 @@ from soraxla.trees import named_leaves
 
 FOLDER = "checkpoints"
 SETTINGS = "train.json"
-# How long, how often, on what devices, and where the start lies: not what is computed.
-_MAY_CHANGE = ("loop.", "mesh.", "init.folder")
+# How long, how often, on what devices and in what memory, and where the start lies: not
+# what is computed.
+_MAY_CHANGE = ("loop.", "mesh.", "accumulate", "step.model.remat", "init.folder")
 
 
 class Checkpoints:

@@ -55,7 +55,7 @@ class DemoSettings:
 FULL = DemoSettings(
     vae_steps=60,
     # What learns ten samples by heart the fastest: steps count for more than layers.
-    dit=dit_config("xs", layers=2, heads=4, text_refiner_layers=0, remat=False),
+    dit=dit_config("xs", layers=2, heads=4, text_refiner_layers=0, remat="none"),
     dit_steps=900,
     sampler_steps=24,
 )

@@ -95,6 +95,14 @@ def init(key: PRNGKeyArray, params: PyTree, lora: LoRA) -> PyTree:
     return nested(adapters)
 
 
+def scaled(adapters: PyTree, lora: LoRA) -> PyTree:
+    """The adapters with alpha / rank in `b`, as `soraxla.models.dit.apply` has them."""
+    named = named_leaves(adapters)
+    return nested(
+        {n: lora.scale * x if n.endswith(".b") else x for n, x in named.items()}
+    )
+
+
 def merge(params: PyTree, adapters: PyTree, lora: LoRA) -> PyTree:
     """The parameters with kernel + (alpha / rank) · a·b in place of adapted kernels."""
     named, parts = named_leaves(params), named_leaves(adapters)

@@ -24,7 +24,9 @@ class DiTConfig:
         rope_fps: frame rate at which one latent frame is one step of the time axis.
         shift: the time shift rule, "auto" (by clip size) or one number for all clips.
         dtype: of activations and matrix products; parameters are always fp32.
-        remat: recompute a block in the backward pass instead of storing it.
+        remat: what the backward pass computes again instead of keeping it: "full", a
+            block from its input, but for self-attention; "dots", what lies between its
+            matrix products and attention; "none", nothing.
     """
 
     layers: int
@@ -42,7 +44,7 @@ class DiTConfig:
     rope_fps: float = 16.0
     shift: float | Literal["auto"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    remat: bool = True
+    remat: Literal["full", "dots", "none"] = "full"
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "mlp_width", "latent_channels"):
@@ -66,6 +68,10 @@ class DiTConfig:
         if self.dtype not in ("bfloat16", "float32"):
             raise ValueError(
                 f"DiT dtype {self.dtype!r}: expected 'bfloat16' or 'float32'"
+            )
+        if self.remat not in ("full", "dots", "none"):
+            raise ValueError(
+                f"DiT remat {self.remat!r}: expected 'full', 'dots' or 'none'"
             )
 
     @property

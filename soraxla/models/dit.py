@@ -1,19 +1,19 @@
 """The packed diffusion transformer: Wan 2.1's layers on rows of several clips."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PyTree
 
 from soraxla.models.config import DiTConfig
 from soraxla.models.layers import (
     MLP,
     Block,
     Context,
+    Linear,
     TextRefiner,
     gather_rows,
     layer_norm,
@@ -26,6 +26,16 @@ from soraxla.types import Array, PackedBatch
 Params = dict[str, Any]
 
 _FREQUENCIES = 128
+
+# What each policy keeps of a block beside its input, by the names of its layers.
+_policies = jax.checkpoint_policies
+_SAVED = {
+    "full": _policies.save_only_these_names("self_attn"),
+    "dots": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable,
+        _policies.save_only_these_names("self_attn", "cross_attn"),
+    ),
+}
 
 # Parameter to logical axes. Vectors are small: gathering them would cost more.
 RULES: Rules = (
@@ -73,6 +83,7 @@ def apply(
     t: Float[Array, "b s"],
     batch: PackedBatch,
     known_t: Float[Array, "b s"] | None = None,
+    adapters: PyTree = None,
 ) -> Float[Array, "b l p"]:
     """The network's prediction for corrupted tokens, fp32; exactly 0 at padding.
 
@@ -81,6 +92,7 @@ def apply(
         t: time of each segment's generated tokens, 0 clean … 1 noise.
         batch: everything but `batch.latents` is read.
         known_t: time of each segment's known tokens; clean (0) if None.
+        adapters: {layer: {a, b}}, whose products x·a·b are added to the layers'.
 
     Raises:
         ValueError: tokens or text are not as wide as the configuration says.
@@ -89,7 +101,24 @@ def apply(
     _check_width("text", batch.text.shape[-1], cfg.text_width, "text_width")
     if known_t is None:
         known_t = jnp.zeros(t.shape, jnp.float32)
-    return DiT(cfg).apply({"params": params}, x, t, batch, known_t)  # pyright: ignore
+    variables = {"params": params, "lora": adapters or {}}
+    return DiT(cfg).apply(variables, x, t, batch, known_t)  # pyright: ignore
+
+
+def as_computed(params: Params, cfg: DiTConfig) -> Params:
+    """The parameters with kernels in the type in which they are multiplied.
+
+    Predictions are the same to the bit. For weights that are not trained: in bfloat16
+    they take half the memory.
+    """
+
+    def cast(path: Any, leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name.startswith("time_") or not name.endswith(".kernel"):
+            return leaf  # what is fp32, or small
+        return leaf.astype(cfg.dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def time_features(t: Float[Array, "b r"]) -> Float[Array, "b r 256"]:
@@ -126,15 +155,17 @@ class DiT(nn.Module):
         self.known_embed = self.param(
             "known_embed", nn.initializers.zeros, (cfg.width,)
         )
-        self.time_in = nn.Dense(cfg.width, dtype=jnp.float32, kernel_init=small)
-        self.time_out = nn.Dense(cfg.width, dtype=jnp.float32, kernel_init=small)
+        self.time_in = Linear(cfg.width, jnp.float32, small)
+        self.time_out = Linear(cfg.width, jnp.float32, small)
         self.time_proj = linear(6 * cfg.width, jnp.float32, zero=True)
         self.text_embed = MLP(cfg.width, cfg.width, dtype, axis="text")
         self.text_refiner = [TextRefiner(cfg) for _ in range(cfg.text_refiner_layers)]
-        block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
+        block = Block
+        if cfg.remat != "none":
+            block = nn.remat(Block, prevent_cse=False, policy=_SAVED[cfg.remat])
         self.blocks = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore
             length=cfg.layers,
@@ -143,13 +174,8 @@ class DiT(nn.Module):
             "head_table", nn.initializers.zeros, (2, cfg.width)
         )
         # bf16 operands, fp32 result: predictions are summed over many sampler steps.
-        self.head = nn.Dense(
-            cfg.patch_dim,
-            dtype=dtype,
-            kernel_init=nn.initializers.zeros,
-            dot_general=functools.partial(
-                jax.lax.dot_general, preferred_element_type=jnp.float32
-            ),
+        self.head = Linear(
+            cfg.patch_dim, dtype, nn.initializers.zeros, out_dtype=jnp.float32
         )
 
     def __call__(self, x, t, batch, known_t):

@@ -4,7 +4,7 @@ Everything is computed in `cfg.dtype` but for fp32 islands: norms, modulation an
 residual sums. Parameters are fp32.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,10 +95,42 @@ class RMSNorm(nn.Module):
         return x * scale[None, None, :]
 
 
+class Linear(nn.Module):
+    """x·kernel + bias, plus (x·a)·b where the collection `lora` has the two.
+
+    A kernel with the product added would be a second one, and so would its gradient.
+
+    Attributes:
+        dtype: of the operands.
+        out_dtype: of the product; `dtype` if None.
+    """
+
+    features: int
+    dtype: Any
+    kernel_init: nn.initializers.Initializer
+    out_dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l i"]) -> Float[Array, "b l o"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+
+        def product(x: Array, weight: Array, out_dtype: Any = None) -> Array:
+            weight = weight.astype(self.dtype)
+            return jnp.matmul(x, weight, preferred_element_type=out_dtype)
+
+        x = jnp.asarray(x, self.dtype)
+        y = product(x, kernel, self.out_dtype)
+        if self.has_variable("lora", "a"):
+            a, b = (self.get_variable("lora", name) for name in "ab")
+            y = y + product(product(x, a), b, self.out_dtype)
+        return y + bias.astype(self.dtype)[None, None, :]
+
+
 def linear(features: int, dtype, *, zero: bool = False, name: str | None = None):
-    """A dense layer with bias: Xavier uniform as in DiT, or all zero."""
+    """A linear layer: Xavier uniform as in DiT, or all zero."""
     init = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
-    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+    return Linear(features, dtype, init, name=name)
 
 
 class Attention(nn.Module):
@@ -139,6 +171,7 @@ class Attention(nn.Module):
             kv_segment_ids=source_segment_ids,
             kv_bias=source_bias,
             axes=self.axes,
+            name=self.name or "attn",
         )
         out = out.reshape(*out.shape[:2], cfg.width)
         return linear(cfg.width, dtype, zero=self.zero, name="o")(out)

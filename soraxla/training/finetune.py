@@ -1,9 +1,11 @@
 """Fine-tuning: a transformer's training that starts from a folder's weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from data_pipelines.packed import Dataset, check_vae
 from soraxla.diffusion.process import Process
@@ -18,7 +20,7 @@ _FREE = ("dtype", "remat")
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The model that a training starts from, and where it lies."""
+    """The model that a training starts from, on the host, and where it lies."""
 
     folder: Path
     dit: Loaded
@@ -37,7 +39,11 @@ def open_start(folder: Path) -> Start:
     Raises:
         ValueError: see `load_transformer`.
     """
-    return Start(folder=folder, dit=load_transformer(folder))
+    loaded = load_transformer(folder)
+    # A training makes its own on the devices, which have no room for another.
+    return Start(
+        folder=folder, dit=replace(loaded, params=jax.device_get(loaded.params))
+    )
 
 
 def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from PIL import Image
 
 from data_pipelines.packed import Dataset, check_vae, packed_batches
 from data_pipelines.windows import WindowDataset, WindowSpec
+from soraxla.compiler import jit
 from soraxla.diffusion.schedule import time_shift
 from soraxla.hosts import barrier, is_main
+from soraxla.models import dit
 from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
 from soraxla.settings import to_dict
@@ -26,6 +28,7 @@ from soraxla.sharding import (
     axis_size,
     one_device,
     own_rows,
+    param_shardings,
     put_rows,
 )
 from soraxla.training.finetune import Start, check_start
@@ -50,13 +53,24 @@ Preview = Callable[[TrainState], Image.Image]
 
 @dataclass(frozen=True, kw_only=True)
 class DiTTraining:
-    """A whole training of the diffusion transformer."""
+    """A whole training of the diffusion transformer.
+
+    Attributes:
+        batch_rows: rows of a step.
+        accumulate: parts of a step's rows that are computed one after the other, with
+            the memory of one; the step is the same.
+    """
 
     step: DiTStep
     pack: PackSpec
     loop: LoopSettings
     batch_rows: int = 1
+    accumulate: int = 1
     mesh: MeshSettings = field(default_factory=MeshSettings)
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}, expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +157,8 @@ def dit_job(
         },
         init=fresh if start is None or adapted else fine_tuned,
         init_args=(start.dit.params,) if start and not adapted else (),
-        step=functools.partial(dit_step, cfg=cfg.step),
-        frozen=(start.dit.params,) if start and adapted else (),
+        step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
+        frozen=(_frozen(start, cfg, mesh),) if start and adapted else (),
         batches=batches,
         unit="tokens",
         preview=preview,
@@ -156,6 +170,15 @@ def dit_job(
     )
 
 
+def _frozen(start: Start, cfg: DiTTraining, mesh: Mesh) -> PyTree:
+    """The base of adapters on the devices, cut as if it were trained."""
+    made = functools.partial(dit.as_computed, cfg=cfg.step.model)
+    abstract = jax.eval_shape(made, start.dit.params)
+    return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(
+        start.dit.params
+    )
+
+
 def check_mesh(cfg: DiTTraining, mesh: Mesh) -> range:
     """The rows of a batch that this host reads.
 
@@ -163,6 +186,13 @@ def check_mesh(cfg: DiTTraining, mesh: Mesh) -> range:
         ValueError: the mesh does not divide what it is to cut.
     """
     own, model = own_rows(cfg.batch_rows, mesh), cfg.step.model
+    devices = axis_size(mesh, MESH_AXES["batch"])
+    if cfg.batch_rows % (cfg.accumulate * devices):
+        raise ValueError(
+            f"batch_rows is {cfg.batch_rows}, which accumulate = {cfg.accumulate} "
+            f"parts of data x fsdp = {devices} devices do not divide; set it to a "
+            f"multiple of {cfg.accumulate * devices}, or change accumulate"
+        )
     for what, size, axis in (
         ("pack.row_length", cfg.pack.row_length, "tokens"),
         ("step.model.width", model.width, "embed"),

@@ -1,5 +1,6 @@
 """One training step of each model: pure functions of (state, batch)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
@@ -20,7 +21,7 @@ from soraxla.lora import LoRA
 from soraxla.models import dit, vae
 from soraxla.models.config import DiTConfig
 from soraxla.optim import OptimSettings
-from soraxla.sharding import WHOLE, Rules
+from soraxla.sharding import PACKED_AXES, WHOLE, LogicalAxes, Rules, constrain
 from soraxla.training.state import Metrics, TrainState, create, update
 from soraxla.types import Array, PackedBatch
 
@@ -79,7 +80,7 @@ def dit_rules(cfg: DiTStep) -> Rules:
 
 
 def dit_params(trained: PyTree, base: PyTree, cfg: DiTStep) -> PyTree:
-    """The model's parameters of a state's (its `params` or `ema`).
+    """The model's parameters of a state's (its `params` or `ema`), adapters merged.
 
     Args:
         base: the frozen parameters that adapters add to; None without LoRA.
@@ -88,19 +89,40 @@ def dit_params(trained: PyTree, base: PyTree, cfg: DiTStep) -> PyTree:
 
 
 def dit_step(
-    state: TrainState, batch: PackedBatch, base: PyTree = None, *, cfg: DiTStep
+    state: TrainState,
+    batch: PackedBatch,
+    base: PyTree = None,
+    *,
+    cfg: DiTStep,
+    accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """One update; noise and time are functions of (seed, draw), never of the step.
 
-    `base` is as in `dit_params`, and stays as it is.
+    Args:
+        base: the frozen parameters beside which adapters are trained; None without
+            LoRA.
+        accumulate: parts of the batch that are computed one after the other, with the
+            memory of one; the loss and its gradient are those of the whole batch.
     """
     keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.draw)
     t_BS = sample_times(keys_BS, batch.shift)
-    loss, grads = jax.value_and_grad(
-        lambda trained: dit_error(
-            dit_params(trained, base, cfg), batch, t_BS, cfg=cfg, purpose=Purpose.NOISE
+
+    def error(trained: PyTree, *rows: PyTree) -> tuple[Array, Array]:
+        params, adapters = trained, None
+        if cfg.lora is not None:
+            params, adapters = base, lora.scaled(trained, cfg.lora)
+        return dit_error(
+            params, *rows, cfg=cfg, purpose=Purpose.NOISE, adapters=adapters
         )
-    )(state.params)
+
+    def sums(*rows: PyTree) -> PyTree:
+        return jax.value_and_grad(error, has_aux=True)(state.params, *rows)
+
+    (total, weight), grads = _sum_of_parts(
+        sums, (batch, t_BS), (PACKED_AXES, ("batch", None)), accumulate
+    )
+    weight = jnp.maximum(weight, 1e-9)
+    loss, grads = jax.tree.map(lambda x: x / weight, (total, grads))
     state, metrics = update(state, loss, grads, {}, cfg.optim)
     return state, {**metrics, "tokens": jnp.sum(batch.segment_ids > 0)}
 
@@ -112,8 +134,9 @@ def dit_error(
     *,
     cfg: DiTStep,
     purpose: Purpose,
-) -> Float[Array, ""]:
-    """Weighted mean squared error of the prediction at the given times."""
+    adapters: PyTree = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The two sums whose ratio is the loss (`packed_mse`), at the given times."""
     process = cfg.process
     t_BS = jnp.minimum(t_BS, process.max_time)
     eps_BLP = noise(
@@ -127,10 +150,33 @@ def dit_error(
     t_BL = token_times(t_BS, batch.segment_ids)
     x_BLP = process.corrupt(batch.latents, eps_BLP, t_BL)
     x_BLP = jnp.where(batch.known[:, :, None], batch.latents, x_BLP)
-    pred_BLP = dit.apply(params, cfg.model, x_BLP, t_BS, batch)
+    pred_BLP = dit.apply(params, cfg.model, x_BLP, t_BS, batch, adapters=adapters)
     target_BLP = process.target(batch.latents, eps_BLP, t_BL)
-    total, weight = packed_mse(pred_BLP, target_BLP, batch)
-    return total / jnp.maximum(weight, 1e-9)
+    return packed_mse(pred_BLP, target_BLP, batch)
+
+
+def _sum_of_parts(
+    function: Callable[..., PyTree], rows: PyTree, axes: PyTree, parts: int
+) -> PyTree:
+    """Σ function(*part) over parts of the rows, one after the other.
+
+    Part j has the rows j, j + parts, …: as many of every device, which hold ranges of
+    rows, so that none is sent to another.
+    """
+    if parts == 1:
+        return function(*rows)
+
+    def cut(x: Array, axes: LogicalAxes) -> Array:
+        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(x, None, *axes)
+
+    def add(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, sums, function(*part)), None
+
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *rows)
+    )
+    return jax.lax.scan(add, zeros, jax.tree.map(cut, rows, axes))[0]
 
 
 def vae_init(cfg: VAEStep) -> TrainState:

@@ -19,7 +19,7 @@ from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 
 SETS = (
-    "step.model.remat=False",
+    "step.model.remat=none",
     "pack.row_length=64",
     "pack.text_length=32",
     "pack.max_segments=4",

@@ -10,7 +10,7 @@ from soraxla.video_io import probe, read_clip
 
 # One shape, since compiles are most of the time.
 ONE_WINDOW = "windows.shapes=[{'frames': 5, 'height': 32, 'width': 32, 'batch': 1}]"
-SMALL_DIT = ("pack.row_length=128", "loop.keep=1", "step.model.remat=False")
+SMALL_DIT = ("pack.row_length=128", "loop.keep=1", "step.model.remat=none")
 
 
 def run(*arguments) -> None:

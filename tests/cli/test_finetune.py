@@ -45,7 +45,7 @@ def dataset(wan, tmp_path_factory):
 def test_from_wan_weights_to_a_clip_and_an_adapter(wan, dataset, refusal, tmp_path):
     work = tmp_path / "run"
     command = ["train", "--data", dataset, "--workdir", work]
-    sets = ["step.model.remat=False", "step.lora.rank=3", "loop.steps=2"]
+    sets = ["step.model.remat=none", "step.lora.rank=3", "loop.steps=2"]
     sets += ["pack.row_length=64", "pack.text_length=32", "pack.max_segments=4"]
     sets += ["step.optim.warmup_steps=1", "loop.checkpoint_every=2"]
     sets = [word for item in sets for word in ("--set", item)]

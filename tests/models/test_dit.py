@@ -8,9 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from soraxla import lora
+from soraxla.kernels import xla_flash
+from soraxla.kernels.engine import Engine
+from soraxla.lora import LoRA
 from soraxla.models import dit
 from soraxla.models.config import SIZES, DiTConfig, dit_config
 from soraxla.models.layers import Block, gather_rows
+from soraxla.trees import named_leaves
 from soraxla.types import PackedBatch
 
 CFG = DiTConfig(
@@ -187,13 +192,69 @@ def test_gathered_rows_have_the_gradient_of_a_gather():
     assert np.all(ours[0, 1] == 0.0)
 
 
-def test_remat_changes_nothing():
-    plain = dataclasses.replace(CFG, remat=False)
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_nothing(remat):
+    plain, cfg = (dataclasses.replace(CFG, remat=r) for r in ("none", remat))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-        gradients(params(), CFG, *pack(A, B, C)),
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=0, atol=4e-6 * np.abs(b).max()
+        ),
+        gradients(params(), cfg, *pack(A, B, C)),
         gradients(params(), plain, *pack(A, B, C)),
     )
+
+
+@pytest.mark.parametrize(("remat", "again"), [("none", 0), ("dots", 0), ("full", 1)])
+def test_self_attention_is_never_computed_again(monkeypatch, remat, again):
+    """Forward: the refiner's, self- and cross-attention; again at most the last."""
+
+    def marked(*inputs):
+        out, lse = xla_flash.forward(*inputs)
+        mark = jnp.cbrt(lse)  # nothing else computes one
+        return out + mark[..., None], mark
+
+    engine = Engine(marked, xla_flash.backward)
+    monkeypatch.setattr("soraxla.attention.ENGINE", engine)
+    cfg = dataclasses.replace(CFG, remat=remat)
+    x, *rest = pack(A, B, C)
+
+    def loss(params):
+        return jnp.sum(dit.apply(params, cfg, x, *rest))
+
+    text = jax.jit(jax.grad(loss)).lower(params()).as_text()
+    assert text.count("stablehlo.cbrt") == 3 + again
+
+
+def test_adapters_beside_kernels_predict_what_merged_ones_do():
+    """Of every layer: in the scan, in the refiner, in the head, of the time."""
+    settings = LoRA(rank=3, alpha=4.5, targets=("*",))
+    shapes = jax.eval_shape(lambda: lora.init(jax.random.key(0), params(), settings))
+    rng = np.random.default_rng(3)
+    adapters = jax.tree.map(
+        lambda a: np.float32(0.3 * rng.normal(size=a.shape)), shapes
+    )
+    row = pack(A, B, C)
+    expected = run(lora.merge(params(), adapters, settings), CFG, *row)
+    x, t, batch, known_t = row
+    found = jit(
+        lambda adapters: dit.apply(params(), CFG, x, t, batch, known_t, adapters)
+    )(lora.scaled(adapters, settings))
+    assert np.abs(expected - run(params(), CFG, *row)).max() > 1.0
+    atol = 2e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+def test_parameters_as_computed_predict_the_same_to_the_bit():
+    cfg = dataclasses.replace(CFG, dtype="bfloat16")
+    rounded = dit.as_computed(params(), cfg)
+    row = pack(A, B, C)
+    np.testing.assert_array_equal(run(rounded, cfg, *row), run(params(), cfg, *row))
+    kept = {
+        name
+        for name, leaf in named_leaves(rounded).items()
+        if name.endswith("kernel") and leaf.dtype != jnp.bfloat16
+    }
+    assert kept == {f"time_{x}.kernel" for x in ("in", "out", "proj")}
 
 
 def test_the_scan_is_a_loop_over_unstacked_blocks():

@@ -33,7 +33,7 @@ CFG = DiTStep(
         text_width=8,
         text_refiner_layers=0,
         dtype="float32",
-        remat=False,
+        remat="none",
     )
 )
 INIT = jax.jit(functools.partial(dit_init, CFG))

@@ -90,7 +90,7 @@ def settings(way, start, **step):
     """`way` of the shipped configuration, at a size for tests."""
     config = load_config(f"{CONFIG}:{way}")
     del config["kind"]
-    config["step"] |= {"model": {"remat": False}, **step}
+    config["step"] |= {"model": {"remat": "none"}, **step}
     return build(DiTTraining, settings_of({**config, **QUICK}, start))
 
 
@@ -137,7 +137,8 @@ def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype
 
 def error_of(params, batch, times, cfg):
     plain = DiTStep(model=cfg.step.model, seed=cfg.step.seed)
-    return compiled(ERROR, plain)(params, batch, times)
+    total, weight = compiled(ERROR, plain)(params, batch, times)
+    return total / weight
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +268,9 @@ def test_settings_that_do_not_fit(folder, dataset, tmp_path, step, message):
 def test_what_is_named_as_it_is_fits(folder):
     """As is how the model is computed, which a training may choose."""
     start = open_start(folder)
-    model = {"layers": 2, "patch": (1, 2, 2), "dtype": "bfloat16", "remat": True}
+    model = {"layers": 2, "patch": (1, 2, 2), "dtype": "bfloat16", "remat": "dots"}
     found = settings("lora", start, model=model, process={"prediction": "flow"})
-    assert found.step.model == replace(start.dit.model, dtype="bfloat16", remat=True)
+    assert found.step.model == replace(start.dit.model, dtype="bfloat16", remat="dots")
 
 
 @pytest.mark.parametrize("way", ["full", "lora"])

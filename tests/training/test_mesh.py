@@ -9,14 +9,21 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from soraxla.checkpoint import Checkpoints
-from soraxla.training.steps import dit_init
+from soraxla.collectives import collectives
+from soraxla.packing import Segment, pack
+from soraxla.sharding import PACKED_AXES, MeshSettings, make_mesh, partition_spec
+from soraxla.training.jobs import DiTTraining, check_mesh
+from soraxla.training.loop import LoopSettings
+from soraxla.training.steps import dit_init, dit_step
 from tests.data_pipelines.datasets import write_dataset
 from tests.training import mesh_run
 
@@ -64,6 +71,49 @@ def test_every_axis_gives_the_loss_of_one_device(data, alone, tmp_path, mesh):
     kernel = state.opt[1][0].mu["blocks"]["mlp"]["in_proj"]["kernel"]
     parts = mesh.get("fsdp", 1) * mesh.get("context", 1) * mesh.get("tensor", 1)
     assert kernel.addressable_shards[0].data.size * parts == kernel.size
+
+
+def test_accumulation_sends_no_row_to_another_device():
+    """Where parameters are whole, devices have nothing but sums to exchange."""
+    mesh = make_mesh(MeshSettings(data=8))
+    clip = Segment(
+        tokens=np.zeros((4, 16), np.float32),
+        positions=np.zeros((4, 3), np.float32),
+        text=np.zeros((2, 8), np.float32),
+        draw=0,
+        shift=1.0,
+    )
+    batch = pack([[clip]] * 16, mesh_run.SPEC)
+    cut = jax.tree.map(
+        lambda x, axes: NamedSharding(mesh, partition_spec(x.shape, axes, mesh)),
+        batch,
+        PACKED_AXES,
+    )
+    step = jax.jit(
+        functools.partial(dit_step, cfg=mesh_run.CFG, accumulate=2),
+        in_shardings=(NamedSharding(mesh, PartitionSpec()), cut),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    state = jax.eval_shape(functools.partial(dit_init, mesh_run.CFG))
+    with jax.set_mesh(mesh):
+        text = step.lower(state, batch).compile().as_text()
+    assert {c.kind for c in collectives(text)} == {"all-reduce"}
+
+
+def test_rows_are_divided_by_parts_and_devices():
+    cfg = DiTTraining(
+        step=mesh_run.CFG,
+        pack=mesh_run.SPEC,
+        loop=LoopSettings(steps=1),
+        batch_rows=12,
+        accumulate=2,
+    )
+    mesh = make_mesh(MeshSettings(data=2, fsdp=2, context=2))
+    with pytest.raises(ValueError, match=r"accumulate = 2 parts.*multiple of 8, or"):
+        check_mesh(cfg, mesh)
+    assert len(check_mesh(replace(cfg, batch_rows=16), mesh)) == 16
+    with pytest.raises(ValueError, match="accumulate is 0, expected at least 1"):
+        replace(cfg, accumulate=0)
 
 
 def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(

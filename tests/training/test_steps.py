@@ -145,6 +145,24 @@ def test_what_stands_at_padding_changes_nothing(step, state):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_changes_neither_loss_nor_update(step, state, parts):
+    """Parts of very different weight: of one clip, of three, of none at all."""
+    tiny = clip(3, (1, 2, 2), 5)
+    batch = rows([A, B], [tiny], [C], [])
+    in_parts = quick(functools.partial(dit_step, cfg=DIT, accumulate=parts))
+    (one, expected), (other, found) = step(state, batch), in_parts(state, batch)
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
+    assert found["tokens"] == expected["tokens"]
+    # The gradient, as Adam's first moment has it: its update divides rounding by
+    # rounding where that is almost 0, as keys' biases have it.
+    one, other = (jax.tree.leaves(s.opt[1][0].mu) for s in (one, other))
+    atol = 1e-6 * max(np.abs(leaf).max() for leaf in one)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=atol)
+
+
 def test_the_transformer_learns_a_batch_by_heart(fresh, step):
     batch, state, losses = rows([A, B], [C]), fresh, []
     for _ in range(30):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from soraxla import lora
 from soraxla.lora import LoRA
 from soraxla.models import dit
 from soraxla.packing import PackSpec, Segment, pack
@@ -18,8 +19,8 @@ from soraxla.training.steps import DiTStep, dit_init
 from soraxla.trees import nested
 from soraxla.types import LatentGrid
 from soraxla.wan import import_wan
-from soraxla.wan.adapter import ADAPTER, export_adapter
-from soraxla.weights import load_transformer
+from soraxla.wan.adapter import ADAPTER, _trained, export_adapter
+from soraxla.weights import from_training, load_transformer
 from tests.golden.wan import LORA, part, write_transformer
 from tests.tiny import quick
 from tests.training.toy import Batches
@@ -91,7 +92,7 @@ def run(start, tmp_path_factory):
     return trained(tmp_path_factory.mktemp("runs") / "run", start, settings, adapters)
 
 
-def predicted(params, model):
+def predicted(params, model, adapters=None):
     """The prediction for the fixture's input, in diffusers' layout (1,C,T,H,W)."""
     _, _, t, h, w = GOLDEN["latents"].shape
     grid = LatentGrid(t=t, h=h, w=w)
@@ -107,21 +108,28 @@ def predicted(params, model):
     spec = PackSpec(row_length=len(clip.tokens), text_length=8, max_segments=1)
     batch = pack([[clip]], spec)
     time = (GOLDEN["time"] / 1000.0)[None].astype(np.float32)
-    apply = quick(lambda params, x: dit.apply(params, model, x, time, batch))
-    out = apply(params, jax.numpy.asarray(batch.latents))
+    apply = quick(
+        lambda params, adapters, x: dit.apply(
+            params, model, x, time, batch, adapters=adapters
+        )
+    )
+    out = apply(params, adapters, jax.numpy.asarray(batch.latents))
     clip = np.asarray(unpatchify(np.asarray(out)[0], grid, model.patch))
     return clip.transpose(3, 0, 1, 2)[None]
 
 
-def test_merged_weights_predict_as_diffusers_with_the_adapter(start, run):
+def test_adapters_predict_as_diffusers_with_the_adapter(start, run):
+    """Merged, as a training folder is read, and beside the weights, as in training."""
     model = replace(start.dit.model, dtype="float32")
     before, after = GOLDEN["before"], GOLDEN["after"]
     assert abs(after - before).max() > 0.5
-    for params, expected in (
-        (start.dit.params, before),
-        (load_transformer(run).params, after),
+    step, adapters = from_training(run, "dit", _trained)
+    for params, beside, expected in (
+        (start.dit.params, None, before),
+        (load_transformer(run).params, None, after),
+        (start.dit.params, lora.scaled(adapters, step.lora), after),
     ):
-        found = predicted(params, model)
+        found = predicted(params, model, beside)
         assert abs(found - expected).max() <= 1e-4 * abs(expected).max()
 
 
