@@ -303,11 +303,13 @@ def sampler(model: DiTConfig, process: Process, solver: str, cfg_scale: float):
             purpose=Purpose.SAMPLE,
         )
 
-        def denoise(x: Array, t: Array, rows: PackedBatch) -> Array:
-            return dit.apply(params, model, x, t, rows)
-
         x = sample(
-            guided(denoise, batch, negative, cfg_scale=cfg_scale),
+            guided(
+                functools.partial(dit.denoiser, params, model),
+                batch,
+                negative,
+                cfg_scale=cfg_scale,
+            ),
             constrain(eps, "batch", "tokens", None),
             batch,
             grid,

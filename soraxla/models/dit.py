@@ -1,6 +1,7 @@
 """The packed diffusion transformer: Wan 2.1's layers on rows of several clips."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int, PyTree
 from soraxla.models.config import DiTConfig
 from soraxla.models.layers import (
     MLP,
+    Attention,
     Block,
     Context,
     Linear,
@@ -84,6 +86,7 @@ def apply(
     batch: PackedBatch,
     known_t: Float[Array, "b s"] | None = None,
     adapters: PyTree = None,
+    text: "Text | None" = None,
 ) -> Float[Array, "b l p"]:
     """The network's prediction for corrupted tokens, fp32; exactly 0 at padding.
 
@@ -93,6 +96,7 @@ def apply(
         batch: everything but `batch.latents` is read.
         known_t: time of each segment's known tokens; clean (0) if None.
         adapters: {layer: {a, b}}, whose products x·a·b are added to the layers'.
+        text: of `encode_text`, for calls that share it; `batch.text` is then not read.
 
     Raises:
         ValueError: tokens or text are not as wide as the configuration says.
@@ -102,7 +106,8 @@ def apply(
     if known_t is None:
         known_t = jnp.zeros(t.shape, jnp.float32)
     variables = {"params": params, "lora": adapters or {}}
-    return DiT(cfg).apply(variables, x, t, batch, known_t)  # pyright: ignore
+    inputs = (x, t, batch, known_t, text)
+    return DiT(cfg).apply(variables, *inputs)  # pyright: ignore
 
 
 def as_computed(params: Params, cfg: DiTConfig) -> Params:
@@ -119,6 +124,35 @@ def as_computed(params: Params, cfg: DiTConfig) -> Params:
         return leaf.astype(cfg.dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)
+
+
+class Text(NamedTuple):
+    """What the network makes of the text alone, the same at every time."""
+
+    keys: Float[Array, "n b m h k"]  # n: of every block's cross-attention
+    values: Float[Array, "n b m h k"]
+    segment_ids: Int[Array, "b m"]
+    bias: Float[Array, "b m"] | None
+
+
+def encode_text(params: Params, cfg: DiTConfig, batch: PackedBatch) -> Text:
+    """The text of the rows, for any number of `apply`."""
+    model, cross = DiT(cfg), Attention(cfg)
+    made: Any = model.apply({"params": params}, batch, method="text")
+    text, ids, bias = made
+    keys, values = jax.lax.map(
+        lambda p: cross.apply({"params": p}, text, method="keys_values"),
+        params["blocks"]["cross_attn"],
+    )
+    return Text(keys, values, ids, bias)
+
+
+def denoiser(
+    params: Params, cfg: DiTConfig, batch: PackedBatch
+) -> Callable[[Array, Array], Array]:
+    """`apply` as (x, t) → prediction; the text is encoded here, once."""
+    text = encode_text(params, cfg, batch)
+    return lambda x, t: apply(params, cfg, x, t, batch, text=text)
 
 
 def time_features(t: Float[Array, "b r"]) -> Float[Array, "b r 256"]:
@@ -167,7 +201,7 @@ class DiT(nn.Module):
             block,
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,  # pyright: ignore
+            in_axes=(nn.broadcast, 0),  # pyright: ignore
             length=cfg.layers,
         )(cfg)
         self.head_table = self.param(
@@ -178,12 +212,14 @@ class DiT(nn.Module):
             cfg.patch_dim, dtype, nn.initializers.zeros, out_dtype=jnp.float32
         )
 
-    def __call__(self, x, t, batch, known_t):
-        x, ctx, e_BRD = self.embed(x, t, batch, known_t)
-        x, _ = self.blocks(x, ctx)
+    def __call__(self, x, t, batch, known_t, text: Text | None = None):
+        x, ctx, e_BRD = self.embed(x, t, batch, known_t, text)
+        x, _ = self.blocks(x, ctx, None if text is None else text[:2])
         return self.unembed(x, ctx, e_BRD)
 
-    def embed(self, x, t, batch, known_t) -> tuple[jax.Array, Context, jax.Array]:
+    def embed(
+        self, x, t, batch, known_t, text: Text | None = None
+    ) -> tuple[jax.Array, Context, jax.Array]:
         """Tokens (B,L,D), what blocks read beside them, and the time embedding."""
         cfg = self.cfg
         x = self.patch_embed(x)
@@ -196,7 +232,9 @@ class DiT(nn.Module):
         e_BRD = constrain(self.time_out(nn.silu(hidden)), "batch", None, None)
         modulation = constrain(self.time_proj(nn.silu(e_BRD)), "batch", None, None)
         cos, sin = rotary_tables(jnp.asarray(batch.positions), cfg.head_dim)
-        text, text_ids, text_bias = self._text(batch)
+        tokens, text_ids, text_bias = (
+            self.text(batch) if text is None else (None, *text[2:])
+        )
         segment = jnp.maximum(batch.segment_ids - 1, 0)
         ctx = Context(
             segment_ids=jnp.asarray(batch.segment_ids),
@@ -204,7 +242,7 @@ class DiT(nn.Module):
             sin=sin,
             modulation=modulation.reshape(*rows.shape, 6, cfg.width),
             row=2 * segment + batch.known.astype(segment.dtype),
-            text=text,
+            text=tokens,
             text_segment_ids=text_ids,
             text_bias=text_bias,
         )
@@ -219,7 +257,7 @@ class DiT(nn.Module):
         x = self.head(layer_norm(x) * (1.0 + scale) + shift)
         return jnp.where((ctx.segment_ids > 0)[:, :, None], x, 0.0)
 
-    def _text(self, batch: PackedBatch):
+    def text(self, batch: PackedBatch):
         """Text tokens at the model's width, their segment ids and logit biases."""
         text, ids = jnp.asarray(batch.text), jnp.asarray(batch.text_segment_ids)
         bias = None

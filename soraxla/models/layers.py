@@ -28,7 +28,7 @@ class Context(NamedTuple):
     sin: Float[Array, "b l half"]
     modulation: Float[Array, "b r 6 d"]  # r = 2S: generated and known, a segment each
     row: Int[Array, "b l"]  # the token's row of `modulation`
-    text: Float[Array, "b m d"]
+    text: Float[Array, "b m d"] | None  # None: blocks are handed keys and values
     text_segment_ids: Int[Array, "b m"]
     text_bias: Float[Array, "b m"] | None
 
@@ -145,36 +145,48 @@ class Attention(nn.Module):
     zero: bool = False
     axes: tuple[str, str] = ("tokens", "tokens")
 
-    @nn.compact
+    def setup(self) -> None:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        self.q, self.k, self.v = (linear(cfg.width, dtype) for _ in range(3))
+        self.norm_q, self.norm_k = RMSNorm(), RMSNorm()
+        self.o = linear(cfg.width, dtype, zero=self.zero)
+
+    def keys_values(
+        self,
+        source: Float[Array, "b m d"],
+        rotary: tuple[Array, Array] | None = None,
+    ) -> tuple[Float[Array, "b m n k"], Float[Array, "b m n k"]]:
+        """What is attended to."""
+        keys = self._heads(self.norm_k(self.k(source)), rotary)
+        return keys, self._heads(self.v(source))
+
     def __call__(
         self,
         x: Float[Array, "b l d"],
-        source: Float[Array, "b m d"],
+        keys: Float[Array, "b m n k"],
+        values: Float[Array, "b m n k"],
         segment_ids: Int[Array, "b l"],
         source_segment_ids: Int[Array, "b m"],
         *,
         rotary: tuple[Array, Array] | None = None,
         source_bias: Float[Array, "b m"] | None = None,
     ) -> Float[Array, "b l d"]:
-        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        q = RMSNorm(name="norm_q")(linear(cfg.width, dtype, name="q")(x))
-        k = RMSNorm(name="norm_k")(linear(cfg.width, dtype, name="k")(source))
-        v = linear(cfg.width, dtype, name="v")(source)
-        q, k, v = (y.reshape(*y.shape[:2], cfg.heads, cfg.head_dim) for y in (q, k, v))
-        if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        """Attention of x; `rotary` turns its queries."""
         out = attention(
-            q.astype(dtype),
-            k.astype(dtype),
-            v,
+            self._heads(self.norm_q(self.q(x)), rotary),
+            keys,
+            values,
             q_segment_ids=segment_ids,
             kv_segment_ids=source_segment_ids,
             kv_bias=source_bias,
             axes=self.axes,
             name=self.name or "attn",
         )
-        out = out.reshape(*out.shape[:2], cfg.width)
-        return linear(cfg.width, dtype, zero=self.zero, name="o")(out)
+        return self.o(out.reshape(*out.shape[:2], self.cfg.width))
+
+    def _heads(self, y: Array, rotary: tuple[Array, Array] | None = None) -> Array:
+        y = y.reshape(*y.shape[:2], self.cfg.heads, self.cfg.head_dim)
+        return (rotate(y, *rotary) if rotary else y).astype(self.cfg.dtype)
 
 
 class MLP(nn.Module):
@@ -204,14 +216,18 @@ class Block(nn.Module):
     Shift, scale and gate are the block's table plus the token's row of the modulation,
     gathered where they are used. All start at 0 (adaLN-zero, arXiv 2212.09748), which
     leaves cross-attention as the only branch open at the start. The signature is that
-    of a scan's body.
+    of a scan's body. `text` is the cross-attention's keys and values, if they are known
+    already.
     """
 
     cfg: DiTConfig
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], ctx: Context
+        self,
+        x: Float[Array, "b l d"],
+        ctx: Context,
+        text: tuple[Float[Array, "b m n k"], Float[Array, "b m n k"]] | None = None,
     ) -> tuple[Float[Array, "b l d"], None]:
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         table = self.param("table", nn.initializers.zeros, (6, cfg.width))
@@ -221,14 +237,15 @@ class Block(nn.Module):
             return gather_rows(rows_BR6D[:, :, i, :], ctx.row)
 
         h = (layer_norm(x) * (1.0 + token(1)) + token(0)).astype(dtype)
-        h = Attention(cfg, name="self_attn")(
-            h, h, ctx.segment_ids, ctx.segment_ids, rotary=(ctx.cos, ctx.sin)
-        )
+        attn, rotary = Attention(cfg, name="self_attn"), (ctx.cos, ctx.sin)
+        keys, values = attn.keys_values(h, rotary)
+        h = attn(h, keys, values, ctx.segment_ids, ctx.segment_ids, rotary=rotary)
         x = add(x, h, token(2))
         h = AffineLayerNorm(name="cross_norm")(x).astype(dtype)
-        h = Attention(cfg, axes=("tokens", "text"), name="cross_attn")(
+        attn = Attention(cfg, axes=("tokens", "text"), name="cross_attn")
+        h = attn(
             h,
-            ctx.text,
+            *(attn.keys_values(jnp.asarray(ctx.text)) if text is None else text),
             ctx.segment_ids,
             ctx.text_segment_ids,
             source_bias=ctx.text_bias,
@@ -261,7 +278,7 @@ class TextRefiner(nn.Module):
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         h = AffineLayerNorm(name="attn_norm")(text).astype(dtype)
         attn = Attention(cfg, zero=True, axes=("text", "text"), name="attn")
-        text = text + attn(h, h, segment_ids, segment_ids)
+        text = text + attn(h, *attn.keys_values(h), segment_ids, segment_ids)
         h = AffineLayerNorm(name="mlp_norm")(text).astype(dtype)
         return text + MLP(
             2 * cfg.width, cfg.width, dtype, zero=True, axis="text", name="mlp"

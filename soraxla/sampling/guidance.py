@@ -9,12 +9,13 @@ from soraxla.types import Array, PackedBatch
 
 # (x (b l p), t (b s)) → prediction (b l p).
 Denoise = Callable[[Array, Array], Array]
-# (x, t, what conditions it) → prediction.
-ConditionalDenoise = Callable[[Array, Array, PackedBatch], Array]
+# What conditions it → the network under that condition. Called once for all steps, so
+# that what depends on the condition alone is computed once.
+Condition = Callable[[PackedBatch], Denoise]
 
 
 def guided(
-    denoise: ConditionalDenoise,
+    condition: Condition,
     batch: PackedBatch,
     negative: PackedBatch | None = None,
     *,
@@ -33,7 +34,7 @@ def guided(
         ValueError: a scale other than 1 without negative rows, or rows that differ.
     """
     if cfg_scale == 1.0:
-        return lambda x, t: denoise(x, t, batch)
+        return condition(batch)
     if negative is None:
         raise ValueError(
             f"cfg_scale {cfg_scale} needs the rows of a negative prompt: "
@@ -44,11 +45,11 @@ def guided(
             f"negative rows are {negative.segment_ids.shape}, expected "
             f"{batch.segment_ids.shape}: pack the same clips for both prompts"
         )
-    both = _stack(batch, negative)
+    denoise = condition(_stack(batch, negative))
 
     def combined(x: Array, t: Array) -> Array:
         twice = jnp.concatenate([x, x]), jnp.concatenate([t, t])
-        conditional, unconditional = jnp.split(denoise(*twice, both), 2)
+        conditional, unconditional = jnp.split(denoise(*twice), 2)
         return unconditional + cfg_scale * (conditional - unconditional)
 
     return combined

@@ -1,0 +1,160 @@
+"""A train step of a small Wan against diffusers' WanTransformer3DModel in torch.
+
+    python -m benchmarks.train_step --peer PYTHON [--dtype float32] [--json FILE]
+
+One clip of 2,560 tokens with 512 text tokens, which is one row and nothing to skip or
+pad on either side; the same weights. Counted on both sides: time and noise drawn,
+corrupted latents, forward, backward, gradients clipped by their global norm, AdamW and
+a moving average of the weights. PYTHON has `benchmarks/peers.txt` installed.
+"""
+
+import argparse
+import functools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import wan
+from benchmarks.harness import (
+    Contender,
+    Peer,
+    check_equal,
+    matmul,
+    race,
+    ratio,
+    timed,
+    write_report,
+)
+from soraxla.compiler import jit
+from soraxla.diffusion.process import Purpose, noise
+from soraxla.models import dit
+from soraxla.models.flops import train_flops
+from soraxla.training.state import create
+from soraxla.training.steps import DiTStep, dit_error, dit_step
+from soraxla.types import LatentGrid, PackedBatch
+
+GRID = LatentGrid(t=5, h=32, w=64)
+TIME = np.full((1, 1), 0.6, np.float32)  # of what is compared
+FORMS = {"float32": ("fp32",), "bfloat16": ("autocast", "bf16 weights")}
+# Relative: of fp32 sums in another order, and of bf16's 8 bits over 8 layers.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+
+
+def settings(dtype: str, *, remat: bool) -> DiTStep:
+    return DiTStep(model=wan.of_dtype(wan.DIT, dtype, remat=remat))
+
+
+def corrupted(batch: PackedBatch, step: DiTStep) -> dict[str, np.ndarray]:
+    """What `dit_error` makes of the batch at `TIME`, for the peer."""
+    eps = noise(
+        step.seed,
+        batch.draw,
+        batch.segment_ids,
+        batch.token_index,
+        batch.latents.shape[-1],
+        purpose=Purpose.NOISE,
+    )
+    x = (1.0 - TIME) * batch.latents + TIME * eps
+    clips = {"x0": batch.latents, "x": x, "target": eps - batch.latents}
+    return {
+        **{name: wan.to_clip(tokens, GRID) for name, tokens in clips.items()},
+        "t": TIME[0],
+        "text": np.asarray(batch.text),
+    }
+
+
+def checked(params: Any, batch: PackedBatch, step: DiTStep, x: Any) -> dict[str, Any]:
+    """Prediction, loss and gradient norm at `TIME`."""
+
+    def run(params, x):
+        loss, grads = jax.value_and_grad(
+            lambda p: dit_error(p, batch, TIME, cfg=step, purpose=Purpose.NOISE)
+        )(params)
+        pred = dit.apply(params, step.model, x, TIME, batch)
+        return pred, loss, optax.tree.norm(grads)
+
+    pred, loss, norm = jit(run)(params, x)
+    return {"pred": wan.to_clip(pred, GRID), "loss": loss, "grad_norm": norm}
+
+
+def trainer(params: Any, batch: PackedBatch, step: DiTStep) -> Contender:
+    """One more step at every call; the state is donated."""
+    update = jit(functools.partial(dit_step, cfg=step), donate_argnums=0)
+    state = create(jax.tree.map(jax.numpy.array, params), step.optim, {})
+
+    def run():
+        nonlocal state
+        state, metrics = update(state, batch)
+        return state, metrics
+
+    return timed(run)
+
+
+def main(python: str, dtype: str, rounds: int, file: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        params = wan.write_models(folder)["dit"]
+        batch = jax.device_put(wan.one_clip(GRID, seed=0))
+        inputs = corrupted(batch, settings(dtype, remat=False))
+        np.savez(folder / "inputs.npz", **inputs)
+        with Peer(python, "benchmarks.torch_wan", ["train", name]) as peer:
+            contenders = {
+                "matmul": matmul(dtype),
+                "torch matmul": peer.case(f"matmul {dtype}"),
+            }
+            errors: dict[str, Mapping[str, float]] = {}
+            for remat in (False, True):
+                step = settings(dtype, remat=remat)
+                end = ", remat" if remat else ""
+                x = (1.0 - TIME) * batch.latents + TIME * (
+                    inputs_to_tokens(inputs["target"]) + batch.latents
+                )
+                ours = checked(params, batch, step, x)
+                for form in FORMS[dtype]:
+                    theirs = peer.outputs(f"check {form}{end}", folder / "out.npz")
+                    errors[f"{form}{end}"] = check_equal(
+                        ours, theirs, tolerance=TOLERANCE[dtype]
+                    )
+                    contenders[f"torch {form}{end}"] = peer.case(f"{form}{end}")
+                contenders[f"soraxla{end}"] = trainer(params, batch, step)
+            timings = race(contenders, rounds=rounds)
+            tokens = batch.segment_ids.size
+            work = train_flops(wan.DIT, [tokens], [wan.TEXT])
+            results: dict[str, Any] = {
+                "dtype": dtype,
+                "tokens": tokens,
+                "errors": errors,
+                "gflops": work / 1e9,
+                "gflops_a_second": {
+                    name: work / 1e9 / t.minimum
+                    for name, t in timings.items()
+                    if "matmul" not in name
+                },
+            }
+            for end in ("", ", remat"):
+                for form in FORMS[dtype]:
+                    results[f"torch {form}{end} over soraxla{end}"] = ratio(
+                        timings[f"torch {form}{end}"], timings[f"soraxla{end}"]
+                    )
+            write_report(file, results, timings=timings, peer=peer)
+
+
+def inputs_to_tokens(clip: np.ndarray) -> np.ndarray:
+    from soraxla.patching import patchify
+
+    return np.asarray(patchify(clip.transpose(0, 2, 3, 4, 1), wan.DIT.patch))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer", required=True, help="its Python interpreter")
+    parser.add_argument("--dtype", choices=list(FORMS), default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="where the report goes")
+    a = parser.parse_args()
+    main(a.peer, a.dtype, a.rounds, a.json)

@@ -1,0 +1,79 @@
+"""A small Wan and its inputs, in a folder that `benchmarks.torch_wan` reads too."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from soraxla.diffusion.process import Process
+from soraxla.models import dit, vae
+from soraxla.models.config import DiTConfig, dit_config
+from soraxla.models.vae import VAEConfig
+from soraxla.packing import PackSpec, Segment, pack
+from soraxla.patching import patchify, positions, unpatchify
+from soraxla.settings import to_dict
+from soraxla.types import LatentGrid, PackedBatch
+from soraxla.wan import export_wan
+from soraxla.weights import save_folder
+
+TEXT = 512  # tokens: as many as Wan pads to, so that no side skips a pad
+
+DIT = dit_config(
+    "wan_1_3b", layers=8, width=256, heads=2, mlp_width=1024, text_width=256
+)
+VAE = VAEConfig(base_width=32, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+
+
+def write_models(folder: Path) -> dict[str, PyTree]:
+    """`transformer` and `vae` as diffusers has them; the parameters of our `DIT` and
+    `VAE`, moved a little, for much starts at 0 and would hide a difference."""
+    params = {}
+    for name, module, model in (("dit", dit, DIT), ("vae", vae, VAE)):
+        params[name] = moved(module.init(jax.random.key(0), model))
+        config: dict[str, Any] = {"kind": name, "model": to_dict(model)}
+        if name == "dit":
+            config |= {"process": to_dict(Process()), "text_encoder": "hashed:256"}
+        save_folder(folder / "ours" / name, params[name], config)
+    assert export_wan(folder / "ours", folder / "wan") == []
+    return params
+
+
+def moved(params: PyTree) -> PyTree:
+    """Plus normal noise of 0.02; what Wan has not, the known-mask embedding, stays."""
+    rng = np.random.default_rng(0)
+
+    def move(path, leaf):
+        noise = np.float32(0.02) * rng.standard_normal(leaf.shape, np.float32)
+        return leaf if "known_embed" in str(path) else leaf + noise
+
+    return jax.tree_util.tree_map_with_path(move, params)
+
+
+def one_clip(grid: LatentGrid, seed: int) -> PackedBatch:
+    """A row of one clip with `TEXT` tokens of text, all of it random."""
+    rng = np.random.default_rng(seed)
+    shape = (grid.t, grid.h, grid.w, DIT.latent_channels)
+    tokens = np.asarray(patchify(rng.standard_normal(shape, np.float32), DIT.patch))
+    segment = Segment(
+        tokens=tokens,
+        positions=positions(grid, DIT.patch, DIT.rope_fps, DIT.rope_fps),
+        text=rng.standard_normal((TEXT, DIT.text_width), np.float32),
+        draw=seed,
+        shift=float(DIT.shift),
+    )
+    spec = PackSpec(row_length=len(tokens), text_length=TEXT, max_segments=1)
+    return pack([[segment]], spec)
+
+
+def to_clip(tokens_BLP: Any, grid: LatentGrid) -> np.ndarray:
+    """Tokens as the peer's latents (b, c, t, h, w), fp32."""
+    tokens = np.asarray(tokens_BLP, np.float32)
+    clip = np.asarray(unpatchify(tokens, grid, DIT.patch))
+    return np.ascontiguousarray(clip.transpose(0, 4, 1, 2, 3))
+
+
+def of_dtype(model: DiTConfig, dtype: str, **settings: Any) -> DiTConfig:
+    return dataclasses.replace(model, dtype=dtype, **settings)  # pyright: ignore
