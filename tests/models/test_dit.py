@@ -216,10 +216,10 @@ def test_self_attention_is_never_computed_again(monkeypatch, remat, again):
     engine = Engine(marked, xla_flash.backward)
     monkeypatch.setattr("soraxla.attention.ENGINE", engine)
     cfg = dataclasses.replace(CFG, remat=remat)
-    x, *rest = pack(A, B, C)
+    x, t, batch, known_t = pack(A, B, C)
 
     def loss(params):
-        return jnp.sum(dit.apply(params, cfg, x, *rest))
+        return jnp.sum(dit.apply(params, cfg, x, t, batch, known_t))
 
     text = jax.jit(jax.grad(loss)).lower(params()).as_text()
     assert text.count("stablehlo.cbrt") == 3 + again
