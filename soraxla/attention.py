@@ -1,11 +1,10 @@
 """Attention over packed rows: a token sees its own segment and nothing else.
 
 One signature and one gradient over the engines in `kernels/`: only the output and its
-logsumexp are kept for the backward pass (arXiv 2205.14135). The platform that a program
-is lowered for picks the engine, so that a compile for a TPU on another host is right.
+logsumexp are kept for the backward pass (arXiv 2205.14135). The platform of the
+mesh that is set picks the engine, so that a compile for a TPU on another host is right.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,11 +12,16 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Int
 
-from soraxla.kernels import gpu_cudnn, tpu_splash, xla_flash
+from soraxla.compiler import platform
+from soraxla.kernels import tpu_splash, xla_flash
 from soraxla.kernels.engine import Engine
 from soraxla.kernels.over_mesh import over_mesh
 from soraxla.sharding import current_mesh
 from soraxla.types import Array
+
+# By platform; others have flash attention in plain XLA. `gpu_cudnn` joins them when a
+# GPU has passed its test.
+ENGINES = {"tpu": tpu_splash.ENGINE}
 
 
 def attention(
@@ -44,27 +48,10 @@ def attention(
         name: of what the backward pass needs, output and logsumexp, to the policies of
             `jax.checkpoint`: one that saves it spares the forward pass a second run.
     """
-    engine, mesh = ENGINE, current_mesh()
+    engine, mesh = ENGINES.get(platform(), xla_flash.ENGINE), current_mesh()
     if mesh is not None:
         engine = over_mesh(engine, mesh, axes, q.shape, k.shape)
     return _attention(engine, name, q, k, v, q_segment_ids, kv_segment_ids, kv_bias)
-
-
-def _by_platform(other: Callable, tpu: Callable, cuda: Callable) -> Callable:
-    # All three are traced wherever the program goes; jit remembers how.
-    tpu, cuda = jax.jit(tpu), jax.jit(cuda)
-
-    def run(*inputs):
-        return jax.lax.platform_dependent(*inputs, default=other, tpu=tpu, cuda=cuda)
-
-    return run
-
-
-# The engine of whatever platform the program is lowered for.
-ENGINE = Engine(
-    _by_platform(xla_flash.forward, tpu_splash.forward, gpu_cudnn.forward),
-    _by_platform(xla_flash.backward, tpu_splash.backward, gpu_cudnn.backward),
-)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

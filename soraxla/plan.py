@@ -88,7 +88,7 @@ class Plan:
     hbm: int
     collectives: list[Collective]
     tokens: int
-    flops: float | None
+    flops: int | None
     estimate_seconds: float | None
 
     @property
@@ -177,7 +177,7 @@ def _clips(cfg: DiTTraining, clips: int) -> tuple[list[int], list[int]]:
 
 
 def _plan(
-    what: str, topology: str, mesh: Mesh, program, asked: Any, flops: float | None
+    what: str, topology: str, mesh: Mesh, program, asked: Any, flops: int | None
 ) -> Plan:
     (build, arguments), chip = program, CHIPS[topology.partition(":")[0]]
     hbm = int(chip.hbm_gib * 2**30)

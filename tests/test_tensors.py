@@ -150,7 +150,7 @@ def test_an_encoders_parts_are_read_where_they_lie(
     patches = named_leaves(whole).get("patches.kernel")
     monkeypatch.setattr(
         "soraxla.models.text.folder.load_tensors",
-        lambda read, abstract: load_tensors(read, abstract, shardings),
+        lambda read, abstract, _: load_tensors(read, abstract, shardings),
     )
     reads.clear()
     params, _ = load(folder, "bfloat16")

@@ -11,12 +11,14 @@ import sys
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from soraxla.attention import attention
+from soraxla.compiler import jit
 from soraxla.models import vae
 from soraxla.models.config import dit_config
 from soraxla.models.vae import VAEConfig
+from soraxla.sharding import make_mesh
 from soraxla.training.steps import DiTStep, dit_init, dit_step
 from soraxla.types import PackedBatch
 
@@ -97,18 +99,18 @@ def main(topology, *names):
     devices = topologies.get_topology_desc(
         platform="tpu", topology_name=topology
     ).devices
-    sharding = SingleDeviceSharding(devices[0])
+    mesh = make_mesh(devices=devices[:1])
+    whole = NamedSharding(mesh, PartitionSpec())
 
     def placed(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
 
     memory = {}
     for name in names:
         function, shapes, donated = PROGRAMS[name]()
-        # Not soraxla.compiler.jit: its options are those of this process's backend.
-        jitted = jax.jit(function, donate_argnums=donated)
-        arguments = jax.tree.map(placed, shapes)
-        compiled = jitted.lower(*arguments).compile()
+        with jax.set_mesh(mesh):
+            arguments = jax.tree.map(placed, shapes)
+            compiled = jit(function, donate_argnums=donated).lower(*arguments).compile()
         analysis = compiled.memory_analysis()
         memory[name] = {
             "arguments": analysis.argument_size_in_bytes,

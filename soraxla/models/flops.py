@@ -11,14 +11,14 @@ from soraxla.models.config import DiTConfig
 
 def forward_flops(
     cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
-) -> float:
+) -> int:
     """Of one forward pass over segments of so many tokens, with texts of so many."""
     return text_flops(cfg, text_tokens) + token_flops(cfg, tokens, text_tokens)
 
 
 def token_flops(
     cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
-) -> float:
+) -> int:
     """What a sampler computes at every step: all but what the text alone gives."""
     d, layers, all_tokens = cfg.width, cfg.layers, sum(tokens)
     # Self-attention q, k, v, o; cross-attention q, o; the MLP.
@@ -30,7 +30,7 @@ def token_flops(
     return linear + 4 * d * layers * pairs + ends + time
 
 
-def text_flops(cfg: DiTConfig, text_tokens: Sequence[int]) -> float:
+def text_flops(cfg: DiTConfig, text_tokens: Sequence[int]) -> int:
     """The text's embedding, its refiner, and its keys and values in every layer."""
     d, n = cfg.width, sum(text_tokens)
     embed = 2 * (cfg.text_width * d + d**2) * n
@@ -44,7 +44,7 @@ def text_flops(cfg: DiTConfig, text_tokens: Sequence[int]) -> float:
 
 def train_flops(
     cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
-) -> float:
+) -> int:
     """Of one training step: a backward pass is two forward passes."""
     return 3 * forward_flops(cfg, tokens, text_tokens)
 

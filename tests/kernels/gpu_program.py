@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraxla.attention import ENGINE
-from soraxla.kernels import reference
+from soraxla.kernels import gpu_cudnn, reference
 from tests.kernels.rows import row
 
 
@@ -77,4 +76,4 @@ def case(name):
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: errors(ENGINE, *case(name)) for name in CASES}))
+    print(json.dumps({name: errors(gpu_cudnn.ENGINE, *case(name)) for name in CASES}))

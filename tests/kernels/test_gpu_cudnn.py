@@ -130,8 +130,9 @@ def test_rows_that_the_kernels_do_not_take_are_right_too(reason, kernels):
     assert kernels.visits == 0
 
 
-def test_it_is_what_a_gpu_program_calls():
+def test_a_gpu_program_calls_cudnn(monkeypatch):
     """Forward and backward; numbers of 32 bits and heads of 264 go elsewhere."""
+    monkeypatch.setattr("soraxla.attention.ENGINES", {"cpu": gpu_cudnn.ENGINE})
 
     def calls(dtype, k):
         x = jax.ShapeDtypeStruct((2, 256, 2, k), dtype)

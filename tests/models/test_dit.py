@@ -214,7 +214,7 @@ def test_self_attention_is_never_computed_again(monkeypatch, remat, again):
         return out + mark[..., None], mark
 
     engine = Engine(marked, xla_flash.backward)
-    monkeypatch.setattr("soraxla.attention.ENGINE", engine)
+    monkeypatch.setattr("soraxla.attention.ENGINES", {"cpu": engine})
     cfg = dataclasses.replace(CFG, remat=remat)
     x, t, batch, known_t = pack(A, B, C)
 
@@ -361,6 +361,28 @@ def test_sizes_are_those_they_are_named_after():
 def test_settings_that_make_no_model_are_refused(size, settings, message):
     with pytest.raises(ValueError, match=message):
         dit_config(size, **settings)
+
+
+@pytest.mark.parametrize("text_pad_to", [None, 8])
+def test_a_text_encoded_once_is_the_text(text_pad_to):
+    """With and without pads, whose bias comes along; `batch.text` is then not read."""
+    cfg = _wan(text_pad_to) if text_pad_to else CFG
+    weights = random_params(cfg)
+    x, t, batch, known_t = pack(A, B, C)
+
+    @jit
+    def encoded_once(params, batch, other):
+        text = dit.encode_text(params, cfg, batch)
+        return dit.apply(params, cfg, x, t, other, known_t, text=text)
+
+    other = batch._replace(text=np.zeros_like(batch.text))
+    out, plain, foreign = (
+        encoded_once(weights, batch, other),
+        run(weights, cfg, x, t, batch, known_t),
+        run(weights, cfg, x, t, other, known_t),
+    )
+    np.testing.assert_array_equal(out, plain)
+    assert np.abs(out - foreign).max() > 1e-2
 
 
 @pytest.mark.parametrize("position_embed", [True, False])

@@ -34,6 +34,10 @@ def network(x, t, batch):
     return x * t[:, :, None] + text[:, None, :]
 
 
+def under(batch):
+    return lambda x, t: network(x, t, batch)
+
+
 X = np.random.default_rng(9).normal(size=(2, 4, 3)).astype(np.float32)
 T = np.array([[0.25], [0.75]], np.float32)
 PROMPT, NEGATIVE = rows(5, 0), rows(2, 1)
@@ -43,21 +47,28 @@ PROMPT, NEGATIVE = rows(5, 0), rows(2, 1)
 def test_it_is_both_predictions_apart(scale):
     """Though the prompts differ in length; at scale 0 the negative alone."""
     c, u = network(X, T, PROMPT), network(X, T, NEGATIVE)
-    out = guided(network, PROMPT, NEGATIVE, cfg_scale=scale)(X, T)
+    out = guided(under, PROMPT, NEGATIVE, cfg_scale=scale)(X, T)
     np.testing.assert_allclose(out, u + scale * (c - u), rtol=0, atol=2e-6)
     assert np.abs(c - u).max() > 0.5
 
 
 def test_one_pass_over_twice_the_rows_and_none_doubled_at_scale_one():
-    seen = []
+    conditions, seen = [], []
 
-    def counted(x, t, batch):
-        seen.append((x.shape[0], t.shape[0], batch.text.shape[:2]))
-        return network(x, t, batch)
+    def counted(batch):
+        conditions.append(batch.text.shape[:2])
 
-    guided(counted, PROMPT, NEGATIVE, cfg_scale=2.0)(X, T)
+        def denoise(x, t):
+            seen.append((x.shape[0], t.shape[0]))
+            return network(x, t, batch)
+
+        return denoise
+
+    both = guided(counted, PROMPT, NEGATIVE, cfg_scale=2.0)
+    both(X, T), both(X, T)
     plain = guided(counted, PROMPT, NEGATIVE, cfg_scale=1.0)(X, T)
-    assert seen == [(4, 4, (4, 5)), (2, 2, (2, 5))]
+    assert conditions == [(4, 5), (2, 5)]  # once, however many steps
+    assert seen == [(4, 4), (4, 4), (2, 2)]
     np.testing.assert_array_equal(plain, network(X, T, PROMPT))
 
 
@@ -74,6 +85,6 @@ def test_mixing_predictions_mixes_clean_samples(prediction):
 
 def test_negative_rows_must_be_there_and_alike():
     with pytest.raises(ValueError, match=r"cfg_scale 2\.0 needs the rows"):
-        guided(network, PROMPT, cfg_scale=2.0)
+        guided(under, PROMPT, cfg_scale=2.0)
     with pytest.raises(ValueError, match=r"\(2, 6\), expected \(2, 4\)"):
-        guided(network, PROMPT, rows(2, 1, length=6), cfg_scale=2.0)
+        guided(under, PROMPT, rows(2, 1, length=6), cfg_scale=2.0)

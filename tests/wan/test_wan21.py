@@ -72,7 +72,7 @@ def close(found, expected):
 @pytest.fixture(scope="module")
 def transformer(imported):
     loaded = load_dit(imported / "dit")
-    cfg = dataclasses.replace(loaded.model, dtype="float32", remat="none")
+    cfg = dataclasses.replace(loaded.model, dtype="float32", remat=False)
     return loaded.params, cfg, quick(functools.partial(dit.apply, cfg=cfg))
 
 
@@ -122,7 +122,7 @@ def test_every_step_of_the_pipeline_is_diffusers(transformer, name, solver):
     }
     batch, shown = rows["prompt"], []
     guide = guided(
-        lambda x, t, rows: dit.apply(params, cfg, x, t, rows),
+        functools.partial(dit.denoiser, params, cfg),
         batch,
         rows["negative"],
         cfg_scale=5.0,

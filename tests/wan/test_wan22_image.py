@@ -1,6 +1,7 @@
 """Image to video of Wan 2.2 TI2V 5B against diffusers, by make_wan22_image.py."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -71,7 +72,7 @@ def test_every_step_from_a_picture_is_diffusers(pipeline, arrays, name):
     [(_, batch, negative)] = pipeline._batches([request], settings)
     shown, told = [], []
     guide = guided(
-        lambda x, t, rows: dit.apply(pipeline.dit.params, cfg, x, t, rows),
+        functools.partial(dit.denoiser, pipeline.dit.params, cfg),
         batch,
         negative,
         cfg_scale=settings.cfg_scale,
