@@ -83,12 +83,12 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
 def test_a_shipped_plan_leaves_a_tenth_of_the_memory(path):
     made = json.loads(path.read_text())
     assert made["peak"] <= 0.9 * made["hbm"]
-    assert made["compile_seconds"] < 90
+    assert made["collectives"] and made["command"]
 
 
 def test_a_shipped_plan_does_not_grow(tmp_path):
     pytest.importorskip("libtpu")
-    shipped = json.loads((PLANS / "wan_1_3b_v5e-64.json").read_text())
+    shipped = json.loads((PLANS / "video_60s_1080p_v5p-128.json").read_text())
     out = tmp_path / "plan.json"
     done = command(*shipped["command"], "--json", str(out))
     assert done.returncode == 0, done.stderr[-2000:]

@@ -58,10 +58,9 @@ def assert_same_curve(one, other):
 @pytest.mark.parametrize(
     "mesh",
     [
-        {"data": 2, "fsdp": 4},
+        {"data": 2, "fsdp": 2, "tensor": 2},
         {"fsdp": 2, "context": 4},  # as many heads: Ulysses
         {"context": 8},  # more than there are heads: ring
-        {"fsdp": 2, "context": 2, "tensor": 2},
     ],
     ids=str,
 )
@@ -169,15 +168,20 @@ def finish(running):
         assert process.returncode == 0, out[-3000:]
 
 
-@pytest.mark.parametrize(
-    ("processes", "devices", "mesh"),
-    [(2, 4, {"fsdp": 4, "context": 2}), (4, 2, {"fsdp": 2, "context": 4})],
-)
-def test_processes_give_the_loss_of_one(
-    data, alone, tmp_path, processes, devices, mesh
-):
-    """In the second, two processes hold halves of the same rows."""
-    finish(start(data, tmp_path, mesh, processes=processes, devices=devices))
+@pytest.fixture(scope="module")
+def two(data, tmp_path_factory):
+    """The folder of a training by two processes."""
+    workdir = tmp_path_factory.mktemp("two")
+    finish(start(data, workdir, TWO_BY_TWO, processes=2, steps=2 * STEPS))
+    return workdir
+
+
+def test_two_processes_give_the_loss_of_one(alone, two):
+    np.testing.assert_allclose(losses(two)[:STEPS], losses(alone), rtol=1e-5)
+
+
+def test_four_processes_two_of_which_hold_halves_of_rows(data, alone, tmp_path):
+    finish(start(data, tmp_path, {"fsdp": 2, "context": 4}, processes=4))
     assert_same_curve(alone, tmp_path)
 
 
@@ -190,18 +194,16 @@ def wait_for_step(workdir, step, running):
         time.sleep(0.02)
 
 
-def test_one_of_two_processes_is_killed_and_both_start_again(data, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(data, whole, TWO_BY_TWO, processes=2, steps=16))
-    running = start(data, killed, TWO_BY_TWO, processes=2, steps=16)
-    wait_for_step(killed, 4, running)
+def test_one_of_two_processes_is_killed_and_both_start_again(data, two, tmp_path):
+    running = start(data, tmp_path, TWO_BY_TWO, processes=2, steps=2 * STEPS)
+    wait_for_step(tmp_path, 4, running)
     running[1].send_signal(signal.SIGKILL)
     for process in running:
         process.communicate(timeout=240)
     assert [process.returncode == 0 for process in running] == [False, False]
-    finish(start(data, killed, TWO_BY_TWO, processes=2, steps=16))
-    assert losses(killed).tolist() == losses(whole).tolist()
-    assert same_state(whole, killed)
+    finish(start(data, tmp_path, TWO_BY_TWO, processes=2, steps=2 * STEPS))
+    assert losses(tmp_path).tolist() == losses(two).tolist()
+    assert same_state(two, tmp_path)
 
 
 def test_a_preempted_process_stops_all_at_one_step(data, tmp_path):
