@@ -46,7 +46,13 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 
 
 def settings(dtype: str, *, remat: bool) -> DiTStep:
-    return DiTStep(model=wan.of_dtype(wan.DIT, dtype, remat=remat))
+    policy = "full" if remat else "none"
+    return DiTStep(model=wan.of_dtype(wan.DIT, dtype, remat=policy))
+
+
+def mean_error(params: Any, batch: PackedBatch, step: DiTStep) -> jax.Array:
+    total, weight = dit_error(params, batch, TIME, cfg=step, purpose=Purpose.NOISE)
+    return jax.numpy.asarray(total / weight)
 
 
 def corrupted(batch: PackedBatch, step: DiTStep) -> dict[str, np.ndarray]:
@@ -72,9 +78,7 @@ def checked(params: Any, batch: PackedBatch, step: DiTStep, x: Any) -> dict[str,
     """Prediction, loss and gradient norm at `TIME`."""
 
     def run(params, x):
-        loss, grads = jax.value_and_grad(
-            lambda p: dit_error(p, batch, TIME, cfg=step, purpose=Purpose.NOISE)
-        )(params)
+        loss, grads = jax.value_and_grad(lambda p: mean_error(p, batch, step))(params)
         pred = dit.apply(params, step.model, x, TIME, batch)
         return pred, loss, optax.tree.norm(grads)
 

@@ -72,7 +72,7 @@ def close(found, expected):
 @pytest.fixture(scope="module")
 def transformer(imported):
     loaded = load_dit(imported / "dit")
-    cfg = dataclasses.replace(loaded.model, dtype="float32", remat=False)
+    cfg = dataclasses.replace(loaded.model, dtype="float32", remat="none")
     return loaded.params, cfg, quick(functools.partial(dit.apply, cfg=cfg))
 
 
