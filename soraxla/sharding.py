@@ -53,6 +53,9 @@ _PACKED: dict[str, Any] = {
 }
 PACKED_AXES = PackedBatch(**_PACKED)
 
+# Where a training state keeps moments, which bear their parameters' names.
+_OPTIMIZER = "opt."
+
 # Every parameter whole on every device.
 WHOLE: Rules = ((r".*", ()),)
 
@@ -197,6 +200,8 @@ def _rule(name: str, rules: Rules) -> tuple[str, LogicalAxes]:
     for pattern, axes in rules:
         if re.search(rf"(^|\.)({pattern})$", name):
             return pattern, axes
+    if name.startswith(_OPTIMIZER):
+        return "", ()  # coefficients of its own; they are few
     raise ValueError(f"no sharding rule matches parameter {name!r}; add one")
 
 

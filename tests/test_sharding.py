@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from soraxla.models import dit
 from soraxla.models.config import SIZES
 from soraxla.models.text import t5
+from soraxla.optim import OptimSettings
 from soraxla.sharding import (
     WHOLE,
     MeshSettings,
@@ -53,6 +54,16 @@ def test_optimizer_and_average_lie_as_the_parameters_do():
     alike = {spec for name, spec in found.items() if name.endswith(kernel)}
     assert alike == {P((), ("tensor",), ("fsdp", "context"))}
     assert sum(name.endswith(kernel) for name in found) == 4
+
+
+def test_what_muon_keeps_beside_moments_is_whole():
+    step = DiTStep(model=SIZES["debug"], optim=OptimSettings(muon_learning_rate=1e-2))
+    found = specs(jax.eval_shape(lambda: dit_init(step)), dit.RULES, **ALL)
+    own = [spec for name, spec in found.items() if name.endswith("ns_coeffs")]
+    assert own and not any(any(spec) for spec in own)
+    moment = "muon.inner_state.0.mu.blocks.cross_attn.q.kernel"
+    (cut,) = (spec for name, spec in found.items() if name.endswith(moment))
+    assert cut == P((), ("fsdp", "context"), ("tensor",))
 
 
 def test_text_encoders_are_cut_too():
