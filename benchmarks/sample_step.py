@@ -9,7 +9,6 @@ seen with both in one batch and, as diffusers' pipeline has it, in turn.
 PYTHON has `benchmarks/peers.txt` installed.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -115,10 +114,4 @@ def main(python: str, dtype: str, rounds: int, file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer", required=True, help="its Python interpreter")
-    parser.add_argument("--dtype", choices=list(FORMS), default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="where the report goes")
-    a = parser.parse_args()
-    main(a.peer, a.dtype, a.rounds, a.json)
+    wan.run_race(main, __doc__ or "", FORMS)

@@ -8,7 +8,6 @@ corrupted latents, forward, backward, gradients clipped by their global norm, Ad
 a moving average of the weights. PYTHON has `benchmarks/peers.txt` installed.
 """
 
-import argparse
 import functools
 import tempfile
 from collections.abc import Mapping
@@ -155,10 +154,4 @@ def inputs_to_tokens(clip: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer", required=True, help="its Python interpreter")
-    parser.add_argument("--dtype", choices=list(FORMS), default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="where the report goes")
-    a = parser.parse_args()
-    main(a.peer, a.dtype, a.rounds, a.json)
+    wan.run_race(main, __doc__ or "", FORMS)

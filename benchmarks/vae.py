@@ -8,7 +8,6 @@ at this size. Torch is seen in each of its forms with two layouts of memory, the
 fastest of which is what counts. PYTHON has `benchmarks/peers.txt` installed.
 """
 
-import argparse
 import dataclasses
 import tempfile
 from functools import partial
@@ -91,10 +90,4 @@ def main(python: str, dtype: str, rounds: int, file: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer", required=True, help="its Python interpreter")
-    parser.add_argument("--dtype", choices=list(FORMS), default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="where the report goes")
-    a = parser.parse_args()
-    main(a.peer, a.dtype, a.rounds, a.json)
+    wan.run_race(main, __doc__ or "", FORMS)

@@ -1,6 +1,8 @@
 """A small Wan and its inputs, in a folder that `benchmarks.torch_wan` reads too."""
 
+import argparse
 import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,14 @@ def to_clip(tokens_BLP: Any, grid: LatentGrid) -> np.ndarray:
 
 def of_dtype(model: DiTConfig, dtype: str, **settings: Any) -> DiTConfig:
     return dataclasses.replace(model, dtype=dtype, **settings)  # pyright: ignore
+
+
+def run_race(main: Callable[..., None], doc: str, dtypes: Iterable[str]) -> None:
+    """The command line of a race: `main(peer, dtype, rounds, report)`."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--peer", required=True, help="its Python interpreter")
+    parser.add_argument("--dtype", choices=list(dtypes), default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="where the report goes")
+    given = parser.parse_args()
+    main(given.peer, given.dtype, given.rounds, given.json)

@@ -115,7 +115,7 @@ class _Trial:
     def _program(self) -> jax.stages.Compiled:
         job = self._job
         with jax.set_mesh(job.mesh):
-            arguments = job.state(), job.put(next(iter(job.batches))), *job.frozen
+            arguments = job.state, job.put(next(iter(job.batches))), *job.frozen
             return job.step_fn().lower(*arguments).compile()
 
     def memory(self) -> tuple[bool, str]:

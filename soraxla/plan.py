@@ -218,13 +218,15 @@ def _plan(
 
 def _refusal(error: Exception, what: str, topology: str) -> Exception:
     """A clear answer to a program that is too large; other errors as they are."""
-    used = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", str(error))
-    if used is None:
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
         return error
+    amounts = re.findall(r"([\d.]+)([KMGT])\b", text)
+    used = " of ".join(f"{number} {unit}iB" for number, unit in amounts[:2])
     return DoesNotFit(
-        f"{what} does not fit a chip of {topology}: it needs {used[1]} {used[2]}iB of "
-        f"{used[3]} {used[4]}iB; take more chips, shorter rows, fewer rows a chip, or "
-        "cut along mesh.context or mesh.tensor"
+        f"{what} does not fit a chip of {topology}: it needs {used or 'too much'}; "
+        "take more chips, shorter rows, fewer rows a chip, or cut along mesh.context "
+        "or mesh.tensor"
     )
 
 
@@ -233,13 +235,13 @@ def train_program(cfg: DiTTraining, mesh: Mesh) -> Program:
     job = Job(
         settings={},
         init=functools.partial(dit_init, cfg.step),
-        step=functools.partial(dit_step, cfg=cfg.step),
+        step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
         batches=(),
         unit="tokens",
         mesh=mesh,
         rules=dit_rules(cfg.step),
     )
-    return job.step_fn, (job.state(), abstract_batch(cfg, mesh))
+    return job.step_fn, (job.state, abstract_batch(cfg, mesh))
 
 
 def sample_program(cfg: DiTTraining, mesh: Mesh) -> Program:

@@ -223,14 +223,16 @@ def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh, rows: int | None = None) -
         rows: of all hosts together; None where `batch` holds all.
     """
 
+    start = None if rows is None else own_rows(rows, mesh).start
+
     def put(local: np.ndarray, names: LogicalAxes) -> jax.Array:
         whole = len(local) if rows is None else rows
-        first = 0 if len(local) == whole else own_rows(whole, mesh).start
+        first = 0 if start is None or len(local) == whole else start
         shape = (whole, *local.shape[1:])
 
         def part(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(whole)
-            return local[(slice(start - first, stop - first), *index[1:])]
+            low, high, _ = index[0].indices(whole)
+            return local[(slice(low - first, high - first), *index[1:])]
 
         sharding = NamedSharding(mesh, partition_spec(shape, names, mesh))
         return jax.make_array_from_callback(shape, sharding, part)

@@ -71,6 +71,14 @@ def test_what_cannot_be_planned_is_one_line():
     assert "step.model.heads is 2" in line
 
 
+def test_out_of_memory_is_one_line_with_the_amounts():
+    pytest.importorskip("libtpu")
+    size = ("--config", "configs/dit.py:wan_1_3b", "--mesh", "data=8,fsdp=1")
+    line = refusal(*size, "--topology", "v5e:2x4", "--rows", "8")
+    assert "train does not fit a chip of v5e:2x4: it needs " in line
+    assert "GiB of 15.75 GiB" in line
+
+
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
     from soraxla.plan import topology_devices
 

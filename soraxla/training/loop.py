@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class Job:
     rules: Rules = WHOLE
     put: Callable[[Any], Any] = lambda batch: batch
 
+    @cached_property
     def state(self) -> TrainState:
         """The shapes of a state, and how it is cut.
 
@@ -97,12 +99,12 @@ class Job:
 
     def start(self) -> TrainState:
         """The state before the first step; born cut."""
-        return jit(self.init, out_shardings=_shardings(self.state()))(*self.init_args)
+        return jit(self.init, out_shardings=_shardings(self.state))(*self.init_args)
 
     def step_fn(self) -> Any:
         """The step, jitted for the mesh that is set; the state is donated."""
         whole = NamedSharding(self.mesh, PartitionSpec())
-        out = (_shardings(self.state()), whole)
+        out = (_shardings(self.state), whole)
         return jit(self.step, donate_argnums=0, out_shardings=out)
 
 
@@ -129,7 +131,7 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
         if checkpoints.latest() is None:
             state = job.start()
         else:
-            state, plan = checkpoints.restore(job.state())
+            state, plan = checkpoints.restore(job.state)
             batches.set_state(plan)
         first = int(state.step)
 
