@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from data_pipelines.worlds.episode import Episode
-from data_pipelines.worlds.words import one_of
 
 Plane = Float[np.ndarray, "..."]  # anything that broadcasts against (T,H,W)
 
@@ -41,6 +40,9 @@ BACKDROPS: dict[str, tuple[int, int, int]] = {
     "navy": (34, 42, 76),
     "dark teal": (26, 72, 74),
 }
+
+
+_APART = 95.0  # in RGB: the least that reads as another colour at a glance
 
 
 def generator(seed: int, world: str) -> np.random.Generator:
@@ -198,18 +200,16 @@ def backdrop(
     return (np.asarray(colour) + tint + light[..., None]).astype(np.float32)
 
 
-def contrasting(
-    rng: np.random.Generator,
-    names: dict[str, tuple[int, int, int]],
-    colours: list[tuple[int, int, int]],
-) -> str:
-    """One of `names` that stands out from each of the colours, as far as one does."""
-    away = [
-        min(np.linalg.norm(np.subtract(rgb, other)) for other in colours)
-        for rgb in names.values()
-    ]
-    enough = min(95, max(away))
-    return one_of(rng, [n for n, far in zip(names, away, strict=True) if far >= enough])
+def apart(
+    names: dict[str, tuple[int, int, int]], colours: list[tuple[int, int, int]]
+) -> list[str]:
+    """Those of `names` that stand out from each of the colours, as far as some do."""
+    away = {
+        name: min(float(np.linalg.norm(np.subtract(rgb, other))) for other in colours)
+        for name, rgb in names.items()
+    }
+    enough = min(_APART, max(away.values()))
+    return [name for name, far in away.items() if far >= enough]
 
 
 def flat_episode(

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.worlds import draw
+from data_pipelines.worlds.words import one_of
 
 # Steps in x and y.
 DIRECTIONS: dict[str, tuple[int, int]] = {
@@ -87,7 +88,7 @@ def draw_scene(
     seen = [draw.COLOURS[shape.colour] for shape in shapes]
     seen += [WALLS[wall_colour]] if wall_count else []
     return Scene(
-        backdrop=draw.contrasting(rng, draw.BACKDROPS, seen),
+        backdrop=one_of(rng, draw.apart(draw.BACKDROPS, seen)),
         wall_colour=wall_colour,
         walls=spans,
         shapes=shapes,

@@ -28,7 +28,7 @@ _BEHIND = (
     "behind {wall}, {shape} {moves} {toward}",
     "{shape} {moves} {toward}, passing behind {wall} on a {backdrop} background",
     "against a {backdrop} background, {shape} {moves} {toward} behind {wall}",
-    "there is {wall}; {shape} {moves} {toward} and passes behind",
+    "a scene with {wall}: {shape} {moves} {toward} and passes behind",
     "{shape} {moves} {toward}, goes behind {wall} and comes out on the other side",
 )
 _OUT_OF_SIGHT = (
@@ -55,7 +55,10 @@ _AT_REST_BESIDE = (
     "beside {wall}, {shape} {rests}",
 )
 _PICTURES = ("{shape} on a {backdrop} background", "{shape}")
-_PICTURES_BESIDE = ("{shape} beside {wall}", "{shape} next to {wall}, on {backdrop}")
+_PICTURES_BESIDE = (
+    "{shape} beside {wall}",
+    "{shape} next to {wall} on a {backdrop} background",
+)
 
 
 def caption(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
@@ -124,6 +127,6 @@ def _several(
     elif all(ways):
         forms = ("{text}, passing behind {wall}", "behind {wall}, {text}")
     else:
-        forms = ("{text}; there is {wall}", "a scene with {wall}: {text}")
+        forms = ("{text}, with {wall} in the scene", "a scene with {wall}: {text}")
     count = NUMBERS[len(shapes)]
     return one_of(rng, forms).format(text=text, count=count, **words)
