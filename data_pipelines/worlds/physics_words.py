@@ -15,7 +15,7 @@ def caption(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
     """A sentence that says the balls, where they are, and what they meet."""
     path = state["position"]
     moves = np.ptp(path, axis=0).max(-1) > _STILL
-    if len(path) == 1:
+    if len(path) == 1 or not moves.any():
         return _picture(rng, state, _balls(rng, state["colour"]).rstrip(","))
     balls, many = _balls(rng, state["colour"][moves]), int(moves.sum()) > 1
     collide = any(str(met).startswith("ball") for met in state["bounce_against"])
