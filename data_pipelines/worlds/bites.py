@@ -41,7 +41,8 @@ def eat(
     dict[str, np.ndarray],
 ]:
     """Canvas, ids (1 is the food), caption and state of `marks.simulate`."""
-    name, table = one_of(rng, list(FOODS)), one_of(rng, list(_TABLES))
+    name = "burger" if rng.random() < 0.3 else one_of(rng, list(FOODS))
+    table = one_of(rng, list(_TABLES))
     size = 0.40 * min(width, height) * rng.uniform(0.85, 1.05)
     spare = np.array((width, height)) / 2 - 1.1 * size
     centre = np.array((width, height)) / 2 + rng.uniform(-1, 1, 2) * spare.clip(0)

@@ -15,7 +15,7 @@ _STEPS = 4  # straight pieces a frame of which a stroke is made
 class _Tool(NamedTuple):
     name: str
     surfaces: dict[str, tuple[int, int, int]]
-    handle: tuple[int, int, int]
+    handle: tuple[int, int, int]  # chalk has none and is as it draws
     rough: float  # how much of the stroke the surface's grain takes away
 
 
@@ -223,7 +223,7 @@ def _hold(
     dx, dy = x - at[:, 0], y - at[:, 1]
     thick = max(0.9 * radius, 1.3)
     if tool.name == "piece of chalk":
-        parts = [((0.0, 0.0), (0.55, -0.85), 5.0, thick, tool.handle)]
+        parts = [((0.0, 0.0), (0.55, -0.85), 5.0, thick, colour)]
     else:
         metal = (176, 178, 184) if tool.name == "brush" else colour
         parts = [
