@@ -111,11 +111,11 @@ def _room(
     name = one_of(rng, draw.apart(draw.BACKDROPS, seen))
     back = draw.backdrop(rng, width, height, draw.BACKDROPS[name])[None]
     sides = np.maximum(np.maximum(left - x, x - right), top - y)
-    draw.over(back, (0, 0, 0), 0.25 * draw.soft(-sides, 6)[None])
+    draw.over(back, (0, 0, 0), 0.25 * draw.soft(-sides, 6.0)[None])
     edge = bottom - 0.04 * height  # balls touch the floor somewhat before its far edge
-    grain = draw.noise(rng, width, height, 26) * 7 - 20 * (y - edge) / (height - edge)
+    grain = draw.noise(rng, width, height, 26.0) * 7 - 20 * (y - edge) / (height - edge)
     floor = np.float32(_FLOORS[str(state["floor"])]) + grain[..., None]
-    draw.over(back, (0, 0, 0), 0.3 * draw.soft(edge - 2 - y, 5)[None])
+    draw.over(back, (0, 0, 0), 0.3 * draw.soft(edge - 2 - y, 5.0)[None])
     draw.over(back, floor, draw.coverage(edge - y)[None])
     draw.over(back, np.float32(_FRAME) * 0.9, draw.coverage(-sides)[None])
     return back[0]
@@ -129,12 +129,12 @@ def _table(
     left, top, right, bottom = state["box"]
     across, down = x - (left + right) / 2, y - (top + bottom) / 2
     inside = draw.box(across, down, (right - left) / 2, (bottom - top) / 2)
-    light = 8 * draw.noise(rng, width, height, 30) - 18 * (
+    light = 8 * draw.noise(rng, width, height, 30.0) - 18 * (
         (across / width) ** 2 + (down / height) ** 2
     )
     cloth = np.float32(_FELTS[str(state["floor"])]) + light[..., None]
     canvas = np.broadcast_to(cloth, (1, height, width, 3)).astype(np.float32)
-    draw.over(canvas, (0, 0, 0), 0.3 * draw.soft(-inside - 1, 5)[None])
+    draw.over(canvas, (0, 0, 0), 0.3 * draw.soft(-inside - 1, 5.0)[None])
     wood = np.float32(_FRAME) * (1 + 0.1 * np.sin(0.6 * (x + y)))[..., None]
     draw.over(canvas, wood, draw.coverage(-inside)[None])
     return canvas[0]
@@ -154,7 +154,7 @@ def _paint(
             high = ((bottom - radius - places[:, k, 1]) / bottom).clip(0, 1)
             wide = radius * (1 + 0.6 * high)
             distance = draw.circle(dx, (y - bottom) * 3.2, 0.0) - wide
-            draw.over(canvas, (0, 0, 0), (0.5 - 0.4 * high) * draw.soft(distance, 4))
+            draw.over(canvas, (0, 0, 0), (0.5 - 0.4 * high) * draw.soft(distance, 4.0))
         distance = draw.circle(dx - 0.25 * radius, dy - 0.35 * radius, radius)
         shade = 0.12 if falls else 0.4
         draw.over(canvas, (0, 0, 0), shade * draw.soft(distance, 0.6 * radius))
