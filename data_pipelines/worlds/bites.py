@@ -116,7 +116,8 @@ def _hole(
     dx, dy = x - np.float32(place[0]), y - np.float32(place[1])
     distance = draw.circle(dx, dy, 0.84 * bite)
     for tooth in angle + np.pi + np.linspace(-1.25, 1.25, 5):
-        tx, ty = np.float32(0.8 * bite * np.array((np.cos(tooth), np.sin(tooth))))
+        way = np.array((np.cos(tooth), np.sin(tooth)))
+        tx, ty = (0.8 * bite * way).astype(np.float32)
         distance = np.minimum(distance, draw.circle(dx - tx, dy - ty, 0.27 * bite))
     return distance
 

@@ -240,6 +240,8 @@ def _hold(
         distance = draw.capsule(px, py, way, half)
         across = (px * -uy + py * ux) / half
         light = (1.05 + 0.28 * across)[..., None]
-        draw.over(canvas, light * np.float32(paint_), draw.coverage(distance))
+        draw.over(
+            canvas, light * np.asarray(paint_, np.float32), draw.coverage(distance)
+        )
         whole = np.maximum(whole, draw.coverage(distance))
     return whole

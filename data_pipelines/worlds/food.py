@@ -39,7 +39,7 @@ class _Plate:
         cover = draw.coverage(pixels)
         # Under a part's soft edge lies what is there, and at the rim its own colour.
         bare = self.alpha[..., None] == 0
-        lit = (light[..., None] * np.float32(colour)).astype(np.float32)
+        lit = (light[..., None] * np.asarray(colour, np.float32)).astype(np.float32)
         self.colour[0] = np.where(bare, lit, self.colour[0])
         draw.over(self.colour, lit, cover[None])
         self.alpha = np.maximum(self.alpha, cover)

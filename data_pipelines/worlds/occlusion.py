@@ -117,7 +117,7 @@ def _render(
         draw.over(canvas, (0, 0, 0), 0.3 * draw.soft(drop, 0.5 * radius))
         light = 1.06 - 0.1 * dy / radius - 0.22 * draw.coverage(-1.2 - distance)
         layers.append(draw.coverage(distance))
-        colour = np.float32(draw.COLOURS[shape.colour])
+        colour = np.asarray(draw.COLOURS[shape.colour], np.float32)
         draw.over(canvas, light[..., None] * colour, layers[-1])
     clear = np.ones((height, width), np.float32)
     for left, top, right, bottom in scene.walls:
