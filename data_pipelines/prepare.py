@@ -37,7 +37,7 @@ _PROGRESS = "progress"
 _SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Settings:
     """Everything besides the source that the bytes of the dataset depend on."""
 
@@ -65,7 +65,6 @@ def prepare(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    data_dir: str | os.PathLike[str] | None = None,
     encode_video: EncodeVideo,
     encode_text: EncodeText,
     vae_dir: Path | None,
@@ -86,7 +85,6 @@ def prepare(
 
     Args:
       source: a folder, `tfds:NAME` or `tfds:NAME/SPLIT`; see `sources.open_source`.
-      data_dir: where TFDS datasets are, if not where TFDS looks by itself.
       out: a folder that is new, empty, or an unfinished or finished run of this.
       encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
         mean, (1 + k, H / s, W / s, C).
@@ -107,8 +105,14 @@ def prepare(
       OSError: `out` cannot be written.
     """
     _check_numbers(max_tokens=max_tokens, max_bad=max_bad, shard_size=shard_size)
-    settings = _Settings(vae_sha256, text_encoder, max_tokens, shard_size, vae_spatial)
-    samples, out = open_source(source, data_dir=data_dir), Path(out)
+    settings = _Settings(
+        vae_sha256=vae_sha256,
+        text_encoder=text_encoder,
+        max_tokens=max_tokens,
+        shard_size=shard_size,
+        vae_spatial=vae_spatial,
+    )
+    samples, out = open_source(source), Path(out)
     identity = _identity(samples, settings)
     if (out / records.CARD).is_file():
         return _finished(out, identity)

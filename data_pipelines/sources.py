@@ -35,8 +35,9 @@ def open_source(
 ) -> Sequence[Sample]:
     """The samples of a folder, or of `tfds:NAME` or `tfds:NAME/SPLIT` in `data_dir`.
 
-    Raises what `folder` or `tfds_source.TfdsSource` raises, and ValueError for a
-    `data_dir` without a TFDS dataset.
+    Without a `data_dir`, TFDS looks where it looks by itself (TFDS_DATA_DIR). Raises
+    what `folder` or `tfds_source.TfdsSource` raises, and ValueError for a `data_dir`
+    and a folder of media.
     """
     if isinstance(source, str) and source.startswith(TFDS_PREFIX):
         from data_pipelines.tfds_source import TfdsSource  # slow to import

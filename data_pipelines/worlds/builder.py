@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 from tqdm import tqdm
@@ -222,11 +223,14 @@ def _start(written: Any) -> None:
 def _write(shard: _Shard) -> None:
     """Writes one file, whole or not at all."""
     features = tfds.features.FeaturesDict(FEATURES)
+    serializer = ExampleSerializer(features.get_serialized_info())
     temporary = shard.file.with_name(f".{shard.file.name}.tmp")
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
     for index in range(shard.first, shard.last):
         clip = example(shard.config, (shard.seed << 32) + index)
-        writer.write(features.serialize_example(clip))
+        record = serializer.get_tf_example(features.encode_example(clip))
+        # A record is a map, whose order in bytes is else another in every process.
+        writer.write(record.SerializeToString(deterministic=True))
         with _written.get_lock():
             _written.value += 1
     writer.close()

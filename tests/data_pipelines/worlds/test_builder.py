@@ -143,18 +143,13 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys, options, text):
 def test_the_command_writes_without_tensorflow(tmp_path):
     code = (
         "import sys; from soraxla.cli.main import main\n"
-        "if __name__ == '__main__':\n"
-        f"    code = main(['worlds', '--world', 'marks', '--clips', '2', '--out', "
-        f"{str(tmp_path)!r}])\n"
-        "    assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules\n"
-        "    sys.exit(code)\n"
+        "done = main(['worlds', '--world', 'marks', '--clips', '2', '--workers', '1', "
+        f"'--out', {str(tmp_path)!r}])\n"
+        "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules\n"
+        "sys.exit(done)\n"
     )
-    (tmp_path / "run.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "run.py")],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "2 clips" in done.stdout and "clip/s" in done.stderr
