@@ -116,7 +116,8 @@ def _hole(
     dx, dy = x - np.float32(place[0]), y - np.float32(place[1])
     distance = draw.circle(dx, dy, 0.84 * bite)
     for tooth in angle + np.pi + np.linspace(-1.25, 1.25, 5):
-        tx, ty = np.float32(0.8 * bite * np.array((np.cos(tooth), np.sin(tooth))))
+        way = np.array((np.cos(tooth), np.sin(tooth)))
+        tx, ty = (0.8 * bite * way).astype(np.float32)
         distance = np.minimum(distance, draw.circle(dx - tx, dy - ty, 0.27 * bite))
     return distance
 
@@ -134,7 +135,7 @@ def _stage(
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
     plate = draw.circle(dx, dy, 1.22 * size)
     shadow = draw.circle(dx - 2, dy - 3, 1.22 * size)
-    draw.over(canvas, (0, 0, 0), 0.3 * draw.soft(shadow, 6)[None])
+    draw.over(canvas, (0, 0, 0), 0.3 * draw.soft(shadow, 6.0)[None])
     draw.over(canvas, (228, 228, 232), draw.coverage(plate)[None])
     rim = np.abs(draw.circle(dx, dy, 0.98 * size)) - 0.6
     draw.over(canvas, (196, 198, 206), 0.8 * draw.coverage(rim)[None])

@@ -87,7 +87,7 @@ def paint(
         ink, tip, touching = ink[-1:], tip[-1:], touching[-1:]
     back = draw.backdrop(rng, width, height, tool.surfaces[surface])
     canvas = np.repeat(back[None], len(ink), 0)
-    grain = 0.5 + 0.5 * draw.noise(rng, width, height, 30)
+    grain = 0.5 + 0.5 * draw.noise(rng, width, height, 30.0)
     draw.over(canvas, draw.COLOURS[colour], ink * (1 - tool.rough * grain))
     ids = (ink > 0.5).astype(np.uint8)
     cover = _hold(canvas, tool, draw.COLOURS[colour], tip, touching, radius)
@@ -236,10 +236,12 @@ def _hold(
         px, py = dx - x0 * thick, dy - y0 * thick
         way = (ux * length * thick, uy * length * thick)
         shadow = draw.capsule(px - 2.5 - 0.5 * lift[..., None], py - 2.5, way, half)
-        draw.over(canvas, (0, 0, 0), 0.16 * draw.soft(shadow, 4))
+        draw.over(canvas, (0, 0, 0), 0.16 * draw.soft(shadow, 4.0))
         distance = draw.capsule(px, py, way, half)
         across = (px * -uy + py * ux) / half
         light = (1.05 + 0.28 * across)[..., None]
-        draw.over(canvas, light * np.float32(paint_), draw.coverage(distance))
+        draw.over(
+            canvas, light * np.asarray(paint_, np.float32), draw.coverage(distance)
+        )
         whole = np.maximum(whole, draw.coverage(distance))
     return whole

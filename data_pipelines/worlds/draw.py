@@ -193,7 +193,7 @@ def backdrop(
         case 2:
             light = 16 * noise(rng, width, height, rng.uniform(2, 5))
         case 3:
-            light = 9 * noise(rng, width, height, 24) + 30 * slope
+            light = 9 * noise(rng, width, height, 24.0) + 30 * slope
         case _:
             light = 7 * np.sin(slope * rng.uniform(20, 45)) + 20 * y
     tint = rng.normal(0, 5, 3)

@@ -39,7 +39,7 @@ class _Plate:
         cover = draw.coverage(pixels)
         # Under a part's soft edge lies what is there, and at the rim its own colour.
         bare = self.alpha[..., None] == 0
-        lit = (light[..., None] * np.float32(colour)).astype(np.float32)
+        lit = (light[..., None] * np.asarray(colour, np.float32)).astype(np.float32)
         self.colour[0] = np.where(bare, lit, self.colour[0])
         draw.over(self.colour, lit, cover[None])
         self.alpha = np.maximum(self.alpha, cover)
@@ -68,7 +68,7 @@ def _burger(
     x, y, bun = plate.x, plate.y, (216, 148, 74)
     bottom = np.maximum(_ellipse(x, y - 0.42, 0.94, 0.36), 0.42 - y)
     plate.lay(bottom, bun, 1.1 - 0.3 * (y - 0.4))
-    grain = draw.noise(rng, width, height, 26)
+    grain = draw.noise(rng, width, height, 26.0)
     plate.lay(_slab(x, y - 0.34, 1.0, 0.16), (104, 60, 36), 1 + 0.16 * grain)
     drips = 0.13 * np.abs(np.sin(x * 3.1 + rng.uniform(0, 3)))
     cheese = np.maximum(np.abs(x) - 0.96, np.maximum(0.14 - y, y - 0.2 - drips))
@@ -132,7 +132,7 @@ def _cookie(
     plate = _Plate(width, height, centre, size)
     x, y = plate.x, plate.y
     edge = 0.03 * np.sin(9 * np.arctan2(y, x) + rng.uniform(0, 6))
-    grain = 0.1 * draw.noise(rng, width, height, 22)
+    grain = 0.1 * draw.noise(rng, width, height, 22.0)
     plate.lay(
         draw.circle(x, y, 0.94) + edge, (206, 152, 88), 1.06 - 0.12 * (x + y) + grain
     )

@@ -117,7 +117,7 @@ def _render(
         draw.over(canvas, (0, 0, 0), 0.3 * draw.soft(drop, 0.5 * radius))
         light = 1.06 - 0.1 * dy / radius - 0.22 * draw.coverage(-1.2 - distance)
         layers.append(draw.coverage(distance))
-        colour = np.float32(draw.COLOURS[shape.colour])
+        colour = np.asarray(draw.COLOURS[shape.colour], np.float32)
         draw.over(canvas, light[..., None] * colour, layers[-1])
     clear = np.ones((height, width), np.float32)
     for left, top, right, bottom in scene.walls:
@@ -125,7 +125,7 @@ def _render(
         dx, dy = x - (left + right) / 2, y - (top + bottom) / 2
         distance = draw.box(dx, dy, half_width, half_height)
         shadow = draw.box(dx - 2, dy - 2, half_width, half_height)
-        draw.over(canvas, (0, 0, 0), 0.35 * draw.soft(shadow, 5)[None])
+        draw.over(canvas, (0, 0, 0), 0.35 * draw.soft(shadow, 5.0)[None])
         face = _face(rng, WALLS[scene.wall_colour], distance, dx, dy)
         draw.over(canvas, face, draw.coverage(distance)[None])
         clear = clear * (1 - draw.coverage(distance))
@@ -149,7 +149,7 @@ def _face(
 ) -> Float[np.ndarray, "h w 3"]:
     """The lit face of a wall: a little rough, sometimes of planks, dark at its edge."""
     height, width = distance.shape
-    light = 1 + 0.06 * draw.noise(rng, width, height, 20) - 0.004 * (dx + dy)
+    light = 1 + 0.06 * draw.noise(rng, width, height, 20.0) - 0.004 * (dx + dy)
     if rng.random() < 0.4:  # planks
         pitch = rng.uniform(7, 12)
         across = dx if rng.random() < 0.5 else dy

@@ -21,6 +21,7 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
 }
 _STRAIGHT = tuple(DIRECTIONS)[:4]
 _NAMES = tuple(draw.SHAPES)
+_WIDTHS = ((0.0, 0.0), (1.8, 2.8), (1.3, 1.9))  # of no, one, two walls, in radii
 
 WALLS: dict[str, tuple[int, int, int]] = {
     "grey": (132, 134, 138),
@@ -73,9 +74,11 @@ def draw_scene(
         rng.choice(3, p=(0, 1 - two, two) if triple else (0.2, 0.8 - two, two))
     )
     # A zone before, between and behind the walls in which a shape is wholly in view.
-    room = 2 * draw.REACH * (wall_count + 1) + wall_count * 2.2
+    zones = wall_count + 1
+    room = zones * 2 * draw.REACH + wall_count * _WIDTHS[wall_count][1]
     largest = min(
-        along / room, (0.125 if wall_count or count > 1 else 0.18) * min(size)
+        (along - zones) / room,
+        (0.125 if wall_count or count > 1 else 0.18) * min(size),
     )
     radii = largest * rng.uniform(0.8, 1.0, count)
     walls = _walls(rng, along, wall_count, max(radii))
@@ -100,7 +103,7 @@ def _walls(
     rng: np.random.Generator, along: float, count: int, radius: float
 ) -> Float[np.ndarray, "m 2"]:
     """Where walls begin and end on the way, with room for a shape around each."""
-    widths = radius * rng.uniform(*((1.8, 2.8) if count == 1 else (1.3, 1.9)), count)
+    widths = radius * rng.uniform(*_WIDTHS[count], count)
     zone = 2 * draw.REACH * radius + 1
     spare = max(along - widths.sum() - zone * (count + 1), 0)
     gaps = zone + spare * rng.dirichlet(np.full(count + 1, 3.0))[:count]

@@ -13,7 +13,9 @@ from data_pipelines.worlds.words import one_of
 _FELTS = {"green": (40, 116, 74), "blue": (44, 84, 138), "red": (134, 42, 52)}
 _FLOORS = {"wooden": (164, 116, 70), "grey": (128, 130, 134), "white": (224, 222, 216)}
 _FRAME = (92, 58, 34)
-_LIGHT = np.float32((-0.45, -0.62, 0.643))  # toward the light: left, up, to the viewer
+_LIGHT = np.asarray(
+    (-0.45, -0.62, 0.643), np.float32
+)  # toward the light: left, up, to the viewer
 
 
 def simulate(seed: int, *, width: int, height: int, frames: int, fps: float) -> Episode:
@@ -111,13 +113,13 @@ def _room(
     name = one_of(rng, draw.apart(draw.BACKDROPS, seen))
     back = draw.backdrop(rng, width, height, draw.BACKDROPS[name])[None]
     sides = np.maximum(np.maximum(left - x, x - right), top - y)
-    draw.over(back, (0, 0, 0), 0.25 * draw.soft(-sides, 6)[None])
+    draw.over(back, (0, 0, 0), 0.25 * draw.soft(-sides, 6.0)[None])
     edge = bottom - 0.04 * height  # balls touch the floor somewhat before its far edge
-    grain = draw.noise(rng, width, height, 26) * 7 - 20 * (y - edge) / (height - edge)
-    floor = np.float32(_FLOORS[str(state["floor"])]) + grain[..., None]
-    draw.over(back, (0, 0, 0), 0.3 * draw.soft(edge - 2 - y, 5)[None])
+    grain = draw.noise(rng, width, height, 26.0) * 7 - 20 * (y - edge) / (height - edge)
+    floor = np.asarray(_FLOORS[str(state["floor"])], np.float32) + grain[..., None]
+    draw.over(back, (0, 0, 0), 0.3 * draw.soft(edge - 2 - y, 5.0)[None])
     draw.over(back, floor, draw.coverage(edge - y)[None])
-    draw.over(back, np.float32(_FRAME) * 0.9, draw.coverage(-sides)[None])
+    draw.over(back, np.asarray(_FRAME, np.float32) * 0.9, draw.coverage(-sides)[None])
     return back[0]
 
 
@@ -129,13 +131,13 @@ def _table(
     left, top, right, bottom = state["box"]
     across, down = x - (left + right) / 2, y - (top + bottom) / 2
     inside = draw.box(across, down, (right - left) / 2, (bottom - top) / 2)
-    light = 8 * draw.noise(rng, width, height, 30) - 18 * (
+    light = 8 * draw.noise(rng, width, height, 30.0) - 18 * (
         (across / width) ** 2 + (down / height) ** 2
     )
-    cloth = np.float32(_FELTS[str(state["floor"])]) + light[..., None]
+    cloth = np.asarray(_FELTS[str(state["floor"])], np.float32) + light[..., None]
     canvas = np.broadcast_to(cloth, (1, height, width, 3)).astype(np.float32)
-    draw.over(canvas, (0, 0, 0), 0.3 * draw.soft(-inside - 1, 5)[None])
-    wood = np.float32(_FRAME) * (1 + 0.1 * np.sin(0.6 * (x + y)))[..., None]
+    draw.over(canvas, (0, 0, 0), 0.3 * draw.soft(-inside - 1, 5.0)[None])
+    wood = np.asarray(_FRAME, np.float32) * (1 + 0.1 * np.sin(0.6 * (x + y)))[..., None]
     draw.over(canvas, wood, draw.coverage(-inside)[None])
     return canvas[0]
 
@@ -154,7 +156,7 @@ def _paint(
             high = ((bottom - radius - places[:, k, 1]) / bottom).clip(0, 1)
             wide = radius * (1 + 0.6 * high)
             distance = draw.circle(dx, (y - bottom) * 3.2, 0.0) - wide
-            draw.over(canvas, (0, 0, 0), (0.5 - 0.4 * high) * draw.soft(distance, 4))
+            draw.over(canvas, (0, 0, 0), (0.5 - 0.4 * high) * draw.soft(distance, 4.0))
         distance = draw.circle(dx - 0.25 * radius, dy - 0.35 * radius, radius)
         shade = 0.12 if falls else 0.4
         draw.over(canvas, (0, 0, 0), shade * draw.soft(distance, 0.6 * radius))
@@ -175,5 +177,5 @@ def _sphere(
     facing = nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2]
     shine = (2 * facing * nz - _LIGHT[2]).clip(0, 1) ** 12  # reflected to the viewer
     light = 0.5 + 0.58 * facing.clip(0, 1)
-    lit = light[..., None] * np.float32(draw.COLOURS[colour])
+    lit = light[..., None] * np.asarray(draw.COLOURS[colour], np.float32)
     return lit + (0.85 * shine)[..., None] * (255 - lit)

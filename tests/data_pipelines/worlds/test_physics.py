@@ -72,7 +72,7 @@ def test_a_dropped_ball_bounces_when_and_as_high_as_the_formulas_say():
         200.0,
         0.5,
     )
-    motion = trajectory(start, np.linspace(0, 1.2, 2401))
+    motion = trajectory(start, np.linspace(0, 1.4, 2801))
     fall = np.sqrt(2 * 40 / 200)
     np.testing.assert_allclose(motion.bounce_time[:2], [fall, 2 * fall], rtol=1e-12)
     between = (motion.position[:, 0, 1])[int(fall / 5e-4) + 1 : int(2 * fall / 5e-4)]
@@ -99,7 +99,7 @@ def test_captions_match_the_state():
     times = {1: "once", 2: "twice", 3: "three times", 4: "four times"}
     counted = 0
     for seed in range(300):
-        episode = simulate(seed, width=64, height=64, frames=17, fps=8.0)
+        episode = simulate(seed, width=32, height=32, frames=9, fps=5.0)
         text, state = episode.caption, episode.state
         for colour in state["colour"]:
             assert re.search(rf"\b{colour}\b", text), text
