@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -22,8 +22,9 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 
 from data_pipelines import records
+from data_pipelines.conditions import lay
+from soraxla.mixture import Stored
 from soraxla.packing import PackSpec, Segment, pack
-from soraxla.patching import patchify, positions
 from soraxla.planning import (
     BEGINNING,
     Draw,
@@ -33,10 +34,18 @@ from soraxla.planning import (
     check_index,
     plan_steps,
 )
-from soraxla.types import LatentGrid, PackedBatch
+from soraxla.types import PackedBatch
 
 _PLACES = ("shard", "record")
 _SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
+
+
+class Record(NamedTuple):
+    """A sample, float32."""
+
+    latents: Float[np.ndarray, "t h w c"]
+    text: Float[np.ndarray, "m e"]
+    conditions: dict[str, np.ndarray]  # of `conditions.encode_conditions`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,10 +68,8 @@ class Dataset:
         """The whole index, captions and sources included; read when first asked for."""
         return _read_index(self.path / records.INDEX, None)
 
-    def read(
-        self, i: int
-    ) -> tuple[Float[np.ndarray, "t h w c"], Float[np.ndarray, "m e"]]:
-        """Latents and text embedding of sample i, float32.
+    def read(self, i: int) -> Record:
+        """Sample i.
 
         Raises ValueError when the record is damaged or not what the index says.
         """
@@ -74,8 +81,11 @@ class Dataset:
                     str(file), "readahead_buffer_size:0"
                 )
             data = self._readers[int(self.shard[i])].read([int(self.record[i])])[0]
-            tensors = records.decode_record(data)
-            latents, text = (tensors[k].astype(np.float32) for k in ("latents", "text"))
+            tensors = {
+                name: tensor.astype(np.float32)
+                for name, tensor in records.decode_record(data).items()
+            }
+            latents, text = tensors.pop("latents"), tensors.pop("text")
         except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
             raise _damaged(file, f"record {self.record[i]}: {error}") from None
         plan = self.plan
@@ -87,7 +97,7 @@ class Dataset:
                 f"record {self.record[i]}: holds {latents.shape} and {text.shape}, the"
                 f" index says {tuple(map(int, grid))} and {tuple(map(int, length))}",
             )
-        return latents, text
+        return Record(latents, text, tensors)
 
 
 @runtime_checkable  # what the checks of types in tests need
@@ -113,10 +123,11 @@ def open_dataset(path: str | Path) -> Dataset:
         ("text_width", int),
         ("patch", list),
         ("vae_sha256", str),
+        ("conditions", bool),
     ):
         if not isinstance(card.get(key), kind):
             raise _damaged(path / records.CARD, f"no {key}")
-    table = _read_index(path / records.INDEX, [*_PLACES, *_SIZES])
+    table = _read_index(path / records.INDEX, [*_PLACES, *_SIZES, *Stored._fields])
     if table.num_rows != card["samples"]:
         raise _damaged(
             path / records.INDEX,
@@ -133,6 +144,9 @@ def open_dataset(path: str | Path) -> Dataset:
             **{name: column[name] for name in _SIZES},
             empty_text_length=len(empty_text),
             patch=tuple(card["patch"]),
+            stored=Stored(*(column[name] for name in Stored._fields))
+            if card["conditions"]
+            else None,
         ),
         shard=column["shard"],
         record=column["record"],
@@ -165,9 +179,9 @@ def packed_batches(
 ) -> grain.IterDataset[PackedBatch]:
     """Endless `PackedBatch`es of NumPy arrays, a host's B/hosts rows of each step.
 
-    Latents and text are float32; every token is generated (`known` all False). A draw
-    whose caption is dropped carries the empty caption. Hosts' rows, one after the
-    other, are the B rows that one host would get.
+    Latents and text are float32. A draw whose caption is dropped carries the empty
+    caption; what a draw is given, by the mixture of `spec`, is known. Hosts' rows, one
+    after the other, are the B rows that one host would get.
 
     Args:
       dataset: from `open_dataset`.
@@ -265,20 +279,25 @@ def segments(dataset: Dataset, shift: ShiftRule, rope_fps: float) -> list[Segmen
 def _segment(
     dataset: Dataset, shift: ShiftRule, rope_fps: float, draw: Draw
 ) -> Segment:
-    latents, text = dataset.read(draw.sample)
-    latents = latents[: draw.latent_frames]
-    t, h, w, _ = latents.shape
-    plan = dataset.plan
-    fps = float(plan.fps[draw.sample])
+    record, plan = dataset.read(draw.sample), dataset.plan
+    tokens, places, known = lay(
+        record.latents,
+        record.conditions,
+        draw,
+        patch=plan.patch,
+        fps=float(plan.fps[draw.sample]),
+        rope_fps=rope_fps,
+    )
     return Segment(
-        tokens=np.asarray(patchify(latents, plan.patch)),
-        positions=positions(LatentGrid(t=t, h=h, w=w), plan.patch, fps, rope_fps),
-        text=text if draw.caption_kept else dataset.empty_text,
+        tokens=tokens,
+        positions=places,
+        known=known,
+        text=record.text if draw.caption_kept else dataset.empty_text,
         draw=draw.draw,
         shift=shift(
             height=int(plan.height[draw.sample]),
             width=int(plan.width[draw.sample]),
-            latent_frames=t,
+            latent_frames=draw.latent_frames,
         ),
     )
 

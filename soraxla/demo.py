@@ -140,6 +140,7 @@ def encode_samples(workdir: Path) -> Dataset:
             vae_dir=weights,
             vae_sha256=sha256,
             text_encoder=encoder.name,
+            conditions=False,
         )
     return open_dataset(workdir / "dataset")
 

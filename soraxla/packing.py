@@ -1,22 +1,24 @@
 """Clips laid end to end in rows, and taken out again. NumPy only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from soraxla.mixture import Mixture
 from soraxla.types import Array, PackedBatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackSpec:
-    """The budgets of a row, and how often it holds the empty caption."""
+    """The budgets of a row, and how often draws get the empty caption or a task."""
 
     row_length: int  # L, tokens
     text_length: int  # M, text tokens
     max_segments: int  # S, clips
     caption_dropout: float = 0.1  # share of draws given the empty caption
+    mixture: Mixture = field(default_factory=Mixture)
 
     def __post_init__(self) -> None:
         for name in ("row_length", "text_length", "max_segments"):

@@ -28,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "weights (default: %(default)s)",
     )
     parser.add_argument(
+        "--conditions",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep also what trains other tasks than text to video: ends, single "
+        "frames, pictures with holes, each encoded alone (default: yes)",
+    )
+    parser.add_argument(
         "--max-tokens",
         type=int,
         default=16384,
@@ -68,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
                 vae_sha256=sha256,
                 text_encoder=encoder.name,
                 vae_spatial=loaded.model.spatial,
+                conditions=args.conditions,
                 max_tokens=args.max_tokens,
                 max_bad=args.max_bad,
             )
