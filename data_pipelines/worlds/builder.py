@@ -222,7 +222,7 @@ def _start(written: Any) -> None:
 
 def _write(shard: _Shard) -> None:
     """Writes one file, whole or not at all."""
-    features = tfds.features.FeaturesDict(FEATURES)
+    features: Any = tfds.features.FeaturesDict(FEATURES)
     serializer = ExampleSerializer(features.get_serialized_info())
     temporary = shard.file.with_name(f".{shard.file.name}.tmp")
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
