@@ -80,23 +80,31 @@ def unpatchify(
 
 
 def positions(
-    grid: LatentGrid, patch: Patch, fps: float, rope_fps: float = 16.0
+    grid: LatentGrid,
+    patch: Patch,
+    fps: float,
+    rope_fps: float = 16.0,
+    *,
+    first: float = 0.0,
 ) -> Float[np.ndarray, "n 3"]:
     """Position (t, h, w) of every token, in the order of `patchify`.
 
     t counts latents of a clip at `rope_fps` frames a second, so that a second is as
-    long in a 60 fps clip as in a 12 fps one: latent τ stands at τ·rope_fps/fps. A
-    single frame stands at 0 whatever its rate (pictures have none: fps 0). h and w
-    are patch indices.
+    long in a 60 fps clip as in a 12 fps one: latent τ stands at τ·rope_fps/fps, or at
+    (first + τ)·rope_fps/fps where the grid is a later part of a clip, such as frame f
+    encoded alone, at f/4. A picture stands at 0, and has no rate (fps 0). h and w are
+    patch indices.
 
-    Raises ValueError for a clip of several latents without a positive rate.
+    Raises ValueError for several latents, or a later part, without a positive rate.
     """
     t, h, w = patch_grid(grid, patch)
-    if grid.t > 1 and not (fps > 0 and rope_fps > 0):
+    moves = grid.t > 1 or first > 0
+    if moves and not (fps > 0 and rope_fps > 0):
         raise ValueError(
             f"a clip of {grid.t} latent frames needs a positive frame rate, got"
             f" fps={fps} and rope_fps={rope_fps}"
         )
-    scale = patch[0] * rope_fps / fps if grid.t > 1 else 0.0
+    scale = rope_fps / fps if moves else 0.0
     place = np.indices((t, h, w), dtype=np.float64).reshape(3, -1).T
+    place = place * np.array([patch[0], 1.0, 1.0]) + np.array([first, 0.0, 0.0])
     return (place * np.array([scale, 1.0, 1.0])).astype(np.float32)

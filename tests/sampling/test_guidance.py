@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soraxla.diffusion import PREDICTIONS, Process
-from soraxla.sampling import guided
+from soraxla.sampling import Guidance, guided
 from soraxla.types import PackedBatch
 
 
@@ -47,7 +47,7 @@ PROMPT, NEGATIVE = rows(5, 0), rows(2, 1)
 def test_it_is_both_predictions_apart(scale):
     """Though the prompts differ in length; at scale 0 the negative alone."""
     c, u = network(X, T, PROMPT), network(X, T, NEGATIVE)
-    out = guided(under, PROMPT, NEGATIVE, cfg_scale=scale)(X, T)
+    out = guided(under, PROMPT, NEGATIVE, guidance=Guidance(cfg_scale=scale))(X, T)
     np.testing.assert_allclose(out, u + scale * (c - u), rtol=0, atol=2e-6)
     assert np.abs(c - u).max() > 0.5
 
@@ -64,9 +64,9 @@ def test_one_pass_over_twice_the_rows_and_none_doubled_at_scale_one():
 
         return denoise
 
-    both = guided(counted, PROMPT, NEGATIVE, cfg_scale=2.0)
+    both = guided(counted, PROMPT, NEGATIVE, guidance=Guidance(cfg_scale=2.0))
     both(X, T), both(X, T)
-    plain = guided(counted, PROMPT, NEGATIVE, cfg_scale=1.0)(X, T)
+    plain = guided(counted, PROMPT, NEGATIVE, guidance=Guidance())(X, T)
     assert conditions == [(4, 5), (2, 5)]  # once, however many steps
     assert seen == [(4, 4), (4, 4), (2, 2)]
     np.testing.assert_array_equal(plain, network(X, T, PROMPT))
@@ -84,7 +84,7 @@ def test_mixing_predictions_mixes_clean_samples(prediction):
 
 
 def test_negative_rows_must_be_there_and_alike():
-    with pytest.raises(ValueError, match=r"cfg_scale 2\.0 needs the rows"):
-        guided(under, PROMPT, cfg_scale=2.0)
+    with pytest.raises(ValueError, match=r"cfg_scale 2\.0 .* need the rows"):
+        guided(under, PROMPT, guidance=Guidance(cfg_scale=2.0))
     with pytest.raises(ValueError, match=r"\(2, 6\), expected \(2, 4\)"):
-        guided(under, PROMPT, rows(2, 1, length=6), cfg_scale=2.0)
+        guided(under, PROMPT, rows(2, 1, length=6), guidance=Guidance(cfg_scale=2.0))
