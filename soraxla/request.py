@@ -71,6 +71,19 @@ class Inpaint:
     video: Video = field(repr=False)
     mask: np.ndarray = field(repr=False)
 
+    def __post_init__(self) -> None:
+        (height, width), (rows, columns) = self.video.shape[1:3], self.mask.shape
+        if (rows, columns) != (height, width):
+            raise ValueError(
+                f"the mask is {columns}x{rows}, expected the clip's {width}x{height}: "
+                "scale it"
+            )
+        if not self.mask.any():
+            raise ValueError(
+                "the mask is empty, so that nothing is to be made: paint white what "
+                "is, or invert it"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outpaint:
@@ -190,7 +203,7 @@ class Request:
                     f"frames is {self.frames}, but the clip to change has {given}: ask "
                     f"for {given}"
                 )
-        elif given and self.frames <= given:
+        elif self.frames <= given:
             what = "frame" if given == 1 else "frames"
             raise ValueError(
                 f"frames is {self.frames}, of which {given} {what} are given: ask for "
@@ -211,8 +224,6 @@ class Request:
                 f"strength is {task.strength}, expected above 0 (as it was) up to 1 "
                 "(made anew)"
             )
-        if isinstance(task, Inpaint):
-            _check_mask(task)
         if isinstance(task, Outpaint):
             height, width = task.video.shape[1:3]
             if height > self.height or width > self.width:
@@ -222,18 +233,11 @@ class Request:
                 )
 
 
-def _check_mask(task: Inpaint) -> None:
-    (height, width), (rows, columns) = task.video.shape[1:3], task.mask.shape[:2]
-    if (rows, columns) != (height, width):
-        raise ValueError(
-            f"the mask is {columns}x{rows}, expected the clip's {width}x{height}: "
-            "scale it"
-        )
-    if not task.mask.any():
-        raise ValueError(
-            "the mask is black everywhere, so that nothing is to be made: paint what "
-            "is to change white, or invert it"
-        )
+def new_frames(request: Request) -> int:
+    """Frames to generate."""
+    if isinstance(request.task, Edit | Inpaint | Outpaint):
+        return request.frames
+    return request.frames - sum(map(len, videos(request.task).values()))
 
 
 @dataclass(frozen=True, kw_only=True)
