@@ -30,6 +30,7 @@ L0 soraxla/assets/__init__.py
 L0 soraxla/collectives.py
 L1 soraxla/sharding.py
 L1 soraxla/patching.py
+L1 soraxla/controls.py
 L1 soraxla/mixture.py
 L1 soraxla/packing.py
 L1 soraxla/planning.py

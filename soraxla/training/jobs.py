@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from PIL import Image
 
-from data_pipelines.packed import Dataset, check_vae, packed_batches
+from data_pipelines.dataset import Dataset, check_vae
+from data_pipelines.packed import packed_batches
 from data_pipelines.windows import WindowDataset, WindowSpec
 from soraxla.compiler import jit
 from soraxla.diffusion.schedule import time_shift
@@ -136,6 +137,7 @@ def dit_job(
         batch_rows=cfg.batch_rows,
         shift=functools.partial(time_shift, model.shift),
         rope_fps=model.rope_fps,
+        controls=model.controls,
         host=own.start // len(own),
         hosts=cfg.batch_rows // len(own),
     )

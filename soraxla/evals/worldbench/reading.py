@@ -1,5 +1,6 @@
 """What a clip shows, read from its pixels alone: one shape, its colour, its way."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from data_pipelines.worlds.occlusion_scene import DIRECTIONS
 
 _CHANGED = 45.0  # in RGB, from the background: what moves
 _SMALLEST = 12.0  # pixels of a shape wholly in view
+_BLURS = (0.0, 0.7, 1.4)  # pixels
 
 
 class Reading(NamedTuple):
@@ -34,21 +36,22 @@ def read_shape(video: UInt8[np.ndarray, "t h w 3"]) -> Reading:
     pixels = video.astype(np.float32)
     back = still_background(video)
     masks = np.linalg.norm(pixels - back[None], axis=-1) > _CHANGED
-    masks = np.stack([_largest(mask) for mask in masks])
+    masks = np.stack([_largest(mask) for mask in masks]).astype(bool)
     area = masks.sum((1, 2))
     full = area >= max(_SMALLEST, 0.75 * np.quantile(area, 0.9))
     if full.sum() < 2:
         return NOTHING
     colour = _colour(pixels, masks & full[:, None, None])
-    cover = _cover(pixels, back, np.float32(COLOURS[colour]))
+    cover = _cover(pixels, back, np.array(COLOURS[colour], np.float32))
     near = np.stack([ndimage.binary_dilation(mask, iterations=2) for mask in masks])
     cover = cover * near
     return Reading(colour, _shape(cover[full]), _direction(masks, full))
 
 
 def _largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    labels, count = ndimage.label(mask)
-    if count < 2:
+    labels = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=labels)
+    if labels.max() < 2:
         return mask
     return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
@@ -57,7 +60,7 @@ def _colour(
     pixels: Float[np.ndarray, "t h w 3"], masks: Bool[np.ndarray, "t h w"]
 ) -> str:
     """The nearest name of the colour in the middle of the masks."""
-    inner = np.stack([ndimage.binary_erosion(mask) for mask in masks])
+    inner = np.stack([ndimage.binary_erosion(mask) for mask in masks]).astype(bool)
     chosen = pixels[inner if inner.sum() > _SMALLEST else masks]
     mean = np.median(chosen, axis=0)
     return min(COLOURS, key=lambda name: float(np.linalg.norm(mean - COLOURS[name])))
@@ -75,28 +78,23 @@ def _cover(
 
 
 def _shape(cover: Float[np.ndarray, "t h w"]) -> str:
-    """The name whose outline, of the same area and centre, is the most alike."""
-    mean = {name: 0.0 for name in SHAPES}
+    """The name whose outline, of the same area, is the most alike on average.
+
+    Outlines are compared as sharp as the clip is: a VAE softens what moves.
+    """
+    errors = dict.fromkeys(itertools.product(SHAPES, _BLURS), 0.0)
     x, y = pixel_grid(cover.shape[2], cover.shape[1])
     for frame in cover:
-        area = float(frame.sum())
-        centre = (
-            float((frame * x).sum()) / max(area, 1e-6),
-            float((frame * y).sum()) / max(area, 1e-6),
-        )
-        for name, outline in _outlines(x - centre[0], y - centre[1], area).items():
-            mean[name] += float(np.square(frame - outline).sum()) / max(area, 1e-6)
-    return min(mean, key=lambda name: mean[name])
-
-
-def _outlines(
-    x: np.ndarray, y: np.ndarray, area: float
-) -> dict[str, Float[np.ndarray, "h w"]]:
-    made = {}
-    for name, (unit_area, (cx, cy)) in _MOMENTS.items():
-        radius = float(np.sqrt(area / unit_area))
-        made[name] = coverage(SHAPES[name](x + cx * radius, y + cy * radius, radius))
-    return made
+        area = max(float(frame.sum()), 1e-6)
+        cx, cy = float((frame * x).sum()) / area, float((frame * y).sum()) / area
+        for name, (unit_area, (dx, dy)) in _MOMENTS.items():
+            radius = float(np.sqrt(area / unit_area))
+            at = x - cx + dx * radius, y - cy + dy * radius
+            outline = coverage(SHAPES[name](*at, radius))
+            for blur in _BLURS:
+                soft = ndimage.gaussian_filter(outline, blur) if blur else outline
+                errors[name, blur] += float(np.square(frame - soft).sum()) / area
+    return min(errors, key=lambda key: errors[key])[0]
 
 
 def _moments(name: str) -> tuple[float, tuple[float, float]]:
