@@ -248,5 +248,11 @@ def assemble(loaded: Loaded, vae: Loaded) -> Pipeline:
             "the VAE has no latent statistics, so its latents cannot be normalised; "
             "train it, or use the one the transformer was trained with"
         )
+    limit = loaded.config.get("max_latent_frames", 1)
+    if not isinstance(limit, int) or limit < 1:
+        raise ValueError(
+            f"the transformer's max_latent_frames is {limit!r}, expected a whole "
+            "number from 1 on; mend its config.json"
+        )
     process = build(Process, loaded.config["process"], "process.")
     return Pipeline(dit=loaded, vae=vae, process=process, text_encoder=encoder)

@@ -191,9 +191,10 @@ def _between(
         steering = studio.steering(first, shared + frames + len(after))
     before, after = before[-studio.overlap_frames :], after[: studio.overlap_frames]
     total = len(before) + frames + len(after)
-    window, end = studio.window, studio.latents(total)
-    if window is not None and end > window and len(after) and not len(before):
-        return (yield from _backward(after, frames, window, studio))
+    end = studio.latents(total)
+    windows = len(window_ends(end, studio.window, studio.overlap))
+    if windows > 1 and len(after) and not len(before):
+        return (yield from _backward(after, frames, studio))
     alone = ()
     if len(after):
         first = studio.place(total - len(after))
@@ -205,9 +206,10 @@ def _between(
     return with_frames(video, given)[len(before) : total - len(after)]
 
 
-def _backward(after: Video, frames: int, window: int, studio: Studio) -> Recipe:
+def _backward(after: Video, frames: int, studio: Studio) -> Recipe:
     """What comes before a clip, the last window first; each is the end of the next."""
-    made = after[:0]
+    made, window = after[:0], studio.window
+    assert window is not None
     while len(made) < frames:
         later = np.concatenate([made, after])[: studio.overlap_frames]
         new = min(frames - len(made), studio.frames(window) - len(later))

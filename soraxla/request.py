@@ -230,9 +230,9 @@ class Request:
                     f"for {given}"
                 )
         elif self.frames <= given:
-            what = "frame" if given == 1 else "frames"
+            verb = "is" if given == 1 else "are"
             raise ValueError(
-                f"frames is {self.frames}, of which {given} {what} are given: ask for "
+                f"frames is {self.frames}, of which {given} {verb} given: ask for "
                 f"more, such as {given + 24}"
             )
         if isinstance(task, Loop) and not given and self.frames < 2 * self.overlap:

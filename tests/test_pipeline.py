@@ -220,6 +220,7 @@ def test_models_that_do_not_fit_together_are_refused():
         (with_config(dit, text_encoder="t6"), vae, "unknown text encoder 't6'"),
         (with_config(dit, text_encoder="t5:/gone"), vae, "/gone: no such folder"),
         (with_config(dit, process={"schedul": 1}), vae, r"'process\.schedul'"),
+        (with_config(dit, max_latent_frames="9"), vae, "max_latent_frames is '9'"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             assemble(loaded, other)
