@@ -68,6 +68,7 @@ L2 soraxla/sampling/tasks.py
 L2 soraxla/sampling/seams.py
 L2 soraxla/sampling/rows.py
 L2 soraxla/sampling/__init__.py
+L2 data_pipelines/worlds/*
 L2 data_pipelines/*
 L3 soraxla/autoencode.py
 L3 soraxla/optim.py

@@ -389,7 +389,7 @@ def test_a_text_encoded_once_is_the_text(text_pad_to):
 
 def test_controls_are_added_to_their_tokens_and_start_at_nothing():
     cfg = dataclasses.replace(CFG, controls=Controls(actions=("forward", "left")))
-    fresh = quick(lambda: dit.init(jax.random.key(0), cfg))()
+    fresh = jit(lambda: dit.init(jax.random.key(0), cfg))()
     assert not fresh["control_embed"]["kernel"].any()
     weights = random_params(cfg)
     x, t, batch, known_t = pack(A, B, C)
