@@ -20,6 +20,8 @@ FARTHEST = 12  # cells; how far a leap looks for blocks
 # Half of what the land repeats after: no block is seen twice.
 VIEW = SIZE / 2  # cells; the length of a ray
 
+_WRAP = SIZE - 1  # SIZE is a power of two
+
 _CUBE = np.abs(np.mgrid[[slice(-FARTHEST, FARTHEST + 1)] * 3]).max(0).astype(np.uint8)
 
 
@@ -66,7 +68,12 @@ def leaps_after(
 
 def index(x: Array, y: Array, z: Array) -> Array:
     """Of cells of the endless land in a flattened grid; y is held inside the grid."""
-    return ((x % SIZE) * TALL + jnp.clip(y, 0, TALL - 1)) * SIZE + z % SIZE
+    return ((x & _WRAP) * TALL + jnp.clip(y, 0, TALL - 1)) * SIZE + (z & _WRAP)
+
+
+def gather(values: Array, at: Array) -> Array:
+    """values[at], computed alone: in a fusion it makes a CPU loop go one by one."""
+    return jax.lax.optimization_barrier(values[jax.lax.optimization_barrier(at)])
 
 
 def trace(

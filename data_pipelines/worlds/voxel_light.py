@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
+from data_pipelines.worlds.voxel_cast import gather
 from data_pipelines.worlds.voxel_terrain import SIZE, TALL, value_noise
 from soraxla.types import Array
 
@@ -109,7 +110,7 @@ def sky_colour(sky: Sky, origin: Array, direction: Array, seconds: Array) -> lis
     z = origin[2] + away * direction[2]
     x, z = (jnp.floor(a / _CLOUD).astype(jnp.int32) % SIZE for a in (x, z))
     # Far clouds are thinner than a pixel: they fade into the haze.
-    cover = sky.clouds.reshape(-1)[x * SIZE + z]
+    cover = gather(sky.clouds.reshape(-1), x * SIZE + z)
     cover = cover * jnp.clip((direction[1] - 0.06) * 4, 0, 1)
     return [
         c + (0.45 * s + 0.62 * a - c) * cover

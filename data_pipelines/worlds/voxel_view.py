@@ -14,7 +14,15 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
 from data_pipelines.worlds import voxel_blocks as vb
-from data_pipelines.worlds.voxel_cast import VIEW, Hits, index, leaps, leaps_after, trace
+from data_pipelines.worlds.voxel_cast import (
+    VIEW,
+    Hits,
+    gather,
+    index,
+    leaps,
+    leaps_after,
+    trace,
+)
 from data_pipelines.worlds.voxel_light import Sky, gradient, light, sky_colour
 from soraxla.compiler import jit
 from soraxla.types import Array
@@ -111,7 +119,7 @@ def render(
 
     in_chunks = every.reshape(3, chunks, _CHUNK).swapaxes(0, 1)
     colour, depth, block = jax.lax.map(shoot, jnp.asarray(in_chunks))
-    colour_HWC = colour.swapaxes(1, 2).reshape(-1, 3)
+    colour_HWC = jnp.stack(colour, axis=-1).reshape(-1, 3)
     inner = colour_HWC[:pixels].reshape(height, width, 3)
     outer = colour_HWC[pixels : pixels + corners.shape[1]]
     outer = outer.reshape(height + 1, width + 1, 3)
@@ -158,12 +166,10 @@ def _shade(
     air = gradient(sky, direction[1])
     beyond = sky_colour(sky, origin, direction, seconds)
     seen = hits.block > 0
-    return jnp.stack(
-        [
-            jnp.where(seen, c + (a - c) * haze, b)
-            for c, a, b in zip(colour, air, beyond, strict=True)
-        ]
-    )
+    return [
+        jnp.where(seen, c + (a - c) * haze, b)
+        for c, a, b in zip(colour, air, beyond, strict=True)
+    ]
 
 
 def _texture(
@@ -189,7 +195,7 @@ def _texture(
     vary = 0.95 + 0.1 * ((mix * 40503 >> 8) & 255) / 255
     vary = jnp.where(hits.block == vb.WATER, 1, vary)
     flat = jnp.asarray(atlas.reshape(-1, 3).T.copy())
-    return [channel[place] * vary for channel in flat]
+    return [gather(channel, place) * vary for channel in flat]
 
 
 def _light_at(
@@ -211,7 +217,7 @@ def _light_at(
                 front[1] + jnp.where(facing[0], one, jnp.where(facing[2], two, 0)),
                 front[2] + jnp.where(facing[2], 0, two),
             )
-            value = packed[at].astype(jnp.int32)
+            value = gather(packed, at).astype(jnp.int32)
             weight = (parts[0] if i else 1 - parts[0]) * (
                 parts[1] if j else 1 - parts[1]
             )
