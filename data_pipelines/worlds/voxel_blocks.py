@@ -4,7 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 BLOCKS = (
     "air",
@@ -76,7 +76,9 @@ def atlas() -> Float[np.ndarray, "48 341 3"]:
     rings = np.abs(np.arange(TEXELS) - 7.5)
     rings = np.maximum(rings[:, None], rings[None, :]).astype(int) % 3
     for kind in (TOP, BOTTOM):
-        faces[WOOD, kind] = np.array([168, 134, 84]) / 255 * (1 - 0.12 * rings)[..., None]
+        faces[WOOD, kind] = (
+            np.array([168, 134, 84]) / 255 * (1 - 0.12 * rings)[..., None]
+        )
     return _pyramids(faces.reshape(-1, TEXELS, TEXELS, 3))
 
 
@@ -126,8 +128,3 @@ def _pyramids(faces_NHWC: np.ndarray) -> np.ndarray:
             pairs = faces_NHWC.reshape(count, side // 2, 2, side // 2, 2, 3)
             faces_NHWC = pairs.mean((2, 4))
     return np.concatenate(levels, axis=1).astype(np.float32)
-
-
-def names(blocks: UInt8[np.ndarray, " n"]) -> list[str]:
-    """The names of block numbers."""
-    return [BLOCKS[block] for block in blocks]

@@ -108,9 +108,7 @@ def trace(
             for i in range(3)
         ]
         first = jnp.minimum(jnp.minimum(leave[0], leave[1]), leave[2])
-        through = jnp.where(
-            leave[0] == first, 0, jnp.where(leave[1] == first, 1, 2)
-        )
+        through = jnp.where(leave[0] == first, 0, jnp.where(leave[1] == first, 1, 2))
         moved = []
         for i in range(3):
             # Whole numbers decide where the cube ends; rounding may not leave it.

@@ -101,9 +101,7 @@ def sky_colour(sky: Sky, origin: Array, direction: Array, seconds: Array) -> lis
     toward = sum(s * d for s, d in zip(sky.sun, direction, strict=True))
     glow = 0.22 * jnp.clip(toward, 0, 1) ** 12
     disc = jnp.clip((toward - 0.9965) * 900, 0, 1)
-    colour = [
-        c + (glow + disc) * s for c, s in zip(colour, sky.sunlight, strict=True)
-    ]
+    colour = [c + (glow + disc) * s for c, s in zip(colour, sky.sunlight, strict=True)]
     rise = jnp.maximum(direction[1], 0.02)
     away = (_CLOUDS_AT - origin[1]) / rise
     x = origin[0] + away * direction[0] + _WIND * seconds

@@ -69,7 +69,7 @@ def make_land(seed: int) -> Land:
     height = _heights(rng, biome)
     grid = _strata(biome, height)
     _plant(rng, biome, grid, height)
-    return Land(grid, name, np.maximum(height, SEA) if biome.ground < 99 else height)
+    return Land(grid, name, height)
 
 
 def value_noise(

@@ -1,0 +1,103 @@
+"""What a player can be told to do, in rows of a frame each, in text, or drawn."""
+
+import numpy as np
+from jaxtyping import Float
+
+from soraxla.settings import nearest
+
+# A row of actions has a number for each, 1 where it is done and 0 where not.
+ACTIONS = (
+    "forward",
+    "back",
+    "left",  # turns
+    "right",
+    "up",  # looks
+    "down",
+    "jump",
+    "dig",  # what stands in the middle of the view, at most 5 blocks away
+    "place",  # a block against it
+    "step_left",
+    "step_right",
+)
+
+_LONGEST = 100_000  # frames
+
+
+def parse_actions(text: str) -> Float[np.ndarray, "t a"]:
+    """Rows of "forward*8,left*4,dig": an item a comma, so many frames of it.
+
+    `+` joins what is done at once, as in "forward+jump*2"; "wait" is to do nothing.
+
+    Raises ValueError for an unknown action, or a count that is not 1 or more.
+    """
+    rows = []
+    for item in text.split(","):
+        names, star, count = item.strip().partition("*")
+        if star and not (count.strip().isdecimal() and 0 < int(count) <= _LONGEST):
+            raise ValueError(
+                f"actions {text!r}: {item.strip()!r} has the count {count.strip()!r}, "
+                f"expected whole frames from 1 to {_LONGEST}, as in {names.strip()}*8"
+            )
+        row = np.zeros(len(ACTIONS), np.float32)
+        for name in (part.strip() for part in names.split("+")):
+            if name in ACTIONS:
+                row[ACTIONS.index(name)] = 1
+            elif name != "wait":
+                raise ValueError(
+                    f"actions {text!r}: {name!r} is no action"
+                    f"{nearest(name, (*ACTIONS, 'wait'))}"
+                )
+        rows += [row] * (int(count) if star else 1)
+    return np.stack(rows)
+
+
+def draw_actions(
+    rng: np.random.Generator, frames: int, fps: float
+) -> Float[np.ndarray, "t a"]:
+    """`frames` rows of a varied script: walks, turns, digs, builds."""
+    scenes = (_stroll, _stroll, _look_around, _mine, _build, _hop, _sidestep)
+    script: list[str] = []
+    while len(script) < max(frames, 1):
+        for names, seconds in scenes[int(rng.integers(len(scenes)))](rng):
+            script += [names] * max(1, round(seconds * fps))
+    return parse_actions(",".join(script))[:frames]
+
+
+_Script = list[tuple[str, float]]  # what, for how many seconds; 0 is one frame
+
+
+def _side(rng: np.random.Generator) -> str:
+    return ("left", "right")[int(rng.integers(2))]
+
+
+def _stroll(rng: np.random.Generator) -> _Script:
+    script = [("forward", rng.uniform(0.6, 1.8))]
+    if rng.random() < 0.6:
+        script.append((f"forward+{_side(rng)}", rng.uniform(0.2, 0.7)))
+        script.append(("forward", rng.uniform(0.4, 1.2)))
+    return script
+
+
+def _look_around(rng: np.random.Generator) -> _Script:
+    return [(_side(rng), rng.uniform(0.3, 1.1)), ("wait", 0.15)]
+
+
+def _mine(rng: np.random.Generator) -> _Script:
+    looked = rng.uniform(0.5, 0.85)
+    digs = [("dig", 0), ("wait", 0.25)] * int(rng.integers(1, 4))
+    return [("down", looked), *digs, ("up", looked), ("wait", 0.1)]
+
+
+def _build(rng: np.random.Generator) -> _Script:
+    looked = rng.uniform(0.35, 0.6)
+    more = [(_side(rng), rng.uniform(0.25, 0.4)), ("place", 0), ("wait", 0.2)]
+    more *= int(rng.integers(0, 3))
+    return [("down", looked), ("place", 0), ("wait", 0.2), *more, ("up", looked)]
+
+
+def _hop(rng: np.random.Generator) -> _Script:
+    return [("forward", 0.3), ("forward+jump", 0.2), ("forward", rng.uniform(0.4, 0.9))]
+
+
+def _sidestep(rng: np.random.Generator) -> _Script:
+    return [(f"step_{_side(rng)}", rng.uniform(0.4, 0.9))]
