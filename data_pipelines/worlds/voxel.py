@@ -30,11 +30,11 @@ from jaxtyping import Float
 from data_pipelines.worlds import voxel_blocks as vb
 from data_pipelines.worlds.episode import Episode
 from data_pipelines.worlds.sizes import check_size
-from data_pipelines.worlds.voxel_actions import ACTIONS, draw_actions
+from data_pipelines.worlds.voxel_actions import ACTIONS, replay, wander
 from data_pipelines.worlds.voxel_cast import trace_jit
 from data_pipelines.worlds.voxel_light import make_sky
 from data_pipelines.worlds.voxel_paths import draw_path, start_player
-from data_pipelines.worlds.voxel_player import REACH, Player, covers, move
+from data_pipelines.worlds.voxel_player import REACH, Player, covers, is_stopped, move
 from data_pipelines.worlds.voxel_terrain import SIZE, TALL, Land, make_land
 from data_pipelines.worlds.voxel_view import (
     Picture,
@@ -94,32 +94,32 @@ def simulate(
     rng, scene = start.rng, start.scene
     player = start_player(rng, start.land)
     hand = _HANDS[int(rng.integers(len(_HANDS)))]
-    drawn = draw_actions(rng, frames - 1, fps) if actions is None else actions
-    rows = _rows(drawn, frames)
+    script = wander(rng, fps) if actions is None else replay(_checked(actions, frames))
     on_device = jax.device_put(scene)
+    rows = np.zeros((frames, len(ACTIONS)), np.float32)
+    stopped = np.zeros(frames, bool)
     pictures, players = [], []
     edits: list[_Edit | None] = []
-    for i, row in enumerate(rows):
-        edit = _use(scene, player, row, hand)
-        edits.append(edit)
-        if edit is not None:
-            scene = with_block(scene, edit.cell, edit.block)
-            on_device = jax.device_put(scene)
+    for i in range(frames):
+        edit = None
         if i:
-            player = move(scene.blocks, player, row, 1 / fps)
+            rows[i] = script.send(bool(stopped[i - 1]) if i > 1 else None)
+            edit = _use(scene, player, rows[i], hand)
+            if edit is not None:
+                scene = with_block(scene, edit.cell, edit.block)
+                on_device = jax.device_put(scene)
+            before, player = player, move(scene.blocks, player, rows[i], 1 / fps)
+            stopped[i] = is_stopped(before, player, rows[i], 1 / fps)
+        edits.append(edit)
         players.append(player)
         to_world = camera(player.eyes, player.yaw, player.pitch)
         seconds = np.float32(i / fps)
         pictures.append(
             render(on_device, to_world, seconds, height=height, width=width)
         )
-    told = Told(
-        rows,
-        np.array([p.feet for p in players], np.float32),
-        np.array([p.grounded for p in players]),
-        [vb.BLOCKS[e.before] if e and e.block == vb.AIR else "" for e in edits],
-        [vb.BLOCKS[e.block] if e and e.block != vb.AIR else "" for e in edits],
-    )
+    grounded = np.array([p.grounded for p in players])
+    dug = [vb.BLOCKS[e.before] if e and e.block == vb.AIR else "" for e in edits]
+    placed = [vb.BLOCKS[e.block] if e and e.block != vb.AIR else "" for e in edits]
     episode = _episode(
         start,
         pictures,
@@ -128,12 +128,13 @@ def simulate(
         np.array([p.yaw for p in players]),
         np.array([p.pitch for p in players]),
     )
+    told = Told(rows, grounded, stopped, dug, placed)
     changed = [(i, *e.cell, e.block) for i, e in enumerate(edits) if e]
     caption = f"{episode.caption} {player_words(rng, told, fps)}"
     state = episode.state | {
         "edits": np.array(changed, np.int32).reshape(-1, 5),
-        "feet": told.feet,
-        "grounded": told.grounded,
+        "feet": np.array([p.feet for p in players], np.float32),
+        "grounded": grounded,
     }
     return episode._replace(caption=caption, actions=rows, state=state)
 
@@ -172,17 +173,14 @@ def _start(seed: int) -> _Land:
     return _Land(land, hour, make_scene(land.grid, sky), rng)
 
 
-def _rows(actions: np.ndarray, frames: int) -> np.ndarray:
-    """(frames, a): nothing before the first frame, the actions, and nothing."""
+def _checked(actions: np.ndarray, frames: int) -> np.ndarray:
     count, wide = actions.shape
     if wide != len(ACTIONS) or count > frames - 1:
         raise ValueError(
             f"actions are {count} rows of {wide}, expected at most {frames - 1} (a row "
             f"between two of {frames} frames) of {len(ACTIONS)}: {', '.join(ACTIONS)}"
         )
-    rows = np.zeros((frames, wide), np.float32)
-    rows[1 : count + 1] = actions
-    return rows
+    return actions
 
 
 def _use(scene: Scene, player: Player, row: np.ndarray, hand: int) -> _Edit | None:

@@ -54,7 +54,7 @@ _PAINTS = {
     LEAVES: _Paint((62, 116, 40), 0.26, 0.14),
     SNOW: _Paint((240, 245, 250), 0.02, 0.03),
     CACTUS: _Paint((70, 132, 58), 0.07, 0.04, "bark"),
-    NEEDLES: _Paint((46, 88, 62), 0.24, 0.12),
+    NEEDLES: _Paint((58, 106, 74), 0.22, 0.12),
     SANDSTONE: _Paint((206, 182, 128), 0.04, 0.05, "layers"),
     BRICKS: _Paint((162, 78, 62), 0.07, 0.05, "bricks"),
     PLANKS: _Paint((178, 140, 84), 0.05, 0.03, "planks"),

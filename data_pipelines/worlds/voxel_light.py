@@ -26,31 +26,49 @@ class Sky(NamedTuple):
     clouds: Float[np.ndarray, "128 128"]  # opacity
 
 
-# Name: zenith, horizon, sunlight, ambient, the sun's height in degrees, cloudiness.
-HOURS = {
-    "morning": ((92, 142, 214), (248, 216, 190), (1.02, 0.86, 0.66), 0.52, 40, 0.10),
-    "noon": ((64, 128, 226), (178, 212, 246), (0.92, 0.90, 0.84), 0.50, 64, 0.02),
-    "evening": ((88, 92, 168), (250, 170, 110), (1.10, 0.70, 0.42), 0.46, 34, 0.00),
-    "overcast": ((142, 156, 172), (196, 204, 210), (0.30, 0.31, 0.33), 0.72, 56, 0.45),
+class _Hour(NamedTuple):
+    zenith: tuple[int, int, int]
+    horizon: tuple[int, int, int]
+    sunlight: tuple[float, float, float]
+    ambient: float
+    height: float  # of the sun, in degrees
+    cover: float  # by clouds, about -0.3 to 0.6
+    often: float
+
+
+_HOURS = {
+    "morning": _Hour(
+        (92, 142, 214), (248, 216, 190), (0.92, 0.78, 0.60), 0.54, 40, -0.02, 0.25
+    ),
+    "noon": _Hour(
+        (64, 128, 226), (178, 212, 246), (0.80, 0.78, 0.73), 0.52, 64, -0.10, 0.4
+    ),
+    "evening": _Hour(
+        (88, 92, 168), (250, 170, 110), (1.02, 0.66, 0.40), 0.50, 34, -0.12, 0.2
+    ),
+    "overcast": _Hour(
+        (142, 156, 172), (196, 204, 210), (0.28, 0.29, 0.31), 0.74, 56, 0.33, 0.15
+    ),
 }
 
 
 def make_sky(seed: int) -> tuple[str, Sky]:
     """The name of the hour, and the sky, of a seed."""
     rng = np.random.default_rng((seed, 0x5C1))
-    name = list(HOURS)[rng.choice(4, p=(0.25, 0.4, 0.2, 0.15))]
-    zenith, horizon, sunlight, ambient, degrees, cover = HOURS[name]
-    around, up = rng.uniform(0, 2 * np.pi), np.radians(degrees)
+    often = [hour.often for hour in _HOURS.values()]
+    name = list(_HOURS)[int(rng.choice(len(_HOURS), p=often))]
+    hour = _HOURS[name]
+    around, up = rng.uniform(0, 2 * np.pi), np.radians(hour.height)
     sun = (np.cos(up) * np.cos(around), np.sin(up), np.cos(up) * np.sin(around))
-    noise = value_noise(rng, SIZE, 8, 4, 0.6) + cover - 0.12
-    colours = np.array([zenith, horizon]) / 255
-    shade = ambient * (0.7 + 0.3 * colours[0] / colours[0].max())
+    noise = value_noise(rng, SIZE, 8, 4, 0.6) + hour.cover
+    zenith = np.array(hour.zenith) / 255
     sky = Sky(
-        *colours,
-        np.array(sun),
-        np.array(sunlight),
-        shade,
-        np.clip(noise * 5, 0, 0.9),
+        zenith=zenith,
+        horizon=np.array(hour.horizon) / 255,
+        sun=np.array(sun),
+        sunlight=np.array(hour.sunlight),
+        ambient=hour.ambient * (0.7 + 0.3 * zenith / zenith.max()),
+        clouds=np.clip(noise * 5, 0, 0.9),
     )
     return name, Sky(*(part.astype(np.float32) for part in sky))
 
@@ -111,6 +129,6 @@ def sky_colour(sky: Sky, origin: Array, direction: Array, seconds: Array) -> lis
     cover = gather(sky.clouds.reshape(-1), x * SIZE + z)
     cover = cover * jnp.clip((direction[1] - 0.06) * 4, 0, 1)
     return [
-        c + (0.45 * s + 0.62 * a - c) * cover
-        for c, s, a in zip(colour, sky.sunlight, sky.ambient / 0.5 * 0.9, strict=True)
+        c + (0.5 * s + 1.1 * a - c) * cover
+        for c, s, a in zip(colour, sky.sunlight, sky.ambient, strict=True)
     ]

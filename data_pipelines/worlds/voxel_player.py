@@ -1,8 +1,7 @@
 """A player's body among blocks: it walks, climbs a step, falls, jumps, and is stopped.
 
-Moves are exact for any frame rate up to the length of a tick: a frame is cut into equal
-ticks, and in a tick the box of the body moves along one axis after another, each time
-as far as the next block.
+A frame is cut into equal ticks, and in a tick the box of the body moves along one axis
+after another, each time as far as the next block.
 """
 
 import math
@@ -23,6 +22,8 @@ _WALK, _BACK = 4.3, 2.6  # blocks a second
 _TURN, _LOOK, _STEEPEST = 90.0, 60.0, 80.0  # degrees, a second
 _GRAVITY, _JUMP, _FASTEST = 26.0, 8.1, 24.0  # a jump is 1.26 blocks high
 _LIFT = 6.0  # blocks a second; how fast the eyes follow the feet up a step
+_STUCK = 0.4  # blocks a second; who walks and is slower is stopped
+_WAYS = [ACTIONS.index(n) for n in ("forward", "back", "step_left", "step_right")]
 _TICK = 1 / 40  # seconds at most; nothing moves a block in it
 _NEAR = 1e-6  # blocks; kept from what stops a body
 
@@ -78,6 +79,14 @@ def move(
     for _ in range(ticks):
         player = _tick(blocks, player, done, seconds / ticks)
     return player
+
+
+def is_stopped(
+    before: Player, after: Player, row: Float[np.ndarray, " a"], seconds: float
+) -> bool:
+    """Whether the player wanted to walk that frame, and stood against something."""
+    moved = math.dist(before.feet[::2], after.feet[::2])
+    return bool(row[_WAYS].any()) and after.grounded and moved < _STUCK * seconds
 
 
 def _tick(blocks: np.ndarray, player: Player, done: dict, seconds: float) -> Player:

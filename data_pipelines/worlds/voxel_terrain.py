@@ -113,8 +113,8 @@ def _strata(biome: Biome, height: np.ndarray) -> np.ndarray:
     cover[height >= biome.snow_from] = vb.SNOW
     cover[height <= SEA + 1] = vb.SAND
     if biome.ridges:
-        cover[slope > 2] = vb.STONE
-        grid = np.where((y <= h) & (slope > 2)[:, None, :], vb.STONE, grid)
+        cover[slope > 1] = vb.STONE
+        grid = np.where((y <= h) & (slope > 1)[:, None, :], vb.STONE, grid)
     grid = np.where(y == h, cover[:, None, :], grid)
     return np.where((grid == vb.AIR) & (y <= SEA), vb.WATER, grid).astype(np.uint8)
 

@@ -29,6 +29,7 @@ from soraxla.types import Array
 
 FOV = 70.0  # degrees, of the height of a picture
 
+_VOLUMES = ("blocks", "leap", "light")
 _CHUNK = 512  # rays that are followed until the last of them ends
 _CORNER_WEIGHT = 1 / 8  # of each of the four corners of a pixel; its centre has 1/2
 
@@ -111,7 +112,7 @@ def render(
     turn, origin = to_world[:3, :3], to_world[:3, 3]
     apart = 1.4 * np.tan(np.radians(FOV) / 2) / height  # of rays, at distance 1
 
-    def shoot(direction: Array) -> tuple[Array, Array, Array]:
+    def shoot(direction: Array) -> tuple[list[Array], Array, Array]:
         direction = turn @ direction
         hits = trace(scene.blocks, scene.leap, origin, direction)
         colour = _shade(scene, origin, direction, hits, seconds, apart)
@@ -132,9 +133,6 @@ def render(
     )
 
 
-_VOLUMES = ("blocks", "leap", "light")
-
-
 def _shade(
     scene: Scene,
     origin: Array,
@@ -142,13 +140,13 @@ def _shade(
     hits: Hits,
     seconds: Array,
     apart: float,
-) -> Array:
-    """Colours (3,n) of rays: what they hit in its light, then haze, or the sky."""
+) -> list[Array]:
+    """Colours (3 of (n,)) of rays: what they hit, lit, in haze; or the sky."""
     where = [o + hits.distance * d for o, d in zip(origin, direction, strict=True)]
     facing = [hits.axis == i for i in range(3)]
     back = [jnp.where(d > 0, -1, 1) for d in direction]
     normal = [jnp.where(f, b, 0) for f, b in zip(facing, back, strict=True)]
-    slant = sum(jnp.abs(n * d) for n, d in zip(normal, direction, strict=True))
+    slant = jnp.abs(sum(n * d for n, d in zip(normal, direction, strict=True)))
     texel = _texture(where, facing, normal, hits, seconds, apart / slant)
     sunlit, openness = _light_at(scene.light, where, facing, normal, hits.cell)
     sky = scene.sky
@@ -156,7 +154,7 @@ def _shade(
     # A little of the sun's light reaches faces that are turned away, from around.
     sunlit = sunlit * (0.9 * jnp.clip(toward, 0, 1) + 0.12)
     up = 0.80 + 0.20 * normal[1] - 0.08 * facing[0]
-    open_to = jnp.clip(openness / 0.6, 0.25, 1.1) * up
+    open_to = jnp.clip(openness / 0.6, 0.3, 1) * up
     colour = [
         t * (sunlit * s + open_to * a)
         for t, s, a in zip(texel, sky.sunlight, sky.ambient, strict=True)

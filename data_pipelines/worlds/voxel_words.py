@@ -4,11 +4,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from data_pipelines.worlds import voxel_blocks as vb
 from data_pipelines.worlds.voxel_actions import ACTIONS
-from data_pipelines.worlds.words import NUMBERS, article, listed, one_of
+from data_pipelines.worlds.words import NUMBERS, listed, one_of
 
 _PLACES = {
     "meadow": ("a green meadow", "grassland", "a land of grass"),
@@ -66,8 +66,8 @@ class Told(NamedTuple):
     """What a player's deeds are told from; one row a frame."""
 
     actions: Float[np.ndarray, "t a"]
-    feet: Float[np.ndarray, "t 3"]
-    grounded: np.ndarray  # (T,) bool
+    grounded: Bool[np.ndarray, " t"]
+    stopped: Bool[np.ndarray, " t"]  # against something, on the way to the frame
     dug: list[str]  # (T,): the block that was dug before the frame, or ""
     placed: list[str]
 
@@ -115,7 +115,7 @@ def path_words(rng: np.random.Generator, kind: str, yaw: np.ndarray) -> str:
 
 def player_words(rng: np.random.Generator, told: Told, fps: float) -> str:
     """A sentence for what a player has done, in the order it was done."""
-    deeds = [_deed(told, i, fps) for i in range(1, len(told.feet))]
+    deeds = [_deed(told, i) for i in range(1, len(told.actions))]
     runs = [(deed, len(list(run))) for deed, run in groupby(filter(None, deeds))]
     long = [
         (deed, count)
@@ -135,7 +135,7 @@ def player_words(rng: np.random.Generator, told: Told, fps: float) -> str:
     return f"{who} {listed(phrases or [one_of(rng, _STANDS)])}."
 
 
-def _deed(told: Told, i: int, fps: float) -> str:
+def _deed(told: Told, i: int) -> str:
     """What is mainly done between frames i-1 and i; "" for nothing."""
     if told.dug[i]:
         return f"dig {told.dug[i]}"
@@ -148,9 +148,8 @@ def _deed(told: Told, i: int, fps: float) -> str:
     sides = [s for s in ("left", "right") if s in done]
     looks = [v for v in ("up", "down") if v in done]
     if len(ways) == 1:
-        moved = np.hypot(*(told.feet[i] - told.feet[i - 1])[[0, 2]])
-        if moved * fps < 0.4:
-            return "stopped" if told.grounded[i] else ""
+        if told.stopped[i]:
+            return "stopped"
         if ways == ["forward"] and len(sides) == 1:
             return f"forward {sides[0]}"
         return ways[0]
