@@ -13,10 +13,10 @@ and a state of
 
 - `block` (15,): names
 - `grid` (128,48,128): the block in each cell (x, y, z) at the start, as `ids` has them
-- `edits` (E,5): int32; frame, x, y, z, block: before that frame the block was put into
-  the cell (0 takes it out); x and z are those of the grid
+- `edits` (E,5): int32; frame, x, y, z of the grid, block: on the way to that frame the
+  block was put into the cell; 0 took out what was there
 - `position` (T,3), `yaw`, `pitch` (T,): of the camera, blocks and degrees; at yaw 0 it
-  looks along z, yaw turns it right and pitch up
+  looks along z, yaw turns it right and pitch up; x and z may leave the grid
 - `feet` (T,3) and `grounded` (T,), of a player: where it stands, whether on something
 - `biome`, `hour` (): names; `path` (), of a film: orbit, flight or turn
 """
@@ -25,15 +25,15 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from data_pipelines.worlds import voxel_blocks as vb
 from data_pipelines.worlds.episode import Episode
 from data_pipelines.worlds.sizes import check_size
-from data_pipelines.worlds.voxel_actions import ACTIONS, replay, wander
+from data_pipelines.worlds.voxel_actions import ACTIONS, Script, replay, wander
 from data_pipelines.worlds.voxel_cast import trace_jit
 from data_pipelines.worlds.voxel_light import make_sky
-from data_pipelines.worlds.voxel_paths import draw_path, start_player
+from data_pipelines.worlds.voxel_paths import Path, draw_path, start_player
 from data_pipelines.worlds.voxel_player import REACH, Player, covers, is_stopped, move
 from data_pipelines.worlds.voxel_terrain import SIZE, TALL, Land, make_land
 from data_pipelines.worlds.voxel_view import (
@@ -62,13 +62,23 @@ class _Edit(NamedTuple):
     before: int
 
 
-class _Land(NamedTuple):
+class _Start(NamedTuple):
     """What a seed gives, whoever looks at it."""
 
     land: Land
     hour: str
     scene: Scene
     rng: np.random.Generator
+
+
+class _Played(NamedTuple):
+    """What became of a player; a row or an item for each frame."""
+
+    pictures: list[Picture]
+    rows: Float[np.ndarray, "t a"]
+    players: list[Player]
+    stopped: Bool[np.ndarray, " t"]
+    edits: list[_Edit | None]
 
 
 def simulate(
@@ -91,52 +101,40 @@ def simulate(
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     start = _start(seed)
-    rng, scene = start.rng, start.scene
-    player = start_player(rng, start.land)
-    hand = _HANDS[int(rng.integers(len(_HANDS)))]
-    script = wander(rng, fps) if actions is None else replay(_checked(actions, frames))
-    on_device = jax.device_put(scene)
-    rows = np.zeros((frames, len(ACTIONS)), np.float32)
-    stopped = np.zeros(frames, bool)
-    pictures, players = [], []
-    edits: list[_Edit | None] = []
-    for i in range(frames):
-        edit = None
-        if i:
-            rows[i] = script.send(bool(stopped[i - 1]) if i > 1 else None)
-            edit = _use(scene, player, rows[i], hand)
-            if edit is not None:
-                scene = with_block(scene, edit.cell, edit.block)
-                on_device = jax.device_put(scene)
-            before, player = player, move(scene.blocks, player, rows[i], 1 / fps)
-            stopped[i] = is_stopped(before, player, rows[i], 1 / fps)
-        edits.append(edit)
-        players.append(player)
-        to_world = camera(player.eyes, player.yaw, player.pitch)
-        seconds = np.float32(i / fps)
-        pictures.append(
-            render(on_device, to_world, seconds, height=height, width=width)
-        )
-    grounded = np.array([p.grounded for p in players])
-    dug = [vb.BLOCKS[e.before] if e and e.block == vb.AIR else "" for e in edits]
-    placed = [vb.BLOCKS[e.block] if e and e.block != vb.AIR else "" for e in edits]
-    episode = _episode(
-        start,
-        pictures,
-        fps,
+    player = start_player(start.rng, start.land)
+    hand = _HANDS[int(start.rng.integers(len(_HANDS)))]
+    if actions is None:
+        script = wander(start.rng, fps)
+    else:
+        script = replay(_checked(actions, frames))
+    size = {"width": width, "height": height}
+    played = _play(start.scene, player, hand, script, frames, fps, size)
+    edits, players = played.edits, played.players
+    told = Told(
+        played.rows,
+        np.array([p.grounded for p in players]),
+        played.stopped,
+        [vb.BLOCKS[e.before] if e and e.block == vb.AIR else "" for e in edits],
+        [vb.BLOCKS[e.block] if e and e.block != vb.AIR else "" for e in edits],
+    )
+    path = Path(
         np.array([p.eyes for p in players]),
         np.array([p.yaw for p in players]),
         np.array([p.pitch for p in players]),
     )
-    told = Told(rows, grounded, stopped, dug, placed)
+    episode = _episode(start, played.pictures, fps, path)
     changed = [(i, *e.cell, e.block) for i, e in enumerate(edits) if e]
-    caption = f"{episode.caption} {player_words(rng, told, fps)}"
-    state = episode.state | {
+    state = {
         "edits": np.array(changed, np.int32).reshape(-1, 5),
         "feet": np.array([p.feet for p in players], np.float32),
-        "grounded": grounded,
+        "grounded": told.grounded,
     }
-    return episode._replace(caption=caption, actions=rows, state=state)
+    caption = episode.caption
+    if frames > 1:
+        caption += f" {player_words(start.rng, told, fps)}"
+    return episode._replace(
+        caption=caption, actions=played.rows, state=episode.state | state
+    )
 
 
 def film(seed: int, *, width: int, height: int, frames: int, fps: float) -> Episode:
@@ -149,16 +147,10 @@ def film(seed: int, *, width: int, height: int, frames: int, fps: float) -> Epis
     kind, path = draw_path(start.rng, start.land, frames, fps)
     scene = jax.device_put(start.scene)
     pictures = [
-        render(
-            scene,
-            camera(path.position[i], path.yaw[i], path.pitch[i]),
-            np.float32(i / fps),
-            height=height,
-            width=width,
-        )
-        for i in range(frames)
+        render(scene, camera(*pose), np.float32(i / fps), width=width, height=height)
+        for i, pose in enumerate(zip(*path, strict=True))
     ]
-    episode = _episode(start, pictures, fps, *path)
+    episode = _episode(start, pictures, fps, path)
     caption = episode.caption
     if frames > 1:
         caption += f" {path_words(start.rng, kind, path.yaw)}"
@@ -167,10 +159,42 @@ def film(seed: int, *, width: int, height: int, frames: int, fps: float) -> Epis
     )
 
 
-def _start(seed: int) -> _Land:
+def _start(seed: int) -> _Start:
     land, (hour, sky) = make_land(seed), make_sky(seed)
     rng = np.random.default_rng((seed, 0xB10C))
-    return _Land(land, hour, make_scene(land.grid, sky), rng)
+    return _Start(land, hour, make_scene(land.grid, sky), rng)
+
+
+def _play(
+    scene: Scene,
+    player: Player,
+    hand: int,
+    script: Script,
+    frames: int,
+    fps: float,
+    size: dict[str, int],
+) -> _Played:
+    """Frame by frame: a row of the script, what it digs or builds, the move, a look."""
+    played = _Played(
+        [], np.zeros((frames, len(ACTIONS)), np.float32), [], np.zeros(frames, bool), []
+    )
+    on_device = jax.device_put(scene)
+    for i in range(frames):
+        edit = None
+        if i:
+            row = script.send(bool(played.stopped[i - 1]) if i > 1 else None)
+            edit = _use(scene, player, row, hand)
+            if edit is not None:
+                scene = with_block(scene, edit.cell, edit.block)
+                on_device = jax.device_put(scene)
+            before, player = player, move(scene.blocks, player, row, 1 / fps)
+            played.rows[i] = row
+            played.stopped[i] = is_stopped(before, player, row, 1 / fps)
+        to_world = camera(player.eyes, player.yaw, player.pitch)
+        played.pictures.append(render(on_device, to_world, np.float32(i / fps), **size))
+        played.players.append(player)
+        played.edits.append(edit)
+    return played
 
 
 def _checked(actions: np.ndarray, frames: int) -> np.ndarray:
@@ -211,33 +235,23 @@ def _in_grid(cell: list[int]) -> tuple[int, int, int]:
     return cell[0] % SIZE, cell[1], cell[2] % SIZE
 
 
-def _episode(
-    start: _Land,
-    pictures: list[Picture],
-    fps: float,
-    position: np.ndarray,
-    yaw: np.ndarray,
-    pitch: np.ndarray,
-) -> Episode:
+def _episode(start: _Start, pictures: list[Picture], fps: float, path: Path) -> Episode:
     """The clip of a camera that does nothing; of its caption, what is seen."""
     colour, depth, ids = (np.stack(part) for part in zip(*pictures, strict=True))
-    poses = zip(position, yaw, pitch, strict=True)
     return Episode(
         video=colour,
         fps=fps,
         caption=scene_words(start.rng, start.land.biome, start.hour, ids),
         actions=np.zeros((len(ids), len(ACTIONS)), np.float32),
-        camera=np.stack([camera(*pose) for pose in poses]),
+        camera=np.stack([camera(*pose) for pose in zip(*path, strict=True)]),
         depth=depth,
         ids=ids,
         state={
             "block": np.array(vb.BLOCKS[1:]),
             "grid": start.scene.blocks,
             "edits": np.zeros((0, 5), np.int32),
-            "position": position.astype(np.float32),
-            "yaw": yaw.astype(np.float32),
-            "pitch": pitch.astype(np.float32),
             "biome": np.array(start.land.biome),
             "hour": np.array(start.hour),
-        },
+        }
+        | {name: part.astype(np.float32) for name, part in path._asdict().items()},
     )

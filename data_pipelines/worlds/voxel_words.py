@@ -59,6 +59,7 @@ _DEEDS = {
     "stopped": ("is stopped by a wall", "cannot go on"),
 }
 _STANDS = ("stands still", "waits")
+_EDITS = ("dig", "place")
 _MOST = 5  # deeds that are told
 
 
@@ -81,7 +82,7 @@ def scene_words(
     """A sentence for the land as it is seen."""
     share = np.bincount(ids.reshape(-1), minlength=len(vb.BLOCKS)) / ids.size
     things = []
-    if share[[vb.LEAVES, vb.WOOD]].sum() > 0.02 and biome != "forest":
+    if share[vb.LEAVES] > 0.02 and biome != "forest":
         things.append(one_of(rng, ("trees", "some trees")))
     if share[vb.NEEDLES] > 0.02:
         things.append(one_of(rng, ("firs", "fir trees")))
@@ -120,13 +121,18 @@ def player_words(rng: np.random.Generator, told: Told, fps: float) -> str:
     long = [
         (deed, count)
         for deed, count in runs
-        if count / fps > 0.18 or deed.startswith(("dig", "place", "jump"))
+        if count / fps > 0.18 or deed.startswith((*_EDITS, "jump"))
     ]
     merged = [
         (deed, sum(count for _, count in run))
         for deed, run in groupby(long, key=lambda run: run[0])
     ]
-    phrases = [_phrase(rng, deed, count) for deed, count in merged[:_MOST]]
+    # Where too much happened, what changes the land is told first, then what is long.
+    order = sorted(
+        range(len(merged)),
+        key=lambda i: (not merged[i][0].startswith(_EDITS), -merged[i][1]),
+    )
+    phrases = [_phrase(rng, *merged[i]) for i in sorted(order[:_MOST])]
     who = one_of(rng, ("The player", "Someone", "The walker"))
     joiner = one_of(rng, ("and then ", "then ")) if len(phrases) > 2 else ""
     if joiner:
@@ -160,7 +166,7 @@ def _deed(told: Told, i: int) -> str:
 
 def _phrase(rng: np.random.Generator, deed: str, count: int) -> str:
     verb, _, block = deed.partition(" ")
-    if verb not in ("dig", "place"):
+    if verb not in _EDITS:
         return one_of(rng, _DEEDS[deed])
     number = NUMBERS[count] if count < len(NUMBERS) else str(count)
     what = f"{number} blocks of {block}" if count > 1 else f"a block of {block}"
