@@ -111,8 +111,16 @@ class SoraxlaWorlds(FileReaderBuilder):
             builder=self,
             description="Clips of simulated worlds, with captions and the exact state.",
             features=tfds.features.FeaturesDict(FEATURES),
-            metadata=tfds.core.MetadataDict(self.asked),
+            metadata=tfds.core.MetadataDict(self.asked | self._steering()),
         )
+
+    def _steering(self) -> dict[str, Any]:
+        """What steers clips, where a camera moves in them."""
+        if self.builder_config.name not in (MIXED, "voxel"):
+            return {}
+        from data_pipelines.worlds.voxel_actions import ACTIONS
+
+        return {"actions": list(ACTIONS), "camera": True}
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         clips, seed = self.asked["clips"], self.asked["seed"]
@@ -182,8 +190,9 @@ def build(
         data_dir=os.fspath(data_dir),
     )
     folder = Path(builder.data_path)
-    there = builder.info.metadata  # what was written, where something was
-    if dict(there or {}) != {"clips": clips, "seed": seed}:
+    there = builder.info.metadata or {}  # what was written, where something was
+    there = {name: there.get(name) for name in builder.asked}
+    if there != builder.asked:
         raise ValueError(
             f"{folder}: holds other clips ({_pairs(there)}) than asked for "
             f"({_pairs(builder.asked)}); choose another --out, or remove the folder"
