@@ -308,6 +308,11 @@ def _parts(
     return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
 
 
+def longest(index: PlanIndex, spec: PackSpec) -> int:
+    """Most latent frames that a row has of one clip."""
+    return int(_kept(index, spec, slice(None))[0].max())
+
+
 def fewest_rows(draws: Sequence[Draw], spec: PackSpec) -> list[list[Draw]]:
     """Best-fit-decreasing, or best-fit in stream order where that needs fewer rows.
 

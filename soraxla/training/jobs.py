@@ -21,6 +21,7 @@ from soraxla.hosts import barrier, is_main
 from soraxla.models import dit
 from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
+from soraxla.planning import longest
 from soraxla.settings import to_dict
 from soraxla.sharding import (
     MESH_AXES,
@@ -155,6 +156,7 @@ def dit_job(
             **to_dict(cfg),
             "text_encoder": card["text_encoder"],
             "vae_sha256": card["vae_sha256"],
+            "max_latent_frames": longest(dataset.plan, cfg.pack),
             **({"init": start.record()} if start else {}),
         },
         init=fresh if start is None or adapted else fine_tuned,
