@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,7 +13,7 @@ MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 8192, 100_000
 MAX_WORDS = 1000
 BRIDGE = 15  # frames between clips, unless asked for others: 9 + 15 + 9 is 1 + 4k
 
-Direction = Literal["forward", "backward", "both"]
+DIRECTIONS = ("forward", "backward", "both")
 Video = np.ndarray  # uint8 (t, h, w, 3), of any size; a request checks it
 
 
@@ -31,10 +30,13 @@ class Animate:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Extend:
-    """A clip and what comes after it, before it, or half of it each."""
+    """A clip and what comes after it, before it, or half of it each.
+
+    `direction` is one of `DIRECTIONS`.
+    """
 
     video: Video = field(repr=False)
-    direction: Direction = "forward"
+    direction: str = "forward"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,11 +74,11 @@ class Inpaint:
     mask: np.ndarray = field(repr=False)
 
     def __post_init__(self) -> None:
-        (height, width), (rows, columns) = self.video.shape[1:3], self.mask.shape
-        if (rows, columns) != (height, width):
+        own, wanted = self.mask.shape, self.video.shape[1:3]
+        if self.mask.dtype != np.bool_ or own != wanted:
             raise ValueError(
-                f"the mask is {columns}x{rows}, expected the clip's {width}x{height}: "
-                "scale it"
+                f"the mask is {self.mask.dtype} {own}, expected bool {wanted} (height, "
+                "width), the size of the clip: scale it"
             )
         if not self.mask.any():
             raise ValueError(
@@ -240,10 +242,10 @@ class Request:
                 f"frames is {self.frames}, too few for a loop with an overlap of "
                 f"{self.overlap}: ask for {2 * self.overlap} or more"
             )
-        if isinstance(task, Extend) and task.direction not in get_args(Direction):
+        if isinstance(task, Extend) and task.direction not in DIRECTIONS:
             raise ValueError(
                 f"unknown direction {task.direction!r}"
-                f"{nearest(task.direction, get_args(Direction))}"
+                f"{nearest(task.direction, DIRECTIONS)}"
             )
         if isinstance(task, Edit) and not 0 < task.strength <= 1:
             raise ValueError(

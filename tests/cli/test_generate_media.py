@@ -66,7 +66,10 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ("--edit a.mp4 --strength nan", "strength is nan, expected above 0"),
         ("--edit a.mp4 --frames 12", "frames is 12, but the clip to change has 9"),
         ("--inpaint a.mp4", "--inpaint takes either --mask"),
-        ("--inpaint a.mp4 --mask wide.png", "wide.png: the mask is 48x16, expected"),
+        (
+            "--inpaint a.mp4 --mask wide.png",
+            "wide.png: the mask is bool (16, 48), expected bool (32, 48)",
+        ),
         ("--inpaint a.mp4 --mask black.png", "black.png: the mask is empty"),
         ("--inpaint a.mp4 --mask a.mp4", "a.mp4: holds a film, expected a picture"),
         ("--inpaint a.mp4 --canvas 32x64", "the canvas of 32x64 is smaller than"),
@@ -105,7 +108,7 @@ def make(checkpoint, clips, tmp_path, capsys, monkeypatch):
         notes = [
             line for line in capsys.readouterr().err.splitlines() if "%|" not in line
         ]
-        return read_clip(out), probe(out), " ".join(notes)
+        return read_clip(out), probe(out), " ".join(notes).strip()
 
     return run
 
