@@ -46,6 +46,7 @@ from data_pipelines.worlds.voxel_view import (
 )
 from data_pipelines.worlds.voxel_words import (
     Told,
+    both_ways,
     path_words,
     player_words,
     scene_words,
@@ -131,7 +132,7 @@ def simulate(
     }
     caption = episode.caption
     if frames > 1:
-        caption += f" {player_words(start.rng, told, fps)}"
+        caption = both_ways(start.rng, caption, player_words(start.rng, told, fps))
     return episode._replace(
         caption=caption, actions=played.rows, state=episode.state | state
     )
@@ -153,7 +154,8 @@ def film(seed: int, *, width: int, height: int, frames: int, fps: float) -> Epis
     episode = _episode(start, pictures, fps, path)
     caption = episode.caption
     if frames > 1:
-        caption += f" {path_words(start.rng, kind, path.yaw)}"
+        motion = path_words(start.rng, kind, path.yaw)
+        caption = both_ways(start.rng, caption, motion)
     return episode._replace(
         caption=caption, state=episode.state | {"path": np.array(kind)}
     )

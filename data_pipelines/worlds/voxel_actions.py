@@ -51,7 +51,8 @@ def wander(rng: np.random.Generator, fps: float) -> Script:
 
 def replay(rows: Float[np.ndarray, "n a"]) -> Script:
     """The rows, then rows of nothing."""
-    yield from rows
+    for row in rows:  # `yield from` would send to the array
+        yield row
     while True:
         yield np.zeros(len(ACTIONS), np.float32)
 
@@ -83,15 +84,15 @@ def _look_around(rng: np.random.Generator) -> _Scene:
 
 def _mine(rng: np.random.Generator) -> _Scene:
     looked = rng.uniform(0.5, 0.85)
-    digs = [("dig", 0), ("wait", 0.25)] * int(rng.integers(1, 4))
+    digs = [("dig", 0.0), ("wait", 0.25)] * int(rng.integers(1, 4))
     return [("down", looked), *digs, ("up", looked), ("wait", 0.1)]
 
 
 def _build(rng: np.random.Generator) -> _Scene:
     looked = rng.uniform(0.35, 0.6)
-    more = [(_side(rng), rng.uniform(0.25, 0.4)), ("place", 0), ("wait", 0.2)]
+    more = [(_side(rng), rng.uniform(0.25, 0.4)), ("place", 0.0), ("wait", 0.2)]
     more *= int(rng.integers(0, 3))
-    return [("down", looked), ("place", 0), ("wait", 0.2), *more, ("up", looked)]
+    return [("down", looked), ("place", 0.0), ("wait", 0.2), *more, ("up", looked)]
 
 
 def _hop(rng: np.random.Generator) -> _Scene:

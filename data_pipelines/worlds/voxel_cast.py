@@ -81,7 +81,7 @@ def trace(
     leap: UInt8[Array, " cells"],
     origin: Float[Array, " 3"],
     direction: Float[Array, "3 n"],
-    far: float = VIEW,
+    far: float | Float[Array, ""] = VIEW,
 ) -> Hits:
     """Follows rays from `origin` until a block, open sky, or `far` lengths.
 

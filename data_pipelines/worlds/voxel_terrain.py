@@ -32,23 +32,23 @@ class Biome:
 
 
 BIOMES = {
-    "meadow": Biome(ground=5, relief=7, trees=0.10),
-    "forest": Biome(ground=6, relief=9, trees=0.62),
+    "meadow": Biome(ground=5.0, relief=7.0, trees=0.10),
+    "forest": Biome(ground=6.0, relief=9.0, trees=0.62),
     "desert": Biome(
-        ground=6,
-        relief=8,
+        ground=6.0,
+        relief=8.0,
         rough=0.35,
         top=vb.SAND,
         soil=vb.SANDSTONE,
         trees=0.16,
         tree=vb.CACTUS,
     ),
-    "lakes": Biome(ground=0.5, relief=8, trees=0.22),
+    "lakes": Biome(ground=0.5, relief=8.0, trees=0.22),
     "mountains": Biome(
-        ground=9, relief=19, rough=0.46, ridges=True, trees=0.2, snow_from=SEA + 14
+        ground=9.0, relief=19.0, rough=0.46, ridges=True, trees=0.2, snow_from=SEA + 14
     ),
     "snow": Biome(
-        ground=6, relief=8, top=vb.SNOW, trees=0.34, tree=vb.NEEDLES, snow_from=0
+        ground=6.0, relief=8.0, top=vb.SNOW, trees=0.34, tree=vb.NEEDLES, snow_from=0
     ),
 }
 

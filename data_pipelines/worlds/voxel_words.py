@@ -29,6 +29,10 @@ _OPENINGS = (
     "A world of cubes: {place} {hour}{things}.",
     "{place}, built of blocks, {hour}{things}.",
     "A blocky world {hour}: {place}{things}.",
+    "{hour}: {place} made of cubes{things}.",
+    "{hour}, in a game of blocks: {place}{things}.",
+    "{place} in a game of blocks, {hour}{things}.",
+    "A voxel world with {place} {hour}{things}.",
 )
 _PATHS = {
     "orbit": (
@@ -102,6 +106,11 @@ def scene_words(
         things=f", with {listed(things)}" if things else "",
     )
     return sentence[0].upper() + sentence[1:]
+
+
+def both_ways(rng: np.random.Generator, scene: str, motion: str) -> str:
+    """The two sentences, either first."""
+    return " ".join((scene, motion) if rng.random() < 0.6 else (motion, scene))
 
 
 def path_words(rng: np.random.Generator, kind: str, yaw: np.ndarray) -> str:

@@ -1,5 +1,7 @@
 """Clips of the land of blocks: pure, edited where the player looked, told truly."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -42,21 +44,10 @@ def test_a_clip_begins_the_same_whatever_is_done_later():
     assert same(long.video[:9], short.video)
 
 
-def middle(episode, frame):
-    """The cell that the middle of a frame shows."""
-    height, width = episode.depth.shape[1:]
-    square = np.s_[frame, height // 2 - 1 : height // 2 + 1, width // 2 - 1 :][:2]
-    pose = episode.camera[frame]
-    return pose[:3, 2], pose[:3, 3], episode.depth[square][:, width // 2 - 1]
-
-
-def digging(seed, text, frames):
-    return simulate(seed, **SIZES, frames=frames, actions=parse_actions(text))
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_digging_takes_the_block_in_the_middle_and_it_stays_away(seed):
-    episode = digging(seed, "down*8,dig,wait,left*5,wait,right*5,wait", 23)
+    script = parse_actions("down*8,dig,wait,left*5,wait,right*5,wait")
+    episode = simulate(seed, **SIZES, frames=23, actions=script)
     edits = episode.state["edits"]
     assert len(edits) == 1, "the ground is in reach of who looks down 48 degrees"
     frame, *cell, block = edits[0].tolist()
@@ -119,19 +110,14 @@ def test_captions_vary_and_tell_what_is_there():
         if wet > 0.03 or wet < 0.01:
             assert ("water" in episode.caption) == (wet > 0.03), episode.caption
         captions.append(episode.caption)
-    assert len({caption.split()[0] for caption in captions}) > 3
+    assert len({tuple(caption.split()[:3]) for caption in captions}) > 7
     assert all(c == " ".join(c.split()) and c.endswith(".") for c in captions)
 
 
 def test_what_is_done_is_told_in_order():
     walk = simulate(0, **CLIP, actions=parse_actions("down*6,dig,wait,up*6")).caption
-    done = walk.split(".")[1]
-    assert "block of" in done
-    looked = [
-        any(w in done for w in ws)
-        for ws in (("looks down", "lowers"), ("up", "raises"))
-    ]
-    assert all(looked)
+    order = r"(looks down|lowers).*a block of .*(looks up|raises)"
+    assert re.search(order, walk), walk
     still = simulate(0, **CLIP, actions=parse_actions("wait")).caption
     assert "stands still" in still or "waits" in still
 
@@ -141,5 +127,5 @@ def test_wrong_rows_of_actions_are_refused():
         ValueError, match="actions are 20 rows of 11, expected at most 16"
     ):
         simulate(0, **CLIP, actions=parse_actions("forward*20"))
-    with pytest.raises(ValueError, match="actions are 2 rows of 3.*forward, back"):
+    with pytest.raises(ValueError, match=r"2 rows of 3.*forward, back"):
         simulate(0, **CLIP, actions=np.zeros((2, 3), np.float32))

@@ -131,7 +131,7 @@ def test_bad_actions_are_refused_in_a_line(text, says):
 
 
 def test_who_is_stopped_turns_away():
-    script = wander(np.random.default_rng(0), fps=10)
+    script = wander(np.random.default_rng(0), fps=10.0)
     next(script)
     rows = [script.send(True) for _ in range(40)]
     turns = np.array(
