@@ -51,7 +51,7 @@ def wander(rng: np.random.Generator, fps: float) -> Script:
 
 def replay(rows: Float[np.ndarray, "n a"]) -> Script:
     """The rows, then rows of nothing."""
-    for row in rows:  # `yield from` would send to the array
+    for row in rows:  # noqa: UP028 - `yield from` would send to the array
         yield row
     while True:
         yield np.zeros(len(ACTIONS), np.float32)
