@@ -116,7 +116,8 @@ class SoraxlaWorlds(FileReaderBuilder):
 
     def _steering(self) -> dict[str, Any]:
         """What steers clips, where a camera moves in them."""
-        if self.builder_config.name not in (MIXED, "voxel"):
+        config = self.builder_config
+        if config is None or config.name not in (MIXED, "voxel"):
             return {}
         from data_pipelines.worlds.voxel_actions import ACTIONS
 
