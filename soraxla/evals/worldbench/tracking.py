@@ -24,19 +24,29 @@ class Tracks(NamedTuple):
 
 
 def background(truth: Episode) -> Float[np.ndarray, "h w 3"]:
-    """The median of the frames in which no thing is there; walls are background.
+    """What is behind the things; walls are background."""
+    return masked_median(truth.video, truth.ids == 0)
 
-    A pixel that a thing never leaves has the look of the nearest that one does.
+
+def masked_median(
+    video: UInt8[np.ndarray, "t h w 3"], seen: Bool[np.ndarray, "t h w"]
+) -> Float[np.ndarray, "h w 3"]:
+    """Each pixel's median over the frames in which it is seen.
+
+    One that never is has the look of the nearest that is.
     """
-    free = truth.ids == 0
-    pixels = np.where(free[..., None], truth.video.astype(np.float32), np.nan)
-    seen = free.any(0)
-    pixels[:, ~seen] = 0
-    back = np.nanmedian(pixels, axis=0)
-    near = ndimage.distance_transform_edt(
-        ~seen, return_distances=False, return_indices=True
+    ordered = np.sort(np.where(seen[..., None], video, np.float32(np.inf)), axis=0)
+    times = seen.sum(0)
+    low, high = ((times + k).clip(1) // 2 for k in (-1, 0))
+    low, high = (
+        np.take_along_axis(ordered, place[None, ..., None], 0)[0]
+        for place in (low, high)
     )
-    return back[tuple(near)]
+    middle, ever = (low + high) / 2, times > 0
+    near = ndimage.distance_transform_edt(
+        ~ever, return_distances=False, return_indices=True
+    )
+    return middle[tuple(near)]
 
 
 def track(
