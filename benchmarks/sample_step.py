@@ -34,7 +34,7 @@ from soraxla.compiler import jit
 from soraxla.diffusion.process import Process
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
-from soraxla.sampling import Euler, Grid, guided, sample
+from soraxla.sampling import Euler, Grid, Guidance, guided, sample
 from soraxla.types import LatentGrid, PackedBatch
 
 GRIDS = {"clip": LatentGrid(t=5, h=32, w=64), "image": LatentGrid(t=1, h=32, w=32)}
@@ -54,7 +54,7 @@ def sampler(model: DiTConfig) -> Callable[..., jax.Array]:
                 partial(dit.denoiser, params, model),
                 batch,
                 negative,
-                cfg_scale=SCALE,
+                guidance=Guidance(cfg_scale=SCALE),
             ),
             batch.latents,
             batch,

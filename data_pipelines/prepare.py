@@ -60,6 +60,7 @@ def prepare(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    data_dir: str | os.PathLike[str] | None = None,
     encode_video: EncodeVideo,
     encode_text: EncodeText,
     vae_dir: Path | None,
@@ -80,7 +81,7 @@ def prepare(
     an interruption it goes on; the result is the same bytes.
 
     Args:
-      source: a folder, `tfds:NAME` or `tfds:NAME/SPLIT`; see `sources.open_source`.
+      source, data_dir: see `sources.open_source`.
       out: a folder that is new, empty, or an unfinished or finished run of this.
       encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
         mean, (1 + k, H / s, W / s, C).
@@ -111,7 +112,7 @@ def prepare(
         vae_spatial=vae_spatial,
         conditions=conditions,
     )
-    samples, out = open_source(source), Path(out)
+    samples, out = open_source(source, data_dir=data_dir), Path(out)
     identity = _identity(samples, settings)
     if (out / records.CARD).is_file():
         return _finished(out, identity)

@@ -25,8 +25,9 @@ from soraxla.models.config import DiTConfig, dit_config
 from soraxla.models.text import load_text_encoder
 from soraxla.optim import OptimSettings
 from soraxla.packing import PackSpec
-from soraxla.pipeline import Pipeline, Request, SampleSettings, load
+from soraxla.pipeline import Pipeline, load
 from soraxla.planning import fill, plan_window
+from soraxla.request import Request, SampleSettings
 from soraxla.training.jobs import DiTTraining, VAETraining, dit_job, vae_job
 from soraxla.training.loop import LoopSettings, train
 from soraxla.training.steps import DiTStep, VAEStep

@@ -1,126 +1,36 @@
-"""From prompts to videos: encode text ▸ pack ▸ sample ▸ decode ▸ crop."""
+"""From requests to videos: encode ▸ pack ▸ sample ▸ decode, task by task."""
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from soraxla.autoencode import decode_clip, encode_clip
 from soraxla.compiler import jit
-from soraxla.diffusion.process import Process, Purpose, noise
-from soraxla.diffusion.schedule import time_shift
+from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.hub import local
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
-from soraxla.packing import PackSpec, Segment, pack, unpack
-from soraxla.patching import positions, unpatchify
-from soraxla.planning import Draw, fewest_rows
-from soraxla.sampling import Euler, Grid, Heun, Solver, UniPC, WanEuler, guided, sample
-from soraxla.sampling.tasks import cover, starting_with, with_first_frame
-from soraxla.settings import build, nearest
-from soraxla.sharding import constrain, set_size
-from soraxla.types import Array, LatentGrid, PackedBatch
+from soraxla.recipes import Studio, recipe
+from soraxla.request import Request, SampleSettings
+from soraxla.sampling import SOLVERS, Grid, Guidance, Nothing, guided, sample
+from soraxla.sampling.rows import Layout, Rows, pack_clips, unpack_clips
+from soraxla.sampling.tasks import Clip
+from soraxla.settings import build
+from soraxla.sharding import constrain
+from soraxla.types import Array, PackedBatch
 from soraxla.wan import load_wan
 from soraxla.weights import Loaded, load_transformer, load_vae
 
-SOLVERS: dict[str, Solver] = {
-    "euler": Euler(),
-    "heun": Heun(),
-    "wan-euler": WanEuler(),
-    "unipc": UniPC(),
-}
-MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 8192, 100_000
-MAX_WORDS = 1000
-# Tokens of the rows sampled together: enough to fill an accelerator, and short clips
-# share the cost of a step on a CPU.
-_TOKENS_AT_ONCE = 8192
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Request:
-    """A video to generate, of exactly this size; one frame is an image.
-
-    Attributes:
-        image: the first frame, uint8 (h, w, 3), scaled to cover the size and cut at
-            the centre; for models that are trained with given frames.
-
-    Raises:
-        ValueError: no prompt, a prompt of over 1,000 words, or a size, frame count or
-            rate that is not between the limits; an image that is no uint8 (h, w, 3),
-            or no frame to generate after it.
-    """
-
-    prompt: str
-    width: int
-    height: int
-    frames: int = 1
-    fps: float = 24.0
-    image: np.ndarray | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        words = len(self.prompt.split())
-        if not 0 < words <= MAX_WORDS:
-            raise ValueError(
-                f"the prompt has {words} words, expected 1 to {MAX_WORDS}: describe "
-                "the video in a sentence or two"
-            )
-        for name, low, high in (
-            ("width", MIN_SIDE, MAX_SIDE),
-            ("height", MIN_SIDE, MAX_SIDE),
-            ("frames", 1, MAX_FRAMES),
-            ("fps", 0.1, 1000),
-        ):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"{name} is {value}, expected {low} to {high}")
-        if self.image is None:
-            return
-        shape, dtype = self.image.shape, self.image.dtype
-        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            raise ValueError(
-                f"the image is {dtype} {shape}, expected uint8 (height, width, 3): "
-                "convert it to RGB of 0 to 255"
-            )
-        if self.frames < 2:
-            raise ValueError(
-                "frames is 1, which the image is already: ask for 2 or more, such as 97"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleSettings:
-    """How requests are sampled.
-
-    Attributes:
-        cfg_scale: 1 is no guidance; u + cfg_scale·(c − u).
-        negative_prompt: what guidance leads away from; "" is any video.
-        seed: request number i of a call always gets the noise of (seed, i).
-    """
-
-    steps: int = 30
-    solver: str = "euler"
-    cfg_scale: float = 4.0
-    negative_prompt: str = ""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise ValueError(
-                f"unknown solver {self.solver!r}{nearest(self.solver, SOLVERS)}"
-            )
-        if not 1 <= self.steps <= 1000:
-            raise ValueError(f"steps is {self.steps}, expected 1 to 1000")
-        if not (math.isfinite(self.cfg_scale) and 0 <= self.cfg_scale <= 100):
-            raise ValueError(f"cfg_scale is {self.cfg_scale}, expected 0 to 100")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
+# From the draws of a round's clips to those of the next round's.
+_ROUND = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,145 +65,101 @@ class Pipeline:
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         """Yields (place in `requests`, video) as they are done.
 
-        Requests of all sizes are sampled together in packed rows; what else is asked
-        for does not change a video (its place in `requests` does).
+        Requests of all sizes and tasks are sampled together in packed rows; what else
+        is asked for does not change a video (its place in `requests` does). Where a
+        task samples several clips one after the other, each waits for the next round.
         """
-        if not requests:
-            return
-        for places, batch, negative in self._batches(requests, settings):
-            latents = self._sample(batch, negative, settings)
-            clips = [c for row in unpack(latents, batch.segment_ids) for c in row]
-            for place, tokens in zip(places, clips, strict=True):
-                request = requests[place]
-                grid = self._grid(request)
-                z = unpatchify(np.asarray(tokens), grid, self._model.patch)
-                video = decode_clip(self.vae.params, self.vae.model, np.asarray(z))
-                video = video[: request.frames, : request.height, : request.width]
-                if request.image is not None:
-                    given = cover(request.image, request.width, request.height)
-                    video = with_first_frame(video, given)
-                yield place, video
+        texts = dict(enumerate(self.text_encoder([r.prompt for r in requests])))
+        recipes = {i: recipe(self.studio(r)) for i, r in enumerate(requests)}
+        clips = {i: next(steps) for i, steps in recipes.items()}
+        first_draw = 0
+        while clips:
+            following = {}
+            for i, latents in self.sample_clips(clips, texts, settings, first_draw):
+                try:
+                    following[i] = recipes[i].send(latents)
+                except StopIteration as done:
+                    yield i, done.value
+            clips, first_draw = following, first_draw + _ROUND
 
-    @property
-    def _model(self) -> DiTConfig:
-        return self.dit.model
-
-    def _grid(self, request: Request) -> LatentGrid:
-        """The next multiple up, in latents."""
-        cfg, (_, ph, pw) = self.vae.model, self._model.patch
-        return LatentGrid(
-            t=1 + -(-(request.frames - 1) // cfg.temporal),
-            h=ph * -(-request.height // (cfg.spatial * ph)),
-            w=pw * -(-request.width // (cfg.spatial * pw)),
+    def studio(self, request: Request) -> Studio:
+        """The request as this VAE and transformer see it."""
+        return Studio(
+            request=request,
+            vae=self.vae,
+            patch=self.dit.model.patch,
+            limit=self.dit.config.get("max_latent_frames"),
         )
 
-    def _first_latents(self, request: Request) -> Float[np.ndarray, "k h w z"]:
-        """Of the frames given, so far 1 or 0: a causal VAE encodes them alone."""
-        grid, cfg = self._grid(request), self.vae.model
-        if request.image is None:
-            return np.zeros((0, grid.h, grid.w, cfg.latent_channels), np.float32)
-        picture = cover(request.image, request.width, request.height)
-        below = grid.h * cfg.spatial - request.height  # what is cropped in the end
-        right = grid.w * cfg.spatial - request.width
-        picture = np.pad(picture, ((0, below), (0, right), (0, 0)), mode="edge")
-        return encode_clip(self.vae.params, cfg, picture[None])
-
-    def _batches(
-        self, requests: Sequence[Request], settings: SampleSettings
-    ) -> Iterator[tuple[list[int], PackedBatch, PackedBatch | None]]:
-        """Rows of about `_TOKENS_AT_ONCE` tokens: places, batch, negative batch."""
-        texts = self.text_encoder([request.prompt for request in requests])
-        negative_text = self.text_encoder([settings.negative_prompt])[0]
-        firsts = [self._first_latents(request) for request in requests]
-        draws = []
-        for place, (request, text) in enumerate(zip(requests, texts, strict=True)):
-            grid, (_, ph, pw) = self._grid(request), self._model.patch
-            tokens = grid.t * grid.h * grid.w // (ph * pw)
-            draws.append(Draw(place, place, tokens, len(text), grid.t, True))
-        # The devices along `context` share a row evenly.
-        unit = 128 * set_size("tokens")
-        length = _round_up(max(draw.tokens for draw in draws), unit)
-        budget = PackSpec(
-            row_length=max(
-                length,
-                min(
-                    _round_up(1024, unit), _round_up(sum(d.tokens for d in draws), unit)
-                ),
-            ),
-            text_length=max(256, max(draw.text_tokens for draw in draws)),
-            max_segments=32,
-        )
-        rows = fewest_rows(draws, budget)
-        at_once = max(1, _TOKENS_AT_ONCE // budget.row_length)
-        for start in range(0, len(rows), at_once):
-            chosen = rows[start : start + at_once]
-            batch = self._pack(chosen, requests, firsts, texts, budget)
-            negative = None
-            if settings.cfg_scale != 1.0:
-                negative = self._pack(
-                    chosen, requests, firsts, [negative_text] * len(texts), budget
-                )
-            yield [draw.sample for row in chosen for draw in row], batch, negative
-
-    def _pack(
+    def sample_clips(
         self,
-        rows: Sequence[Sequence[Draw]],
-        requests: Sequence[Request],
-        firsts: Sequence[np.ndarray],
-        texts: Sequence[np.ndarray],
-        budget: PackSpec,
-    ) -> PackedBatch:
-        def segment(draw: Draw) -> Segment:
-            request, model = requests[draw.sample], self._model
-            grid = self._grid(request)
-            shift = time_shift(
-                model.shift,
-                height=grid.h * self.vae.model.spatial,
-                width=grid.w * self.vae.model.spatial,
-                latent_frames=grid.t,
-            )
-            tokens, known = starting_with(firsts[draw.sample], grid, model.patch)
-            return Segment(
-                tokens=tokens,
-                known=known,
-                positions=positions(grid, model.patch, request.fps, model.rope_fps),
-                text=texts[draw.sample],
-                draw=draw.draw,
-                shift=shift,
-            )
-
-        # Negative prompts may be longer than the prompts.
-        longest = max(sum(len(texts[d.sample]) for d in row) for row in rows)
-        spec = PackSpec(
-            row_length=budget.row_length,
-            text_length=max(budget.text_length, longest),
-            max_segments=budget.max_segments,
-        )
-        return pack([[segment(draw) for draw in row] for row in rows], spec)
-
-    def _sample(
-        self,
-        batch: PackedBatch,
-        negative: PackedBatch | None,
+        clips: Mapping[int, Clip],
+        texts: Mapping[int, np.ndarray],
         settings: SampleSettings,
-    ) -> Float[np.ndarray, "b l p"]:
-        run = sampler(self._model, self.process, settings.solver, settings.cfg_scale)
-        grid = SOLVERS[settings.solver].grid(settings.steps, batch.shift)
-        key = jax.random.key(settings.seed)
-        return np.asarray(run(self.dit.params, batch, negative, grid, key))
+        first_draw: int = 0,
+    ) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
+        """Latents of clips, by their keys, as they are done.
+
+        Clip i has text i and the noise of draw first_draw + i. Those that start at one
+        strength go together: they have as many steps.
+        """
+        run = sampler(self.dit.model, self.process, settings.solver, settings.guidance)
+        known_t, key = (
+            np.float32(settings.condition_noise),
+            jax.random.key(settings.seed),
+        )
+        for strength in sorted({clip.strength for clip in clips.values()}):
+            chosen = {i: c for i, c in clips.items() if c.strength == strength}
+            steps = math.ceil(strength * settings.steps)
+            for rows in self.rows(chosen, texts, settings, first_draw):
+                shift = rows.batches[0].shift
+                grid = SOLVERS[settings.solver].grid(steps, shift, strength)
+                out = run(self.dit.params, rows.batches, grid, key, known_t)
+                yield from unpack_clips(
+                    np.asarray(out), rows, chosen, self.dit.model.patch
+                )
+
+    def rows(
+        self,
+        clips: Mapping[int, Clip],
+        texts: Mapping[int, np.ndarray],
+        settings: SampleSettings,
+        first_draw: int = 0,
+    ) -> Iterator[Rows]:
+        """The clips packed, with what guidance asks for beside them."""
+        model = self.dit.model
+        layout = Layout(
+            patch=model.patch,
+            rope_fps=model.rope_fps,
+            shift=model.shift,
+            spatial=self.vae.model.spatial,
+        )
+        return pack_clips(
+            clips,
+            texts,
+            self.text_encoder([settings.negative_prompt])[0],
+            layout=layout,
+            guidance=settings.guidance,
+            first_draw=first_draw,
+        )
 
 
 @functools.lru_cache(maxsize=8)
-def sampler(model: DiTConfig, process: Process, solver: str, cfg_scale: float):
-    """The whole sampler, one compiled function of all that is data."""
+def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance):
+    """The whole sampler, one compiled function of all that is data.
+
+    Generated tokens start at the grid's first stop, from `batch.latents`, which are 0
+    where there is nothing to start from; known tokens are seen at `known_t`.
+    """
 
     def run(
         params: PyTree,
-        batch: PackedBatch,
-        negative: PackedBatch | None,
+        batches: tuple[PackedBatch, ...],
         grid: Grid,
         key: Any,
+        known_t: Float[Array, ""],
     ) -> Array:
+        batch = batches[0]
         eps = noise(
             key,
             batch.draw,
@@ -302,20 +168,27 @@ def sampler(model: DiTConfig, process: Process, solver: str, cfg_scale: float):
             batch.latents.shape[-1],
             purpose=Purpose.SAMPLE,
         )
+        eps = constrain(eps, "batch", "tokens", None)
 
-        x = sample(
-            guided(
-                functools.partial(dit.denoiser, params, model),
-                batch,
-                negative,
-                cfg_scale=cfg_scale,
-            ),
-            constrain(eps, "batch", "tokens", None),
+        def corrupted(t_BS: Array, known_t: Array | None = None) -> Array:
+            t_BL = token_times(t_BS, batch.segment_ids)
+            t_BL = t_BL if known_t is None else jnp.where(batch.known, known_t, t_BL)
+            return process.corrupt(batch.latents, eps, t_BL)
+
+        def unknown(x: Array, t_BS: Array) -> Array:
+            return jnp.where(batch.known[:, :, None], corrupted(t_BS), x)
+
+        negative = batches[1] if len(batches) > 1 else None
+        nothing = Nothing(batches[2], unknown) if len(batches) > 2 else None
+        denoise = guided(
+            functools.partial(dit.denoiser, params, model, known_t=known_t),
             batch,
-            grid,
-            process=process,
-            solver=SOLVERS[solver],
+            negative,
+            nothing,
+            guidance=guidance,
         )
+        x = corrupted(jnp.minimum(grid.t[0], process.max_time), known_t)
+        x = sample(denoise, x, batch, grid, process=process, solver=SOLVERS[solver])
         return constrain(x, None, None, None)  # all of it to every host
 
     return jit(run)
@@ -364,7 +237,3 @@ def assemble(loaded: Loaded, vae: Loaded) -> Pipeline:
         )
     process = build(Process, loaded.config["process"], "process.")
     return Pipeline(dit=loaded, vae=vae, process=process, text_encoder=encoder)
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return multiple * -(-n // multiple)

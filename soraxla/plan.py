@@ -23,7 +23,7 @@ from soraxla.models import dit, vae
 from soraxla.models.flops import forward_flops, train_flops
 from soraxla.models.vae import VAEConfig
 from soraxla.pipeline import sampler
-from soraxla.sampling import Grid
+from soraxla.sampling import Grid, Guidance
 from soraxla.settings import to_dict
 from soraxla.sharding import (
     PACKED_AXES,
@@ -254,8 +254,9 @@ def sample_program(cfg: DiTTraining, mesh: Mesh) -> Program:
     key = jax.eval_shape(lambda: jax.random.key(0))
     process = cfg.step.process
     # A sampler is kept for its settings, and its compiler options are of a platform.
-    build = functools.partial(sampler.__wrapped__, model, process, "euler", 1.0)
-    return build, (params, batch, None, grid, key)
+    build = functools.partial(sampler.__wrapped__, model, process, "euler", Guidance())
+    known_t = jax.ShapeDtypeStruct((), jnp.float32)
+    return build, (params, (batch,), grid, key, known_t)
 
 
 def decode_program(

@@ -12,7 +12,8 @@ from data_pipelines.packed import Dataset
 from soraxla.autoencode import decode_clip, encode_clip
 from soraxla.contact_sheet import SheetRow, contact_sheet
 from soraxla.models.vae import VAEConfig
-from soraxla.pipeline import Request, SampleSettings, assemble
+from soraxla.pipeline import assemble
+from soraxla.request import Request, SampleSettings
 from soraxla.settings import to_dict
 from soraxla.training.state import TrainState
 from soraxla.training.steps import DiTStep, dit_params, latent_statistics

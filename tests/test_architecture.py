@@ -64,6 +64,8 @@ L2 soraxla/sampling/solvers.py
 L2 soraxla/sampling/guidance.py
 L2 soraxla/sampling/loop.py
 L2 soraxla/sampling/tasks.py
+L2 soraxla/sampling/seams.py
+L2 soraxla/sampling/rows.py
 L2 soraxla/sampling/__init__.py
 L2 data_pipelines/*
 L3 soraxla/autoencode.py
@@ -82,6 +84,8 @@ L3 soraxla/weights.py
 L3 soraxla/wan/*
 L3 soraxla/training/finetune.py
 L3 soraxla/training/jobs.py
+L4 soraxla/request.py
+L4 soraxla/recipes.py
 L4 soraxla/pipeline.py
 L4 soraxla/plan.py
 L4 soraxla/preview.py

@@ -8,7 +8,9 @@ import pytest
 
 from soraxla.autoencode import encode_clip
 from soraxla.patching import patchify
-from soraxla.pipeline import Request, SampleSettings, assemble, load
+from soraxla.pipeline import assemble, load
+from soraxla.recipes import recipe
+from soraxla.request import Animate, Request, SampleSettings
 from soraxla.weights import CONFIG, save_folder
 from tests import tiny
 
@@ -82,7 +84,7 @@ def test_rows_that_do_not_fit_together_are_sampled_in_turn(
     pipeline, together, monkeypatch
 ):
     """Two batches of one row; every video still comes with its own place."""
-    monkeypatch.setattr("soraxla.pipeline._TOKENS_AT_ONCE", 128)
+    monkeypatch.setattr("soraxla.sampling.rows._TOKENS_AT_ONCE", 128)
     wide = Request(prompt="a wide one", width=160, height=160)  # 100 tokens
     results = list(pipeline.generate_each([CLIP, PICTURE, wide], SETTINGS))
     assert sorted(place for place, _ in results) == [0, 1, 2]
@@ -102,7 +104,7 @@ def picture(seed=0, height=60, width=50):
     return (127.5 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-FROM_IMAGE = dataclasses.replace(CLIP, image=picture())
+FROM_IMAGE = dataclasses.replace(CLIP, task=Animate(first=picture()[None]))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_a_video_from_a_picture_is_the_same_alone_and_among_others(
 
 def test_another_picture_is_another_video(pipeline, from_image):
     """Past the frames that fade from it, too."""
-    other = dataclasses.replace(FROM_IMAGE, image=picture(seed=2))
+    other = dataclasses.replace(FROM_IMAGE, task=Animate(first=picture(seed=2)[None]))
     changed = make(pipeline, [other, PICTURE, SHORT])
     assert np.abs(changed[0].astype(int) - from_image[0])[5:].mean() > 0.5
     assert_alike(changed[1], from_image[1])
@@ -137,7 +139,10 @@ def test_another_picture_is_another_video(pipeline, from_image):
 def test_the_pictures_latents_go_in_and_come_out_to_the_bit(pipeline):
     """One latent frame, what the VAE makes of the picture, in the prompt's rows and
     the negative prompt's."""
-    [(places, batch, negative)] = pipeline._batches([FROM_IMAGE, PICTURE], SETTINGS)
+    requests = [FROM_IMAGE, PICTURE]
+    clips = {i: next(recipe(pipeline.studio(r))) for i, r in enumerate(requests)}
+    texts = dict(enumerate(pipeline.text_encoder([r.prompt for r in requests])))
+    [(places, (batch, negative))] = pipeline.rows(clips, texts, SETTINGS)
     seen = np.pad(picture()[11:49], ((0, 10), (0, 14), (0, 0)), mode="edge")[None]
     latents = encode_clip(pipeline.vae.params, tiny.VAE, seen)
     tokens = patchify(latents, tiny.DIT.patch)
@@ -147,8 +152,8 @@ def test_the_pictures_latents_go_in_and_come_out_to_the_bit(pipeline):
         assert np.all(rows.known <= segment)
         np.testing.assert_array_equal(rows.latents[rows.known], tokens)
         assert np.all(rows.token_index[rows.known] == np.arange(len(tokens)))
-    out = pipeline._sample(batch, negative, SETTINGS)
-    np.testing.assert_array_equal(out[batch.known], tokens)
+    out = dict(pipeline.sample_clips(clips, texts, SETTINGS))
+    np.testing.assert_array_equal(out[0][:1], latents)
 
 
 # --- Bad input --------------------------------------------------------------------
@@ -169,10 +174,6 @@ def one_line(error):
         ({"frames": 10**7}, "frames is 10000000, expected"),
         ({"fps": 0.0}, r"fps is 0\.0, expected"),
         ({"fps": float("nan")}, "fps is nan, expected"),
-        ({"image": picture(), "frames": 1}, "frames is 1, which the image is already"),
-        ({"image": picture()[:, :, 0]}, r"the image is uint8 \(60, 50\), expected"),
-        ({"image": picture() / 255}, "the image is float64 .*, expected uint8"),
-        ({"image": picture()[:0]}, r"uint8 \(0, 50, 3\), expected"),
     ],
 )
 def test_absurd_requests_are_refused(wrong, message):

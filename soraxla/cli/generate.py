@@ -1,21 +1,22 @@
-"""`soraxla generate`: videos and images from prompts."""
+"""`soraxla generate`: videos and images from prompts, pictures and clips."""
 
 import argparse
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+from soraxla.cli import media
 
-    from soraxla.pipeline import Request
+if TYPE_CHECKING:
+    from soraxla.pipeline import Pipeline
+    from soraxla.request import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", required=True, help="training folder or exported folder"
     )
-    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="what to show")
     prompt.add_argument(
         "--prompts-file",
@@ -23,79 +24,150 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one prompt a line; --out is then a pattern such as video_{}.mp4",
     )
     parser.add_argument(
-        "--image",
-        type=Path,
-        help="first frame, scaled to cover --size and cut at the centre; for models "
-        "trained with given frames, such as Wan 2.2 TI2V 5B",
-    )
-    parser.add_argument("--size", default="256x256", metavar="WxH", help="in pixels")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=int, help="1 is an image (default)")
-    length.add_argument("--seconds", type=float)
-    parser.add_argument("--fps", type=float, default=24.0)
-    parser.add_argument("--steps", type=int, default=30, help="sampler steps")
-    parser.add_argument(
-        "--solver", default="euler", help="euler, heun, wan-euler or unipc"
-    )
-    parser.add_argument("--cfg-scale", type=float, default=4.0)
-    parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--codec", help="another encoder for .mp4 and .webm")
-    parser.add_argument(
         "--out", required=True, help=".mp4, .webm, .gif, .webp, .png or .jpg"
     )
+    parser.add_argument("--codec", help="another encoder for .mp4 and .webm")
+    _add_length(parser)
+    media.add_arguments(parser)
+    _add_sampling(parser)
+
+
+def _add_length(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("size and length", "of all that comes out")
+    group.add_argument(
+        "--size", metavar="WxH", help="in pixels (default: what is given, or 256x256)"
+    )
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--frames", type=int, help="1 is an image")
+    length.add_argument("--seconds", type=float)
+    group.add_argument("--fps", type=float, help="default: the given clip's, or 24")
+    group.add_argument(
+        "--window",
+        type=int,
+        metavar="FRAMES",
+        help="made at once at most; longer videos are made window by window (default: "
+        "what the model was trained with)",
+    )
+    group.add_argument(
+        "--overlap",
+        type=int,
+        default=9,
+        metavar="FRAMES",
+        help="of a clip or a window, that what comes next is told (default: "
+        "%(default)s)",
+    )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--steps", type=int, default=30, help="sampler steps")
+    group.add_argument(
+        "--solver", default="euler", help="euler, ddim, heun, wan-euler or unipc"
+    )
+    group.add_argument("--cfg-scale", type=float, default=4.0)
+    group.add_argument(
+        "--cfg-interval",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("LO", "HI"),
+        help="times between which there is guidance; 1 is noise (default: 0 1)",
+    )
+    group.add_argument(
+        "--image-scale",
+        type=float,
+        default=1.0,
+        help="guidance towards what is given; 1 is none (default)",
+    )
+    group.add_argument(
+        "--condition-noise",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="time to which what is given is noised for the network (default: 0)",
+    )
+    group.add_argument("--negative-prompt", default="")
+    group.add_argument("--seed", type=int, default=0)
 
 
 def run(args: argparse.Namespace) -> None:
     import jax
     from tqdm import tqdm
 
-    from soraxla.pipeline import SampleSettings, load
+    from soraxla.pipeline import load
+    from soraxla.request import SampleSettings
     from soraxla.sharding import sampling_mesh
     from soraxla.video_io import check_writable, write_video
 
     # Everything a user can get wrong is found before the long work starts.
+    settings = SampleSettings(
+        steps=args.steps,
+        solver=args.solver,
+        cfg_scale=args.cfg_scale,
+        cfg_interval=tuple(args.cfg_interval),
+        image_scale=args.image_scale,
+        condition_noise=args.condition_noise,
+        negative_prompt=args.negative_prompt,
+        seed=args.seed,
+    )
     requests = _requests(args)
     outs = _outs(args.out, len(requests))
     for out in outs:
         check_writable(out, codec=args.codec)
     _rehearse(outs[0], requests[0], args.codec)
-    settings = SampleSettings(
-        steps=args.steps,
-        solver=args.solver,
-        cfg_scale=args.cfg_scale,
-        negative_prompt=args.negative_prompt,
-        seed=args.seed,
-    )
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
+        _note_windows(pipeline, requests[0])
         videos = pipeline.generate_each(requests, settings)
         for place, video in tqdm(videos, total=len(requests), unit="video"):
-            write_video(outs[place], video, args.fps, codec=args.codec)
+            write_video(outs[place], video, requests[place].fps, codec=args.codec)
             tqdm.write(str(outs[place]))
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":
-    from soraxla.pipeline import Request
+    from soraxla.request import Request, own_frames
 
-    width, height = parse_size(args.size)
-    frames = _frames(args)
-    image = None if args.image is None else _picture(args.image)
+    prompts, task = _prompts(args), media.task_of(args)
+    size = args.canvas or args.size
+    own = None if size else media.own_size(task)
+    if own is None:
+        option = "--canvas" if args.canvas else "--size"
+        width, height = parse_size(size or "256x256", option)
+    else:
+        task, width, height = own
+    fps = (media.own_fps(args) or 24.0) if args.fps is None else args.fps
+    frames = _frames(args, fps)
+    frames = (own_frames(task) or 1) if frames is None else frames
     requests = []
-    for where, prompt in _prompts(args):
+    for where, prompt in prompts:
         try:
             request = Request(
                 prompt=prompt,
                 width=width,
                 height=height,
                 frames=frames,
-                fps=args.fps,
-                image=image,
+                fps=fps,
+                task=task,
+                fit=args.fit,
+                window=args.window,
+                overlap=args.overlap,
             )
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{where}: {error}" if where else str(error)) from None
         requests.append(request)
+    media.note_fit(requests[0])
     return requests
+
+
+def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
+    from soraxla.request import new_frames
+
+    studio, new = pipeline.studio(request), new_frames(request)
+    if studio.window is not None and studio.latents(new) > studio.window:
+        media.note(
+            f"{new} frames are more than the {studio.frames(studio.window)} that are "
+            "made at once: they are made window by window (--window)"
+        )
 
 
 def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
@@ -118,36 +190,28 @@ def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
             raise ValueError(message) from None
 
 
-def _picture(path: Path) -> "np.ndarray":
-    from soraxla.video_io import probe, read_clip
-
-    if not probe(path).is_image:
-        raise ValueError(f"{path}: holds a film, expected a picture; save one frame")
-    return read_clip(path)[0]
-
-
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.isdecimal() for p in parts):
-        raise ValueError(f"--size is {text!r}, expected WIDTHxHEIGHT such as 640x360")
+        raise ValueError(f"{option} is {text!r}, expected WIDTHxHEIGHT such as 640x360")
     return int(parts[0]), int(parts[1])
 
 
-def _frames(args: argparse.Namespace) -> int:
+def _frames(args: argparse.Namespace, fps: float) -> int | None:
     if args.seconds is None:
-        return 1 if args.frames is None else args.frames
+        return args.frames
     if not 0 < args.seconds <= 3600:
         raise ValueError(f"--seconds is {args.seconds}, expected 0 to 3600")
-    if not math.isfinite(args.fps):
-        raise ValueError(f"--fps is {args.fps}, expected a number such as 24")
-    return max(1, round(args.seconds * args.fps))
+    if not math.isfinite(fps):
+        raise ValueError(f"--fps is {fps}, expected a number such as 24")
+    return max(1, round(args.seconds * fps))
 
 
 def _prompts(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Where each prompt stands, for messages, and the prompt."""
+    """Where each prompt stands in a file, for messages, and the prompt."""
     file = args.prompts_file
     if file is None:
-        return [("--prompt", args.prompt)]
+        return [("", args.prompt or "")]
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

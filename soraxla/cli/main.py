@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 VERBS = {
     "demo": "real clips in, a generated video out, in one command",
+    "worlds": "make captioned clips of simulated worlds whose truth is known",
     "prepare": "encode a folder or TFDS dataset into latents and text embeddings",
     "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
     "generate": "make videos and images from prompts",

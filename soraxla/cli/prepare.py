@@ -11,6 +11,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with captions.jsonl, captions.csv or a .txt beside each file; "
         "or tfds:NAME[/SPLIT]; or 'samples', the ten clips and pictures shipped",
     )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder of TFDS datasets (default: TFDS_DATA_DIR, or TFDS's own)",
+    )
     parser.add_argument("--out", required=True, type=Path, help="dataset folder")
     parser.add_argument(
         "--vae", type=Path, help="VAE folder (default: the small one shipped)"
@@ -61,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
             card = prepare(
                 SAMPLES if args.source == "samples" else args.source,
                 args.out,
+                data_dir=args.data_dir,
                 encode_video=lambda video: encode_clip(
                     loaded.params, loaded.model, video
                 ),

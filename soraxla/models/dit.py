@@ -148,11 +148,22 @@ def encode_text(params: Params, cfg: DiTConfig, batch: PackedBatch) -> Text:
 
 
 def denoiser(
-    params: Params, cfg: DiTConfig, batch: PackedBatch
+    params: Params,
+    cfg: DiTConfig,
+    batch: PackedBatch,
+    known_t: Float[Array, ""] | float = 0.0,
 ) -> Callable[[Array, Array], Array]:
-    """`apply` as (x, t) → prediction; the text is encoded here, once."""
+    """`apply` as (x, t) → prediction; the text is encoded here, once.
+
+    `known_t` is the time of all known tokens.
+    """
     text = encode_text(params, cfg, batch)
-    return lambda x, t: apply(params, cfg, x, t, batch, text=text)
+
+    def denoise(x: Array, t: Array) -> Array:
+        known = jnp.full(t.shape, known_t, jnp.float32)
+        return apply(params, cfg, x, t, batch, known, text=text)
+
+    return denoise
 
 
 def time_features(t: Float[Array, "b r"]) -> Float[Array, "b r 256"]:

@@ -1,16 +1,33 @@
 """Sampling: guidance → solver → loop, from noise to clean latents."""
 
 from soraxla.sampling.grid import Grid
-from soraxla.sampling.guidance import Condition, Denoise, guided
+from soraxla.sampling.guidance import (
+    Condition,
+    Denoise,
+    Guidance,
+    Nothing,
+    guided,
+)
 from soraxla.sampling.loop import sample
-from soraxla.sampling.solvers import Euler, Heun, Solver, Stop, UniPC, WanEuler
+from soraxla.sampling.solvers import (
+    SOLVERS,
+    Euler,
+    Heun,
+    Solver,
+    Stop,
+    UniPC,
+    WanEuler,
+)
 
 __all__ = [
+    "SOLVERS",
     "Condition",
     "Denoise",
     "Euler",
     "Grid",
+    "Guidance",
     "Heun",
+    "Nothing",
     "Solver",
     "Stop",
     "UniPC",

@@ -31,18 +31,18 @@ class Grid(NamedTuple):
     asked: Float[Array, "n b s"]
 
 
-def even_grid(steps: int, shift: Float[Array, "b s"]) -> Grid:
-    """u evenly from 1 to 0, shifted.
+def even_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
+    """u evenly from `start` to 0, shifted.
 
     Raises:
         ValueError: fewer than one step.
     """
-    u = np.linspace(1.0, 0.0, _checked(steps) + 1)
+    u = np.linspace(start, 0.0, _checked(steps) + 1)
     return _grid(_shifted(u, shift))
 
 
-def wan_euler_grid(steps: int, shift: Float[Array, "b s"]) -> Grid:
-    """u evenly from 1 to S(0.001), shifted, then 0; S is the shift, met twice.
+def wan_euler_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
+    """u evenly from `start` to S(0.001), shifted, then 0; S is the shift, met twice.
 
     Diffusers' `FlowMatchEulerDiscreteScheduler` takes these times.
 
@@ -52,22 +52,22 @@ def wan_euler_grid(steps: int, shift: Float[Array, "b s"]) -> Grid:
     # The end is one of diffusers' training times, which are float32.
     shift = np.asarray(shift, np.float32)
     end = np.asarray(shift_time(np.full_like(shift, _FIRST), shift), np.float64)
-    u = np.linspace(np.ones_like(end), end, _checked(steps))
+    u = np.linspace(np.full_like(end, start), np.minimum(end, start), _checked(steps))
     return _grid(_ended(_shifted(u, shift)))
 
 
-def unipc_grid(steps: int, shift: Float[Array, "b s"]) -> Grid:
-    """u evenly from 1 to 0.001, shifted, with 0 in place of the last.
+def unipc_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
+    """u evenly from `start` to 0.001, shifted, with 0 in place of the last.
 
-    The first level is 1e-6 below noise, and the network is told ⌊1000t⌋/1000, as by
-    diffusers' `UniPCMultistepScheduler` for flow models.
+    The first level is no nearer to noise than 1e-6, and the network is told
+    ⌊1000t⌋/1000, as by diffusers' `UniPCMultistepScheduler` for flow models.
 
     Raises:
         ValueError: fewer than one step.
     """
-    u = np.linspace(1.0, _FIRST, _checked(steps) + 1)[:-1]
+    u = np.linspace(start, min(_FIRST, start), _checked(steps) + 1)[:-1]
     t = _shifted(u, shift)
-    t[0] -= _BELOW_NOISE
+    t[0] = np.minimum(t[0], 1.0 - _BELOW_NOISE)
     t = _ended(t)
     return _grid(t, np.floor(_COUNT * t) / _COUNT)
 

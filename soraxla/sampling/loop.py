@@ -13,19 +13,20 @@ from soraxla.types import Array, PackedBatch
 
 def sample(
     denoise: Denoise,
-    noise: Float[Array, "b l p"],
+    x: Float[Array, "b l p"],
     batch: PackedBatch,
     grid: Grid,
     *,
     process: Process,
     solver: Solver,
 ) -> Float[Array, "b l p"]:
-    """Clean latents from noise; known tokens are `batch.latents`, padding is 0.
+    """Clean latents from corrupted ones; known tokens are `batch.latents`, padding 0.
 
     Args:
         denoise: prediction for corrupted tokens (b l p) at times (b s); see
-            `guidance.guided`. Known tokens come to it clean.
-        noise: standard normal, the corrupted tokens at the grid's first stop.
+            `guidance.guided`.
+        x: the tokens at the grid's first stop, noise where a clip is made from nothing;
+            the known ones as `denoise` is to see them at all stops.
         batch: segments and known tokens; the conditions themselves belong to
             `denoise`, and each segment's shift to the grid.
         grid: `solver.grid(steps, batch.shift)`, made outside of any jit.
@@ -48,9 +49,9 @@ def sample(
         return Stop(s=levels(t_BS)[0], t=t_BS, asked=asked_BS)
 
     def velocity(z: Array, at: Stop) -> Array:
-        x = jnp.where(known_BL1, batch.latents, z * levels(at.t)[1])
-        pred = denoise(x, at.asked)
-        x0, eps = process.to_x0_eps(pred, x, of_tokens(at.t))
+        x_t = jnp.where(known_BL1, x, z * levels(at.t)[1])
+        pred = denoise(x_t, at.asked)
+        x0, eps = process.to_x0_eps(pred, x_t, of_tokens(at.t))
         return eps - x0
 
     def step(carry: tuple, ends: tuple[Grid, Grid]):
@@ -58,7 +59,7 @@ def sample(
 
     here, there = Grid(*(x[:-1] for x in grid)), Grid(*(x[1:] for x in grid))
     first = stop(Grid(*(x[0] for x in grid)))
-    z = jnp.asarray(noise) / levels(first.t)[1]
+    z = jnp.asarray(x) / levels(first.t)[1]
     (z, _), _ = jax.lax.scan(step, (z, solver.start(z, first)), (here, there))
     z = jnp.where(known_BL1, batch.latents, z)
     return jnp.where(padding_BL1, 0.0, z)

@@ -35,8 +35,11 @@ Memory = TypeVar("Memory")
 class Solver(Protocol[Memory]):
     """Its own times and one step; it knows no schedule, prediction or guidance."""
 
-    def grid(self, steps: int, shift: Float[Array, "b s"]) -> Grid:
-        """The stops, one more than steps; ValueError for fewer than one step."""
+    def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
+        """The stops from u = `start` on, one more than steps.
+
+        ValueError for fewer than one step.
+        """
         ...
 
     def start(self, z: Float[Array, "b l p"], first: Stop) -> Memory:
@@ -58,8 +61,8 @@ class Solver(Protocol[Memory]):
 class _OneStep:
     """Even times, and nothing to remember."""
 
-    def grid(self, steps: int, shift: Float[Array, "b s"]) -> Grid:
-        return even_grid(steps, shift)
+    def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
+        return even_grid(steps, shift, start)
 
     def start(self, z: Float[Array, "b l p"], first: Stop) -> tuple[()]:
         return ()
@@ -67,7 +70,11 @@ class _OneStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Euler(_OneStep):
-    """First order, one evaluation a step."""
+    """First order, one evaluation a step.
+
+    α'·x0 + σ'·ε, divided by α' + σ', is z + (s' − s)(ε − x0): so on the schedules of
+    DDPM this is DDIM without its noise (arXiv 2010.02502, η = 0).
+    """
 
     def step(
         self,
@@ -84,8 +91,8 @@ class Euler(_OneStep):
 class WanEuler(Euler):
     """Euler at the times of Wan's flow-matching scheduler."""
 
-    def grid(self, steps: int, shift: Float[Array, "b s"]) -> Grid:
-        return wan_euler_grid(steps, shift)
+    def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
+        return wan_euler_grid(steps, shift, start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +147,8 @@ class UniPC:
     schedule holds at one level do no harm. The last step, to s = 0, takes x0.
     """
 
-    def grid(self, steps: int, shift: Float[Array, "b s"]) -> Grid:
-        return unipc_grid(steps, shift)
+    def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
+        return unipc_grid(steps, shift, start)
 
     def start(self, z: Float[Array, "b l p"], first: Stop) -> Past:
         nothing = jnp.zeros_like(z)
@@ -163,6 +170,15 @@ class UniPC:
         halfway = jnp.where(there.s > 0.0, 0.5 * _interval(here.s, there.s), 0.0)
         now = Past(z=z, s=here.s, x0=x0, s_before=past.s, x0_before=past.x0)
         return _blend(z, x0 + halfway * slope, here.s, there.s), now
+
+
+SOLVERS: dict[str, Solver] = {
+    "euler": Euler(),
+    "ddim": Euler(),
+    "heun": Heun(),
+    "wan-euler": WanEuler(),
+    "unipc": UniPC(),
+}
 
 
 def _corrected(past: Past, x0: Array, s: Array) -> Array:

@@ -1,69 +1,159 @@
-"""Tasks: what of a clip is given, as pixels, as known latents and in what comes out.
+"""Tasks are data: a clip to sample, what of it is known, and where it starts.
 
-A task is known latents and a mask of where they stand; the sampler has no branches.
+Nothing here knows a task's name. A clip is laid out as the tokens of its grid, of which
+some are known in place, and after them the known tokens of what was encoded alone, at
+its true times; in place it would have seen, through the causal VAE, the frames that are
+to be generated. The training data are laid out alike.
 """
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float
 
-from soraxla.patching import Patch, patchify
-from soraxla.types import LatentGrid
-
-FADE = 4  # generated frames that lead from what is given to what is decoded
+from soraxla.patching import Patch, patchify, positions
+from soraxla.types import Array, LatentGrid
 
 
-def cover(
-    picture: UInt8[np.ndarray, "_ _ 3"], width: int, height: int
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """The centre of the picture in the wanted aspect, scaled to the wanted size.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alone:
+    """Frames of a clip that were encoded as if they were all of it.
 
-    A picture of that size comes back as it is.
+    Attributes:
+        latents: of 1 + 4k frames, k + 1 latent frames.
+        place: of the first frame in the clip, in latents: frame f stands at f/4.
     """
-    rows, columns = picture.shape[:2]
-    scale = min(rows / height, columns / width)  # pixels given for one wanted
-    cut_rows, cut_columns = (max(1, round(side * scale)) for side in (height, width))
-    top, left = (rows - cut_rows) // 2, (columns - cut_columns) // 2
-    cut = picture[top : top + cut_rows, left : left + cut_columns]
-    if cut.shape[:2] == (height, width):
-        return cut
-    scaled = Image.fromarray(cut).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(scaled)
+
+    latents: Float[np.ndarray, "k h w z"]
+    place: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """A clip to sample, of the size of `latents`.
+
+    Attributes:
+        latents: where `known`, what is given; elsewhere, what SDEdit starts from, and
+            nothing at a `strength` of 1.
+        known: whole patches.
+        alone: what is given beside the clip's own latents.
+        fps: frames a second; a picture's may be 0.
+        strength: u where sampling starts, 1 noise … 0 clean (SDEdit, arXiv 2108.01073).
+    """
+
+    latents: Float[np.ndarray, "t h w z"]
+    known: Bool[np.ndarray, "t h w"]
+    fps: float
+    alone: tuple[Alone, ...] = ()
+    strength: float = 1.0
+
+    @property
+    def grid(self) -> LatentGrid:
+        t, h, w = self.known.shape
+        return LatentGrid(t=t, h=h, w=w)
 
 
 def starting_with(
-    first: Float[np.ndarray, "k h w z"], grid: LatentGrid, patch: Patch
-) -> tuple[Float[np.ndarray, "n p"], Bool[np.ndarray, " n"]]:
-    """A clip whose first k latent frames are known, as tokens and their mask.
-
-    What is not known is 0; k = 0 is a clip that is generated whole.
+    first: Float[np.ndarray, "k h w z"],
+    frames: int,
+    fps: float,
+    alone: tuple[Alone, ...] = (),
+) -> Clip:
+    """A clip of so many latent frames, whose first k are known; k may be 0.
 
     Raises:
-        ValueError: the latents do not fill the grid's frames, or end within a patch.
+        ValueError: more frames are known than the clip has.
     """
-    k, *sides, channels = first.shape
-    if sides != [grid.h, grid.w] or k > grid.t or k % patch[0]:
+    k, *shape = first.shape
+    if k > frames:
         raise ValueError(
-            f"known latents of {first.shape[:3]} (t, h, w) do not begin {grid} in "
-            f"patches of {patch}: give whole latent frames and whole patches"
+            f"{k} latent frames are given of a clip of {frames}: give fewer, or ask "
+            "for a longer clip"
         )
-    clip = np.zeros((grid.t, grid.h, grid.w, channels), np.float32)
-    clip[:k] = first
-    tokens = np.asarray(patchify(clip, patch))
-    return tokens, np.arange(len(tokens)) < len(tokens) * k // grid.t
+    latents = np.zeros((frames, *shape), np.float32)
+    latents[:k] = first
+    known = np.zeros(latents.shape[:3], bool)
+    known[:k] = True
+    return Clip(latents=latents, known=known, fps=fps, alone=alone)
 
 
-def with_first_frame(
-    video: UInt8[np.ndarray, "t h w 3"], given: UInt8[np.ndarray, "h w 3"]
-) -> UInt8[np.ndarray, "t h w 3"]:
-    """The video with its first frame as it was given, not as the VAE gives it back.
+class Tokens(NamedTuple):
+    """A clip as a segment of a row; the grid's tokens come first."""
 
-    The difference between the two is taken along and fades over the next `FADE`
-    frames, so that no join is seen.
+    latents: Float[Array, "n p"]
+    known: Bool[np.ndarray, " n"]
+    positions: Float[np.ndarray, "n 3"]
+    alone: Bool[np.ndarray, " n"]  # beyond the grid
+
+
+def lay(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
+    """The tokens of a clip; what is neither known nor started from is 0.
+
+    Raises:
+        ValueError: a side is no multiple of the patch, or a patch is known in part.
     """
-    difference = given.astype(np.float32) - video[0]
-    out = video.copy()
-    for k, frame in enumerate(video[: FADE + 1]):
-        faded = frame + (1.0 - k / (FADE + 1)) * difference
-        out[k] = np.round(faded).clip(0, 255).astype(np.uint8)
-    return out
+    share = np.asarray(patchify(clip.known[..., None].astype(np.float32), patch)).mean(
+        1
+    )
+    if np.any((share > 0) & (share < 1)):
+        raise ValueError(
+            f"a patch of {patch} latents (t, h, w) is known in part: give whole patches"
+        )
+    known = share == 1
+    latents = np.asarray(patchify(clip.latents, patch))
+    if clip.strength == 1:
+        latents = np.where(known[:, None], latents, np.float32(0))
+    parts = [(latents, known, positions(clip.grid, patch, clip.fps, rope_fps))]
+    for given in clip.alone:
+        k, h, w, _ = given.latents.shape
+        grid = LatentGrid(t=k, h=h, w=w)
+        place = positions(grid, patch, clip.fps, rope_fps, first=given.place)
+        tokens = np.asarray(patchify(given.latents, patch))
+        parts.append((tokens, np.ones(len(tokens), bool), place))
+    latents, known, places = (np.concatenate(x) for x in zip(*parts, strict=True))
+    beyond = np.arange(len(known)) >= len(share)
+    return Tokens(latents=latents, known=known, positions=places, alone=beyond)
+
+
+def window_ends(frames: int, window: int | None, overlap: int) -> list[int]:
+    """Where windows of at most `window` latent frames end, as even as can be.
+
+    Each after the first begins `overlap` latents before the end of the one before.
+
+    Raises:
+        ValueError: windows that are no longer than their overlap.
+    """
+    if window is None or frames <= window:
+        return [frames]
+    if window <= overlap:
+        raise ValueError(
+            f"windows of {window} latent frames cannot overlap by {overlap}: give "
+            "longer windows or a shorter overlap"
+        )
+    count = -(-(frames - overlap) // (window - overlap))
+    return [overlap + (frames - overlap) * i // count for i in range(1, count + 1)]
+
+
+def window_of(
+    clip: Clip, start: int, end: int, before: Float[np.ndarray, "k h w z"]
+) -> Clip:
+    """Latent frames start…end of a clip, of which the first k were made `before`.
+
+    Times count from the window's own start. Of what is given alone it has what lies
+    within it.
+    """
+    latents, known = clip.latents[start:end].copy(), clip.known[start:end].copy()
+    latents[: len(before)] = before
+    known[: len(before)] = True
+    return Clip(
+        latents=latents,
+        known=known,
+        fps=clip.fps,
+        alone=tuple(
+            Alone(latents=given.latents, place=given.place - start)
+            for given in clip.alone
+            if start <= given.place and given.place + len(given.latents) <= end
+        ),
+        strength=clip.strength,
+    )

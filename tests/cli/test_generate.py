@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from soraxla.cli.main import main
-from soraxla.sampling.tasks import cover
+from soraxla.sampling.seams import fit
 from soraxla.video_io import probe, read_clip
 
 
@@ -176,7 +176,7 @@ def test_an_image_is_the_first_frame_of_every_prompt(checkpoint, media, tmp_path
     options += ["--steps", "1", "--fps", "12", "--prompts-file", str(prompts)]
     options += ["--image", str(media / "b.png"), "--out", str(tmp_path / "{}.webp")]
     assert main(["generate", *options]) == 0
-    expected = cover(read_clip(media / "b.png")[0], 33, 21).astype(int)
+    expected = fit(read_clip(media / "b.png"), 33, 21, "cover")[0].astype(int)
     for place in range(2):
         video = read_clip(tmp_path / f"{place:03d}.webp")
         assert video.shape == (6, 21, 33, 3)

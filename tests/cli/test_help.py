@@ -46,7 +46,7 @@ def test_a_wrong_command_line_is_one_line(refusal, arguments, text):
 
 def test_every_solver_is_in_the_help(capsys):
     """The help loads no solver, so that their names stand there once more."""
-    from soraxla.pipeline import SOLVERS
+    from soraxla.sampling import SOLVERS
 
     with pytest.raises(SystemExit):
         main(["generate", "--help"])

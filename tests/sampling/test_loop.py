@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from soraxla.diffusion import PREDICTIONS, SCHEDULES, Process, token_times
-from soraxla.sampling import Euler, Grid, Heun, UniPC, WanEuler, sample
+from soraxla.sampling import SOLVERS, Euler, Grid, Heun, UniPC, sample
 from soraxla.types import PackedBatch
 
-SOLVERS = {"euler": Euler(), "heun": Heun(), "wan-euler": WanEuler(), "unipc": UniPC()}
+SOLVED = [name for name in SOLVERS if name != "ddim"]  # which is Euler's
 
 
 def solvers(*names):
@@ -126,7 +126,7 @@ def moments(images):
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@solvers(*SOLVERS)
+@solvers(*SOLVED)
 def test_gaussian_data_are_sampled_to_their_mean_and_covariance(
     solver, schedule, prediction
 ):
@@ -236,7 +236,7 @@ def test_the_scan_is_a_python_loop_of_rectified_flow(solver):
     assert np.all(np.asarray(out)[0, 5:] == 0.0)
 
 
-@solvers(*SOLVERS)
+@solvers(*SOLVED)
 def test_a_segment_s_shift_is_its_own(solver):
     noise = np.random.default_rng(0).normal(size=(1, 5, 2)).astype(np.float32)
     one, two = (
@@ -247,8 +247,9 @@ def test_a_segment_s_shift_is_its_own(solver):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@solvers(*SOLVERS)
-def test_known_tokens_are_seen_clean_and_returned_untouched(solver, schedule):
+@solvers(*SOLVED)
+def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule):
+    """As `x` has them, which need not be clean, at all stops."""
     batch = row(4, shift=[1.0], length=5, known=(1, 2))
     process = Process(schedule=schedule)
     seen = []
@@ -263,13 +264,13 @@ def test_known_tokens_are_seen_clean_and_returned_untouched(solver, schedule):
     jax.effects_barrier()
     # Heun asks twice a step, but once in the last.
     assert len(seen) == (5 if isinstance(solver, Heun) else 3)
-    for x in [*seen, np.asarray(out)]:
-        assert np.all(np.isfinite(x))
-        assert np.all(x[0, 1:3] == 5.0) and np.all(x[0, (0, 3)] != 5.0)
+    for x, known in [*((x, 2.0) for x in seen), (np.asarray(out), 5.0)]:
+        assert np.all(np.isfinite(x)) and np.all(x[0, 1:3] == known)
+    assert all(np.all(x[0, (0, 3)] != 2.0) for x in [*seen[1:], out])
     assert np.all(np.asarray(out)[0, 4] == 0.0)
 
 
-@solvers(*SOLVERS)
+@solvers(*SOLVED)
 def test_where_nothing_is_known_latents_are_not_read(solver):
     batch = row(4, shift=[1.0], length=5)
     noise = np.random.default_rng(0).normal(size=(1, 5, 2)).astype(np.float32)
@@ -281,7 +282,7 @@ def test_where_nothing_is_known_latents_are_not_read(solver):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
-@solvers(*SOLVERS)
+@solvers(*SOLVED)
 def test_times_fall_from_noise_to_clean(solver, steps):
     """Of any shift, told times within a thousandth of the latents' own."""
     t, asked = solver.grid(steps, np.array([[0.3, 1.0, 12.0]], np.float32))
@@ -295,6 +296,59 @@ def test_times_fall_from_noise_to_clean(solver, steps):
     )
 
 
+@pytest.mark.parametrize("start", [1e-4, 0.003, 0.5, 0.999])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@solvers(*SOLVED)
+def test_times_begin_where_they_are_asked_to(solver, steps, start):
+    """At u = start before the shift; a start of 1 is the whole way."""
+    shift = np.array([[0.3, 1.0, 12.0]], np.float32)
+    t, asked = solver.grid(steps, shift, start)
+    first = shift * start / (1 + (shift - 1) * start)
+    np.testing.assert_allclose(t[0], np.minimum(first, 1 - 1e-6), rtol=2e-6)
+    assert np.all(np.diff(t, axis=0) <= 0) and np.all(t[-1] == 0)
+    assert t.shape == asked.shape == (steps + 1, 1, 3) and np.all(asked <= t)
+    for one, two in zip(
+        solver.grid(steps, shift, 1.0), solver.grid(steps, shift), strict=True
+    ):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("start", [1e-6, 0.4, 1.0])
+@solvers(*SOLVED)
+def test_an_oracle_leads_from_anywhere_to_the_truth(solver, start):
+    """From a clip that is noised part of the way to another one, as in SDEdit."""
+    batch = row(4, shift=[3.0], length=5, known=(1,))
+    truth, other, eps = np.random.default_rng(0).normal(size=(3, 1, 5, 2))
+    process, grid = Process(), solver.grid(5, batch.shift, start)
+
+    def denoise(x, t):
+        t_BL1 = np.float32(1e-12) + token_times(t, batch.segment_ids)[:, :, None]
+        return (x - truth) / t_BL1
+
+    x = process.corrupt(other, eps, token_times(grid.t[0], batch.segment_ids))
+    grid = grid._replace(asked=grid.t)
+    out = sample(denoise, x, batch, grid, process=process, solver=solver)
+    found, expected = np.asarray(out)[0, (0, 2, 3)], truth[0, (0, 2, 3)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
+    assert np.all(np.asarray(out)[0, 1] == 5.0)
+
+
+@pytest.mark.parametrize("schedule", ["ddpm_linear", "ddpm_cosine"])
+def test_euler_is_ddim(schedule):
+    """x' = α'·x0 + σ'·ε in NumPy, of x0 and ε as the network has them (η = 0)."""
+    process, batch = Process(schedule=schedule, prediction="eps"), row(3, shift=[2.0])
+    noise = np.random.default_rng(0).normal(size=(1, 3, 2)).astype(np.float32)
+    out = run(process, SOLVERS["ddim"], 6, batch, noise)
+    x, grid = noise, SOLVERS["ddim"].grid(6, batch.shift)
+    for t, t_next in itertools.pairwise(np.asarray(grid.t)):
+        (alpha, sigma), (alpha_next, sigma_next) = (
+            process.levels(token_times(at, batch.segment_ids)) for at in (t, t_next)
+        )
+        eps = oracle(process, batch)(x, t)
+        x = alpha_next * (x - sigma * eps) / alpha + sigma_next * eps
+    np.testing.assert_allclose(out, x, rtol=0, atol=2e-5)
+
+
 @solvers("euler", "heun")
 def test_our_own_times_are_even_before_the_shift(solver):
     u = np.linspace(1.0, 0.0, 5)
@@ -303,7 +357,7 @@ def test_our_own_times_are_even_before_the_shift(solver):
     np.testing.assert_allclose(t[:, 0, 1], 3 * u / (1 + 2 * u), rtol=0, atol=6e-8)
 
 
-@solvers(*SOLVERS)
+@solvers(*SOLVED)
 def test_a_sampler_takes_at_least_one_step(solver):
     with pytest.raises(ValueError, match="0 sampling steps: expected at least 1"):
         solver.grid(0, np.ones((1, 1), np.float32))

@@ -19,7 +19,7 @@ from soraxla.diffusion import Process
 from soraxla.models import dit, vae
 from soraxla.models.config import dit_config
 from soraxla.patching import patchify, positions
-from soraxla.sampling import UniPC, WanEuler, guided, sample
+from soraxla.sampling import Guidance, UniPC, WanEuler, guided, sample
 from soraxla.tensors import INDEX
 from soraxla.types import LatentGrid, PackedBatch
 from soraxla.wan import export_wan, import_wan, load_wan
@@ -125,7 +125,7 @@ def test_every_step_of_the_pipeline_is_diffusers(transformer, name, solver):
         functools.partial(dit.denoiser, params, cfg),
         batch,
         rows["negative"],
-        cfg_scale=5.0,
+        guidance=Guidance(cfg_scale=5.0),
     )
 
     def denoise(x, t):

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from soraxla.models import dit, vae
 from soraxla.models.config import SIZES
 from soraxla.patching import patchify, positions, unpatchify
-from soraxla.pipeline import SampleSettings, load
+from soraxla.pipeline import load
+from soraxla.request import SampleSettings
 from soraxla.types import LatentGrid, PackedBatch
 from soraxla.wan.convert import export_wan, import_wan, open_transformer, open_vae
 from soraxla.wan.families import (

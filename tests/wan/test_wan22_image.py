@@ -11,8 +11,10 @@ from soraxla.diffusion import Process
 from soraxla.models import dit
 from soraxla.packing import unpack
 from soraxla.patching import patchify
-from soraxla.pipeline import SOLVERS, Pipeline, Request, SampleSettings
-from soraxla.sampling import guided, sample
+from soraxla.pipeline import Pipeline
+from soraxla.recipes import recipe
+from soraxla.request import Animate, Request, SampleSettings
+from soraxla.sampling import SOLVERS, guided, sample
 from soraxla.wan.convert import open_transformer, open_vae
 from tests.golden.wan import GOLDEN, write_wan22
 from tests.tiny import quick
@@ -64,18 +66,24 @@ def test_every_step_from_a_picture_is_diffusers(pipeline, arrays, name):
     picture, cfg = arrays["picture"], pipeline.dit.model
     height, width = picture.shape[:2]
     request = Request(
-        prompt="prompt", width=width, height=height, frames=9, image=picture
+        prompt="prompt",
+        width=width,
+        height=height,
+        frames=9,
+        task=Animate(first=picture[None]),
     )
     settings = SampleSettings(
         steps=10, solver=name, cfg_scale=5.0, negative_prompt="negative"
     )
-    [(_, batch, negative)] = pipeline._batches([request], settings)
+    clip = next(recipe(pipeline.studio(request)))
+    texts = dict(enumerate(pipeline.text_encoder(["prompt"])))
+    [(_, (batch, negative))] = pipeline.rows({0: clip}, texts, settings)
     shown, told = [], []
     guide = guided(
         functools.partial(dit.denoiser, pipeline.dit.params, cfg),
         batch,
         negative,
-        cfg_scale=settings.cfg_scale,
+        guidance=settings.guidance,
     )
 
     def denoise(x, t):
@@ -90,6 +98,7 @@ def test_every_step_from_a_picture_is_diffusers(pipeline, arrays, name):
     noise = np.zeros_like(batch.latents)
     own = tokens(arrays["noise"], cfg)
     noise[0, : len(own)] = own
+    noise = np.where(batch.known[:, :, None], batch.latents, noise)
     out = quick(
         lambda noise, grid: sample(
             denoise, noise, batch, grid, process=Process(), solver=solver

@@ -1,0 +1,203 @@
+"""The frames that `soraxla generate` is given: options to a task, a size and a rate."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from soraxla.request import Request, Task
+
+# Options that only mean something beside another.
+_BESIDE = {"direction": "extend", "strength": "edit", "mask": "inpaint"}
+_BESIDE |= {"canvas": "inpaint", "invert": "mask"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "what is given", "one task at a time; the prompt may then be left out"
+    )
+    group.add_argument("--image", type=Path, metavar="P", help="the first frame")
+    group.add_argument("--last-image", type=Path, metavar="P", help="the last frame")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--extend", type=Path, metavar="V", help="a clip to make longer")
+    one.add_argument(
+        "--connect",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="two clips, and a transition between them",
+    )
+    one.add_argument(
+        "--loop",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="V",
+        help="a clip to lead back to its beginning; without V, of the prompt",
+    )
+    one.add_argument("--edit", type=Path, metavar="V", help="a clip to make anew")
+    one.add_argument(
+        "--inpaint",
+        type=Path,
+        metavar="V",
+        help="a clip to change inside --mask, or to continue on a larger --canvas",
+    )
+    group.add_argument("--direction", help="forward (default), backward or both")
+    group.add_argument(
+        "--strength",
+        type=float,
+        help="of --edit: where sampling starts, from 0, as it was, to 1, noise "
+        "(default: 0.6)",
+    )
+    group.add_argument(
+        "--mask", type=Path, metavar="P", help="picture, white where to regenerate"
+    )
+    group.add_argument(
+        "--invert", action="store_true", default=None, help="black in place of white"
+    )
+    group.add_argument("--canvas", metavar="WxH", help="the size to continue to")
+    group.add_argument(
+        "--fit",
+        default="cover",
+        help="what brings frames of another size to --size: cover (scale and cut at "
+        "the centre), crop (cut only) or pad (scale, on black); default: %(default)s",
+    )
+
+
+def task_of(args: argparse.Namespace) -> "Task":
+    """What the options give, files read.
+
+    Raises:
+        ValueError, OSError: options that do not go together, a file that cannot be
+            read, a mask of another size than its clip.
+    """
+    from soraxla.request import (
+        Animate,
+        Connect,
+        Edit,
+        Extend,
+        Inpaint,
+        Loop,
+        Outpaint,
+    )
+
+    _check_together(args)
+    if args.extend is not None:
+        return Extend(
+            video=_clip(args.extend), direction=args.direction or Extend.direction
+        )
+    if args.connect is not None:
+        before, after = map(_clip, args.connect)
+        return Connect(before=before, after=after)
+    if args.loop is not None:
+        return Loop(video=None if args.loop == Path() else _clip(args.loop))
+    if args.edit is not None:
+        strength = Edit.strength if args.strength is None else args.strength
+        return Edit(video=_clip(args.edit), strength=strength)
+    if args.inpaint is not None and args.canvas is not None:
+        return Outpaint(video=_clip(args.inpaint))
+    if args.inpaint is not None:
+        mask = _picture(args.mask)[0].mean(axis=-1) >= 127.5
+        if args.invert:
+            mask = ~mask
+        try:
+            return Inpaint(video=_clip(args.inpaint), mask=mask)
+        except ValueError as error:
+            raise ValueError(f"{args.mask}: {error}") from None
+    pictures = (args.image, args.last_image)
+    first, last = (None if path is None else _picture(path) for path in pictures)
+    return Animate(first=first, last=last)
+
+
+def own_size(task: "Task") -> "tuple[Task, int, int] | None":
+    """The task at its own frames' size, rounded down to patches, which is said; and
+    that width and height. None if it is given no frames."""
+    import dataclasses
+
+    from soraxla.request import MIN_SIDE, Inpaint, videos
+    from soraxla.sampling.seams import fit
+
+    given = videos(task)
+    if not given:
+        return None
+    name, video = next(iter(given.items()))
+    rows, columns = video.shape[1:3]
+    height, width = (side // MIN_SIDE * MIN_SIDE for side in (rows, columns))
+    if (height, width) == (rows, columns) or not (height and width):
+        return task, columns, rows
+    changes = {name: fit(video, width, height, "crop")}
+    if isinstance(task, Inpaint):
+        mask = task.mask.astype("uint8")[None, :, :, None].repeat(3, axis=-1)
+        changes["mask"] = fit(mask, width, height, "crop")[0, :, :, 0] > 0
+    note(
+        f"{columns}x{rows} is cut to {width}x{height}, whole patches; --size asks for "
+        "another"
+    )
+    return dataclasses.replace(task, **changes), width, height
+
+
+def note_fit(request: "Request") -> None:
+    """Says what frames of another size than the request's become."""
+    from soraxla.request import Outpaint, videos
+
+    if isinstance(request.task, Outpaint):
+        return
+    for name, video in videos(request.task).items():
+        rows, columns = video.shape[1:3]
+        if (rows, columns) != (request.height, request.width):
+            note(
+                f"{name}: {columns}x{rows} is brought to {request.width}x"
+                f"{request.height} by --fit {request.fit}"
+            )
+
+
+def own_fps(args: argparse.Namespace) -> float | None:
+    """The rate of the clip that is given, None without one."""
+    from soraxla.video_io import probe
+
+    paths = [args.extend, args.edit, args.inpaint, *(args.connect or [None])[:1]]
+    paths.append(None if args.loop == Path() else args.loop)
+    films = (probe(path) for path in paths if path is not None)
+    return next((film.fps for film in films if not film.is_image), None)
+
+
+def note(text: str) -> None:
+    """A line on stderr about what is done that was not asked for."""
+    print(f"soraxla generate: {text}", file=sys.stderr)
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    tasks = ("extend", "connect", "loop", "edit", "inpaint")
+    task = next((name for name in tasks if getattr(args, name) is not None), None)
+    for name in ("image", "last_image"):
+        if task is not None and getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} does not go with --{task}: give one of them")
+    for name, other in _BESIDE.items():
+        if getattr(args, name) is not None and getattr(args, other) is None:
+            raise ValueError(f"--{name} means nothing without --{other}: add it")
+    if args.inpaint is not None and (args.mask is None) == (args.canvas is None):
+        raise ValueError(
+            "--inpaint takes either --mask, what to regenerate, or --canvas, the size "
+            "to continue to: give one of them"
+        )
+    if args.canvas is not None and args.size is not None:
+        raise ValueError("--canvas is the size: leave --size out")
+
+
+def _clip(path: Path) -> "np.ndarray":
+    from soraxla.video_io import read_clip
+
+    return read_clip(path)
+
+
+def _picture(path: Path) -> "np.ndarray":
+    """One frame."""
+    from soraxla.video_io import probe, read_clip
+
+    if not probe(path).is_image:
+        raise ValueError(f"{path}: holds a film, expected a picture; save one frame")
+    return read_clip(path)

@@ -1,0 +1,145 @@
+"""Pixels that are given: brought to size, greyed where they are not to be seen, and put
+back in what comes out of the VAE, so that no join shows."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from soraxla.types import Array
+
+FADE = 4  # generated frames over which the difference at a seam fades
+RIM = 8  # generated pixels over which it fades around a hole
+GREY = 128  # what a hole is filled with; the nearest to the middle of −1…1
+
+FITS = ("cover", "crop", "pad")
+
+
+def fit(
+    video: UInt8[np.ndarray, "t _ _ 3"], width: int, height: int, how: str
+) -> UInt8[np.ndarray, "t {height} {width} 3"]:
+    """The frames at the wanted size; frames of that size come back as they are.
+
+    "cover" scales a frame until it covers the size and cuts it at the centre, "crop"
+    cuts without scaling, "pad" scales a frame until it fits in and sets it on black.
+
+    Raises:
+        ValueError: "crop" of frames that are smaller than the size.
+    """
+    rows, columns = video.shape[1:3]
+    if (rows, columns) == (height, width):
+        return video
+    if how == "cover":
+        scale = min(rows / height, columns / width)  # pixels given for one wanted
+        cut = _centre(video, *(max(1, round(x * scale)) for x in (height, width)))
+        return _scaled(cut, width, height)
+    if how == "crop":
+        if rows < height or columns < width:
+            raise ValueError(
+                f"{columns}x{rows} pixels cannot be cut to {width}x{height}: choose a "
+                "smaller size, or cover or pad in place of crop"
+            )
+        return _centre(video, height, width)
+    scale = max(rows / height, columns / width)
+    inner = [max(1, round(side / scale)) for side in (rows, columns)]
+    out = np.zeros((len(video), height, width, 3), np.uint8)
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    out[:, top : top + inner[0], left : left + inner[1]] = _scaled(
+        video, inner[1], inner[0]
+    )
+    return out
+
+
+def _centre(video: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (video.shape[1] - height) // 2, (video.shape[2] - width) // 2
+    return video[:, top : top + height, left : left + width]
+
+
+def _scaled(video: np.ndarray, width: int, height: int) -> np.ndarray:
+    if video.shape[1:3] == (height, width):
+        return video
+    lanczos = Image.Resampling.LANCZOS
+    frames = (
+        Image.fromarray(frame).resize((width, height), lanczos) for frame in video
+    )
+    return np.stack([np.asarray(frame) for frame in frames])
+
+
+def whole_patches(
+    hole: Bool[np.ndarray, "h w"], side: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """The hole dilated to patches of `side` (height, width) pixels, which divide it."""
+    h, w = (n // s for n, s in zip(hole.shape, side, strict=True))
+    patches = hole.reshape(h, side[0], w, side[1]).any(axis=(1, 3))
+    return np.repeat(np.repeat(patches, side[0], axis=0), side[1], axis=1)
+
+
+def greyed(
+    video: UInt8[np.ndarray, "t h w 3"], hole: Bool[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The video with nothing to be seen in the hole."""
+    return np.where(hole[None, :, :, None], np.uint8(GREY), video)
+
+
+def with_frames(
+    video: UInt8[np.ndarray, "t h w 3"],
+    given: Mapping[int, UInt8[np.ndarray, "h w 3"]],
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The video with frames as they were given, not as the VAE gives them back.
+
+    The difference between the two is taken along, and fades over the next `FADE`
+    frames to both sides; between two given frames both are mixed.
+    """
+    out = video.copy()
+    differences = {f: frame.astype(np.float32) - video[f] for f, frame in given.items()}
+    for f, frame in enumerate(video):
+        if f in given:
+            out[f] = given[f]
+            continue
+        sides = (max, (g for g in given if g < f)), (min, (g for g in given if g > f))
+        nearest = [g for pick, frames in sides if (g := pick(frames, default=-1)) >= 0]
+        weights = {g: 1 - abs(f - g) / (FADE + 1) for g in nearest}
+        weights = {g: weight for g, weight in weights.items() if weight > 0}
+        if weights:
+            total = max(1.0, sum(weights.values()))
+            parts = [weight / total * differences[g] for g, weight in weights.items()]
+            out[f] = _to_uint8(frame + np.sum(parts, axis=0))
+    return out
+
+
+def with_surroundings(
+    video: UInt8[np.ndarray, "t h w 3"],
+    given: UInt8[np.ndarray, "t h w 3"],
+    hole: Bool[np.ndarray, "h w"],
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The video with what was given around a hole.
+
+    The difference along the rim is taken into the hole, ring by ring as the mean of
+    its neighbours, and fades over `RIM` pixels.
+    """
+    out = np.where(hole[None, :, :, None], video, given)
+    difference = (given.astype(np.float32) - video) * ~hole[None, :, :, None]
+    reached = ~hole
+    for ring in range(1, RIM + 1):
+        count = _neighbours(reached[None, :, :, None].astype(np.float32))
+        new = hole & ~reached & (count[0, :, :, 0] > 0)
+        carried = _neighbours(difference)[:, new] / count[:, new]
+        difference[:, new] = carried
+        faded = video[:, new] + (1 - ring / (RIM + 1)) * carried
+        out[:, new] = _to_uint8(faded)
+        reached = reached | new
+    return out
+
+
+def _neighbours(x: Float[np.ndarray, "t h w c"]) -> Float[np.ndarray, "t h w c"]:
+    """Sums over 3 x 3 pixels."""
+    for axis in (1, 2):
+        pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad), 3, axis)
+        x = windows.sum(axis=-1)
+    return x
+
+
+def _to_uint8(x: Float[Array, "*n"]) -> UInt8[np.ndarray, "*n"]:
+    return np.round(x).clip(0, 255).astype(np.uint8)
