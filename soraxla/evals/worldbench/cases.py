@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +29,8 @@ class Ask(NamedTuple):
 # Yields (place in what was asked, clip) as they are done. The first frames of a clip
 # are those given.
 Generate = Callable[[Sequence[Ask]], Iterable[tuple[int, np.ndarray]]]
-Autoencode = Callable[[np.ndarray], np.ndarray]
+# What a VAE makes of the clip of an ask.
+Autoencode = Callable[[Ask, np.ndarray], np.ndarray]
 
 
 class Case(NamedTuple):

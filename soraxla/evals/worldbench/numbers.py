@@ -1,4 +1,4 @@
-"""From clips' scores to numbers between a floor and a ceiling, and how sure they are."""
+"""From clips' scores to numbers between floors and ceilings, and how sure they are."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -73,13 +73,14 @@ def _number(
     floor = best(floors, key=lambda name: np.nan_to_num(floors[name]))
     draws = {source: _mean(each[picks]) for source, each in values.items()}
     ways = _way(draws["model"], draws[floor], draws["ceiling"], measure.higher)
-    whole = [np.array(means[source]) for source in ("model", floor, "ceiling")]
+    at = {source: np.array(mean) for source, mean in means.items()}
+    way = _way(at["model"], at[floor], at["ceiling"], measure.higher)
     return Number(
         value=_interval(means["model"], draws["model"]),
         ceiling=means["ceiling"],
         floors=floors,
         floor=floor,
-        way=_interval(float(_way(*whole, measure.higher)), ways),
+        way=_interval(float(way), ways),
         clips=int((~np.isnan(values["model"])).sum()),
     )
 

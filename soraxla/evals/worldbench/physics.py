@@ -179,7 +179,8 @@ FAMILY = Family(
             unit="share", what="of the energy at the end of what is given, at most 1"
         ),
         "bounce time error": Measure(
-            unit="s", what="from a true bounce off a side to its own; without one: the clip's rest"
+            unit="s",
+            what="from a true bounce off a side to one made; none: the clip's rest",
         ),
     },
     case=case,

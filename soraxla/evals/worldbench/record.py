@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -62,7 +63,6 @@ def _plain(value: Any) -> Any:
 def manifest(
     cases: Mapping[str, Sequence[Case]],
     *,
-    size: Size,
     sampler: Mapping[str, Any],
     checkpoint: str,
     sha256: Mapping[str, str],
@@ -72,7 +72,7 @@ def manifest(
         "format": FORMAT,
         "checkpoint": checkpoint,
         "sha256": dict(sha256),
-        "size": size._asdict(),
+        "size": next(iter(cases.values()))[0].ask.size._asdict(),
         "sampler": dict(sampler),
         "families": {
             name: [
@@ -130,6 +130,32 @@ def cases_of(path: Path, found: Mapping[str, Any]) -> dict[str, list[Case]]:
                     f"{found.get('commit')}"
                 )
     return cases
+
+
+def write_record(folder: Path, files: Mapping[str, str]) -> None:
+    """The files in a new folder, under a temporary name until all are written.
+
+    Raises:
+        OSError: it exists, or cannot be written.
+    """
+    check_new(folder)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """OSError unless `folder` can be made; asked before long work."""
+    if folder.exists():
+        raise OSError(f"{folder}: exists; remove it or choose another name")
+    if not folder.absolute().parent.is_dir():
+        raise OSError(f"{folder}: the folder it is to be in does not exist")
 
 
 def _version(package: str) -> str | None:

@@ -49,7 +49,9 @@ def draw_cases(family: Family, clips: int, size: Size) -> list[Case]:
         ValueError: fewer than two clips, or a size in which nothing can be asked.
     """
     if clips < 2:
-        raise ValueError(f"clips is {clips}, expected 2 or more: one is paired with others")
+        raise ValueError(
+            f"clips is {clips}, expected 2 or more: one is paired with others"
+        )
     return [family.case(FIRST_SEED + i, size) for i in range(clips)]
 
 
@@ -72,7 +74,7 @@ def run_family(
         done()
     ceiling = []
     for case in cases:
-        ceiling.append(_with_given(autoencode(case.truth.video), case))
+        ceiling.append(_with_given(autoencode(case.ask, case.truth.video), case))
         done()
     model = [made[i] for i in range(len(cases))]
     videos = {"model": model, "ceiling": ceiling, "shuffled": model[1:] + model[:1]}

@@ -9,11 +9,13 @@ from scipy import ndimage
 
 from data_pipelines.worlds.draw import COLOURS
 from data_pipelines.worlds.episode import Episode
+from soraxla.evals.worldbench.patches import areas, largest
 
 # What light and shadow make of a colour, as multiples of it.
 _SHADES, _SHADOWS = (0.5, 1.1), (0.6, 1.05)
 _FAR = 75.0  # in RGB, from all shades of a colour: another colour
 _CHANGED = 45.0  # in RGB, from all shades of the background: a thing
+_SOFT = 5
 
 
 class Tracks(NamedTuple):
@@ -43,10 +45,11 @@ def masked_median(
         for place in (low, high)
     )
     middle, ever = (low + high) / 2, times > 0
-    near = ndimage.distance_transform_edt(
-        ~ever, return_distances=False, return_indices=True
+    near = np.zeros((2, *ever.shape), np.int32)
+    ndimage.distance_transform_edt(
+        ~ever, return_distances=False, return_indices=True, indices=near
     )
-    return middle[tuple(near)]
+    return middle[near[0], near[1]]
 
 
 def track(
@@ -56,13 +59,11 @@ def track(
 ) -> Tracks:
     """Each colour's largest patch; a pixel has the nearest colour or is background."""
     pixels = video.astype(np.float32)
-    away = [_away(pixels, back[None], _SHADOWS)]
-    away += [_away(pixels, np.float32(COLOURS[name]), _SHADES) for name in colours]
+    looks = [np.asarray(COLOURS[name], np.float32) for name in colours]
+    away = [_away_from(pixels, back), *(_away(pixels, c, _SHADES) for c in looks)]
     nearest = np.argmin(away, axis=0)
-    masks = [
-        (nearest == k + 1) & (away[k + 1] < _FAR) for k in range(len(colours))
-    ]
-    return _tracks([np.stack([_largest(mask) for mask in each]) for each in masks])
+    masks = [(nearest == k) & (away[k] < _FAR) for k in range(1, len(away))]
+    return _tracks([np.stack([_thing(mask) for mask in each]) for each in masks])
 
 
 def true_tracks(truth: Episode, things: int) -> Tracks:
@@ -76,8 +77,19 @@ def count_things(
     smallest: float,
 ) -> Int[np.ndarray, " t"]:
     """Patches of at least so many pixels, of any colour, before the background."""
-    masks = _away(video.astype(np.float32), back[None], _SHADOWS) > _CHANGED
-    return np.array([(_areas(mask) >= smallest).sum() for mask in masks])
+    masks = _away_from(video.astype(np.float32), back) > _CHANGED
+    return np.array([(areas(mask) >= smallest).sum() for mask in masks])
+
+
+def _away_from(
+    pixels: Float[np.ndarray, "t h w 3"], back: Float[np.ndarray, "h w 3"]
+) -> Float[np.ndarray, "t h w"]:
+    """Distance from the background, of which a VAE may have softened the edges."""
+    soft = ndimage.uniform_filter1d(back, _SOFT, axis=0, mode="nearest")
+    soft = ndimage.uniform_filter1d(soft, _SOFT, axis=1, mode="nearest")
+    return np.minimum(
+        _away(pixels, back[None], _SHADOWS), _away(pixels, soft[None], _SHADOWS)
+    )
 
 
 def _away(
@@ -90,17 +102,9 @@ def _away(
     return np.linalg.norm(pixels - shade.clip(*shades)[..., None] * colour, axis=-1)
 
 
-def _areas(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, " k"]:
-    labels, _ = ndimage.label(mask)
-    return np.bincount(labels.ravel())[1:]
-
-
-def _largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+def _thing(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The largest patch, with its holes: a highlight is white."""
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    return ndimage.binary_fill_holes(mask)
+    return np.asarray(ndimage.binary_fill_holes(largest(mask)))
 
 
 def _tracks(masks: Sequence[Bool[np.ndarray, "t h w"]]) -> Tracks:
