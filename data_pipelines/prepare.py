@@ -124,7 +124,11 @@ def prepare(
             notes.append(
                 _write_shard(out, len(notes), samples, encode, settings, meter)
             )
-    return _finish(out, notes, empty_text, vae_dir, settings, identity)
+    steering = {
+        "actions": list(getattr(samples, "actions", ())),
+        "camera": bool(getattr(samples, "camera", False)),
+    }
+    return _finish(out, notes, empty_text, vae_dir, settings, steering, identity)
 
 
 def _check_numbers(*, max_tokens: int, max_bad: float | int, shard_size: int) -> None:
@@ -294,6 +298,10 @@ def _encoded(
         }
         given = encode.conditions(piece, row["uid"]) if settings.conditions else {}
         row |= stored(given)
+        for name in ("actions", "camera"):
+            if (steering := getattr(media, name)) is not None:
+                last = piece.start + len(piece.frames)
+                given[name] = steering[piece.start : last]
         yield records.encode_record(latents=latents, text=text, **given), row
 
 
@@ -328,6 +336,7 @@ def _finish(
     empty_text: np.ndarray,
     vae_dir: Path | None,
     settings: _Settings,
+    steering: dict[str, Any],
     identity: str,
 ) -> dict[str, Any]:
     """Writes all that is not a shard, the card last; returns the card."""
@@ -356,6 +365,7 @@ def _finish(
         "latent_channels": channels,
         "patch": list(transforms.PATCH),
         "conditions": settings.conditions,
+        **steering,
         "text_encoder": settings.text_encoder,
         "text_width": empty_text.shape[-1],
         "samples": len(rows),

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import SAMPLES
-from data_pipelines.packed import Dataset, open_dataset, segments
+from data_pipelines.dataset import Dataset, open_dataset
+from data_pipelines.packed import segments
 from data_pipelines.prepare import prepare
 from data_pipelines.windows import WindowShape, WindowSpec
 from soraxla.assets import small_vae

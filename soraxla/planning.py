@@ -166,7 +166,7 @@ def plan_window(
     first = window * length
     samples = _drawn_samples(len(index), seed, first, length)
     frames, tokens, parts = _parts(index, spec, seed, first, samples)
-    kept = _uniforms(seed, "caption", first, length)[:, 0] >= spec.caption_dropout
+    kept = uniforms(seed, "caption", first, length)[:, 0] >= spec.caption_dropout
     text = np.where(kept, index.text_length[samples], index.empty_text_length)
     numbers = (first + np.arange(length)) & 0xFFFFFFFF
     columns = (numbers, samples, tokens, text, frames, kept, *parts)
@@ -299,13 +299,18 @@ def _parts(
         stored = Stored(*(np.zeros_like(frames) for _ in Stored._fields))
     else:
         stored = Stored(*(whole * of_all[samples] for of_all in index.stored))
-    u = _uniforms(seed, "given", first, len(samples))
+    u = uniforms(seed, "given", first, len(samples))
     parts = given(spec.mixture, u, frames, stored)
     kept = frames - parts.start
     total = (kept + parts.appended) * _frame_tokens(index, samples)
     fits = total <= spec.row_length
     parts = Given(*(column * fits for column in parts))
     return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
+
+
+def longest(index: PlanIndex, spec: PackSpec) -> int:
+    """Most latent frames that a row has of one clip."""
+    return int(_kept(index, spec, slice(None))[0].max())
 
 
 def fewest_rows(draws: Sequence[Draw], spec: PackSpec) -> list[list[Draw]]:
@@ -378,7 +383,7 @@ def _permutation(
     return np.argsort(bits.random_raw(length), kind="stable")
 
 
-def _uniforms(
+def uniforms(
     seed: int, purpose: str, first: int, length: int
 ) -> Float[np.ndarray, "length 4"]:
     """Four numbers in [0, 1) a draw, keyed by (seed, purpose, draw) alone."""

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,7 +13,7 @@ MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 8192, 100_000
 MAX_WORDS = 1000
 BRIDGE = 15  # frames between clips, unless asked for others: 9 + 15 + 9 is 1 + 4k
 
-Direction = Literal["forward", "backward", "both"]
+DIRECTIONS = ("forward", "backward", "both")
 Video = np.ndarray  # uint8 (t, h, w, 3), of any size; a request checks it
 
 
@@ -31,10 +30,13 @@ class Animate:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Extend:
-    """A clip and what comes after it, before it, or half of it each."""
+    """A clip and what comes after it, before it, or half of it each.
+
+    `direction` is one of `DIRECTIONS`.
+    """
 
     video: Video = field(repr=False)
-    direction: Direction = "forward"
+    direction: str = "forward"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,11 +74,11 @@ class Inpaint:
     mask: np.ndarray = field(repr=False)
 
     def __post_init__(self) -> None:
-        (height, width), (rows, columns) = self.video.shape[1:3], self.mask.shape
-        if (rows, columns) != (height, width):
+        own, wanted = self.mask.shape, self.video.shape[1:3]
+        if self.mask.dtype != np.bool_ or own != wanted:
             raise ValueError(
-                f"the mask is {columns}x{rows}, expected the clip's {width}x{height}: "
-                "scale it"
+                f"the mask is {self.mask.dtype} {own}, expected bool {wanted} (height, "
+                "width), the size of the clip: scale it"
             )
         if not self.mask.any():
             raise ValueError(
@@ -127,6 +129,9 @@ class Request:
             made window by window. None is the model's own limit, if it has one.
         overlap: frames, rounded down to 1 + 4k, that tell a clip or a window what is
             before or after it.
+        actions: float32 (frames, a), 1 for what is done between the frame before and
+            this one; for models that are steered, from nothing, a frame or a clip on.
+        camera: float32 (frames, 4, 4), camera to world; likewise.
 
     Raises:
         ValueError: no prompt and nothing given, a prompt of over 1,000 words, or a
@@ -143,6 +148,8 @@ class Request:
     fit: str = "cover"
     window: int | None = None
     overlap: int = 9
+    actions: np.ndarray | None = field(default=None, repr=False)
+    camera: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -170,6 +177,7 @@ class Request:
                 "the video in a sentence or two"
             )
         self._check_task()
+        self._check_steering()
 
     def fitted(self, video: Video) -> Video:
         """The frames at the request's size."""
@@ -195,6 +203,26 @@ class Request:
         if self.fit == "crop" and small and not isinstance(self.task, Outpaint):
             self.fitted(video[:1])  # says so
 
+    def _check_steering(self) -> None:
+        task = self.task
+        onward = isinstance(task, Animate) or (
+            isinstance(task, Extend) and task.direction == "forward"
+        )
+        for name, rest in (("actions", None), ("camera", (4, 4))):
+            rows = getattr(self, name)
+            if rows is None:
+                continue
+            if not onward:
+                raise ValueError(
+                    f"{name} steer what follows a prompt, a frame or a clip: leave "
+                    "them out of other tasks"
+                )
+            if len(rows) != self.frames or (rest and rows.shape[1:] != rest):
+                raise ValueError(
+                    f"{name} are {rows.shape}, expected a row for each of the "
+                    f"{self.frames} frames"
+                )
+
     def _check_task(self) -> None:
         task, given = self.task, sum(map(len, videos(self.task).values()))
         if isinstance(task, Edit | Inpaint | Outpaint):
@@ -204,9 +232,9 @@ class Request:
                     f"for {given}"
                 )
         elif self.frames <= given:
-            what = "frame" if given == 1 else "frames"
+            verb = "is" if given == 1 else "are"
             raise ValueError(
-                f"frames is {self.frames}, of which {given} {what} are given: ask for "
+                f"frames is {self.frames}, of which {given} {verb} given: ask for "
                 f"more, such as {given + 24}"
             )
         if isinstance(task, Loop) and not given and self.frames < 2 * self.overlap:
@@ -214,10 +242,10 @@ class Request:
                 f"frames is {self.frames}, too few for a loop with an overlap of "
                 f"{self.overlap}: ask for {2 * self.overlap} or more"
             )
-        if isinstance(task, Extend) and task.direction not in get_args(Direction):
+        if isinstance(task, Extend) and task.direction not in DIRECTIONS:
             raise ValueError(
                 f"unknown direction {task.direction!r}"
-                f"{nearest(task.direction, get_args(Direction))}"
+                f"{nearest(task.direction, DIRECTIONS)}"
             )
         if isinstance(task, Edit) and not 0 < task.strength <= 1:
             raise ValueError(

@@ -174,6 +174,13 @@ def one_line(error):
         ({"frames": 10**7}, "frames is 10000000, expected"),
         ({"fps": 0.0}, r"fps is 0\.0, expected"),
         ({"fps": float("nan")}, "fps is nan, expected"),
+        ({"overlap": 4}, "overlap is 4, expected 5 to"),
+        ({"window": 12}, "window is 12, expected 13 to"),
+        ({"task": Animate(first=picture()[None]), "frames": 1}, "of which 1 is given"),
+        ({"task": Animate(first=picture())}, r"the first is uint8 \(60, 50, 3\), exp"),
+        ({"task": Animate(last=picture()[None] / 255)}, "the last is float64 .*, exp"),
+        ({"task": Animate(last=picture()[None, :0])}, r"uint8 \(1, 0, 50, 3\), exp"),
+        ({"task": Animate(first=np.stack([picture()] * 2))}, "a clip of 2 frames, exp"),
     ],
 )
 def test_absurd_requests_are_refused(wrong, message):
@@ -220,6 +227,7 @@ def test_models_that_do_not_fit_together_are_refused():
         (with_config(dit, text_encoder="t6"), vae, "unknown text encoder 't6'"),
         (with_config(dit, text_encoder="t5:/gone"), vae, "/gone: no such folder"),
         (with_config(dit, process={"schedul": 1}), vae, r"'process\.schedul'"),
+        (with_config(dit, max_latent_frames="9"), vae, "max_latent_frames is '9'"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             assemble(loaded, other)

@@ -228,6 +228,12 @@ def test_a_long_way_back_goes_from_window_to_window():
     assert [known_frames(clip) for clip in clips] == [(0, [2.0])] * 2 + [(0, [1.0])]
 
 
+@pytest.mark.parametrize("task", [Animate(last=TRUTH[:1]), Animate(first=TRUTH[:1])])
+def test_windows_no_longer_than_their_overlap_are_refused(task):
+    with pytest.raises(ValueError, match="windows of 3 latent frames cannot overlap"):
+        drive(studio(task, 33, limit=3), anything)
+
+
 def test_a_long_edit_starts_each_window_from_its_own_part():
     job = studio(Edit(video=OTHER, strength=0.3), FRAMES, limit=9)
     latents = encode(None, CFG, OTHER)

@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", help="another encoder for .mp4 and .webm")
     _add_length(parser)
     media.add_arguments(parser)
+    parser.add_argument(
+        "--actions",
+        metavar="LIST",
+        help='what a player does from the first frame, or the clip to extend, on: "'
+        'forward*8,left*4,dig", for models that know such actions',
+    )
     sampling.add_arguments(parser)
 
 
@@ -75,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
     _rehearse(outs[0], requests[0], args.codec)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
+        if args.actions is not None:
+            requests = [_acting(args.actions, r, pipeline) for r in requests]
         _note_windows(pipeline, requests[0])
         videos = pipeline.generate_each(requests, settings)
         for place, video in tqdm(videos, total=len(requests), unit="video"):
@@ -115,6 +123,32 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
         requests.append(request)
     media.note_fit(requests[0])
     return requests
+
+
+def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
+    """The request with actions in the frames that are generated, from the first on."""
+    import dataclasses
+
+    import numpy as np
+
+    from soraxla.controls import parse_actions
+    from soraxla.request import Animate, new_frames
+
+    names = pipeline.dit.model.controls.actions
+    if not names:
+        raise ValueError("--actions: this model knows none; leave it out")
+    rows, new = parse_actions(text, names), new_frames(request)
+    # From a prompt alone, what is done before the first frame is not seen.
+    new -= isinstance(request.task, Animate) and request.task.first is None
+    if len(rows) > new:
+        raise ValueError(
+            f"--actions last {len(rows)} frames, but {new} are generated: ask for more "
+            "frames, or do less"
+        )
+    actions = np.zeros((request.frames, len(names)), np.float32)
+    first = request.frames - new
+    actions[first : first + len(rows)] = rows
+    return dataclasses.replace(request, actions=actions)
 
 
 def _note_windows(pipeline: "Pipeline", request: "Request") -> None:

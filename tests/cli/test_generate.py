@@ -42,7 +42,8 @@ def refuse(refusal, tmp_path, checkpoint):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"prompt": ""}, "--prompt: the prompt has 0 words"),
+        ({"prompt": ""}, "the prompt has 0 words"),
+        ({"prompt": None}, "the prompt has 0 words"),
         ({"prompt": " \n\t"}, "0 words"),
         ({"prompt": "word " * 10_000}, "10000 words, expected 1 to 1000"),
         ({"size": "large"}, "'large', expected WIDTHxHEIGHT"),
@@ -60,6 +61,11 @@ def refuse(refusal, tmp_path, checkpoint):
         ({"fps": "nan"}, "fps is nan"),
         ({"steps": 0}, "steps is 0"),
         ({"cfg_scale": "nan"}, "cfg_scale is nan"),
+        ({"image_scale": -1}, "image_scale is -1.0"),
+        ({"condition_noise": 2}, "condition_noise is 2.0, expected 0 to 0.5"),
+        ({"overlap": 3}, "overlap is 3, expected 5 to"),
+        ({"window": 12}, "window is 12, expected 13 to"),
+        ({"fit": "stretch"}, "Known: cover, crop, pad"),
         ({"seed": -1}, "seed is -1"),
         ({"solver": "huen"}, "did you mean 'heun'?"),
     ],
@@ -157,8 +163,8 @@ def test_bad_checkpoints(refuse, checkpoint, tmp_path, damage, text):
         ("cut.png", 5, "cut.png: is corrupt or"),
         ("words.txt", 5, "words.txt: is corrupt or not a video"),
         ("a.mp4", 5, "a.mp4: holds a film, expected a picture"),
-        ("b.png", 1, "frames is 1, which the image is already"),
-        ("b.png", None, "frames is 1, which the image is already"),
+        ("b.png", 1, "frames is 1, of which 1 is given"),
+        ("b.png", None, "frames is 1, of which 1 is given"),
     ],
 )
 def test_bad_images(refuse, media, tmp_path, name, frames, text):

@@ -76,6 +76,8 @@ def write_dataset(
         "tokens": sum(t * h * w // 4 for t, h, w in grids),
         "skipped": 0,
         "conditions": False,
+        "actions": [],
+        "camera": False,
     }
     (path / records.CARD).write_text(json.dumps(card))
     return path

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import records
-from data_pipelines.packed import Dataset, check_vae, open_dataset, packed_batches
+from data_pipelines.dataset import Dataset, check_vae, open_dataset
+from data_pipelines.packed import packed_batches
 from data_pipelines.prepare import prepare
 from soraxla.diffusion.schedule import time_shift
 from soraxla.mixture import TASKS, Given, Mixture
@@ -54,7 +55,7 @@ def assert_same(one, other):
 def test_a_dataset_reads_back_what_was_written(dataset):
     assert len(dataset) == len(GRIDS)
     for i, grid in enumerate(GRIDS):
-        latents, text, _ = dataset.read(i)
+        latents, text, *_ = dataset.read(i)
         assert latents.shape == (*grid, 4) and text.shape == (1 + i % 5, 8)
         assert latents.dtype == text.dtype == np.float32
     rng = np.random.default_rng(0)
@@ -84,7 +85,7 @@ def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
                 batch.draw[b, : len(draws)], [d.draw for d in draws]
             )
             for s, draw in enumerate(draws):
-                latents, text, _ = dataset.read(draw.sample)
+                latents, text, *_ = dataset.read(draw.sample)
                 t, h, w = draw.latent_frames, *GRIDS[draw.sample][1:]
                 expected = patchify(latents[:t], (1, 2, 2))
                 np.testing.assert_array_equal(tokens[b][s], expected)

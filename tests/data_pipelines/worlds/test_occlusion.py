@@ -1,6 +1,8 @@
 """Shapes behind walls: where they are predicted, and what is said of them."""
 
 import re
+from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -117,6 +119,16 @@ def test_held_out_triples_never_occur_unless_asked_for():
     asked = [triples(e) for e in clips(200, frames=2, held_out=True)]
     assert all(len(each) == 1 and each <= HELD_OUT for each in asked)
     assert set().union(*asked) == HELD_OUT
+
+
+def test_every_pair_of_a_held_out_triple_is_common_otherwise():
+    straight = [way for way, step in DIRECTIONS.items() if 0 in step]
+    every = set(product(draw.COLOURS, draw.SHAPES, straight))
+    assert every > HELD_OUT
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        left = Counter((triple[a], triple[b]) for triple in every - HELD_OUT)
+        whole = Counter((triple[a], triple[b]) for triple in every)
+        assert all(left[pair] >= whole[pair] / 2 for pair in whole)
 
 
 def test_a_triple_can_be_fixed():

@@ -1,0 +1,135 @@
+"""`soraxla generate` with pictures and clips: what is refused, and what comes out."""
+
+import numpy as np
+import pytest
+
+from soraxla.cli.main import main
+from soraxla.video_io import probe, read_clip, write_video
+
+
+@pytest.fixture(scope="module")
+def clips(media, tmp_path_factory):
+    """a.mp4: 9 frames, 48x32. Also a shorter one, masks, a larger picture, no film."""
+    folder = tmp_path_factory.mktemp("clips")
+    video = read_clip(media / "a.mp4")
+    write_video(folder / "a.mp4", video, 12)
+    write_video(folder / "short.mp4", video[:6], 12)
+    write_video(folder / "odd.mp4", video[:, :, :44], 12)
+    mask = np.zeros((32, 48, 3), np.uint8)
+    write_video(folder / "black.png", [mask], 1)
+    mask[:16, :16] = 255
+    write_video(folder / "mask.png", [mask], 1)
+    write_video(folder / "wide.png", [mask[:16]], 1)
+    (folder / "words.mp4").write_text("not a film")
+    return folder
+
+
+@pytest.fixture
+def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
+    """A refused `generate` with these options, in the folder of clips."""
+    monkeypatch.chdir(clips)
+
+    def run(options: str) -> str:
+        out = tmp_path / "out.mp4"
+        line = refusal(
+            *("generate", "--checkpoint", checkpoint, "--steps", 1, "--out", out),
+            *options.split(),
+        )
+        assert not list(tmp_path.iterdir()), "something was written"
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--extend missing.mp4 --frames 20", "missing.mp4: no such file"),
+        ("--extend words.mp4 --frames 20", "words.mp4: is corrupt or not a video"),
+        ("--extend a.mp4", "frames is 1, of which 9 are given: ask for more"),
+        ("--extend a.mp4 --frames 9", "frames is 9, of which 9 are given"),
+        (
+            "--extend a.mp4 --frames 20 --direction forwards",
+            "unknown direction 'forwards': did you mean 'forward'?",
+        ),
+        (
+            "--extend short.mp4 --frames 20",
+            "the video clip has 6 frames, fewer than the overlap of 9",
+        ),
+        ("--connect a.mp4 short.mp4", "the after clip has 6 frames, fewer than"),
+        ("--connect a.mp4 a.mp4 --frames 18", "frames is 18, of which 18 are given"),
+        ("--loop a.mp4 --overlap 13", "the video clip has 9 frames, fewer than"),
+        ("--loop --prompt x --frames 17", "too few for a loop with an overlap of 9"),
+        ("--loop", "the prompt has 0 words"),
+        ("--edit a.mp4 --strength 0", "strength is 0.0, expected above 0"),
+        ("--edit a.mp4 --strength 1.5", "strength is 1.5, expected above 0"),
+        ("--edit a.mp4 --strength nan", "strength is nan, expected above 0"),
+        ("--edit a.mp4 --frames 12", "frames is 12, but the clip to change has 9"),
+        ("--inpaint a.mp4", "--inpaint takes either --mask"),
+        (
+            "--inpaint a.mp4 --mask wide.png",
+            "wide.png: the mask is bool (16, 48), expected bool (32, 48)",
+        ),
+        ("--inpaint a.mp4 --mask black.png", "black.png: the mask is empty"),
+        ("--inpaint a.mp4 --mask a.mp4", "a.mp4: holds a film, expected a picture"),
+        ("--inpaint a.mp4 --canvas 32x64", "the canvas of 32x64 is smaller than"),
+        ("--inpaint a.mp4 --canvas big", "--canvas is 'big', expected WIDTHxHEIGHT"),
+        (
+            "--inpaint a.mp4 --canvas 64x64 --size 64x64",
+            "--canvas is the size: leave --size out",
+        ),
+        (
+            "--extend a.mp4 --frames 20 --size 64x64 --fit crop",
+            "48x32 pixels cannot be cut to 64x64",
+        ),
+        ("--image mask.png --last-image a.mp4 --frames 9", "holds a film, expected"),
+        ("--image mask.png --last-image mask.png --frames 2", "of which 2 are given"),
+        ("--image mask.png --edit a.mp4", "--image does not go with --edit"),
+        ("--edit a.mp4 --loop a.mp4", "not allowed with argument"),
+        ("--prompt x --mask mask.png", "--mask means nothing without --inpaint"),
+        ("--prompt x --strength 0.5", "--strength means nothing without --edit"),
+        ("--prompt x --direction both", "--direction means nothing without --extend"),
+        ("--edit a.mp4 --invert", "--invert means nothing without --mask"),
+    ],
+)
+def test_bad_media(refuse, options, text):
+    assert text in refuse(options)
+
+
+@pytest.fixture
+def make(checkpoint, clips, tmp_path, capsys, monkeypatch):
+    """Runs `generate`; the video, and what was said on the way."""
+    monkeypatch.chdir(clips)
+
+    def run(options: str):
+        out = tmp_path / "out.webp"
+        common = ["--checkpoint", str(checkpoint), "--steps", "1", "--cfg-scale", "1"]
+        assert main(["generate", *common, *options.split(), "--out", str(out)]) == 0
+        notes = [
+            line for line in capsys.readouterr().err.splitlines() if "%|" not in line
+        ]
+        return read_clip(out), probe(out), " ".join(notes).strip()
+
+    return run
+
+
+def test_a_clip_gives_its_size_length_and_rate(make, clips):
+    """44 wide is cut to 32; without the prompt and outside the mask as it was."""
+    video, info, notes = make("--edit odd.mp4 --strength 0.5")
+    assert video.shape == (9, 32, 32, 3) and info.fps == 12
+    assert "44x32 is cut to 32x32" in notes and "brought to" not in notes
+    video, info, notes = make("--inpaint a.mp4 --mask mask.png --invert")
+    assert video.shape == (9, 32, 48, 3) and notes == ""
+    given = read_clip(clips / "a.mp4")[:, :16, :16]
+    inside, outside = video[:, :16, :16].astype(int), video[:, 16:, 24:].astype(int)
+    assert np.abs(inside - given).mean() < 4
+    assert np.abs(outside - read_clip(clips / "a.mp4")[:, 16:, 24:]).mean() > 10
+
+
+def test_more_than_is_made_at_once_is_made_by_windows(make, clips):
+    video, _, notes = make("--extend a.mp4 --frames 27 --window 17 --size 32x32")
+    assert video.shape == (27, 32, 32, 3)
+    assert "video: 48x32 is brought to 32x32 by --fit cover" in notes
+    assert "18 frames are more than the 17 that are made at once" in notes
+    given = read_clip(clips / "a.mp4")[:, :, 8:40]
+    assert np.abs(video[:9].astype(int) - given).mean() < 4
