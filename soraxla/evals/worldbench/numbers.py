@@ -106,4 +106,5 @@ def _interval(value: float, draws: Float[np.ndarray, " d"]) -> Interval:
 def _mean(values: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b"]:
     """Over the last axis, of what is a number; NaN of nothing."""
     there = ~np.isnan(values)
-    return np.nansum(values, -1) / np.where(there.any(-1), there.sum(-1), np.nan)
+    times = np.where(there.any(-1), there.sum(-1), np.nan)
+    return np.asarray(np.nansum(values, -1) / times)

@@ -48,7 +48,7 @@ def _returns(truth: Episode, given: int) -> _Return | None:
 
 def case(seed: int, size: Size) -> Case:
     """Given are whole latents until the first shape that comes back is out of view."""
-    for candidate in candidates(seed):
+    for candidate in candidates(seed) if size.frames > _LEAST else ():
         truth = occlusion.simulate(candidate, **size._asdict())
         returns = _returns(truth, 0)
         if returns is None:
