@@ -8,6 +8,7 @@ Seconds are of this process's CPU, so that other work beside it counts little.
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -29,7 +30,7 @@ def measure(world: str) -> str:
     for seed in range(CLIPS):
         simulate(seed, width=64, height=64, frames=33, fps=12.0)
     frames = CLIPS * 33 / (time.process_time() - start)
-    features = tfds.features.FeaturesDict(FEATURES)
+    features: Any = tfds.features.FeaturesDict(FEATURES)
     serializer = ExampleSerializer(features.get_serialized_info())
     sizes, start = [], time.process_time()
     for seed in range(CLIPS):
