@@ -55,6 +55,7 @@ L1 soraxla/diffusion/loss.py
 L1 soraxla/diffusion/__init__.py
 L2 soraxla/models/config.py
 L2 soraxla/models/flops.py
+L2 soraxla/models/product.py
 L2 soraxla/models/layers.py
 L2 soraxla/models/vae*.py
 L2 soraxla/models/dit.py

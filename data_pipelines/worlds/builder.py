@@ -54,15 +54,20 @@ FEATURES: dict[str, Any] = {
 }
 
 
+def world_of(config: str, seed: int) -> str:
+    """The world of a clip: the config's, or for `mixed` any, each as likely."""
+    if config != MIXED:
+        return config
+    names = list(WORLDS)
+    return names[np.random.default_rng((seed, 1)).integers(len(names))]
+
+
 def example(config: str, seed: int) -> dict[str, Any]:
     """One clip as `FEATURES` has it; docs/worlds.md says what each is.
 
     `camera` and `depth` have no rows of a flat world; `state` is the bytes of an .npz.
     """
-    world = config
-    if config == MIXED:
-        names = list(WORLDS)
-        world = names[np.random.default_rng((seed, 1)).integers(len(names))]
+    world = world_of(config, seed)
     episode = WORLDS[world](seed, **draw_size(seed)._asdict())
     flat = not episode.depth.any()
     state = io.BytesIO()
@@ -116,7 +121,8 @@ class SoraxlaWorlds(FileReaderBuilder):
 
     def _steering(self) -> dict[str, Any]:
         """What steers clips, where a camera moves in them."""
-        if self.builder_config.name not in (MIXED, "voxel"):
+        config = self.builder_config
+        if config is None or config.name not in (MIXED, "voxel"):
             return {}
         from data_pipelines.worlds.voxel_actions import ACTIONS
 
@@ -227,6 +233,8 @@ def _start(written: Any) -> None:
     _written = written
     # Ctrl-C stops the parent, which lets each worker end the shard it is at.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A world that needs JAX must not fight over an accelerator with its neighbours.
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def _write(shard: _Shard) -> None:

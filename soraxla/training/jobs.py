@@ -253,6 +253,7 @@ def vae_job(
         init=fine_tuned if start else functools.partial(vae_init, cfg.step),
         init_args=(start.params,) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
+        convolves=True,
         batches=WindowDataset(files, cfg.windows, seed=cfg.step.seed),
         unit="px",
         preview=preview,

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from data_pipelines.worlds.draw import COLOURS, REACH, SHAPES, coverage, pixel_grid
 from data_pipelines.worlds.occlusion_scene import DIRECTIONS
+from soraxla.evals.worldbench.patches import largest
 
 _CHANGED = 45.0  # in RGB, from the background: what moves
 _SMALLEST = 12.0  # pixels of a shape wholly in view
@@ -36,31 +37,25 @@ def read_shape(video: UInt8[np.ndarray, "t h w 3"]) -> Reading:
     pixels = video.astype(np.float32)
     back = still_background(video)
     masks = np.linalg.norm(pixels - back[None], axis=-1) > _CHANGED
-    masks = np.stack([_largest(mask) for mask in masks]).astype(bool)
+    masks = np.stack([largest(mask) for mask in masks])
     area = masks.sum((1, 2))
     full = area >= max(_SMALLEST, 0.75 * np.quantile(area, 0.9))
     if full.sum() < 2:
         return NOTHING
     colour = _colour(pixels, masks & full[:, None, None])
-    cover = _cover(pixels, back, np.array(COLOURS[colour], np.float32))
+    cover = _cover(pixels, back, np.asarray(COLOURS[colour], np.float32))
     near = np.stack([ndimage.binary_dilation(mask, iterations=2) for mask in masks])
     cover = cover * near
     return Reading(colour, _shape(cover[full]), _direction(masks, full))
-
-
-def _largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    labels = np.zeros(mask.shape, np.int32)
-    ndimage.label(mask, output=labels)
-    if labels.max() < 2:
-        return mask
-    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
 def _colour(
     pixels: Float[np.ndarray, "t h w 3"], masks: Bool[np.ndarray, "t h w"]
 ) -> str:
     """The nearest name of the colour in the middle of the masks."""
-    inner = np.stack([ndimage.binary_erosion(mask) for mask in masks]).astype(bool)
+    inner = np.zeros_like(masks)
+    for mask, out in zip(masks, inner, strict=True):
+        ndimage.binary_erosion(mask, output=out)
     chosen = pixels[inner if inner.sum() > _SMALLEST else masks]
     mean = np.median(chosen, axis=0)
     return min(COLOURS, key=lambda name: float(np.linalg.norm(mean - COLOURS[name])))

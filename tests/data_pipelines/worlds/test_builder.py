@@ -21,7 +21,7 @@ def small_shards(monkeypatch):
 
 def build(folder, **options):
     options = {"clips": CLIPS, "progress": False} | options
-    return builder.build("mixed", folder, **options)
+    return builder.build("marks", folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,12 @@ def contents(folder):
 def test_every_clip_can_be_read_and_made_again(stored):
     import tensorflow_datasets as tfds
 
-    data = tfds.data_source("soraxla_worlds/mixed", data_dir=stored, split="train")
+    data = tfds.data_source("soraxla_worlds/marks", data_dir=stored, split="train")
     assert len(data) == CLIPS
     for i, clip in enumerate(data):
         assert clip["seed"] == i
-        episode = WORLDS[clip["world"].decode()](i, **draw_size(i)._asdict())
+        assert clip["world"] == b"marks"
+        episode = WORLDS["marks"](i, **draw_size(i)._asdict())
         np.testing.assert_array_equal(clip["video"], episode.video)
         np.testing.assert_array_equal(clip["ids"], episode.ids)
         assert clip["caption"].decode() == episode.caption
@@ -55,12 +56,18 @@ def test_every_clip_can_be_read_and_made_again(stored):
         assert set(state) == set(episode.state)
         for name, value in episode.state.items():
             np.testing.assert_array_equal(state[name], value)
-    assert len({clip["world"] for clip in data}) > 1
+
+
+def test_mixed_clips_are_of_every_world_alike():
+    drawn = [builder.world_of("mixed", seed) for seed in range(1000)]
+    share = 1 / len(WORLDS)
+    assert all(0.8 * share < drawn.count(w) / 1000 < 1.2 * share for w in WORLDS)
+    assert {builder.world_of("marks", seed) for seed in range(9)} == {"marks"}
 
 
 def test_prepare_reads_it_as_a_source(stored):
-    samples = open_source("tfds:soraxla_worlds/mixed", data_dir=stored)
-    assert samples[3].uid == "soraxla_worlds/mixed/1.0.0/train/3"
+    samples = open_source("tfds:soraxla_worlds/marks", data_dir=stored)
+    assert samples[3].uid == "soraxla_worlds/marks/1.0.0/train/3"
     media = samples[3].open()
     size = draw_size(3)
     frames = list(media.frames)
@@ -75,7 +82,7 @@ def test_a_data_dir_without_a_dataset_is_refused(tmp_path):
 
 def test_the_bytes_do_not_depend_on_the_workers(stored, tmp_path):
     folder = build(tmp_path, workers=2)
-    assert contents(folder) == contents(stored / "soraxla_worlds/mixed/1.0.0")
+    assert contents(folder) == contents(stored / "soraxla_worlds/marks/1.0.0")
     assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]
     assert len(list(folder.glob("*.array_record-*-of-00003"))) == 3
 
@@ -83,7 +90,7 @@ def test_the_bytes_do_not_depend_on_the_workers(stored, tmp_path):
 def test_another_seed_gives_other_clips(stored, tmp_path):
     folder = build(tmp_path, seed=1)
     mine, theirs = (
-        contents(f) for f in (folder, stored / "soraxla_worlds/mixed/1.0.0")
+        contents(f) for f in (folder, stored / "soraxla_worlds/marks/1.0.0")
     )
     shards = [name for name in mine if "array_record" in name]
     assert shards and not any(mine[name] == theirs[name] for name in shards)
@@ -92,30 +99,28 @@ def test_another_seed_gives_other_clips(stored, tmp_path):
 def test_what_was_interrupted_goes_on_with_the_same_bytes(
     stored, tmp_path, monkeypatch
 ):
-    write_all, written = builder._write_all, []
+    write_all = builder._write_all
 
     def interrupted(shards, *rest):
         write_all(shards[:2], *rest)
         raise KeyboardInterrupt
 
-    def resumed(shards, *rest):
-        written.extend(shard for shard in shards if not shard.file.exists())
-        write_all(shards, *rest)
-
-    monkeypatch.setattr(builder, "_write_all", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(builder, "_write_all", interrupted)
         build(tmp_path)
-    assert not (tmp_path / "soraxla_worlds/mixed/1.0.0").exists()
-    monkeypatch.setattr(builder, "_write_all", resumed)
+    config = tmp_path / "soraxla_worlds/marks"
+    assert not (config / "1.0.0").exists()
+    kept = {file.name: file.stat().st_ino for file in config.glob(".1.0.0*/*")}
     folder = build(tmp_path)
-    assert len(written) == 1
-    assert contents(folder) == contents(stored / "soraxla_worlds/mixed/1.0.0")
+    assert len(kept) == 2
+    assert all((folder / name).stat().st_ino == kept[name] for name in kept)
+    assert contents(folder) == contents(stored / "soraxla_worlds/marks/1.0.0")
 
 
 def test_a_finished_dataset_is_left_alone_and_another_is_refused(stored, monkeypatch):
     monkeypatch.setattr(builder, "_write_all", None)  # nothing may be written
     folder = build(stored)
-    assert folder == stored / "soraxla_worlds/mixed/1.0.0"
+    assert folder == stored / "soraxla_worlds/marks/1.0.0"
     text = f"clips {CLIPS}, seed 0.*clips {CLIPS}, seed 5.*choose another --out"
     with pytest.raises(ValueError, match=text) as error:
         build(stored, seed=5)
