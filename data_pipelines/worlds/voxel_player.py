@@ -20,11 +20,11 @@ REACH = 5.0  # blocks from the eyes
 _HALF, _HEIGHT = 0.3, 1.8
 _WALK, _BACK = 4.3, 2.6  # blocks a second
 _TURN, _LOOK, _STEEPEST = 90.0, 60.0, 80.0  # degrees, a second
-_GRAVITY, _JUMP, _FASTEST = 26.0, 8.1, 24.0  # a jump is 1.26 blocks high
+_GRAVITY, _JUMP, _FASTEST = 26.0, 8.1, 19.0  # a jump is 1.26 blocks high
 _LIFT = 6.0  # blocks a second; how fast the eyes follow the feet up a step
 _STUCK = 0.4  # blocks a second; who walks and is slower is stopped
 _WAYS = [ACTIONS.index(n) for n in ("forward", "back", "step_left", "step_right")]
-_TICK = 1 / 40  # seconds at most; nothing moves a block in it
+_TICK = 1 / 40  # seconds at most; nothing moves half a block in it
 _NEAR = 1e-6  # blocks; kept from what stops a body
 
 
@@ -142,14 +142,11 @@ def _slide(
     if way == 0 or is_free(blocks, tuple(target)):
         return tuple(target), way
     low, high = (0.0, _HEIGHT) if axis == 1 else (-_HALF, _HALF)
-    # A tick is shorter than a cell: what is in the way begins at the next border, which
-    # is half a cell further where a body comes down on water.
+    # In a tick nothing moves half a block: what is in the way begins at the next
+    # border, which is half a cell further where a body comes down on water.
     if way > 0:
         target[axis] = math.ceil(feet[axis] + high) - _NEAR - high
     else:
         cells = 2 if axis == 1 else 1
         target[axis] = math.floor((feet[axis] + low) * cells) / cells + _NEAR - low
-    gone = target[axis] - feet[axis]
-    if abs(gone) <= abs(way) and is_free(blocks, tuple(target)):
-        return tuple(target), gone
-    return feet, 0.0
+    return tuple(target), target[axis] - feet[axis]

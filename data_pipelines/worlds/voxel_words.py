@@ -132,22 +132,28 @@ def player_words(rng: np.random.Generator, told: Told, fps: float) -> str:
         for deed, count in runs
         if count / fps > 0.18 or deed.startswith((*_EDITS, "jump"))
     ]
-    merged = [
-        (deed, sum(count for _, count in run))
-        for deed, run in groupby(long, key=lambda run: run[0])
-    ]
+    merged = _merged(long)
     # Where too much happened, what changes the land is told first, then what is long.
     order = sorted(
         range(len(merged)),
         key=lambda i: (not merged[i][0].startswith(_EDITS), -merged[i][1]),
     )
-    phrases = [_phrase(rng, *merged[i]) for i in sorted(order[:_MOST])]
+    kept = _merged([merged[i] for i in sorted(order[:_MOST])])
+    phrases = [_phrase(rng, *deed) for deed in kept]
     who = one_of(rng, ("The player", "Someone", "The walker"))
     joiner = one_of(rng, ("and then ", "then ")) if len(phrases) > 2 else ""
     if joiner:
         phrases[-1] = joiner + phrases[-1]
         return f"{who} {', '.join(phrases)}."
     return f"{who} {listed(phrases or [one_of(rng, _STANDS)])}."
+
+
+def _merged(runs: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Runs of one deed after another as one."""
+    return [
+        (deed, sum(count for _, count in same))
+        for deed, same in groupby(runs, key=lambda run: run[0])
+    ]
 
 
 def _deed(told: Told, i: int) -> str:

@@ -158,30 +158,44 @@ def project(pose, point, height, width):
     return xy, np.linalg.norm(seen, axis=0), ahead
 
 
+def unproject(pose, depth):
+    """World points (3, n) that the pixels of a frame show."""
+    local = rays(*depth.shape, corners=False).astype(np.float64)
+    return pose[:3, :3] @ local * depth.reshape(-1) + pose[:3, 3:]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_point_seen_in_a_frame_lands_where_another_sees_it(seed):
-    """There and back by the depth of both frames is no half pixel off."""
+    """It is there, by less than half a pixel, or something stands before it."""
     height, width = 64, 80
-    episode = film(seed, width=width, height=height, frames=9, fps=8.0)
-    local = rays(height, width, corners=False).astype(np.float64)
-    points, poses = [], episode.camera.astype(np.float64)
-    for pose, depth in zip(poses, episode.depth, strict=True):
-        points.append(pose[:3, :3] @ local * depth.reshape(-1) + pose[:3, 3:])
+    episode = film(seed, width=width, height=height, frames=9, fps=4.0)
     row, column = np.divmod(np.arange(height * width), width)
     start = np.stack([column, row]) + 0.5
-    for i, j in ((0, 4), (4, 8), (8, 2)):
-        xy, away, ahead = project(poses[j], points[i], height, width)
+    for i, j in ((0, 4), (4, 8), (8, 5)):
+        here, there = episode.camera[[i, j]].astype(np.float64)
+        point = unproject(here, episode.depth[i])
+        xy, away, ahead = project(there, point, height, width)
         x, y = np.floor(xy).astype(int)
         inside = ahead & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         inside &= episode.depth[i].reshape(-1) > 0
+        assert inside.sum() > 300
         pixel = np.where(inside, y * width + x, 0)
-        there = episode.depth[j].reshape(-1)[pixel]
-        visible = inside & (np.abs(there - away) < 0.02 * away)
-        assert visible.sum() > 0.15 * inside.sum() > 100
+        depth = np.where(episode.depth[j] > 0, episode.depth[j], np.inf)
+        # Nobody sees through a point: at an edge a pixel beside it may be beyond it.
+        around = np.pad(depth, 1, constant_values=np.inf)
+        around = [
+            around[r : r + height, c : c + width] for r in range(3) for c in range(3)
+        ]
+        nearest = np.min(around, 0).reshape(-1)[pixel]
+        assert (nearest > 1.02 * away)[inside].mean() < 0.005
+        depth = depth.reshape(-1)[pixel]
+        visible = inside & (np.abs(depth - away) < 0.02 * away)
+        assert visible.sum() > 0.2 * inside.sum()
         same = episode.ids[i].reshape(-1) == episode.ids[j].reshape(-1)[pixel]
         assert same[visible].mean() > 0.9
-        back, _, _ = project(poses[i], points[j][:, pixel], height, width)
-        # What the nearest pixel's centre is off where it lands is not an error.
-        rounding = xy - (np.stack([x, y]) + 0.5)
-        error = np.linalg.norm(back - start + rounding, axis=0)
+        # The same ray of the other camera, as far as that camera saw, in this one.
+        eye = there[:3, 3:]
+        along = np.where(visible, depth / away, 1)
+        back, _, _ = project(here, eye + (point - eye) * along, height, width)
+        error = np.linalg.norm(back - start, axis=0)
         assert error[visible].mean() < 0.5

@@ -65,11 +65,15 @@ def test_one_block_is_climbed_and_two_are_a_wall():
     assert stopped.feet[1] == pytest.approx(10, abs=1e-5)
 
 
-def test_who_walks_off_an_edge_falls_to_the_ground_below():
+@pytest.mark.parametrize("top", range(24, 34))
+def test_who_walks_off_an_edge_falls_to_the_ground_below(top):
     grid = ground()
-    grid[:, 10:16, :66] = vb.STONE
-    players = play(grid, "forward*40", Player((64.5, 16.000001, 64.5), 0, 0))
-    assert players[-1].feet[1] == pytest.approx(10, abs=1e-5) and players[-1].grounded
+    grid[:, 10:top, :66] = vb.STONE
+    players = play(grid, "forward*50", Player((64.5, top + 1e-6, 64.5), 0.0, 0.0))
+    assert players[-1].feet[1] == pytest.approx(10, abs=1e-5)
+    # Nothing stands on the air just above the ground, however fast it came.
+    stood = {round(p.feet[1], 4) for p in players if p.grounded}
+    assert stood == {10, top}
 
 
 def test_one_wades_in_water():
