@@ -39,7 +39,7 @@ def test_every_family_is_scored(first):
     for name, family in results.items():
         assert family["measures"].keys() == FAMILIES[name].measures.keys()
         assert len(family["clips"]) == 2
-        assert all(clip["seed"] >= 1_000_000 for clip in family["clips"])
+        assert all(clip["seed"] >= 3_000_000_000 for clip in family["clips"])
     assert results["text"]["chance"]["guessing each word"] == 1 / 640
 
 
@@ -86,6 +86,7 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
     assert "unknown family 'magic'" in refuse(families={"magic": []})
     assert "expected 1" in refuse(format=2)
     assert "is no manifest" in refuse(sampler=3)
+    assert "is no manifest" in refuse(size={"width": 64})
     assert "unknown setting" in refuse(sampler={"stepps": 3})
     assert not (tmp_path / "o").exists()
 
@@ -105,9 +106,9 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
         (("--manifest", "a.json", "--steps", "3"), "give only --checkpoint and --out"),
     ],
 )
-def test_bad_input_is_one_line(refusal, tmp_path, options, text):
+def test_bad_input_is_one_line(refusal, checkpoint, tmp_path, options, text):
     out = tmp_path / "out"
-    line = refusal("worldbench", "--checkpoint", "none", "--out", out, *options)
+    line = refusal("worldbench", "--checkpoint", checkpoint, "--out", out, *options)
     assert text in line and not out.exists()
 
 
