@@ -148,7 +148,7 @@ def film(seed: int, *, width: int, height: int, frames: int, fps: float) -> Epis
     kind, path = draw_path(start.rng, start.land, frames, fps)
     scene = jax.device_put(start.scene)
     pictures = [
-        render(scene, camera(*pose), np.float32(i / fps), width=width, height=height)
+        render(scene, camera(*pose), i / fps, width=width, height=height)
         for i, pose in enumerate(zip(*path, strict=True))
     ]
     episode = _episode(start, pictures, fps, path)
@@ -193,7 +193,7 @@ def _play(
             played.rows[i] = row
             played.stopped[i] = is_stopped(before, player, row, 1 / fps)
         to_world = camera(player.eyes, player.yaw, player.pitch)
-        played.pictures.append(render(on_device, to_world, np.float32(i / fps), **size))
+        played.pictures.append(render(on_device, to_world, i / fps, **size))
         played.players.append(player)
         played.edits.append(edit)
     return played

@@ -5,7 +5,7 @@ A camera looks along +z, with x to the right and y down. Its vertical field of v
 the axis meets the picture at (width / 2, height / 2), pixel centres being at halves.
 """
 
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -46,9 +46,9 @@ class Scene(NamedTuple):
 class Picture(NamedTuple):
     """One frame. Sky has depth 0 and block 0."""
 
-    colour: UInt8[Array, "h w 3"]
-    depth: Float[Array, "h w"]  # blocks along the ray of the pixel's centre
-    ids: UInt8[Array, "h w"]  # number of the block there
+    colour: UInt8[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]  # blocks along the ray of the pixel's centre
+    ids: UInt8[np.ndarray, "h w"]  # number of the block there
 
 
 def make_scene(grid: UInt8[np.ndarray, "x y z"], sky: Sky) -> Scene:
@@ -89,48 +89,73 @@ def rays(height: int, width: int, *, corners: bool) -> Float[np.ndarray, "3 n"]:
     return (direction / np.linalg.norm(direction, axis=0)).astype(np.float32)
 
 
-@partial(jit, static_argnames=("height", "width"))
 def render(
-    scene: Any,
-    to_world: Float[Array, "4 4"],
-    seconds: Float[Array, ""],
+    scene: Scene,
+    to_world: Float[np.ndarray, "4 4"],
+    seconds: float,
     *,
     height: int,
     width: int,
-) -> Any:
-    """The `Picture` of a `Scene` by a camera; `seconds` moves clouds and water.
+) -> Picture:
+    """The picture of a scene by a camera; `seconds` moves clouds and water.
 
     Rays go through the centres of pixels and through their corners, which neighbours
     share: an antialiasing of five samples for the price of two.
     """
-    centres, corners = (rays(height, width, corners=c) for c in (False, True))
-    pixels = centres.shape[1]
-    every = np.concatenate([centres, corners], axis=1)
-    chunks = -(-every.shape[1] // _CHUNK)
-    every = np.pad(every, ((0, 0), (0, chunks * _CHUNK - every.shape[1])), mode="edge")
-    scene = scene._replace(**{k: getattr(scene, k).reshape(-1) for k in _VOLUMES})
-    turn, origin = to_world[:3, :3], to_world[:3, 3]
+    bundle, count = _bundle(height, width)
     apart = 1.4 * np.tan(np.radians(FOV) / 2) / height  # of rays, at distance 1
-
-    def shoot(direction: Array) -> tuple[list[Array], Array, Array]:
-        direction = turn @ direction
-        hits = trace(scene.blocks, scene.leap, origin, direction)
-        colour = _shade(scene, origin, direction, hits, seconds, apart)
-        return colour, jnp.where(hits.block > 0, hits.distance, 0), hits.block
-
-    in_chunks = every.reshape(3, chunks, _CHUNK).swapaxes(0, 1)
-    colour, depth, block = jax.lax.map(shoot, jnp.asarray(in_chunks))
-    colour_HWC = jnp.stack(colour, axis=-1).reshape(-1, 3)
-    inner = colour_HWC[:pixels].reshape(height, width, 3)
-    outer = colour_HWC[pixels : pixels + corners.shape[1]]
-    outer = outer.reshape(height + 1, width + 1, 3)
+    numbers = (np.float32(n) for n in (seconds, apart))
+    *colour, depth, block = (
+        np.asarray(part).reshape(-1)
+        for part in _shoot(scene, to_world, *numbers, bundle, count)
+    )
+    pixels, corners = height * width, (height + 1) * (width + 1)
+    colour = np.stack(colour, axis=-1)
+    inner = colour[:pixels].reshape(height, width, 3)
+    outer = colour[pixels : pixels + corners].reshape(height + 1, width + 1, 3)
     around = outer[1:, 1:] + outer[1:, :-1] + outer[:-1, 1:] + outer[:-1, :-1]
     mixed = inner / 2 + around * _CORNER_WEIGHT
     return Picture(
-        jnp.round(jnp.clip(mixed, 0, 1) * 255).astype(jnp.uint8),
-        depth.reshape(-1)[:pixels].reshape(height, width),
-        block.reshape(-1)[:pixels].reshape(height, width).astype(jnp.uint8),
+        np.round(np.clip(mixed, 0, 1) * 255).astype(np.uint8),
+        depth[:pixels].reshape(height, width),
+        block[:pixels].reshape(height, width).astype(np.uint8),
     )
+
+
+@cache
+def _bundle(height: int, width: int) -> tuple[np.ndarray, int]:
+    """All rays of a picture in chunks (N,3,C), and how many chunks there are.
+
+    N is a power of two, so that most sizes of pictures share a compiled program.
+    """
+    every = np.concatenate(
+        [rays(height, width, corners=corners) for corners in (False, True)], axis=1
+    )
+    count = -(-every.shape[1] // _CHUNK)
+    room = (1 << (count - 1).bit_length()) * _CHUNK
+    every = np.pad(every, ((0, 0), (0, room - every.shape[1])), mode="edge")
+    return np.ascontiguousarray(every.reshape(3, -1, _CHUNK).swapaxes(0, 1)), count
+
+
+@jit
+def _shoot(
+    scene: Any, to_world: Array, seconds: Array, apart: Array, bundle: Array, count: Any
+) -> tuple[Array, ...]:
+    """Red, green, blue, depth and block (N,C) of the first `count` chunks of rays."""
+    scene = scene._replace(**{k: getattr(scene, k).reshape(-1) for k in _VOLUMES})
+    turn, origin = to_world[:3, :3], to_world[:3, 3]
+
+    def chunk(i: Array, seen: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        direction = turn @ bundle[i]
+        hits = trace(scene.blocks, scene.leap, origin, direction)
+        colour = _shade(scene, origin, direction, hits, seconds, apart)
+        depth = jnp.where(hits.block > 0, hits.distance, 0)
+        rows = (*colour, depth, hits.block)
+        return tuple(s.at[i].set(r) for s, r in zip(seen, rows, strict=True))
+
+    blank = jnp.zeros(bundle.shape[::2])
+    seen = (blank, blank, blank, blank, blank.astype(jnp.int32))
+    return jax.lax.fori_loop(0, count, chunk, seen)
 
 
 def _shade(
@@ -139,7 +164,7 @@ def _shade(
     direction: Array,
     hits: Hits,
     seconds: Array,
-    apart: float,
+    apart: Array,
 ) -> list[Array]:
     """Colours (3 of (n,)) of rays: what they hit, lit, in haze; or the sky."""
     where = [o + hits.distance * d for o, d in zip(origin, direction, strict=True)]

@@ -28,7 +28,7 @@ def empty():
 
 def look(grid, pose, size=48):
     scene = make_scene(grid, make_sky(0)[1])
-    picture = render(scene, pose, np.float32(0), height=size, width=size)
+    picture = render(scene, pose, 0.0, height=size, width=size)
     direction = pose[:3, :3] @ rays(size, size, corners=False)
     depth, ids = (np.asarray(part).reshape(-1) for part in picture[1:])
     return depth, ids, direction.astype(np.float64)
@@ -130,7 +130,7 @@ def test_an_edited_scene_looks_as_one_that_was_made_so():
     pose = camera(np.array([64.5, 42.2, 60.1]), 1.0, -20.0)
     size = {"height": 48, "width": 48}
     views = [
-        render(scene, pose, np.float32(0), **size)
+        render(scene, pose, 0.0, **size)
         for scene in (edited, make_scene(edited.blocks, sky))
     ]
     assert (np.asarray(views[0].ids) == vb.BRICKS).any()
