@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from soraxla.cli import sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class _Plan(NamedTuple):
     checkpoint: str
     settings: "SampleSettings"
-    cases: "dict[str, list[Case]]"
+    draw: "Callable[[], dict[str, list[Case]]]"
     sha256: dict[str, str] | None  # what the checkpoint must have, if that is known
 
 
@@ -81,19 +81,19 @@ def run(args: argparse.Namespace) -> None:
                 f"{plan.checkpoint}: holds other weights than {args.manifest} was made "
                 "with; give theirs as --checkpoint"
             )
-        outcomes = {}
-        with tqdm(total=2 * sum(map(len, plan.cases.values())), unit="clip") as bar:
-            for name, cases in plan.cases.items():
+        cases, outcomes = plan.draw(), {}
+        with tqdm(total=2 * sum(map(len, cases.values())), unit="clip") as bar:
+            for name, each in cases.items():
                 bar.set_description(name)
                 outcomes[name] = runner.run_family(
                     runner.FAMILIES[name],
-                    cases,
+                    each,
                     _generator(pipeline, plan.settings),
                     _autoencoder(pipeline),
                     bar.update,
                 )
     manifest = record.manifest(
-        plan.cases,
+        cases,
         sampler=to_dict(plan.settings),
         checkpoint=plan.checkpoint,
         sha256=sha256,
@@ -129,16 +129,18 @@ def _first_run(args: argparse.Namespace) -> _Plan:
     for name in names:
         if name not in FAMILIES:
             raise ValueError(f"unknown family {name!r}{nearest(name, FAMILIES)}")
-    settings = sampling.settings_of(args)
-    cases = {
-        name: draw_cases(
-            FAMILIES[name],
-            FAMILIES[name].clips if args.clips is None else args.clips,
-            size,
-        )
-        for name in names
-    }
-    return _Plan(args.checkpoint, settings, cases, None)
+
+    def draw() -> "dict[str, list[Case]]":
+        return {
+            name: draw_cases(
+                FAMILIES[name],
+                FAMILIES[name].clips if args.clips is None else args.clips,
+                size,
+            )
+            for name in names
+        }
+
+    return _Plan(args.checkpoint, sampling.settings_of(args), draw, None)
 
 
 def _rerun(args: argparse.Namespace) -> _Plan:
@@ -158,7 +160,7 @@ def _rerun(args: argparse.Namespace) -> _Plan:
     return _Plan(
         args.checkpoint or found["checkpoint"],
         build(SampleSettings, found["sampler"], f"{args.manifest}: sampler."),
-        cases_of(args.manifest, found),
+        lambda: cases_of(args.manifest, found),
         found["sha256"],
     )
 

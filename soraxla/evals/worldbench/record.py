@@ -97,8 +97,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         found = None
-    if not isinstance(found, dict) or any(
-        not isinstance(found.get(key), kind) for key, kind in _NEEDED.items()
+    if (
+        not isinstance(found, dict)
+        or not all(isinstance(found.get(key), kind) for key, kind in _NEEDED.items())
+        or found["size"].keys() != set(Size._fields)
+        or not all(isinstance(each, list) for each in found["families"].values())
     ):
         raise ValueError(f"{path}: is no manifest of soraxla worldbench")
     if found["format"] != FORMAT:
@@ -125,9 +128,8 @@ def cases_of(path: Path, found: Mapping[str, Any]) -> dict[str, list[Case]]:
             now = {"seed": case.seed, "prompt": case.truth.caption, "given": case.given}
             if was != now:
                 raise ValueError(
-                    f"{path}: {name} asked for {was['prompt']!r}, and its seed now "
-                    f"shows {now['prompt']!r}: the worlds have changed; use commit "
-                    f"{found.get('commit')}"
+                    f"{path}: another clip of {name} is listed than seed {case.seed} "
+                    "shows: the worlds have changed; use the commit that is named there"
                 )
     return cases
 
