@@ -1,5 +1,7 @@
 """Do balls fall, roll and bounce as they must?"""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
@@ -21,7 +23,9 @@ from soraxla.evals.worldbench.tracking import background, track
 GIVEN = 9  # frames, 3 latents: place, speed and its change can be seen
 _MOST = 2  # balls
 _FLIGHT = 5  # frames, the fewest through which a parabola is laid
-_TURN = 2.0  # pixels by which a path turns back at a bounce, both ways together
+# Pixels by which a path turns back at a bounce, both ways together: to be one, and to
+# be one that must not be missed.
+_TURN, _SHARP = 1.0, 2.5
 _MOVED = 4.0  # pixels
 
 # The axis of a side, whether the path has its greatest value there, and the side's
@@ -124,45 +128,48 @@ def _energies(
     return np.pad((energy * state["mass"]).sum(-1), 1, mode="edge")
 
 
+class _Bounces(NamedTuple):
+    """Seconds of the turns at a side, and which are sharp enough to be missed."""
+
+    time: Float[np.ndarray, " k"]
+    sharp: Bool[np.ndarray, " k"]
+
+
 def _bounce_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
     """Seconds from bounces off a side to those they are paired with, one to one.
 
-    One without a partner, true or made, costs all the time that was asked for.
+    A sharp one without a partner, true or made, costs all the time that was asked for.
     """
     true_path = case.truth.state["position"]
     rest = (len(made) - case.given) / case.truth.fps
-    cost, pairs, due = 0.0, 0, 0
+    costs, due = [], 0
     for ball in range(made.shape[1]):
         for side in _SIDES:
             there, found = (_bounces(case, p, ball, side) for p in (true_path, made))
-            apart = np.fmin(np.abs(there[:, None] - found), rest)
-            cost += float(apart[linear_sum_assignment(apart)].sum())
-            cost += rest * abs(len(there) - len(found))
-            pairs += max(len(there), len(found))
-            due += len(there)
-    return cost / pairs if due else np.nan
+            apart = np.fmin(np.abs(there.time[:, None] - found.time), rest)
+            i, j = linear_sum_assignment(apart)
+            costs += apart[i, j][there.sharp[i] | found.sharp[j]].tolist()
+            alone = np.delete(there.sharp, i).sum() + np.delete(found.sharp, j).sum()
+            costs += [rest] * int(alone)
+            due += int(there.sharp.sum())
+    return float(np.mean(costs)) if due else np.nan
 
 
 def _bounces(
     case: Case, path: Float[np.ndarray, "t n 2"], ball: int, side: str
-) -> Float[np.ndarray, " k"]:
-    """Seconds at which a path turns back where the ball touches a side."""
+) -> _Bounces:
+    """Where a path turns back at a side, after what is given."""
     state, fps = case.truth.state, case.truth.fps
     axis, greatest, place = _SIDES[side]
     reach = float(state["radius"][ball])
     contact = float(state["box"][place]) + (-reach if greatest else reach)
-    along = path[case.given - 1 :, ball, axis]
-    frames = _turns(along if greatest else -along)
-    at = along[np.round(frames).astype(int)]
-    return (case.given - 1 + frames[np.abs(at - contact) < max(reach, 4)]) / fps
-
-
-def _turns(path: Float[np.ndarray, " t"]) -> Float[np.ndarray, " k"]:
-    """Frames, between frames too, at which a path has a sharp peak."""
-    before, at, after = path[:-2], path[1:-1], path[2:]
+    along = path[case.given - 1 :, ball, axis] * (1 if greatest else -1)
+    before, at, after = along[:-2], along[1:-1], along[2:]
     bend = 2 * at - before - after
-    peak = np.flatnonzero((at >= before) & (at > after) & (bend > _TURN))
-    return peak + 1 + (after - before)[peak] / (2 * bend[peak])
+    near = np.abs(at - (contact if greatest else -contact)) < max(reach, 4)
+    peak = np.flatnonzero((at >= before) & (at > after) & (bend > _TURN) & near)
+    frame = case.given + peak + (after - before)[peak] / (2 * bend[peak])
+    return _Bounces(frame / fps, bend[peak] > _SHARP)
 
 
 FAMILY = Family(

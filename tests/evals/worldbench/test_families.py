@@ -80,7 +80,10 @@ def test_a_size_in_which_nothing_can_be_asked_is_refused(asked):
 
 @pytest.fixture(scope="module")
 def returning():
-    return permanence.case(worldbench.FIRST_SEED, SIZE)
+    seeds = range(worldbench.FIRST_SEED, worldbench.FIRST_SEED + 50)
+    cases = (permanence.case(seed, SIZE) for seed in seeds)
+    plain = {"black", "white"}  # of no hue
+    return next(c for c in cases if not plain & set(c.truth.state["colour"]))
 
 
 def test_what_is_given_ends_when_the_shape_is_gone(returning):
@@ -93,9 +96,8 @@ def test_what_is_given_ends_when_the_shape_is_gone(returning):
 
 def test_a_shape_that_comes_back_moved_or_recoloured_is_noticed(returning):
     truth = returning.truth.video
-    moved = np.roll(truth, 3, axis=1)
-    values = permanence.score(returning, moved).values
-    assert 2.0 < values["position error"] < 4.0 or values["colour found"] < 1
+    late = truth[np.arange(len(truth)) - (np.arange(len(truth)) >= returning.given)]
+    assert permanence.score(returning, late).values["position error"] > 0.5
     hue = np.roll(truth, 1, axis=-1)  # red to green, green to blue
     assert permanence.score(returning, hue).values["colour found"] == 0
 
