@@ -19,7 +19,12 @@ from data_pipelines.worlds.builder import FEATURES, example
 from soraxla.contact_sheet import SheetRow, contact_sheet
 
 CLIPS = 60
-SHOWN = {"occlusion": (10, 2, 8, 21), "physics": (3, 14, 4, 12), "marks": (1, 5, 9, 25)}
+SHOWN = {
+    "occlusion": (10, 2, 8, 21),
+    "physics": (3, 14, 4, 12),
+    "marks": (1, 5, 9, 25),
+    "voxel": (211, 204, 205, 21),
+}
 
 
 def measure(world: str) -> str:
