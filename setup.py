@@ -30,6 +30,7 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it undeclared
         "numpy>=2.0",
+        "scipy>=1.13",
         "pyarrow>=17",
         "safetensors>=0.5",
         "huggingface_hub>=0.30",

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.peer import clock
 from soraxla.compiler import compiler_options, jit
 
 ROOT = Path(__file__).parent.parent
@@ -39,11 +40,12 @@ Contender = Callable[[], float]  # runs once, to the very end; its seconds
 
 def timed(run: Callable[[], Any]) -> Contender:
     """A contender of this process; `run` returns the arrays that it computes."""
+    now = clock if jax.default_backend() == "cpu" else time.perf_counter
 
     def contender() -> float:
-        start = time.perf_counter()
+        start = now()
         jax.block_until_ready(run())
-        return time.perf_counter() - start
+        return now() - start
 
     return contender
 
@@ -227,7 +229,11 @@ def conditions() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
         },
-        "flags": {**flags, "compiler_options": compiler_options()},
+        "flags": {
+            **flags,
+            "compiler_options": compiler_options(),
+            "where it convolves": compiler_options(convolves=True),
+        },
         "machine": {
             "processor": _processor(),
             "cores": len(os.sched_getaffinity(0)),

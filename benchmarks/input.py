@@ -18,7 +18,8 @@ import jax
 from benchmarks.harness import matmul, race, ratio, timed, write_report
 from benchmarks.packing import STEP
 from benchmarks.sizes import published_sizes
-from data_pipelines.packed import open_dataset, packed_batches
+from data_pipelines.dataset import open_dataset
+from data_pipelines.packed import packed_batches
 from soraxla.compiler import jit
 from soraxla.diffusion.schedule import time_shift
 from soraxla.packing import PackSpec

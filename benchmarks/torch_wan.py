@@ -129,7 +129,7 @@ def autoencode(folder: Path, inputs: dict) -> Iterator[tuple[str, Case]]:
         for layout in ("", ", channels last"):
             model = load(AutoencoderKLWan, folder / "wan/vae", dtype).eval()
             if layout:
-                model = model.to(memory_format=torch.channels_last_3d)
+                channels_last(model)
 
             @torch.inference_mode()
             def encode(model=model, dtype=dtype, autocast=autocast):
@@ -143,6 +143,14 @@ def autoencode(folder: Path, inputs: dict) -> Iterator[tuple[str, Case]]:
 
             for name, run in (("encode", encode), ("decode", decode)):
                 yield f"{name}, {form}{layout}", (run, lambda x: to_numpy({"out": x}))
+
+
+def channels_last(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # pyright: ignore
+        elif isinstance(module, torch.nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # pyright: ignore
 
 
 def to_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

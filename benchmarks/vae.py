@@ -55,8 +55,10 @@ def main(python: str, dtype: str, rounds: int, file: Path | None) -> None:
         folder = Path(name)
         params = wan.write_models(folder)["vae"]
         np.savez(folder / "inputs.npz", **given)  # pyright: ignore
-        encode = jit(lambda params, video: vae.encode(params, model, video)[0])
-        decode = jit(lambda params, z: vae.decode(params, model, z))
+        encode = jit(
+            lambda params, video: vae.encode(params, model, video)[0], convolves=True
+        )
+        decode = jit(lambda params, z: vae.decode(params, model, z), convolves=True)
         ours = {
             "encode": partial(encode, params, video),
             "decode": partial(decode, params, z),

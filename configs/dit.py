@@ -9,6 +9,7 @@ README.md), `s` on one accelerator, larger ones on more.
 
 from ml_collections import ConfigDict
 
+from soraxla.mixture import EVERY_TASK
 from soraxla.models.config import dit_config
 from soraxla.optim import OptimSettings
 from soraxla.packing import PackSpec
@@ -34,6 +35,7 @@ def get_config(size: str = "xs") -> ConfigDict:
             row_length=1024 if small else 16384,
             text_length=512 if small else 8192,
             max_segments=16 if small else 64,
+            mixture=EVERY_TASK,
         ),
         batch_rows=1 if small else 8,
         loop=LoopSettings(

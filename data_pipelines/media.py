@@ -12,6 +12,8 @@ class Media(NamedTuple):
     caption: str
     fps: float  # 0.0 for a picture
     frames: Iterator[np.ndarray]
+    actions: np.ndarray | None = None  # (T, a), done between a frame and the one before
+    camera: np.ndarray | None = None  # (T, 4, 4), camera to world
 
 
 @runtime_checkable

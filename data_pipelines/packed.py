@@ -6,24 +6,19 @@ of the pipeline is the place in the plan, the same on all hosts: what a thread h
 ahead is not part of it, so a restored pipeline gives the very same batches.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from array_record.python.array_record_module import ArrayRecordReader
 from grain.experimental import ThreadPrefetchIterDataset
-from jaxtyping import Float, Int
-from safetensors import SafetensorError
 
-from data_pipelines import records
+from data_pipelines.conditions import lay
+from data_pipelines.dataset import STEERING, Dataset
+from soraxla.controls import Controls
 from soraxla.packing import PackSpec, Segment, pack
-from soraxla.patching import patchify, positions
 from soraxla.planning import (
     BEGINNING,
     Draw,
@@ -32,62 +27,11 @@ from soraxla.planning import (
     PlannedRow,
     check_index,
     plan_steps,
+    uniforms,
 )
-from soraxla.types import LatentGrid, PackedBatch
+from soraxla.types import PackedBatch
 
-_PLACES = ("shard", "record")
-_SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
-    """A prepared dataset: the card and the sizes in memory, latents read on demand."""
-
-    path: Path
-    card: dict[str, Any]  # dataset.json
-    plan: PlanIndex
-    shard: Int[np.ndarray, " n"]
-    record: Int[np.ndarray, " n"]
-    empty_text: Float[np.ndarray, "m e"]
-    _readers: dict[int, ArrayRecordReader] = field(default_factory=dict, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    @cached_property
-    def index(self) -> pa.Table:
-        """The whole index, captions and sources included; read when first asked for."""
-        return _read_index(self.path / records.INDEX, None)
-
-    def read(
-        self, i: int
-    ) -> tuple[Float[np.ndarray, "t h w c"], Float[np.ndarray, "m e"]]:
-        """Latents and text embedding of sample i, float32.
-
-        Raises ValueError when the record is damaged or not what the index says.
-        """
-        file = self.path / records.shard_name(int(self.shard[i]))
-        try:
-            if self.shard[i] not in self._readers:
-                # Records are read at random: reading ahead in the file is waste.
-                self._readers[int(self.shard[i])] = ArrayRecordReader(
-                    str(file), "readahead_buffer_size:0"
-                )
-            data = self._readers[int(self.shard[i])].read([int(self.record[i])])[0]
-            tensors = records.decode_record(data)
-            latents, text = (tensors[k].astype(np.float32) for k in ("latents", "text"))
-        except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
-            raise _damaged(file, f"record {self.record[i]}: {error}") from None
-        plan = self.plan
-        grid = (plan.t[i], plan.h[i], plan.w[i], self.card["latent_channels"])
-        length = (plan.text_length[i], self.card["text_width"])
-        if latents.shape != grid or text.shape != length:
-            raise _damaged(
-                file,
-                f"record {self.record[i]}: holds {latents.shape} and {text.shape}, the"
-                f" index says {tuple(map(int, grid))} and {tuple(map(int, length))}",
-            )
-        return latents, text
+NO_CONTROLS = Controls()
 
 
 @runtime_checkable  # what the checks of types in tests need
@@ -99,58 +43,6 @@ class ShiftRule(Protocol):
         ...
 
 
-def open_dataset(path: str | Path) -> Dataset:
-    """Opens a folder written by `data_pipelines.prepare`.
-
-    Raises FileNotFoundError when the folder or one of its files is missing, ValueError
-    when one is damaged, of another format, or at odds with the others.
-    """
-    path = Path(path)
-    card = records.read_card(path)
-    for key, kind in (
-        ("samples", int),
-        ("latent_channels", int),
-        ("text_width", int),
-        ("patch", list),
-        ("vae_sha256", str),
-    ):
-        if not isinstance(card.get(key), kind):
-            raise _damaged(path / records.CARD, f"no {key}")
-    table = _read_index(path / records.INDEX, [*_PLACES, *_SIZES])
-    if table.num_rows != card["samples"]:
-        raise _damaged(
-            path / records.INDEX,
-            f"{table.num_rows} rows, {records.CARD} says {card['samples']}",
-        )
-    column = {name: table[name].to_numpy() for name in table.column_names}
-    for shard in np.unique(column["shard"]):
-        _require(path / records.shard_name(int(shard)))
-    empty_text = _read_empty_text(path / records.EMPTY_TEXT)
-    return Dataset(
-        path=path,
-        card=card,
-        plan=PlanIndex(
-            **{name: column[name] for name in _SIZES},
-            empty_text_length=len(empty_text),
-            patch=tuple(card["patch"]),
-        ),
-        shard=column["shard"],
-        record=column["record"],
-        empty_text=empty_text,
-    )
-
-
-def check_vae(dataset: Dataset, sha256: str) -> None:
-    """Raises ValueError unless the dataset was made by the VAE of this hash."""
-    made_by = dataset.card["vae_sha256"]
-    if made_by != sha256:
-        raise ValueError(
-            f"{dataset.path}: was prepared with another VAE (SHA-256 {made_by[:12]}…,"
-            f" this one is {sha256[:12]}…): train with the dataset's own, in its"
-            f" {records.VAE} folder, or prepare it again with this one"
-        )
-
-
 def packed_batches(
     dataset: Dataset,
     spec: PackSpec,
@@ -159,15 +51,16 @@ def packed_batches(
     batch_rows: int,
     shift: ShiftRule,
     rope_fps: float = 16.0,
+    controls: Controls = NO_CONTROLS,
     prefetch: int = 2,
     host: int = 0,
     hosts: int = 1,
 ) -> grain.IterDataset[PackedBatch]:
     """Endless `PackedBatch`es of NumPy arrays, a host's B/hosts rows of each step.
 
-    Latents and text are float32; every token is generated (`known` all False). A draw
-    whose caption is dropped carries the empty caption. Hosts' rows, one after the
-    other, are the B rows that one host would get.
+    Latents and text are float32. A draw whose caption is dropped carries the empty
+    caption; what a draw is given, by the mixture of `spec`, is known. Hosts' rows, one
+    after the other, are the B rows that one host would get.
 
     Args:
       dataset: from `open_dataset`.
@@ -176,6 +69,7 @@ def packed_batches(
       batch_rows: B, of all hosts.
       shift: α of a clip from its pixel size and the latent frames kept.
       rope_fps: the frame rate positions are counted in; belongs to the model.
+      controls: what steers the model.
       prefetch: batches a thread reads ahead; 0 reads in the caller's thread.
       host: rows [host·B/hosts, (host+1)·B/hosts) are read.
       hosts: how many hosts share a step.
@@ -198,12 +92,17 @@ def packed_batches(
             f" batch_rows to {nearest}"
         )
     check_index(dataset.plan, spec)
+    _check_controls(dataset, controls)
+    layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
     share = slice(host * batch_rows // hosts, (host + 1) * batch_rows // hosts)
 
     def read(rows: list[PlannedRow]) -> PackedBatch:
         return pack(
             [
-                [_segment(dataset, shift, rope_fps, draw) for draw in row]
+                [
+                    _segment(dataset, layout, draw, _said(spec, seed, draw))
+                    for draw in row
+                ]
                 for row in rows[share]
             ],
             spec,
@@ -252,71 +151,84 @@ class _PlannedStepIterator(grain.DatasetIterator[list[PlannedRow]]):
         self._steps = self._plan(start=self._place)
 
 
-def segments(dataset: Dataset, shift: ShiftRule, rope_fps: float) -> list[Segment]:
+class Layout(NamedTuple):
+    """How a model has its tokens; see `packed_batches`."""
+
+    shift: ShiftRule
+    rope_fps: float
+    controls: Controls
+
+
+def segments(
+    dataset: Dataset,
+    shift: ShiftRule,
+    rope_fps: float,
+    controls: Controls = NO_CONTROLS,
+) -> list[Segment]:
     """Every sample whole, with its caption; its number is its draw."""
+    layout = Layout(shift, rope_fps, controls)
     return [
         _segment(
-            dataset, shift, rope_fps, Draw(i, i, 0, 0, int(dataset.plan.t[i]), True)
+            dataset, layout, Draw(i, i, 0, 0, int(dataset.plan.t[i]), True), STEERING
         )
         for i in range(len(dataset))
     ]
 
 
-def _segment(
-    dataset: Dataset, shift: ShiftRule, rope_fps: float, draw: Draw
-) -> Segment:
-    latents, text = dataset.read(draw.sample)
-    latents = latents[: draw.latent_frames]
-    t, h, w, _ = latents.shape
-    plan = dataset.plan
-    fps = float(plan.fps[draw.sample])
-    return Segment(
-        tokens=np.asarray(patchify(latents, plan.patch)),
-        positions=positions(LatentGrid(t=t, h=h, w=w), plan.patch, fps, rope_fps),
-        text=text if draw.caption_kept else dataset.empty_text,
-        draw=draw.draw,
-        shift=shift(
-            height=int(plan.height[draw.sample]),
-            width=int(plan.width[draw.sample]),
-            latent_frames=t,
-        ),
-    )
+def _said(spec: PackSpec, seed: int, draw: Draw) -> tuple[str, ...]:
+    """What a draw tells of what steers it: a share nothing, half of the rest no camera,
+    so that actions alone are enough."""
+    u = uniforms(seed, "controls", draw.draw, 1)[0]
+    if u[0] < spec.control_dropout:
+        return ()
+    return STEERING if u[1] < 0.5 else STEERING[:1]
 
 
-def _read_index(file: Path, columns: list[str] | None) -> pa.Table:
-    _require(file)
-    try:
-        table = pq.read_table(file, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(file, error) from None
-    for name in columns or records.INDEX_SCHEMA.names:
-        if name not in table.column_names:
-            raise _damaged(file, f"no column {name!r}")
-        if table[name].null_count or table[name].type != _type(name):
-            raise _damaged(file, f"column {name!r} is not whole or not {_type(name)}")
-    return table
-
-
-def _type(column: str) -> pa.DataType:
-    return records.INDEX_SCHEMA.field(column).type
-
-
-def _read_empty_text(file: Path) -> Float[np.ndarray, "m e"]:
-    _require(file)
-    try:
-        text = records.decode_record(file.read_bytes())["text"]
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise _damaged(file, error) from None
-    return text.astype(np.float32)
-
-
-def _require(file: Path) -> None:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file}: is missing; copy the whole dataset, or prepare it again"
+def _check_controls(dataset: Dataset, controls: Controls) -> None:
+    actions, camera = dataset.card["actions"], dataset.card["camera"]
+    if controls.actions and list(controls.actions) != actions:
+        raise ValueError(
+            f"{dataset.path}: knows the actions {actions}, the model "
+            f"{list(controls.actions)}; set step.model.controls.actions to those"
+        )
+    if controls.camera and not camera:
+        raise ValueError(
+            f"{dataset.path}: has no camera, but step.model.controls.camera is set; "
+            "unset it, or prepare clips that have one"
         )
 
 
-def _damaged(file: Path, reason: object) -> ValueError:
-    first_line = str(reason).partition("\n")[0]
-    return ValueError(f"{file}: is damaged ({first_line}); prepare the dataset again")
+def _segment(
+    dataset: Dataset, layout: Layout, draw: Draw, said: tuple[str, ...]
+) -> Segment:
+    record, plan = dataset.read(draw.sample), dataset.plan
+    tokens, places, known = lay(
+        record.latents,
+        record.conditions,
+        draw,
+        patch=plan.patch,
+        fps=float(plan.fps[draw.sample]),
+        rope_fps=layout.rope_fps,
+    )
+    rows = layout.controls.rows(
+        draw.latent_frames,
+        *(record.steering.get(name) if name in said else None for name in STEERING),
+        start=draw.start,
+    )
+    a_frame = int(plan.h[draw.sample] * plan.w[draw.sample] // math.prod(plan.patch))
+    controls = np.zeros((len(tokens), layout.controls.width), np.float32)
+    of_tokens = rows[:: plan.patch[0]].repeat(a_frame * plan.patch[0], axis=0)
+    controls[: len(of_tokens)] = of_tokens
+    return Segment(
+        tokens=tokens,
+        controls=controls,
+        positions=places,
+        known=known,
+        text=record.text if draw.caption_kept else dataset.empty_text,
+        draw=draw.draw,
+        shift=layout.shift(
+            height=int(plan.height[draw.sample]),
+            width=int(plan.width[draw.sample]),
+            latent_frames=draw.latent_frames,
+        ),
+    )

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,13 @@ from array_record.python.array_record_module import (
     ArrayRecordReader,
     ArrayRecordWriter,
 )
-from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from data_pipelines import records, transforms
+from data_pipelines.conditions import EncodeVideo, stored
+from data_pipelines.encoders import Encoders, EncodeText, Unreadable
 from data_pipelines.media import Media, Sample
 from data_pipelines.sources import Item, fingerprint, open_source
-
-EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
-EncodeText = Callable[[list[str]], list[Float[np.ndarray, "m e"]]]
 
 _PROGRESS = "progress"
 _SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
@@ -46,6 +44,7 @@ class _Settings:
     max_tokens: int
     shard_size: int
     vae_spatial: int
+    conditions: bool
 
 
 @dataclass(kw_only=True)
@@ -57,20 +56,18 @@ class _Note:
     skipped: list[dict[str, str]] = field(default_factory=list)
 
 
-class _Unreadable(Exception):
-    """A sample of the source that has to be skipped, and why."""
-
-
 def prepare(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    data_dir: str | os.PathLike[str] | None = None,
     encode_video: EncodeVideo,
     encode_text: EncodeText,
     vae_dir: Path | None,
     vae_sha256: str,
     text_encoder: str,
     vae_spatial: int = transforms.SPATIAL,
+    conditions: bool = True,
     max_tokens: int = 16384,
     max_bad: float | int = 0.05,
     shard_size: int = 256,
@@ -84,7 +81,7 @@ def prepare(
     an interruption it goes on; the result is the same bytes.
 
     Args:
-      source: a folder, `tfds:NAME` or `tfds:NAME/SPLIT`; see `sources.open_source`.
+      source, data_dir: see `sources.open_source`.
       out: a folder that is new, empty, or an unfinished or finished run of this.
       encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
         mean, (1 + k, H / s, W / s, C).
@@ -93,6 +90,8 @@ def prepare(
       vae_sha256: hash of the VAE's files, kept in `dataset.json`.
       text_encoder: name of the text encoder, kept in `dataset.json`.
       vae_spatial: s, the pixels a latent covers on each side.
+      conditions: keep also what a mixture of tasks gives of a clip; see
+        `conditions.encode_conditions`. It doubles the encoding.
       max_bad: the largest share of the source's samples that may be skipped.
       shard_size: records of a shard, more where one film's pieces run over it.
 
@@ -111,20 +110,25 @@ def prepare(
         max_tokens=max_tokens,
         shard_size=shard_size,
         vae_spatial=vae_spatial,
+        conditions=conditions,
     )
-    samples, out = open_source(source), Path(out)
+    samples, out = open_source(source, data_dir=data_dir), Path(out)
     identity = _identity(samples, settings)
     if (out / records.CARD).is_file():
         return _finished(out, identity)
     notes = _claim(out, identity)
-    encode = _Encoders(encode_video, encode_text, vae_spatial)
+    encode = Encoders(encode_video, encode_text, vae_spatial)
     empty_text = encode.one_text("")
     with _Progress(len(samples), notes, max_bad=max_bad, shown=progress) as meter:
         while meter.done < len(samples):
             notes.append(
                 _write_shard(out, len(notes), samples, encode, settings, meter)
             )
-    return _finish(out, notes, empty_text, vae_dir, settings, identity)
+    steering = {
+        "actions": list(getattr(samples, "actions", ())),
+        "camera": bool(getattr(samples, "camera", False)),
+    }
+    return _finish(out, notes, empty_text, vae_dir, settings, steering, identity)
 
 
 def _check_numbers(*, max_tokens: int, max_bad: float | int, shard_size: int) -> None:
@@ -183,38 +187,6 @@ def _claim(out: Path, identity: str) -> list[_Note]:
 # --- The work ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Encoders:
-    video: EncodeVideo
-    text: EncodeText
-    spatial: int
-
-    def one_text(self, caption: str) -> np.ndarray:
-        embedding = np.asarray(self.text([caption])[0])
-        if embedding.ndim != 2 or not len(embedding):
-            raise ValueError(
-                f"the text encoder made {embedding.shape} of {caption!r}, expected "
-                "(M, E) with M of at least 1"
-            )
-        return embedding
-
-    def latents(self, piece: transforms.Piece) -> np.ndarray:
-        latents = np.asarray(self.video(piece.frames))
-        grid = (
-            1 + (len(piece.frames) - 1) // transforms.TEMPORAL,
-            piece.box.height // self.spatial,
-            piece.box.width // self.spatial,
-        )
-        if latents.ndim != 4 or latents.shape[:3] != grid:
-            raise ValueError(
-                f"the VAE made {latents.shape} of {piece.frames.shape}, expected "
-                f"({', '.join(map(str, grid))}, C)"
-            )
-        if not np.isfinite(latents).all():
-            raise _Unreadable("its latents are not finite")
-        return latents
-
-
 class _Progress:
     """Counts samples, shows the bar, and gives up once too many are bad."""
 
@@ -266,7 +238,7 @@ def _write_shard(
     out: Path,
     shard: int,
     samples: Sequence[Sample],
-    encode: _Encoders,
+    encode: Encoders,
     settings: _Settings,
     meter: _Progress,
 ) -> _Note:
@@ -283,7 +255,7 @@ def _write_shard(
                     lengths.append(spool.write(record))
                     place = {"shard": shard, "record": len(note.rows) + len(rows)}
                     rows.append(row | place)
-            except _Unreadable as bad:
+            except Unreadable as bad:
                 note.skipped.append({"file": sample.uid, "reason": str(bad)})
                 meter.skip(note.skipped[-1], out)
                 rows, lengths = [], []  # a film cut short leaves none of its pieces
@@ -303,9 +275,9 @@ def _write_shard(
 
 
 def _encoded(
-    sample: Sample, encode: _Encoders, settings: _Settings
+    sample: Sample, encode: Encoders, settings: _Settings
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """(record, index row) of each piece; raises _Unreadable, possibly after some."""
+    """(record, index row) of each piece; raises Unreadable, possibly after some."""
     text = None
     for media, piece in _read(sample, settings):
         text = encode.one_text(media.caption) if text is None else text
@@ -324,13 +296,19 @@ def _encoded(
             "crop": [box.top, box.left, box.height, box.width],
             "start_frame": piece.start,
         }
-        yield records.encode_record(latents=latents, text=text), row
+        given = encode.conditions(piece, row["uid"]) if settings.conditions else {}
+        row |= stored(given)
+        for name in ("actions", "camera"):
+            if (steering := getattr(media, name)) is not None:
+                last = piece.start + len(piece.frames)
+                given[name] = steering[piece.start : last]
+        yield records.encode_record(latents=latents, text=text, **given), row
 
 
 def _read(
     sample: Sample, settings: _Settings
 ) -> Iterator[tuple[Media, transforms.Piece]]:
-    """The pieces of a sample; what is wrong with it as _Unreadable.
+    """The pieces of a sample; what is wrong with it as Unreadable.
 
     Only reading is inside the `try`: a failing encoder must not pass for bad media.
     """
@@ -341,7 +319,7 @@ def _read(
             yield media, piece
     except (ValueError, OSError) as error:
         path = f"{sample.file}: " if isinstance(sample, Item) else ""
-        raise _Unreadable(str(error).removeprefix(path)) from None
+        raise Unreadable(str(error).removeprefix(path)) from None
 
 
 def _tokens(row: dict[str, Any]) -> int:
@@ -358,6 +336,7 @@ def _finish(
     empty_text: np.ndarray,
     vae_dir: Path | None,
     settings: _Settings,
+    steering: dict[str, Any],
     identity: str,
 ) -> dict[str, Any]:
     """Writes all that is not a shard, the card last; returns the card."""
@@ -385,6 +364,8 @@ def _finish(
         "vae_temporal": transforms.TEMPORAL,
         "latent_channels": channels,
         "patch": list(transforms.PATCH),
+        "conditions": settings.conditions,
+        **steering,
         "text_encoder": settings.text_encoder,
         "text_width": empty_text.shape[-1],
         "samples": len(rows),

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Shaped
 
-FORMAT = 1
+FORMAT = 2
 CARD, INDEX, SKIPPED = "dataset.json", "index.parquet", "skipped.jsonl"
 EMPTY_TEXT, VAE = "empty_text.safetensors", "vae"
 
@@ -35,6 +35,7 @@ INDEX_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("crop", pa.list_(pa.int32())),
         ("start_frame", pa.int32()),
+        *((name, pa.int32()) for name in ("alone", "tails", "spatial")),
     ]
 )
 

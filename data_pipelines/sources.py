@@ -30,15 +30,23 @@ class Item:
         return Media(self.caption, probe(self.file).fps, read_frames(self.file))
 
 
-def open_source(source: str | os.PathLike[str]) -> Sequence[Sample]:
-    """The samples of a folder, or of `tfds:NAME` or `tfds:NAME/SPLIT`.
+def open_source(
+    source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
+) -> Sequence[Sample]:
+    """The samples of a folder, or of `tfds:NAME` or `tfds:NAME/SPLIT` in `data_dir`.
 
-    Raises what `folder` or `tfds_source.TfdsSource` raises.
+    Without a `data_dir`, TFDS looks where it looks by itself (TFDS_DATA_DIR). Raises
+    what `folder` or `tfds_source.TfdsSource` raises, and ValueError for a `data_dir`
+    and a folder of media.
     """
     if isinstance(source, str) and source.startswith(TFDS_PREFIX):
         from data_pipelines.tfds_source import TfdsSource  # slow to import
 
-        return TfdsSource(source.removeprefix(TFDS_PREFIX))
+        return TfdsSource(source.removeprefix(TFDS_PREFIX), data_dir=data_dir)
+    if data_dir is not None:
+        raise ValueError(
+            f"{source}: is a folder of media, expected tfds:NAME with --data-dir"
+        )
     return folder(source)
 
 

@@ -46,7 +46,9 @@ class TfdsSource(Sequence[TfdsSample]):
     A clip is taken from the feature `video`, `frames` or `clip`, a picture from
     `image`; the caption from `caption`, `captions` (the first), `text`, `sentence`,
     `description` or the name of the `label`; the rate from `fps` or `frame_rate`, 25
-    where there is none. `data_dir` is TFDS's own (TFDS_DATA_DIR) unless given.
+    where there is none. A dataset whose metadata name `actions`, or say `camera`, has
+    features of that name with a row a frame. `data_dir` is TFDS's own (TFDS_DATA_DIR)
+    unless given.
 
     Raises:
       ValueError: in one line, if TFDS does not find the dataset or the split, if it is
@@ -72,6 +74,9 @@ class TfdsSource(Sequence[TfdsSample]):
         self._caption = _one_of(self._features, _CAPTIONS, name, "captions")
         rates = [rate for rate in _RATES if rate in self._features]
         self._rate = rates[0] if rates else None
+        said = self._data.dataset_info.metadata or {}
+        self.actions = tuple(said.get("actions", ()))  # their names
+        self.camera = bool(said.get("camera", False))
 
     def __len__(self) -> int:
         return len(self._data)
@@ -93,7 +98,13 @@ class TfdsSource(Sequence[TfdsSample]):
         if self._media in _PICTURES:
             return Media(caption, 0.0, map(_rgb, [example[self._media]]))
         fps = float(example[self._rate]) if self._rate else _DEFAULT_FPS
-        return Media(caption, fps, map(_rgb, example[self._media]))
+        frames = example[self._media]
+        steering = {
+            name: example[name]
+            for name in ("actions", "camera")
+            if getattr(self, name) and len(example[name]) == len(frames)
+        }
+        return Media(caption, fps, map(_rgb, frames), **steering)
 
     def _caption_of(self, example: Mapping[str, Any]) -> str:
         value, feature = example[self._caption], self._features[self._caption]

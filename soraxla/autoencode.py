@@ -73,7 +73,7 @@ def _chunk_sizes(latents: int, area: int) -> list[int]:
 
 @functools.lru_cache(maxsize=8)
 def _jitted(function, cfg: VAEConfig):
-    return jit(functools.partial(function, cfg=cfg))
+    return jit(functools.partial(function, cfg=cfg), convolves=True)
 
 
 def psnr(a: UInt8[np.ndarray, "t h w 3"], b: UInt8[np.ndarray, "t h w 3"]) -> float:

@@ -82,16 +82,18 @@ def _size(shape: str) -> int:
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each ends where the next starts: a line of a kernel's settings may be a brace."""
     name, lines = None, []
     for line in text.splitlines():
         start = _COMPUTATION.match(line)
         if start:
+            if name is not None:
+                yield name, lines
             name, lines = start.group(1), []
-        elif line.startswith("}") and name is not None:
-            yield name, lines
-            name = None
-        elif name is not None:
+        else:
             lines.append(line)
+    if name is not None:
+        yield name, lines
 
 
 def _rounds(text: str, bodies: dict[str, list[str]]) -> dict[str, tuple[int, bool]]:

@@ -13,13 +13,13 @@ def platform() -> str:
     return device.platform if device is not None else jax.default_backend()
 
 
-def compiler_options() -> dict[str, Any]:
+def compiler_options(*, convolves: bool = False) -> dict[str, Any]:
     """Options for `platform()`.
 
-    On a CPU, oneDNN custom calls: convolutions run 5–40× faster in fp32 and bf16, and
-    the weight gradients of bf16 products leave XLA's slow path.
+    On a CPU, oneDNN custom calls for what convolves: convolutions run 5–40× faster in
+    fp32 and bf16. Attention runs slower with them.
     """
-    if platform() == "cpu":
+    if convolves and platform() == "cpu":
         return {"xla_cpu_experimental_onednn_custom_call": True}
     return {}
 
@@ -29,6 +29,7 @@ def encoder_dtype() -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-def jit(function: Callable, **kwargs: Any) -> Any:
+def jit(function: Callable, *, convolves: bool = False, **kwargs: Any) -> Any:
     """`jax.jit` with `compiler_options()`."""
-    return jax.jit(function, compiler_options=compiler_options(), **kwargs)
+    options = compiler_options(convolves=convolves)
+    return jax.jit(function, compiler_options=options, **kwargs)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import SAMPLES
-from data_pipelines.packed import Dataset, open_dataset, segments
+from data_pipelines.dataset import Dataset, open_dataset
+from data_pipelines.packed import segments
 from data_pipelines.prepare import prepare
 from data_pipelines.windows import WindowShape, WindowSpec
 from soraxla.assets import small_vae
@@ -141,6 +142,7 @@ def encode_samples(workdir: Path) -> Dataset:
             vae_dir=weights,
             vae_sha256=sha256,
             text_encoder=encoder.name,
+            conditions=False,
         )
     return open_dataset(workdir / "dataset")
 

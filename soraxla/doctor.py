@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from data_pipelines.packed import Dataset, segments
+from data_pipelines.dataset import Dataset
+from data_pipelines.packed import segments
 from soraxla.autoencode import decode_clip, encode_clip, psnr
 from soraxla.diffusion.process import Process
 from soraxla.diffusion.schedule import time_shift

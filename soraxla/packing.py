@@ -1,22 +1,25 @@
 """Clips laid end to end in rows, and taken out again. NumPy only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from soraxla.mixture import Mixture
 from soraxla.types import Array, PackedBatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackSpec:
-    """The budgets of a row, and how often it holds the empty caption."""
+    """The budgets of a row, and how often draws lack a caption or have a task."""
 
     row_length: int  # L, tokens
     text_length: int  # M, text tokens
     max_segments: int  # S, clips
     caption_dropout: float = 0.1  # share of draws given the empty caption
+    control_dropout: float = 0.1  # share of draws whose actions and camera are left out
+    mixture: Mixture = field(default_factory=Mixture)
 
     def __post_init__(self) -> None:
         for name in ("row_length", "text_length", "max_segments"):
@@ -24,10 +27,11 @@ class PackSpec:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
-        if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(
-                f"caption_dropout must lie in [0, 1], got {self.caption_dropout}"
-            )
+        for name in ("caption_dropout", "control_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must lie in [0, 1], got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +44,7 @@ class Segment:
     draw: int
     shift: float
     known: Bool[np.ndarray, " n"] | None = None  # None: all are generated
+    controls: Float[np.ndarray, "n a"] | None = None  # None: there are none
 
 
 def pack(rows: Sequence[Sequence[Segment]], spec: PackSpec) -> PackedBatch:
@@ -53,6 +58,7 @@ def pack(rows: Sequence[Sequence[Segment]], spec: PackSpec) -> PackedBatch:
         raise ValueError("nothing to pack: expected at least one segment")
     length, features = spec.row_length, segments[0].tokens.shape[1]
     text_length, width = spec.text_length, segments[0].text.shape[1]
+    widths = [0 if s.controls is None else s.controls.shape[1] for s in segments]
     b, s = len(rows), spec.max_segments
     batch = PackedBatch(
         latents=np.zeros((b, length, features), np.float32),
@@ -60,6 +66,7 @@ def pack(rows: Sequence[Sequence[Segment]], spec: PackSpec) -> PackedBatch:
         token_index=np.zeros((b, length), np.int32),
         positions=np.zeros((b, length, 3), np.float32),
         known=np.zeros((b, length), np.bool_),
+        controls=np.zeros((b, length, max(widths)), np.float32),
         text=np.zeros((b, text_length, width), np.float32),
         text_segment_ids=np.zeros((b, text_length), np.int32),
         draw=np.zeros((b, s), np.uint32),
@@ -102,6 +109,8 @@ def _lay_row(out: PackedBatch, row: Sequence[Segment]) -> None:
         out.token_index[here] = np.arange(n)
         out.positions[here] = segment.positions
         out.known[here] = False if segment.known is None else segment.known
+        if segment.controls is not None:
+            out.controls[here] = segment.controls
         out.text[text_here] = segment.text
         out.text_segment_ids[text_here] = place + 1
         out.draw[place] = segment.draw

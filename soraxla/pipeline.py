@@ -83,7 +83,19 @@ class Pipeline:
             clips, first_draw = following, first_draw + _ROUND
 
     def studio(self, request: Request) -> Studio:
-        """The request as this VAE and transformer see it."""
+        """The request as this VAE and transformer see it.
+
+        Raises:
+            ValueError: actions or a camera that the transformer does not know.
+        """
+        known, actions = self.dit.model.controls, request.actions
+        if actions is not None and actions.shape[1:] != (len(known.actions),):
+            raise ValueError(
+                f"actions are {actions.shape}, but the model knows "
+                f"{', '.join(known.actions) or 'none'}"
+            )
+        if request.camera is not None and not known.camera:
+            raise ValueError("a camera is given, but the model is not steered by one")
         return Studio(
             request=request,
             vae=self.vae,
@@ -131,6 +143,7 @@ class Pipeline:
         layout = Layout(
             patch=model.patch,
             rope_fps=model.rope_fps,
+            controls=model.controls,
             shift=model.shift,
             spatial=self.vae.model.spatial,
         )

@@ -287,6 +287,7 @@ def abstract_batch(cfg: DiTTraining, mesh: Mesh) -> PackedBatch:
         "token_index": ((b, n), jnp.int32),
         "positions": ((b, n, 3), jnp.float32),
         "known": ((b, n), jnp.bool_),
+        "controls": ((b, n, model.controls.width), jnp.float32),
         "text": ((b, m, model.text_width), jnp.float32),
         "text_segment_ids": ((b, m), jnp.int32),
         "draw": ((b, s), jnp.uint32),

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from soraxla.mixture import TASKS, Given, Stored, given
 from soraxla.packing import PackSpec
 
 # Rows to a window, about. A window leaves part of its last row empty, half a row on
@@ -51,20 +52,26 @@ class PlanIndex:
     width: Int[np.ndarray, " n"]
     empty_text_length: int  # text tokens of the empty caption
     patch: tuple[int, int, int] = (1, 2, 2)
+    stored: Stored | None = None  # what draws can be given beside a clip's beginning
 
     def __len__(self) -> int:
         return len(self.t)
 
 
 class Draw(NamedTuple):
-    """One visit to one sample."""
+    """One visit to one sample, and what is given of it; see `mixture.Given`."""
 
     draw: int  # epoch·N + rank, as uint32: what noise is keyed by
     sample: int  # row of the index
     tokens: int
     text_tokens: int
-    latent_frames: int  # kept: a clip longer than a row keeps its first ones
+    latent_frames: int  # kept, from `start` on; a long clip keeps what fits a row
     caption_kept: bool
+    start: int = 0
+    prefix: int = 0
+    alone: int = 0
+    tail: int = 0
+    spatial: bool = False
 
 
 PlannedRow = tuple[Draw, ...]
@@ -158,11 +165,11 @@ def plan_window(
     length = window_draws(index, spec)
     first = window * length
     samples = _drawn_samples(len(index), seed, first, length)
-    frames, tokens = _kept(index, spec, samples)
-    kept = _uniform(seed, "caption", first, length) >= spec.caption_dropout
+    frames, tokens, parts = _parts(index, spec, seed, first, samples)
+    kept = uniforms(seed, "caption", first, length)[:, 0] >= spec.caption_dropout
     text = np.where(kept, index.text_length[samples], index.empty_text_length)
     numbers = (first + np.arange(length)) & 0xFFFFFFFF
-    columns = (numbers, samples, tokens, text, frames, kept)
+    columns = (numbers, samples, tokens, text, frames, kept, *parts)
     draws = [Draw(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     rows = fewest_rows(draws, spec)
     order = _permutation(seed, "rows", window, len(rows))
@@ -230,12 +237,28 @@ def check_index(index: PlanIndex, spec: PackSpec) -> None:
         raise ValueError(
             "a caption has no text token: its encoder must give at least 1 for any text"
         )
+    _check_mixture(index, spec)
     still = (index.t > 1) & ~(index.fps > 0)
     if still.any():
         worst = int(still.argmax())
         raise ValueError(
             f"{size(worst)} is a clip of {index.t[worst]} latent frames with no frame"
             f" rate (fps {index.fps[worst]}): prepare the dataset again"
+        )
+
+
+def _check_mixture(index: PlanIndex, spec: PackSpec) -> None:
+    asked = [task for task in TASKS[1:] if getattr(spec.mixture, task)]
+    if asked and index.patch[0] != 1:
+        raise ValueError(
+            f"the mixture asks for {asked[0]}, but patches of {index.patch} join latent"
+            " frames: set its shares to none 1, or prepare with patches of one frame"
+        )
+    lacking = [task for task in asked if task not in ("first", "prefix")]
+    if lacking and index.stored is None:
+        raise ValueError(
+            f"the mixture asks for {', '.join(lacking)}, but the dataset holds no "
+            "conditions: prepare it again with them, or set these shares to 0"
         )
 
 
@@ -260,6 +283,34 @@ def _kept(
     frame = _frame_tokens(index, samples)
     steps = np.minimum(index.t[samples] // pt, spec.row_length // frame)
     return steps * pt, steps * frame
+
+
+def _parts(
+    index: PlanIndex,
+    spec: PackSpec,
+    seed: int,
+    first: int,
+    samples: Int[np.ndarray, " k"],
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], Given]:
+    """Latent frames and tokens of draws, what is given appended, and what it is."""
+    frames, tokens = _kept(index, spec, samples)
+    whole = frames == index.t[samples]
+    if index.stored is None:
+        stored = Stored(*(np.zeros_like(frames) for _ in Stored._fields))
+    else:
+        stored = Stored(*(whole * of_all[samples] for of_all in index.stored))
+    u = uniforms(seed, "given", first, len(samples))
+    parts = given(spec.mixture, u, frames, stored)
+    kept = frames - parts.start
+    total = (kept + parts.appended) * _frame_tokens(index, samples)
+    fits = total <= spec.row_length
+    parts = Given(*(column * fits for column in parts))
+    return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
+
+
+def longest(index: PlanIndex, spec: PackSpec) -> int:
+    """Most latent frames that a row has of one clip."""
+    return int(_kept(index, spec, slice(None))[0].max())
 
 
 def fewest_rows(draws: Sequence[Draw], spec: PackSpec) -> list[list[Draw]]:
@@ -332,10 +383,11 @@ def _permutation(
     return np.argsort(bits.random_raw(length), kind="stable")
 
 
-def _uniform(
+def uniforms(
     seed: int, purpose: str, first: int, length: int
-) -> Float[np.ndarray, " length"]:
-    """One number in [0, 1) a draw, keyed by (seed, purpose, draw) alone."""
+) -> Float[np.ndarray, "length 4"]:
+    """Four numbers in [0, 1) a draw, keyed by (seed, purpose, draw) alone."""
     # The counter goes up by one every four words: one draw, one count.
     bits = np.random.Philox(key=_key(seed, purpose), counter=[first, 0, 0, 0])
-    return (bits.random_raw(4 * length)[::4] >> np.uint64(11)) * 2.0**-53
+    words = bits.random_raw(4 * length).reshape(length, 4)
+    return (words >> np.uint64(11)) * 2.0**-53

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 from PIL import Image
 
-from data_pipelines.packed import Dataset
+from data_pipelines.dataset import Dataset
 from soraxla.autoencode import decode_clip, encode_clip
 from soraxla.contact_sheet import SheetRow, contact_sheet
 from soraxla.models.vae import VAEConfig

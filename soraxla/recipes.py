@@ -34,6 +34,7 @@ from soraxla.sampling.seams import (
 from soraxla.sampling.tasks import (
     Alone,
     Clip,
+    Steering,
     starting_with,
     window_ends,
     window_of,
@@ -105,6 +106,19 @@ class Studio:
         video = decode_clip(self.vae.params, self.vae.model, latents)
         return video[:frames, : self.request.height, : self.request.width]
 
+    def steering(self, first: int, frames: int) -> Steering | None:
+        """What the request says of so many frames of the video, filled up to whole
+        latents: with no action, where the camera is."""
+        missing = self.frames(self.latents(frames)) - frames
+        given = {}
+        for name in ("actions", "camera"):
+            rows = getattr(self.request, name)
+            if rows is not None:
+                rows = rows[first : first + frames]
+                last = rows[-1:] if name == "camera" else np.zeros_like(rows[-1:])
+                given[name] = np.concatenate([rows, last.repeat(missing, axis=0)])
+        return Steering(**given) if given else None
+
     @property
     def _temporal(self) -> int:
         return self.vae.model.temporal
@@ -119,7 +133,7 @@ def recipe(studio: Studio) -> Recipe:
         case Animate(first=first, last=last):
             first, last = (nothing if x is None else fitted(x) for x in (first, last))
             between = frames - len(first) - len(last)
-            made = yield from _between(first, last, between, studio)
+            made = yield from _between(first, last, between, studio, steered_from=0)
             return np.concatenate([first, made, last])
         case Extend(video=video, direction=direction):
             video, new = fitted(video), frames - len(video)
@@ -128,7 +142,9 @@ def recipe(studio: Studio) -> Recipe:
             if before:
                 parts.insert(0, (yield from _between(nothing, video, before, studio)))
             if new > before:
-                after = yield from _between(video, nothing, new - before, studio)
+                after = yield from _between(
+                    video, nothing, new - before, studio, steered_from=before
+                )
                 parts.append(after)
             return np.concatenate(parts)
         case Connect(before=before, after=after):
@@ -154,12 +170,25 @@ def recipe(studio: Studio) -> Recipe:
             assert_never(task)
 
 
-def _between(before: Video, after: Video, frames: int, studio: Studio) -> Recipe:
+def _between(
+    before: Video,
+    after: Video,
+    frames: int,
+    studio: Studio,
+    *,
+    steered_from: int | None = None,
+) -> Recipe:
     """So many frames that lead from one clip to another; either may have no frame.
 
     Both are encoded alone. What comes before is the known beginning of the clip that is
-    sampled, what comes after stands behind it at its own time.
+    sampled, what comes after stands behind it at its own time. The request's actions
+    and camera steer it where `before` begins with frame `steered_from` of the video.
     """
+    steering = None
+    if steered_from is not None:
+        shared = min(len(before), studio.overlap_frames)
+        first = steered_from + len(before) - shared
+        steering = studio.steering(first, shared + frames + len(after))
     before, after = before[-studio.overlap_frames :], after[: studio.overlap_frames]
     total = len(before) + frames + len(after)
     end = studio.latents(total)
@@ -171,7 +200,7 @@ def _between(before: Video, after: Video, frames: int, studio: Studio) -> Recipe
         first = studio.place(total - len(after))
         alone = (Alone(latents=studio.encode(after), place=first),)
     prefix = studio.encode(before)
-    clip = starting_with(prefix, end, studio.request.fps, alone)
+    clip = starting_with(prefix, end, studio.request.fps, alone, steering)
     video = studio.decode((yield from _by_windows(clip, studio)), total)
     given = dict(enumerate(before)) | dict(enumerate(after, total - len(after)))
     return with_frames(video, given)[len(before) : total - len(after)]

@@ -129,6 +129,9 @@ class Request:
             made window by window. None is the model's own limit, if it has one.
         overlap: frames, rounded down to 1 + 4k, that tell a clip or a window what is
             before or after it.
+        actions: float32 (frames, a), 1 for what is done between the frame before and
+            this one; for models that are steered, from nothing, a frame or a clip on.
+        camera: float32 (frames, 4, 4), camera to world; likewise.
 
     Raises:
         ValueError: no prompt and nothing given, a prompt of over 1,000 words, or a
@@ -145,6 +148,8 @@ class Request:
     fit: str = "cover"
     window: int | None = None
     overlap: int = 9
+    actions: np.ndarray | None = field(default=None, repr=False)
+    camera: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -172,6 +177,7 @@ class Request:
                 "the video in a sentence or two"
             )
         self._check_task()
+        self._check_steering()
 
     def fitted(self, video: Video) -> Video:
         """The frames at the request's size."""
@@ -196,6 +202,26 @@ class Request:
         small = video.shape[1] < self.height or video.shape[2] < self.width
         if self.fit == "crop" and small and not isinstance(self.task, Outpaint):
             self.fitted(video[:1])  # says so
+
+    def _check_steering(self) -> None:
+        task = self.task
+        onward = isinstance(task, Animate) or (
+            isinstance(task, Extend) and task.direction == "forward"
+        )
+        for name, rest in (("actions", None), ("camera", (4, 4))):
+            rows = getattr(self, name)
+            if rows is None:
+                continue
+            if not onward:
+                raise ValueError(
+                    f"{name} steer what follows a prompt, a frame or a clip: leave "
+                    "them out of other tasks"
+                )
+            if len(rows) != self.frames or (rest and rows.shape[1:] != rest):
+                raise ValueError(
+                    f"{name} are {rows.shape}, expected a row for each of the "
+                    f"{self.frames} frames"
+                )
 
     def _check_task(self) -> None:
         task, given = self.task, sum(map(len, videos(self.task).values()))

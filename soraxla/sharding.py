@@ -46,6 +46,7 @@ _PACKED: dict[str, Any] = {
     "token_index": ("batch", "tokens"),
     "positions": ("batch", "tokens", None),
     "known": ("batch", "tokens"),
+    "controls": ("batch", "tokens", None),
     "text": ("batch", "text", None),
     "text_segment_ids": ("batch", "text"),
     "draw": ("batch", None),

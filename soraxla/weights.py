@@ -300,6 +300,7 @@ def _trained_dit(folder: Path, settings: dict[str, Any]) -> Loaded:
         "model": to_dict(step.model),
         "process": settings["step"]["process"],
         "text_encoder": settings["text_encoder"],
+        "max_latent_frames": settings["max_latent_frames"],
     }
     params = dit_params(state.ema, base, step)
     return Loaded(params=params, model=step.model, config=config)

@@ -12,7 +12,9 @@ doubled = 2 * np.arange(int(sys.argv[1]), dtype=np.float32)
 
 def slow() -> np.ndarray:
     print("what a library says is no answer")
-    time.sleep(0.01)
+    end = time.process_time() + 0.01  # work: on one core waiting is not counted
+    while time.process_time() < end:
+        pass
     return doubled
 
 

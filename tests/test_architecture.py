@@ -30,6 +30,8 @@ L0 soraxla/assets/__init__.py
 L0 soraxla/collectives.py
 L1 soraxla/sharding.py
 L1 soraxla/patching.py
+L1 soraxla/controls.py
+L1 soraxla/mixture.py
 L1 soraxla/packing.py
 L1 soraxla/planning.py
 L1 soraxla/rope.py
@@ -53,6 +55,7 @@ L1 soraxla/diffusion/loss.py
 L1 soraxla/diffusion/__init__.py
 L2 soraxla/models/config.py
 L2 soraxla/models/flops.py
+L2 soraxla/models/product.py
 L2 soraxla/models/layers.py
 L2 soraxla/models/vae*.py
 L2 soraxla/models/dit.py
@@ -66,6 +69,7 @@ L2 soraxla/sampling/tasks.py
 L2 soraxla/sampling/seams.py
 L2 soraxla/sampling/rows.py
 L2 soraxla/sampling/__init__.py
+L2 data_pipelines/worlds/*
 L2 data_pipelines/*
 L3 soraxla/autoencode.py
 L3 soraxla/optim.py

@@ -41,6 +41,8 @@ def test_those_in_a_loop_count_once_a_round(text):
 def test_the_largest_is_first_and_an_asynchronous_one_counts_once():
     lines = (
         "ENTRY %main (p: f32[8]) -> f32[64] {",
+        '  %k = f32[8] custom-call(%p), backend_config={"kernel": {',
+        "}}",
         "  %a = (f32[8], f32[64]) all-gather-start(%p), channel_id=1",
         "  %b = f32[64] all-gather-done(%a)",
         "  %c = (bf16[4,2], bf16[4,2]) collective-permute-start(%p), channel_id=2",

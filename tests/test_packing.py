@@ -1,5 +1,7 @@
 """Rows of segments: pack and unpack."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -62,8 +64,17 @@ def test_segments_stand_in_order_and_padding_only_at_the_end():
     np.testing.assert_array_equal(batch.shift, [[2.5, 3.5, 4.5, 1], [5.5, 1, 1, 1]])
     np.testing.assert_array_equal(batch.known.sum(axis=1), [0, 2])
     dtypes = " ".join(array.dtype.name for array in batch)
-    expected = "float32 int32 int32 float32 bool float32 int32 uint32 float32"
+    expected = "float32 int32 int32 float32 bool float32 float32 int32 uint32 float32"
     assert dtypes == expected
+    assert batch.controls.shape == (2, 10, 0)
+
+
+def test_controls_stand_at_their_tokens():
+    rows = np.arange(10, dtype=np.float32).reshape(5, 2)
+    steered = dataclasses.replace(make_segment(5, 1), controls=rows)
+    batch = pack([[make_segment(3, 1), steered]], ROW_SPEC)
+    np.testing.assert_array_equal(batch.controls[0, 3:8], rows)
+    assert not batch.controls[0, :3].any() and not batch.controls[0, 8:].any()
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,10 @@ def test_numbers_are_the_same_for_ever():
     """A checkpoint holds only a place: another stream would silently change a run."""
     index = make_index(TEN)
     rows = plan_window(index, SPEC, seed=0, window=1)
-    assert rows[0] == ((642, 8, 650, 17, 1, True), (542, 5, 360, 17, 1, True))
+    assert rows[0] == (
+        Draw(642, 8, 650, 17, 1, True),
+        Draw(542, 5, 360, 17, 1, True),
+    )
     far = plan_window(index, SPEC, seed=0, window=2**24)
     first = 2**24 * 441 % 2**32  # uint32
     assert {draw.draw for row in far for draw in row} == set(range(first, first + 441))

@@ -291,7 +291,12 @@ def trained(workdir, kind, step, init, extra):
         return state._replace(step=state.step + 1), metrics
 
     job = Job(
-        settings={"kind": kind, "step": to_dict(step), "text_encoder": "hashed:8"},
+        settings={
+            "kind": kind,
+            "step": to_dict(step),
+            "text_encoder": "hashed:8",
+            "max_latent_frames": 5,
+        },
         init=started,
         step=count,
         batches=Batches(),

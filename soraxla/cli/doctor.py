@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import jax
 
-    from data_pipelines.packed import open_dataset
+    from data_pipelines.dataset import open_dataset
     from soraxla.cli.train import load_config, replace_setting
     from soraxla.doctor import examine
     from soraxla.settings import build

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soraxla.cli import media
+from soraxla.cli import media, sampling
 
 if TYPE_CHECKING:
     from soraxla.pipeline import Pipeline
@@ -29,7 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", help="another encoder for .mp4 and .webm")
     _add_length(parser)
     media.add_arguments(parser)
-    _add_sampling(parser)
+    parser.add_argument(
+        "--actions",
+        metavar="LIST",
+        help='what a player does from the first frame, or the clip to extend, on: "'
+        'forward*8,left*4,dig", for models that know such actions',
+    )
+    sampling.add_arguments(parser)
 
 
 def _add_length(parser: argparse.ArgumentParser) -> None:
@@ -58,58 +64,16 @@ def _add_length(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("sampling")
-    group.add_argument("--steps", type=int, default=30, help="sampler steps")
-    group.add_argument(
-        "--solver", default="euler", help="euler, ddim, heun, wan-euler or unipc"
-    )
-    group.add_argument("--cfg-scale", type=float, default=4.0)
-    group.add_argument(
-        "--cfg-interval",
-        type=float,
-        nargs=2,
-        default=(0.0, 1.0),
-        metavar=("LO", "HI"),
-        help="times between which there is guidance; 1 is noise (default: 0 1)",
-    )
-    group.add_argument(
-        "--image-scale",
-        type=float,
-        default=1.0,
-        help="guidance towards what is given; 1 is none (default)",
-    )
-    group.add_argument(
-        "--condition-noise",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="time to which what is given is noised for the network (default: 0)",
-    )
-    group.add_argument("--negative-prompt", default="")
-    group.add_argument("--seed", type=int, default=0)
-
-
 def run(args: argparse.Namespace) -> None:
     import jax
     from tqdm import tqdm
 
     from soraxla.pipeline import load
-    from soraxla.request import SampleSettings
     from soraxla.sharding import sampling_mesh
     from soraxla.video_io import check_writable, write_video
 
     # Everything a user can get wrong is found before the long work starts.
-    settings = SampleSettings(
-        steps=args.steps,
-        solver=args.solver,
-        cfg_scale=args.cfg_scale,
-        cfg_interval=tuple(args.cfg_interval),
-        image_scale=args.image_scale,
-        condition_noise=args.condition_noise,
-        negative_prompt=args.negative_prompt,
-        seed=args.seed,
-    )
+    settings = sampling.settings_of(args)
     requests = _requests(args)
     outs = _outs(args.out, len(requests))
     for out in outs:
@@ -117,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
     _rehearse(outs[0], requests[0], args.codec)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
+        if args.actions is not None:
+            requests = [_acting(args.actions, r, pipeline) for r in requests]
         _note_windows(pipeline, requests[0])
         videos = pipeline.generate_each(requests, settings)
         for place, video in tqdm(videos, total=len(requests), unit="video"):
@@ -157,6 +123,32 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
         requests.append(request)
     media.note_fit(requests[0])
     return requests
+
+
+def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
+    """The request with actions in the frames that are generated, from the first on."""
+    import dataclasses
+
+    import numpy as np
+
+    from soraxla.controls import parse_actions
+    from soraxla.request import Animate, new_frames
+
+    names = pipeline.dit.model.controls.actions
+    if not names:
+        raise ValueError("--actions: this model knows none; leave it out")
+    rows, new = parse_actions(text, names), new_frames(request)
+    # From a prompt alone, what is done before the first frame is not seen.
+    new -= isinstance(request.task, Animate) and request.task.first is None
+    if len(rows) > new:
+        raise ValueError(
+            f"--actions last {len(rows)} frames, but {new} are generated: ask for more "
+            "frames, or do less"
+        )
+    actions = np.zeros((request.frames, len(names)), np.float32)
+    first = request.frames - new
+    actions[first : first + len(rows)] = rows
+    return dataclasses.replace(request, actions=actions)
 
 
 def _note_windows(pipeline: "Pipeline", request: "Request") -> None:

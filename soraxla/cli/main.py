@@ -8,9 +8,11 @@ from typing import Any, NoReturn
 
 VERBS = {
     "demo": "real clips in, a generated video out, in one command",
+    "worlds": "make captioned clips of simulated worlds whose truth is known",
     "prepare": "encode a folder or TFDS dataset into latents and text embeddings",
     "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
     "generate": "make videos and images from prompts",
+    "worldbench": "measure a model in worlds whose truth is known",
     "import": "bring public weights into a folder that every command takes",
     "doctor": "check model, data and memory before a fine-tuning",
     "plan": "compile for a TPU topology that is not there: does it fit",

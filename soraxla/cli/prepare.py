@@ -11,6 +11,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with captions.jsonl, captions.csv or a .txt beside each file; "
         "or tfds:NAME[/SPLIT]; or 'samples', the ten clips and pictures shipped",
     )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder of TFDS datasets (default: TFDS_DATA_DIR, or TFDS's own)",
+    )
     parser.add_argument("--out", required=True, type=Path, help="dataset folder")
     parser.add_argument(
         "--vae", type=Path, help="VAE folder (default: the small one shipped)"
@@ -21,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH of local "
         "weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--conditions",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep also what trains other tasks than text to video: ends, single "
+        "frames, pictures with holes, each encoded alone (default: yes)",
     )
     parser.add_argument(
         "--max-tokens",
@@ -54,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
             card = prepare(
                 SAMPLES if args.source == "samples" else args.source,
                 args.out,
+                data_dir=args.data_dir,
                 encode_video=lambda video: encode_clip(
                     loaded.params, loaded.model, video
                 ),
@@ -62,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
                 vae_sha256=sha256,
                 text_encoder=encoder.name,
                 vae_spatial=loaded.model.spatial,
+                conditions=args.conditions,
                 max_tokens=args.max_tokens,
                 max_bad=args.max_bad,
             )

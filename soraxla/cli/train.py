@@ -85,7 +85,7 @@ def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
 def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     import jax
 
-    from data_pipelines.packed import open_dataset
+    from data_pipelines.dataset import open_dataset
     from soraxla.preview import dit_preview
     from soraxla.settings import build
     from soraxla.sharding import MeshSettings, make_mesh

@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     SAMPLE = 3  # the noise a generated clip starts from
     POSTERIOR = 4  # the VAE's posterior sample, by training step
     EVAL = 5  # the noise of an evaluation, never trained on
+    KNOWN = 6  # the training time of a draw's known tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,9 +151,7 @@ def _backward_block(grad_q_INKQ, key: _Keys, bounds, queries: _Queries):
 def _logits(query: _Queries, key: _Keys):
     """(N, M, Q) in fp32; -inf where the query does not see the key."""
     scale = key.k_NMK.shape[-1] ** -0.5
-    logits_NMQ = scale * jnp.einsum(
-        "nmk,nqk->nmq", key.k_NMK, query.q_NQK, preferred_element_type=jnp.float32
-    )
+    logits_NMQ = scale * _dot("nmk,nqk->nmq", key.k_NMK, query.q_NQK)
     if key.bias_M is not None:
         logits_NMQ = logits_NMQ + key.bias_M.astype(jnp.float32)[None, :, None]
     visible_MQ = key.ids_M[:, None] == query.ids_Q[None, :]
@@ -162,9 +160,7 @@ def _logits(query: _Queries, key: _Keys):
 
 
 def _dot(spec: str, x, y):
-    """A product for an fp32 sum. It leaves the product in the operands' type: with
-    oneDNN on, XLA on a CPU computes bf16 products into fp32 at half the speed."""
-    return jnp.einsum(spec, x, y).astype(jnp.float32)
+    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
 
 
 def _overlap(ids_BIQ, ids_BJM):

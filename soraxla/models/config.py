@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from soraxla.controls import Controls
 from soraxla.settings import nearest
 
 
@@ -22,6 +23,7 @@ class DiTConfig:
         position_embed: add an embedding of a token's absolute place beside RoPE, which
             only tells distances (as NaViT does, arXiv 2307.06304); off in Wan.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
+        controls: actions and camera that steer latent frames; by default none.
         shift: the time shift rule, "auto" (by clip size) or one number for all clips.
         dtype: of activations and matrix products; parameters are always fp32.
         remat: what the backward pass computes again instead of keeping it: "full", a
@@ -42,6 +44,7 @@ class DiTConfig:
     text_pad_to: int | None = None
     position_embed: bool = True
     rope_fps: float = 16.0
+    controls: Controls = field(default_factory=Controls)
     shift: float | Literal["auto"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["full", "dots", "none"] = "full"

@@ -57,10 +57,11 @@ def init(key: jax.Array, cfg: DiTConfig) -> Params:
     """Parameters, all fp32; those of the blocks are stacked on a leading layer axis.
 
     Linear layers start Xavier-uniform, as in DiT (arXiv 2212.09748). Zero at the start:
-    the known-mask embedding, the modulation tables, the time projection and the head.
-    So gates are shut, and the first prediction is 0 whatever the input. On a small
-    text-to-latent task, loss over the zero predictor's in steps 31 to 60: 0.50 with all
-    three branches shut, 0.73 with the gates at 1, 0.47 as it is, cross-attention open.
+    the known-mask and control embeddings, the modulation tables, the time projection
+    and the head. So gates are shut, and the first prediction is 0 whatever the input.
+    On a small text-to-latent task, loss over the zero predictor's in steps 31 to 60:
+    0.50 with all three branches shut, 0.73 with the gates at 1, 0.47 as it is,
+    cross-attention open.
     """
     one = PackedBatch(
         latents=jnp.zeros((1, 1, cfg.patch_dim)),
@@ -68,6 +69,7 @@ def init(key: jax.Array, cfg: DiTConfig) -> Params:
         token_index=jnp.zeros((1, 1), jnp.int32),
         positions=jnp.zeros((1, 1, 3)),
         known=jnp.zeros((1, 1), bool),
+        controls=jnp.zeros((1, 1, cfg.controls.width)),
         text=jnp.zeros((1, 1, cfg.text_width)),
         text_segment_ids=jnp.ones((1, 1), jnp.int32),
         draw=jnp.zeros((1, 1), jnp.uint32),
@@ -102,6 +104,7 @@ def apply(
         ValueError: tokens or text are not as wide as the configuration says.
     """
     _check_width("token", x.shape[-1], cfg.patch_dim, "latent_channels or patch")
+    _check_width("control", batch.controls.shape[-1], cfg.controls.width, "controls")
     _check_width("text", batch.text.shape[-1], cfg.text_width, "text_width")
     if known_t is None:
         known_t = jnp.zeros(t.shape, jnp.float32)
@@ -197,6 +200,8 @@ class DiT(nn.Module):
         self.patch_embed = linear(cfg.width, dtype)
         if cfg.position_embed:
             self.position_embed = linear(cfg.width, dtype)
+        if cfg.controls.width:
+            self.control_embed = linear(cfg.width, dtype, zero=True)
         self.known_embed = self.param(
             "known_embed", nn.initializers.zeros, (cfg.width,)
         )
@@ -236,6 +241,8 @@ class DiT(nn.Module):
         x = self.patch_embed(x)
         if cfg.position_embed:
             x = x + self.position_embed(position_features(batch.positions))
+        if cfg.controls.width:
+            x = x + self.control_embed(jnp.asarray(batch.controls, x.dtype))
         known = batch.known[:, :, None] * self.known_embed[None, None, :]
         x = constrain(x + known.astype(x.dtype), "batch", "tokens", None)
         rows = jnp.stack([t, known_t], axis=-1).reshape(t.shape[0], -1)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from soraxla.attention import attention
 from soraxla.models.config import DiTConfig
+from soraxla.models.product import affine
 from soraxla.rope import rotate
 from soraxla.sharding import constrain
 from soraxla.types import Array
@@ -115,16 +116,15 @@ class Linear(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
-        def product(x: Array, weight: Array, out_dtype: Any = None) -> Array:
-            weight = weight.astype(self.dtype)
-            return jnp.matmul(x, weight, preferred_element_type=out_dtype)
+        def cast(*arrays: Array) -> list[Array]:
+            return [jnp.asarray(array, self.dtype) for array in arrays]
 
-        x = jnp.asarray(x, self.dtype)
-        y = product(x, kernel, self.out_dtype)
+        x, kernel, bias = cast(x, kernel, bias)
+        y = affine(x, kernel, bias, self.out_dtype)
         if self.has_variable("lora", "a"):
-            a, b = (self.get_variable("lora", name) for name in "ab")
-            y = y + product(product(x, a), b, self.out_dtype)
-        return y + bias.astype(self.dtype)[None, None, :]
+            a, b = cast(*(self.get_variable("lora", name) for name in "ab"))
+            y = y + affine(affine(x, a), b, dtype=self.out_dtype)
+        return y
 
 
 def linear(features: int, dtype, *, zero: bool = False, name: str | None = None):

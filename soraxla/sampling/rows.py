@@ -9,12 +9,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from soraxla.controls import Controls
 from soraxla.diffusion.schedule import time_shift
 from soraxla.packing import PackSpec, Segment, pack, unpack
 from soraxla.patching import Patch, patch_grid, unpatchify
 from soraxla.planning import Draw, fewest_rows
 from soraxla.sampling.guidance import Guidance
-from soraxla.sampling.tasks import Clip, Tokens, lay
+from soraxla.sampling.tasks import Clip, Steering, Tokens, lay
 from soraxla.sharding import set_size
 from soraxla.types import Array, PackedBatch
 
@@ -25,11 +26,12 @@ _TOKENS_AT_ONCE = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a model's tokens lie: `patch`, `rope_fps` and `shift` of its configuration,
-    and the pixels that a latent covers on each side."""
+    """How a model's tokens lie: `patch`, `rope_fps`, `controls` and `shift` of its
+    configuration, and the pixels that a latent covers on each side."""
 
     patch: Patch
     rope_fps: float
+    controls: Controls
     shift: float | Literal["auto"]
     spatial: int
 
@@ -81,7 +83,7 @@ def pack_clips(
         ]
         batches = [_pack(segments, budget)]
         if guidance.cfg_scale != 1 or guidance.image_scale != 1:
-            batches.append(_pack(_with_text(segments, negative), budget))
+            batches.append(_pack(_negative(segments, negative), budget))
         if guidance.image_scale != 1:
             alone = [np.concatenate([laid[d.sample].alone for d in r]) for r in chosen]
             batches.append(_with_nothing_given(batches[-1], alone))
@@ -114,11 +116,20 @@ def _budget(draws: Sequence[Draw]) -> PackSpec:
 def _segment(
     draw: Draw, tokens: Tokens, clip: Clip, text: np.ndarray, layout: Layout
 ) -> Segment:
-    grid = clip.grid
+    grid, steering = clip.grid, clip.steering or Steering()
+    rows = layout.controls.rows(
+        grid.t, steering.actions, steering.camera, start=steering.start
+    )
+    in_grid = len(tokens.alone) - int(tokens.alone.sum())
+    controls = np.zeros((len(tokens.alone), layout.controls.width), np.float32)
+    controls[:in_grid] = np.repeat(
+        rows[:: layout.patch[0]], in_grid * layout.patch[0] // grid.t, axis=0
+    )
     return Segment(
         tokens=np.asarray(tokens.latents),
         known=tokens.known,
         positions=tokens.positions,
+        controls=controls,
         text=text,
         draw=draw.draw,
         shift=time_shift(
@@ -130,10 +141,21 @@ def _segment(
     )
 
 
-def _with_text(
+def _negative(
     rows: Sequence[Sequence[Segment]], text: np.ndarray
 ) -> list[list[Segment]]:
-    return [[dataclasses.replace(segment, text=text) for segment in r] for r in rows]
+    """With the negative prompt, and steered by nothing."""
+    return [
+        [
+            dataclasses.replace(segment, text=text, controls=_none(segment))
+            for segment in r
+        ]
+        for r in rows
+    ]
+
+
+def _none(segment: Segment) -> np.ndarray | None:
+    return None if segment.controls is None else np.zeros_like(segment.controls)
 
 
 def _pack(rows: Sequence[Sequence[Segment]], budget: PackSpec) -> PackedBatch:

@@ -6,7 +6,7 @@ its true times; in place it would have seen, through the causal VAE, the frames 
 to be generated. The training data are laid out alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,20 @@ class Alone:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Steering:
+    """What steers a clip; see `Controls.rows`.
+
+    Attributes:
+        actions, camera: of 1 + 4k frames.
+        start: the latent frame of theirs that the clip begins with.
+    """
+
+    actions: Float[np.ndarray, "f a"] | None = None
+    camera: Float[np.ndarray, "f 4 4"] | None = None
+    start: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
     """A clip to sample, of the size of `latents`.
 
@@ -40,6 +54,7 @@ class Clip:
         alone: what is given beside the clip's own latents.
         fps: frames a second; a picture's may be 0.
         strength: u where sampling starts, 1 noise … 0 clean (SDEdit, arXiv 2108.01073).
+        steering: actions and the camera, for models that are steered by them.
     """
 
     latents: Float[np.ndarray, "t h w z"]
@@ -47,6 +62,7 @@ class Clip:
     fps: float
     alone: tuple[Alone, ...] = ()
     strength: float = 1.0
+    steering: Steering | None = None
 
     @property
     def grid(self) -> LatentGrid:
@@ -59,6 +75,7 @@ def starting_with(
     frames: int,
     fps: float,
     alone: tuple[Alone, ...] = (),
+    steering: Steering | None = None,
 ) -> Clip:
     """A clip of so many latent frames, whose first k are known; k may be 0.
 
@@ -75,7 +92,7 @@ def starting_with(
     latents[:k] = first
     known = np.zeros(latents.shape[:3], bool)
     known[:k] = True
-    return Clip(latents=latents, known=known, fps=fps, alone=alone)
+    return Clip(latents=latents, known=known, fps=fps, alone=alone, steering=steering)
 
 
 class Tokens(NamedTuple):
@@ -146,6 +163,7 @@ def window_of(
     latents, known = clip.latents[start:end].copy(), clip.known[start:end].copy()
     latents[: len(before)] = before
     known[: len(before)] = True
+    steering = clip.steering
     return Clip(
         latents=latents,
         known=known,
@@ -156,4 +174,5 @@ def window_of(
             if start <= given.place and given.place + len(given.latents) <= end
         ),
         strength=clip.strength,
+        steering=steering and replace(steering, start=steering.start + start),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from data_pipelines.packed import Dataset, check_vae
+from data_pipelines.dataset import Dataset, check_vae
 from soraxla.diffusion.process import Process
 from soraxla.models.config import DiTConfig
 from soraxla.settings import build, to_dict

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from PIL import Image
 
-from data_pipelines.packed import Dataset, check_vae, packed_batches
+from data_pipelines.dataset import Dataset, check_vae
+from data_pipelines.packed import packed_batches
 from data_pipelines.windows import WindowDataset, WindowSpec
 from soraxla.compiler import jit
 from soraxla.diffusion.schedule import time_shift
@@ -20,6 +21,7 @@ from soraxla.hosts import barrier, is_main
 from soraxla.models import dit
 from soraxla.models.vae import VAEConfig
 from soraxla.packing import PackSpec
+from soraxla.planning import longest
 from soraxla.settings import to_dict
 from soraxla.sharding import (
     MESH_AXES,
@@ -136,6 +138,7 @@ def dit_job(
         batch_rows=cfg.batch_rows,
         shift=functools.partial(time_shift, model.shift),
         rope_fps=model.rope_fps,
+        controls=model.controls,
         host=own.start // len(own),
         hosts=cfg.batch_rows // len(own),
     )
@@ -153,6 +156,7 @@ def dit_job(
             **to_dict(cfg),
             "text_encoder": card["text_encoder"],
             "vae_sha256": card["vae_sha256"],
+            "max_latent_frames": longest(dataset.plan, cfg.pack),
             **({"init": start.record()} if start else {}),
         },
         init=fresh if start is None or adapted else fine_tuned,
@@ -249,6 +253,7 @@ def vae_job(
         init=fine_tuned if start else functools.partial(vae_init, cfg.step),
         init_args=(start.params,) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
+        convolves=True,
         batches=WindowDataset(files, cfg.windows, seed=cfg.step.seed),
         unit="px",
         preview=preview,

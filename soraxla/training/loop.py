@@ -72,6 +72,7 @@ class Job:
         mesh: the devices.
         rules: how the state is cut over them.
         put: a host's batch to arrays on the mesh.
+        convolves: see `soraxla.compiler.compiler_options`.
     """
 
     settings: dict[str, Any]
@@ -85,6 +86,7 @@ class Job:
     mesh: Mesh = field(default_factory=one_device)
     rules: Rules = WHOLE
     put: Callable[[Any], Any] = lambda batch: batch
+    convolves: bool = False
 
     @cached_property
     def state(self) -> TrainState:
@@ -105,7 +107,9 @@ class Job:
         """The step, jitted for the mesh that is set; the state is donated."""
         whole = NamedSharding(self.mesh, PartitionSpec())
         out = (_shardings(self.state), whole)
-        return jit(self.step, donate_argnums=0, out_shardings=out)
+        return jit(
+            self.step, convolves=self.convolves, donate_argnums=0, out_shardings=out
+        )
 
 
 def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:

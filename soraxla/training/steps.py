@@ -25,6 +25,8 @@ from soraxla.sharding import PACKED_AXES, WHOLE, LogicalAxes, Rules, constrain
 from soraxla.training.state import Metrics, TrainState, create, update
 from soraxla.types import Array, PackedBatch
 
+# Known tokens are trained at times up to this.
+_KNOWN_NOISE = 0.1
 _MOMENT_DECAY = 0.99  # of the VAE's latent statistics, a step
 
 
@@ -106,6 +108,8 @@ def dit_step(
     """
     keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.draw)
     t_BS = sample_times(keys_BS, batch.shift)
+    keys_BS = sample_keys(cfg.seed, Purpose.KNOWN, batch.draw)
+    known_t_BS = _KNOWN_NOISE * jax.vmap(jax.vmap(jax.random.uniform))(keys_BS)
 
     def error(trained: PyTree, *rows: PyTree) -> tuple[Array, Array]:
         params, adapters = trained, None
@@ -119,7 +123,10 @@ def dit_step(
         return jax.value_and_grad(error, has_aux=True)(state.params, *rows)
 
     (total, weight), grads = _sum_of_parts(
-        sums, (batch, t_BS), (PACKED_AXES, ("batch", None)), accumulate
+        sums,
+        (batch, t_BS, known_t_BS),
+        (PACKED_AXES, ("batch", None), ("batch", None)),
+        accumulate,
     )
     weight = jnp.maximum(weight, 1e-9)
     loss, grads = jax.tree.map(lambda x: x / weight, (total, grads))
@@ -131,14 +138,20 @@ def dit_error(
     params: PyTree,
     batch: PackedBatch,
     t_BS: Float[Array, "b s"],
+    known_t_BS: Float[Array, "b s"] | None = None,
     *,
     cfg: DiTStep,
     purpose: Purpose,
     adapters: PyTree = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The two sums whose ratio is the loss (`packed_mse`), at the given times."""
+    """The two sums whose ratio is the loss (`packed_mse`), at the given times.
+
+    Known tokens are corrupted at a time of their own (0 if None), so that a sampler may
+    give what it has made itself, which is never quite clean.
+    """
     process = cfg.process
     t_BS = jnp.minimum(t_BS, process.max_time)
+    known_t_BS = jnp.zeros_like(t_BS) if known_t_BS is None else known_t_BS
     eps_BLP = noise(
         cfg.seed,
         batch.draw,
@@ -147,10 +160,12 @@ def dit_error(
         batch.latents.shape[-1],
         purpose=purpose,
     )
-    t_BL = token_times(t_BS, batch.segment_ids)
+    t_BL, known_t_BL = (token_times(t, batch.segment_ids) for t in (t_BS, known_t_BS))
+    t_BL = jnp.where(batch.known, known_t_BL, t_BL)
     x_BLP = process.corrupt(batch.latents, eps_BLP, t_BL)
-    x_BLP = jnp.where(batch.known[:, :, None], batch.latents, x_BLP)
-    pred_BLP = dit.apply(params, cfg.model, x_BLP, t_BS, batch, adapters=adapters)
+    pred_BLP = dit.apply(
+        params, cfg.model, x_BLP, t_BS, batch, known_t_BS, adapters=adapters
+    )
     target_BLP = process.target(batch.latents, eps_BLP, t_BL)
     return packed_mse(pred_BLP, target_BLP, batch)
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.packed import open_dataset
+from data_pipelines.dataset import open_dataset
 from soraxla import doctor
 from soraxla.cli.main import main
 from soraxla.packing import PackSpec

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from data_pipelines.packed import open_dataset
+from data_pipelines.dataset import open_dataset
 from soraxla.checkpoint import SETTINGS
 from soraxla.cli.main import main
 from soraxla.models.text import load_text_encoder

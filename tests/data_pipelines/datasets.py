@@ -52,6 +52,7 @@ def write_dataset(
                 "source": f"sample_{i}.mp4",
                 "crop": [0, 0, 8 * h, 8 * w],
                 "start_frame": 0,
+                **{"alone": 0, "tails": 0, "spatial": 0},
             }
         )
         written[shard] += 1
@@ -74,6 +75,9 @@ def write_dataset(
         "samples": len(grids),
         "tokens": sum(t * h * w // 4 for t, h, w in grids),
         "skipped": 0,
+        "conditions": False,
+        "actions": [],
+        "camera": False,
     }
     (path / records.CARD).write_text(json.dumps(card))
     return path

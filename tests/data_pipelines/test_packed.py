@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 
 from data_pipelines import records
-from data_pipelines.packed import Dataset, check_vae, open_dataset, packed_batches
+from data_pipelines.dataset import Dataset, check_vae, open_dataset
+from data_pipelines.packed import packed_batches
+from data_pipelines.prepare import prepare
 from soraxla.diffusion.schedule import time_shift
+from soraxla.mixture import TASKS, Given, Mixture
 from soraxla.packing import PackSpec, unpack
 from soraxla.patching import patchify, positions
 from soraxla.planning import plan_steps
 from soraxla.types import LatentGrid
+from soraxla.video_io import write_video
+from tests.data_pipelines import test_prepare
 from tests.data_pipelines.datasets import GRIDS, write_dataset
 
 SPEC = PackSpec(row_length=24, text_length=12, max_segments=6)
@@ -50,7 +55,7 @@ def assert_same(one, other):
 def test_a_dataset_reads_back_what_was_written(dataset):
     assert len(dataset) == len(GRIDS)
     for i, grid in enumerate(GRIDS):
-        latents, text = dataset.read(i)
+        latents, text, *_ = dataset.read(i)
         assert latents.shape == (*grid, 4) and text.shape == (1 + i % 5, 8)
         assert latents.dtype == text.dtype == np.float32
     rng = np.random.default_rng(0)
@@ -80,7 +85,7 @@ def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
                 batch.draw[b, : len(draws)], [d.draw for d in draws]
             )
             for s, draw in enumerate(draws):
-                latents, text = dataset.read(draw.sample)
+                latents, text, *_ = dataset.read(draw.sample)
                 t, h, w = draw.latent_frames, *GRIDS[draw.sample][1:]
                 expected = patchify(latents[:t], (1, 2, 2))
                 np.testing.assert_array_equal(tokens[b][s], expected)
@@ -216,3 +221,57 @@ def test_a_broken_dataset_is_named_in_one_line(
         next(iter(batches_of(open_dataset(copy), prefetch=2)))
     text = str(caught.value)
     assert str(copy) in text and "\n" not in text
+
+
+@pytest.fixture(scope="module")
+def conditioned(tmp_path_factory):
+    """Six clips and a picture, prepared with what tasks need."""
+    source = tmp_path_factory.mktemp("conditioned")
+    for i, frames in enumerate((17, 13, 9, 5, 17, 33, 1)):
+        video = np.random.default_rng(i).integers(0, 256, (frames, 32, 32, 3), np.uint8)
+        write_video(source / f"{i}.webp", video, 16)
+        (source / f"{i}.txt").write_text(f"clip {i}")
+    prepare(
+        source,
+        source / "dataset",
+        encode_video=test_prepare.encode_video,
+        encode_text=test_prepare.encode_text,
+        vae_dir=None,
+        vae_sha256="a" * 64,
+        text_encoder="counting",
+        progress=False,
+    )
+    return open_dataset(source / "dataset")
+
+
+def test_what_the_plan_gives_is_packed_and_known(conditioned):
+    """Every task, within the budgets of the plan, which sees sizes alone."""
+    spec = PackSpec(
+        row_length=64,
+        text_length=32,
+        max_segments=6,
+        mixture=Mixture(**dict.fromkeys(TASKS, 1 / len(TASKS))),
+    )
+    planned = plan_steps(conditioned.plan, spec, seed=5, batch_rows=3)
+    seen = set()
+    for batch in islice(iter(batches_of(conditioned, spec, seed=5, batch_rows=3)), 60):
+        _, step = next(planned)
+        known = unpack(batch.known, batch.segment_ids)
+        for row, draws in zip(known, step, strict=True):
+            for mask, draw in zip(row, draws, strict=True):
+                assert len(mask) == draw.tokens <= spec.row_length
+                in_place = mask[: 4 * draw.latent_frames]
+                assert mask[len(in_place) :].all() and not in_place.all()
+                assert in_place.any() == bool(draw.prefix or draw.spatial)
+                seen |= {name for name, given in draw._asdict().items() if given} & set(
+                    Given._fields
+                )
+    assert seen >= {"start", "prefix", "alone", "tail"}
+
+
+def test_a_mixture_that_the_dataset_cannot_give_is_refused(dataset):
+    spec = replace(SPEC, mixture=Mixture(none=0.5, prefix=0.3, tail=0.2))
+    with pytest.raises(ValueError, match=r"asks for tail, .*prepare it again"):
+        batches_of(dataset, spec)
+    possible = replace(SPEC, mixture=Mixture(none=0.5, prefix=0.3, first=0.2))
+    assert any(batch.known.any() for batch in islice(batches_of(dataset, possible), 8))

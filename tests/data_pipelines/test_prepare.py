@@ -43,6 +43,7 @@ def run(source, out, **changes):
         vae_dir=None,
         vae_sha256="abc",
         text_encoder="counting",
+        conditions=False,
         shard_size=2,
         progress=False,
     )

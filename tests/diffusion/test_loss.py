@@ -28,6 +28,7 @@ def _batch(rows, length, segments, known=()):
         token_index=ids,
         positions=np.zeros((*ids.shape, 3), np.float32),
         known=known_BL,
+        controls=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
         draw=np.zeros((len(rows), segments), np.uint32),

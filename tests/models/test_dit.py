@@ -72,6 +72,7 @@ def pack(*clips, length=L, text_length=M, fill=0.0):
         token_index=np.zeros_like(ids),
         positions=positions,
         known=known,
+        controls=np.zeros((*ids.shape, 0), np.float32),
         text=text,
         text_segment_ids=text_ids,
         draw=np.zeros((1, S), np.uint32),

@@ -30,6 +30,7 @@ def row(*tokens, shift, length=None, known=()):
         token_index=ids,
         positions=np.zeros((*ids.shape, 3), np.float32),
         known=np.isin(np.arange(ids.shape[1]), known)[None],
+        controls=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
         draw=np.zeros((1, len(tokens)), np.uint32),

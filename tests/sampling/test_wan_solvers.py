@@ -38,6 +38,7 @@ def row():
         token_index=ids,
         positions=zeros,
         known=np.zeros(ids.shape, bool),
+        controls=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
         draw=np.zeros(SHIFT.shape, np.uint32),

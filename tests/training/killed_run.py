@@ -15,7 +15,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from data_pipelines.packed import open_dataset, packed_batches
+from data_pipelines.dataset import open_dataset
+from data_pipelines.packed import packed_batches
 from soraxla.diffusion.schedule import time_shift
 from soraxla.models.config import DiTConfig
 from soraxla.packing import PackSpec

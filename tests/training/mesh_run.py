@@ -10,7 +10,8 @@ from pathlib import Path
 
 import jax
 
-from data_pipelines.packed import open_dataset, packed_batches
+from data_pipelines.dataset import open_dataset
+from data_pipelines.packed import packed_batches
 from soraxla import hosts
 from soraxla.diffusion.schedule import time_shift
 from soraxla.models import dit

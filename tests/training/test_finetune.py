@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from data_pipelines.packed import open_dataset
+from data_pipelines.dataset import open_dataset
 from soraxla.cli.train import load_config
 from soraxla.diffusion.process import Purpose, sample_keys
 from soraxla.diffusion.schedule import sample_times

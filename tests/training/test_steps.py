@@ -145,6 +145,25 @@ def test_what_stands_at_padding_changes_nothing(step, state):
         np.testing.assert_array_equal(a, b)
 
 
+def test_known_tokens_have_a_time_of_their_own_and_no_loss(step, fresh, state):
+    """The zero predictor's loss is that of the others; what is known is seen."""
+    known = np.arange(12) < 4  # of B's three latent frames, the first
+    batch = rows([A, replace(B, known=known)], [C])
+    keys = sample_keys(DIT.seed, Purpose.TIME, batch.draw)
+    t_BL = token_times(sample_times(keys, batch.shift), batch.segment_ids)
+    eps = noise(DIT.seed, batch.draw, batch.segment_ids, batch.token_index, 8)
+    square = np.square(Process().target(batch.latents, eps, t_BL)).mean(-1)
+    ids = np.where(batch.known, 0, batch.segment_ids)
+    parts = [square[r][ids[r] == s] for r, s in ((0, 1), (0, 2), (1, 1))]
+    weight = np.sqrt([len(part) for part in parts])
+    expected = (weight * [part.mean() for part in parts]).sum() / weight.sum()
+    loss = step(fresh, batch)[1]["loss"]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    other = replace(B, known=known, tokens=B.tokens + 3.0 * known[:, None])
+    seen, changed = (step(state, rows([A, b], [C]))[1]["loss"] for b in (B, other))
+    assert abs(float(seen - changed)) > 1e-3
+
+
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_changes_neither_loss_nor_update(step, state, parts):
     """Parts of very different weight: of one clip, of three, of none at all."""

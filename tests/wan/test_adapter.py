@@ -63,6 +63,7 @@ def trained(workdir, start, settings, adapters=None):
             "kind": "dit",
             "step": to_dict(step),
             "text_encoder": "hashed:8",
+            "max_latent_frames": 5,
             "init": start.record(),
         },
         init=lambda: state,

@@ -87,6 +87,7 @@ def one_clip(x, text, cfg):
         token_index=np.arange(n, dtype=np.int32)[None],
         positions=positions(grid, cfg.patch, fps=16.0, rope_fps=16.0)[None],
         known=np.zeros((1, n), bool),
+        controls=np.zeros((1, n, 0), np.float32),
         text=text[None],
         text_segment_ids=np.ones((1, len(text)), np.int32),
         draw=np.zeros((1, 1), np.uint32),

@@ -1,0 +1,182 @@
+"""A prepared dataset: its card and sizes in memory, its samples read on demand."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from array_record.python.array_record_module import ArrayRecordReader
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+
+from data_pipelines import records
+from soraxla.mixture import Stored
+from soraxla.planning import PlanIndex
+
+_PLACES = ("shard", "record")
+_SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
+
+
+STEERING = ("actions", "camera")
+
+
+class Record(NamedTuple):
+    """A sample, float32."""
+
+    latents: Float[np.ndarray, "t h w c"]
+    text: Float[np.ndarray, "m e"]
+    conditions: dict[str, np.ndarray]  # of `conditions.encode_conditions`
+    steering: dict[str, np.ndarray]  # `actions` (f, a) and `camera` (f, 4, 4), if any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A prepared dataset: the card and the sizes in memory, latents read on demand."""
+
+    path: Path
+    card: dict[str, Any]  # dataset.json
+    plan: PlanIndex
+    shard: Int[np.ndarray, " n"]
+    record: Int[np.ndarray, " n"]
+    empty_text: Float[np.ndarray, "m e"]
+    _readers: dict[int, ArrayRecordReader] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The whole index, captions and sources included; read when first asked for."""
+        return _read_index(self.path / records.INDEX, None)
+
+    def read(self, i: int) -> Record:
+        """Sample i.
+
+        Raises ValueError when the record is damaged or not what the index says.
+        """
+        file = self.path / records.shard_name(int(self.shard[i]))
+        try:
+            if self.shard[i] not in self._readers:
+                # Records are read at random: reading ahead in the file is waste.
+                self._readers[int(self.shard[i])] = ArrayRecordReader(
+                    str(file), "readahead_buffer_size:0"
+                )
+            data = self._readers[int(self.shard[i])].read([int(self.record[i])])[0]
+            tensors = {
+                name: tensor.astype(np.float32)
+                for name, tensor in records.decode_record(data).items()
+            }
+            latents, text = tensors.pop("latents"), tensors.pop("text")
+        except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
+            raise _damaged(file, f"record {self.record[i]}: {error}") from None
+        plan = self.plan
+        grid = (plan.t[i], plan.h[i], plan.w[i], self.card["latent_channels"])
+        length = (plan.text_length[i], self.card["text_width"])
+        if latents.shape != grid or text.shape != length:
+            raise _damaged(
+                file,
+                f"record {self.record[i]}: holds {latents.shape} and {text.shape}, the"
+                f" index says {tuple(map(int, grid))} and {tuple(map(int, length))}",
+            )
+        steering = {k: tensors.pop(k) for k in STEERING if k in tensors}
+        return Record(latents, text, tensors, steering)
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Opens a folder written by `data_pipelines.prepare`.
+
+    Raises FileNotFoundError when the folder or one of its files is missing, ValueError
+    when one is damaged, of another format, or at odds with the others.
+    """
+    path = Path(path)
+    card = records.read_card(path)
+    for key, kind in (
+        ("samples", int),
+        ("latent_channels", int),
+        ("text_width", int),
+        ("patch", list),
+        ("vae_sha256", str),
+        ("conditions", bool),
+        ("actions", list),
+        ("camera", bool),
+    ):
+        if not isinstance(card.get(key), kind):
+            raise _damaged(path / records.CARD, f"no {key}")
+    table = _read_index(path / records.INDEX, [*_PLACES, *_SIZES, *Stored._fields])
+    if table.num_rows != card["samples"]:
+        raise _damaged(
+            path / records.INDEX,
+            f"{table.num_rows} rows, {records.CARD} says {card['samples']}",
+        )
+    column = {name: table[name].to_numpy() for name in table.column_names}
+    for shard in np.unique(column["shard"]):
+        _require(path / records.shard_name(int(shard)))
+    empty_text = _read_empty_text(path / records.EMPTY_TEXT)
+    return Dataset(
+        path=path,
+        card=card,
+        plan=PlanIndex(
+            **{name: column[name] for name in _SIZES},
+            empty_text_length=len(empty_text),
+            patch=tuple(card["patch"]),
+            stored=Stored(*(column[name] for name in Stored._fields))
+            if card["conditions"]
+            else None,
+        ),
+        shard=column["shard"],
+        record=column["record"],
+        empty_text=empty_text,
+    )
+
+
+def check_vae(dataset: Dataset, sha256: str) -> None:
+    """Raises ValueError unless the dataset was made by the VAE of this hash."""
+    made_by = dataset.card["vae_sha256"]
+    if made_by != sha256:
+        raise ValueError(
+            f"{dataset.path}: was prepared with another VAE (SHA-256 {made_by[:12]}…,"
+            f" this one is {sha256[:12]}…): train with the dataset's own, in its"
+            f" {records.VAE} folder, or prepare it again with this one"
+        )
+
+
+def _read_index(file: Path, columns: list[str] | None) -> pa.Table:
+    _require(file)
+    try:
+        table = pq.read_table(file, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, error) from None
+    for name in columns or records.INDEX_SCHEMA.names:
+        if name not in table.column_names:
+            raise _damaged(file, f"no column {name!r}")
+        if table[name].null_count or table[name].type != _type(name):
+            raise _damaged(file, f"column {name!r} is not whole or not {_type(name)}")
+    return table
+
+
+def _type(column: str) -> pa.DataType:
+    return records.INDEX_SCHEMA.field(column).type
+
+
+def _read_empty_text(file: Path) -> Float[np.ndarray, "m e"]:
+    _require(file)
+    try:
+        text = records.decode_record(file.read_bytes())["text"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise _damaged(file, error) from None
+    return text.astype(np.float32)
+
+
+def _require(file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}: is missing; copy the whole dataset, or prepare it again"
+        )
+
+
+def _damaged(file: Path, reason: object) -> ValueError:
+    first_line = str(reason).partition("\n")[0]
+    return ValueError(f"{file}: is damaged ({first_line}); prepare the dataset again")

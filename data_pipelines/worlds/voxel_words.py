@@ -1,0 +1,190 @@
+"""Captions of the land of blocks, from what is seen and what has happened."""
+
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from data_pipelines.worlds import voxel_blocks as vb
+from data_pipelines.worlds.voxel_actions import ACTIONS
+from data_pipelines.worlds.words import NUMBERS, listed, one_of
+
+_PLACES = {
+    "meadow": ("a green meadow", "grassland", "a land of grass"),
+    "forest": ("a forest", "a dense wood", "woodland"),
+    "desert": ("a desert", "a sandy desert", "a land of sand dunes"),
+    "lakes": ("a land of lakes", "a lakeland", "low, wet country"),
+    "mountains": ("steep mountains", "a mountain range", "a land of rocky mountains"),
+    "snow": ("a snowy land", "a land under snow", "a winter landscape"),
+}
+_HOURS = {
+    "morning": ("in the morning light", "in the morning", "under a pale morning sky"),
+    "noon": ("under a blue sky", "at noon", "on a bright day"),
+    "evening": ("at sunset", "in the evening light", "under an orange evening sky"),
+    "overcast": ("under a grey sky", "on a cloudy day", "in dull weather"),
+}
+_OPENINGS = (
+    "{place} made of blocks {hour}{things}.",
+    "A world of cubes: {place} {hour}{things}.",
+    "{place}, built of blocks, {hour}{things}.",
+    "A blocky world {hour}: {place}{things}.",
+    "{hour}: {place} made of cubes{things}.",
+    "{hour}, in a game of blocks: {place}{things}.",
+    "{place} in a game of blocks, {hour}{things}.",
+    "A voxel world with {place} {hour}{things}.",
+)
+_PATHS = {
+    "orbit": (
+        "The camera circles {side} around a spot on the ground.",
+        "The view moves {side} around one place.",
+    ),
+    "flight": (
+        "The camera flies forward over the land{bend}.",
+        "The view glides onwards above the ground{bend}.",
+    ),
+    "turn": (
+        "The camera turns {side} on the spot.",
+        "The view pans to the {side}.",
+    ),
+}
+_DEEDS = {
+    "forward": ("walks forward", "walks ahead"),
+    "back": ("walks backwards", "steps back"),
+    "step_left": ("sidesteps to the left", "moves left"),
+    "step_right": ("sidesteps to the right", "moves right"),
+    "left": ("turns left", "turns to the left"),
+    "right": ("turns right", "turns to the right"),
+    "up": ("looks up", "raises the view"),
+    "down": ("looks down", "lowers the view"),
+    "forward left": ("walks in a bend to the left", "walks on while turning left"),
+    "forward right": ("walks in a bend to the right", "walks on while turning right"),
+    "jump": ("jumps", "leaps up"),
+    "stopped": ("is stopped by a wall", "cannot go on"),
+}
+_STANDS = ("stands still", "waits")
+_EDITS = ("dig", "place")
+_MOST = 5  # deeds that are told
+
+
+class Told(NamedTuple):
+    """What a player's deeds are told from; one row a frame."""
+
+    actions: Float[np.ndarray, "t a"]
+    grounded: Bool[np.ndarray, " t"]
+    stopped: Bool[np.ndarray, " t"]  # against something, on the way to the frame
+    dug: list[str]  # (T,): the block that was dug before the frame, or ""
+    placed: list[str]
+
+
+def scene_words(
+    rng: np.random.Generator,
+    biome: str,
+    hour: str,
+    ids: UInt8[np.ndarray, "t h w"],
+) -> str:
+    """A sentence for the land as it is seen."""
+    share = np.bincount(ids.reshape(-1), minlength=len(vb.BLOCKS)) / ids.size
+    things = []
+    if share[vb.LEAVES] > 0.02 and biome != "forest":
+        things.append(one_of(rng, ("trees", "some trees")))
+    if share[vb.NEEDLES] > 0.02:
+        things.append(one_of(rng, ("firs", "fir trees")))
+    if share[vb.CACTUS] > 0.004:
+        things.append(one_of(rng, ("cacti", "green cacti")))
+    if share[vb.WATER] > 0.02:
+        things.append(one_of(rng, ("water", "blue water")))
+    if share[vb.SAND] > 0.05 and biome != "desert":
+        things.append(one_of(rng, ("sand", "a sandy shore", "a beach")))
+    if share[vb.STONE] > 0.04:
+        things.append(one_of(rng, ("bare rock", "grey stone")))
+    if share[vb.SNOW] > 0.03 and biome != "snow":
+        things.append(one_of(rng, ("snow", "patches of snow")))
+    sentence = one_of(rng, _OPENINGS).format(
+        place=one_of(rng, _PLACES[biome]),
+        hour=one_of(rng, _HOURS[hour]),
+        things=f", with {listed(things)}" if things else "",
+    )
+    return sentence[0].upper() + sentence[1:]
+
+
+def both_ways(rng: np.random.Generator, scene: str, motion: str) -> str:
+    """The two sentences, either first."""
+    return " ".join((scene, motion) if rng.random() < 0.6 else (motion, scene))
+
+
+def path_words(rng: np.random.Generator, kind: str, yaw: np.ndarray) -> str:
+    """A sentence for a camera's path; `yaw` (T,) in degrees."""
+    turned = float(yaw[-1] - yaw[0])
+    # A camera that circles to the right turns left, to keep what it looks at.
+    right = (turned < 0) if kind == "orbit" else (turned > 0)
+    side = "right" if right else "left"
+    bend = f" and bends to the {side}" if abs(turned) > 12 else ""
+    return one_of(rng, _PATHS[kind]).format(side=side, bend=bend)
+
+
+def player_words(rng: np.random.Generator, told: Told, fps: float) -> str:
+    """A sentence for what a player has done, in the order it was done."""
+    deeds = [_deed(told, i) for i in range(1, len(told.actions))]
+    runs = [(deed, len(list(run))) for deed, run in groupby(filter(None, deeds))]
+    long = [
+        (deed, count)
+        for deed, count in runs
+        if count / fps > 0.18 or deed.startswith((*_EDITS, "jump"))
+    ]
+    merged = _merged(long)
+    # Where too much happened, what changes the land is told first, then what is long.
+    order = sorted(
+        range(len(merged)),
+        key=lambda i: (not merged[i][0].startswith(_EDITS), -merged[i][1]),
+    )
+    kept = _merged([merged[i] for i in sorted(order[:_MOST])])
+    phrases = [_phrase(rng, *deed) for deed in kept]
+    who = one_of(rng, ("The player", "Someone", "The walker"))
+    joiner = one_of(rng, ("and then ", "then ")) if len(phrases) > 2 else ""
+    if joiner:
+        phrases[-1] = joiner + phrases[-1]
+        return f"{who} {', '.join(phrases)}."
+    return f"{who} {listed(phrases or [one_of(rng, _STANDS)])}."
+
+
+def _merged(runs: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Runs of one deed after another as one."""
+    return [
+        (deed, sum(count for _, count in same))
+        for deed, same in groupby(runs, key=lambda run: run[0])
+    ]
+
+
+def _deed(told: Told, i: int) -> str:
+    """What is mainly done between frames i-1 and i; "" for nothing."""
+    if told.dug[i]:
+        return f"dig {told.dug[i]}"
+    if told.placed[i]:
+        return f"place {told.placed[i]}"
+    done = {name for name, on in zip(ACTIONS, told.actions[i], strict=True) if on}
+    if "jump" in done and told.grounded[i - 1] and not told.grounded[i]:
+        return "jump"
+    ways = [w for w in ("forward", "back", "step_left", "step_right") if w in done]
+    sides = [s for s in ("left", "right") if s in done]
+    looks = [v for v in ("up", "down") if v in done]
+    if len(ways) == 1:
+        if told.stopped[i]:
+            return "stopped"
+        if ways == ["forward"] and len(sides) == 1:
+            return f"forward {sides[0]}"
+        return ways[0]
+    if not ways and len(sides) == 1:
+        return sides[0]
+    return looks[0] if len(looks) == 1 and not ways and not sides else ""
+
+
+def _phrase(rng: np.random.Generator, deed: str, count: int) -> str:
+    verb, _, block = deed.partition(" ")
+    if verb not in _EDITS:
+        return one_of(rng, _DEEDS[deed])
+    number = NUMBERS[count] if count < len(NUMBERS) else str(count)
+    what = f"{number} blocks of {block}" if count > 1 else f"a block of {block}"
+    if verb == "dig":
+        return one_of(rng, (f"digs out {what}", f"removes {what}"))
+    return one_of(rng, (f"places {what}", f"puts down {what}"))

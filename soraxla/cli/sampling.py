@@ -1,0 +1,54 @@
+"""How to sample: the options that `generate` and `worldbench` have in common."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from soraxla.request import SampleSettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--steps", type=int, default=30, help="sampler steps")
+    group.add_argument(
+        "--solver", default="euler", help="euler, ddim, heun, wan-euler or unipc"
+    )
+    group.add_argument("--cfg-scale", type=float, default=4.0)
+    group.add_argument(
+        "--cfg-interval",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("LO", "HI"),
+        help="times between which there is guidance; 1 is noise (default: 0 1)",
+    )
+    group.add_argument(
+        "--image-scale",
+        type=float,
+        default=1.0,
+        help="guidance towards what is given; 1 is none (default)",
+    )
+    group.add_argument(
+        "--condition-noise",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="time to which what is given is noised for the network (default: 0)",
+    )
+    group.add_argument("--negative-prompt", default="")
+    group.add_argument("--seed", type=int, default=0)
+
+
+def settings_of(args: argparse.Namespace) -> "SampleSettings":
+    from soraxla.request import SampleSettings
+
+    return SampleSettings(
+        steps=args.steps,
+        solver=args.solver,
+        cfg_scale=args.cfg_scale,
+        cfg_interval=tuple(args.cfg_interval),
+        image_scale=args.image_scale,
+        condition_noise=args.condition_noise,
+        negative_prompt=args.negative_prompt,
+        seed=args.seed,
+    )

@@ -1,0 +1,199 @@
+"""`soraxla worldbench`: a model measured in worlds whose truth is known."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from soraxla.cli import sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+
+    from soraxla.evals.worldbench.cases import Ask, Autoencode, Case, Generate
+    from soraxla.pipeline import Pipeline
+    from soraxla.request import Request, SampleSettings
+
+_ASKED = ("families", "clips", "size", "frames", "fps")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", help="training folder or exported folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="new folder, for results.json, manifest.json and report.html",
+    )
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="F",
+        help="of a run to do again, exactly; it says all but --checkpoint and --out",
+    )
+    group = parser.add_argument_group("what is asked")
+    group.add_argument(
+        "--families",
+        nargs="+",
+        metavar="NAME",
+        help="permanence, physics, interaction, text (default: all)",
+    )
+    group.add_argument(
+        "--clips",
+        type=int,
+        metavar="N",
+        help="of each family (default: 24, and 100 of text)",
+    )
+    group.add_argument("--size", metavar="WxH", help="in pixels (default: 64x64)")
+    group.add_argument("--frames", type=int, help="of a clip, 1 + 4k (default: 33)")
+    group.add_argument("--fps", type=float, help="default: 16")
+    sampling.add_arguments(parser)
+
+
+class _Plan(NamedTuple):
+    checkpoint: str
+    settings: "SampleSettings"
+    draw: "Callable[[], dict[str, list[Case]]]"
+    sha256: dict[str, str] | None  # what the checkpoint must have, if that is known
+
+
+def run(args: argparse.Namespace) -> None:
+    import jax
+    from tqdm import tqdm
+
+    from soraxla.evals.worldbench import record, report, runner
+    from soraxla.pipeline import load
+    from soraxla.settings import to_dict
+    from soraxla.sharding import sampling_mesh
+    from soraxla.trees import sha256_of_tree
+
+    # Everything a user can get wrong is found before the long work starts.
+    record.check_new(args.out)
+    plan = _rerun(args) if args.manifest else _first_run(args)
+    with jax.set_mesh(sampling_mesh()):
+        pipeline = load(plan.checkpoint)
+        models = {"transformer": pipeline.dit, "vae": pipeline.vae}
+        sha256 = {k: sha256_of_tree(model.params) for k, model in models.items()}
+        if plan.sha256 not in (None, sha256):
+            raise ValueError(
+                f"{plan.checkpoint}: holds other weights than {args.manifest} was made "
+                "with; give theirs as --checkpoint"
+            )
+        cases, outcomes = plan.draw(), {}
+        with tqdm(total=2 * sum(map(len, cases.values())), unit="clip") as bar:
+            for name, each in cases.items():
+                bar.set_description(name)
+                outcomes[name] = runner.run_family(
+                    runner.FAMILIES[name],
+                    each,
+                    _generator(pipeline, plan.settings),
+                    _autoencoder(pipeline),
+                    bar.update,
+                )
+    manifest = record.manifest(
+        cases,
+        sampler=to_dict(plan.settings),
+        checkpoint=plan.checkpoint,
+        sha256=sha256,
+    )
+    title = f"WorldBench of {Path(plan.checkpoint).name}"
+    files = {
+        "results.json": json.dumps(record.results(outcomes), indent=2) + "\n",
+        "manifest.json": json.dumps(manifest, indent=2) + "\n",
+        "report.html": report.page(title, outcomes),
+    }
+    record.write_record(args.out, files)
+    print(runner.table(outcomes))
+    print(args.out / "report.html")
+
+
+def _first_run(args: argparse.Namespace) -> _Plan:
+    from data_pipelines.worlds.sizes import Size
+    from soraxla.cli.generate import parse_size
+    from soraxla.evals.worldbench.cases import SIZE
+    from soraxla.evals.worldbench.runner import FAMILIES, draw_cases
+    from soraxla.settings import nearest
+
+    if args.checkpoint is None:
+        raise ValueError("give what is to be measured as --checkpoint")
+    width, height = parse_size(args.size) if args.size else SIZE[:2]
+    size = Size(
+        width=width,
+        height=height,
+        frames=SIZE.frames if args.frames is None else args.frames,
+        fps=SIZE.fps if args.fps is None else args.fps,
+    )
+    names = args.families or list(FAMILIES)
+    for name in names:
+        if name not in FAMILIES:
+            raise ValueError(f"unknown family {name!r}{nearest(name, FAMILIES)}")
+
+    def draw() -> "dict[str, list[Case]]":
+        return {
+            name: draw_cases(
+                FAMILIES[name],
+                FAMILIES[name].clips if args.clips is None else args.clips,
+                size,
+            )
+            for name in names
+        }
+
+    return _Plan(args.checkpoint, sampling.settings_of(args), draw, None)
+
+
+def _rerun(args: argparse.Namespace) -> _Plan:
+    from soraxla.evals.worldbench.record import cases_of, read_manifest
+    from soraxla.request import SampleSettings
+    from soraxla.settings import build
+
+    other = [getattr(args, name) for name in _ASKED]
+    if any(value is not None for value in other) or (
+        sampling.settings_of(args) != SampleSettings()
+    ):
+        raise ValueError(
+            f"{args.manifest} says what is asked and how it is sampled: give only "
+            "--checkpoint and --out beside it"
+        )
+    found = read_manifest(args.manifest)
+    return _Plan(
+        args.checkpoint or found["checkpoint"],
+        build(SampleSettings, found["sampler"], f"{args.manifest}: sampler."),
+        lambda: cases_of(args.manifest, found),
+        found["sha256"],
+    )
+
+
+def _generator(pipeline: "Pipeline", settings: "SampleSettings") -> "Generate":
+    def generate(asks: "Sequence[Ask]") -> "Iterator[tuple[int, np.ndarray]]":
+        return pipeline.generate_each([request_of(ask) for ask in asks], settings)
+
+    return generate
+
+
+def _autoencoder(pipeline: "Pipeline") -> "Autoencode":
+    def autoencode(ask: "Ask", video: "np.ndarray") -> "np.ndarray":
+        studio = pipeline.studio(request_of(ask))
+        return studio.decode(studio.encode(video), len(video))
+
+    return autoencode
+
+
+def request_of(ask: "Ask") -> "Request":
+    """All that is given is known to the model, as the beginning of the clip."""
+    from soraxla.request import Animate, Extend, Request
+
+    given, size = ask.given, ask.size
+    task = Animate(first=given if len(given) else None)
+    if len(given) > 1:
+        task = Extend(video=given)
+    return Request(
+        prompt=ask.prompt,
+        width=size.width,
+        height=size.height,
+        frames=size.frames,
+        fps=size.fps,
+        task=task,
+        overlap=max(len(given), 5),
+    )

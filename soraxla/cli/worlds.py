@@ -1,0 +1,53 @@
+"""`soraxla worlds`: clips of simulated worlds, as a TFDS dataset."""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--world",
+        default="mixed",
+        metavar="NAME",
+        help="occlusion, physics, marks, voxel, or mixed: all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--clips", type=int, default=10_000, help="how many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        help="folder of TFDS datasets; this one is soraxla_worlds/NAME in it",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="other seeds give other clips (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        help="processes; the bytes are the same for any number (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from data_pipelines.worlds.builder import build
+
+    folder = build(
+        args.world,
+        args.out,
+        clips=args.clips,
+        seed=args.seed,
+        workers=args.workers,
+    )
+    print(
+        f"{folder}: {args.clips} clips; encode them with soraxla prepare "
+        f"--source tfds:soraxla_worlds/{args.world} --data-dir {args.out}"
+    )

@@ -1,0 +1,185 @@
+"""What a run leaves: `results.json`, and a `manifest.json` that runs it again."""
+
+import json
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.worlds.sizes import Size
+from soraxla.evals.worldbench.cases import Case
+from soraxla.evals.worldbench.runner import FAMILIES, Outcome, draw_cases
+
+FORMAT = 1
+_PACKAGES = ("soraxla", "jax", "jaxlib", "numpy", "scipy", "flax")
+# What a manifest must have to run again; the rest is for people.
+_NEEDED = {
+    "format": int,
+    "size": dict,
+    "sampler": dict,
+    "checkpoint": str,
+    "sha256": dict,
+    "families": dict,
+}
+
+
+def results(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """All numbers; what is not one is None."""
+    return {
+        name: {
+            "way": _plain(outcome.ways),
+            "measures": {
+                measure: _plain(number._asdict())
+                | {"unit": FAMILIES[name].measures[measure].unit}
+                for measure, number in outcome.numbers.items()
+            },
+            "chance": outcome.chance,
+            "clips": [
+                {"seed": case.seed, "prompt": case.truth.caption}
+                | {
+                    source: _plain(scores[i].values)
+                    for source, scores in outcome.scores.items()
+                }
+                for i, case in enumerate(outcome.cases)
+            ],
+        }
+        for name, outcome in outcomes.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def manifest(
+    cases: Mapping[str, Sequence[Case]],
+    *,
+    sampler: Mapping[str, Any],
+    checkpoint: str,
+    sha256: Mapping[str, str],
+) -> dict[str, Any]:
+    """All that a run is a function of; `sha256` is of the parameters of each model."""
+    return {
+        "format": FORMAT,
+        "checkpoint": checkpoint,
+        "sha256": dict(sha256),
+        "size": next(iter(cases.values()))[0].ask.size._asdict(),
+        "sampler": dict(sampler),
+        "families": {
+            name: [
+                {"seed": c.seed, "prompt": c.truth.caption, "given": c.given}
+                for c in each
+            ]
+            for name, each in cases.items()
+        },
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest that has what it takes to run again.
+
+    Raises:
+        ValueError: it is none, or of another format; names a family that is unknown.
+        OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if (
+        not isinstance(found, dict)
+        or not all(isinstance(found.get(key), kind) for key, kind in _NEEDED.items())
+        or found["size"].keys() != set(Size._fields)
+        or not all(isinstance(each, list) for each in found["families"].values())
+    ):
+        raise ValueError(f"{path}: is no manifest of soraxla worldbench")
+    if found["format"] != FORMAT:
+        raise ValueError(
+            f"{path}: has format {found['format']}, expected {FORMAT}: run it with the "
+            "soraxla that wrote it"
+        )
+    unknown = found["families"].keys() - FAMILIES.keys()
+    if unknown:
+        raise ValueError(f"{path}: names an unknown family, {min(unknown)!r}")
+    return found
+
+
+def cases_of(path: Path, found: Mapping[str, Any]) -> dict[str, list[Case]]:
+    """The cases of a manifest, which must be what they were.
+
+    Raises:
+        ValueError: the worlds have changed since.
+    """
+    cases = {}
+    for name, listed in found["families"].items():
+        cases[name] = draw_cases(FAMILIES[name], len(listed), Size(**found["size"]))
+        for was, case in zip(listed, cases[name], strict=True):
+            now = {"seed": case.seed, "prompt": case.truth.caption, "given": case.given}
+            if was != now:
+                raise ValueError(
+                    f"{path}: another clip of {name} is listed than seed {case.seed} "
+                    "shows: the worlds have changed; use the commit that is named there"
+                )
+    return cases
+
+
+def write_record(folder: Path, files: Mapping[str, str]) -> None:
+    """The files in a new folder, under a temporary name until all are written.
+
+    Raises:
+        OSError: it exists, or cannot be written.
+    """
+    check_new(folder)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """OSError unless `folder` can be made; asked before long work."""
+    if folder.exists():
+        raise OSError(f"{folder}: exists; remove it or choose another name")
+    if not folder.absolute().parent.is_dir():
+        raise OSError(f"{folder}: the folder it is to be in does not exist")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file is in, with "+" if it is changed; else None."""
+    git = ("git", "-C", str(Path(__file__).parent))
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + "+" * bool(changes.stdout.strip())

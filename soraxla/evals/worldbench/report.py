@@ -1,0 +1,167 @@
+"""A report in one file: what was asked, truth and generated side by side, and plots."""
+
+import base64
+import html
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from soraxla.evals.worldbench.cases import Case, Measure, Score
+from soraxla.evals.worldbench.numbers import Number
+from soraxla.evals.worldbench.runner import FAMILIES, Outcome
+from soraxla.video_write import write_video
+
+_SHOWN = 8  # clips of a family
+_GAP = 2  # pixels between clips
+_HEIGHT = 160  # of what is shown, in pixels of the page
+_INKS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e", "#34495e")
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em;
+  padding: 0 1em; color: #222; background: #fff; }
+table { border-collapse: collapse; } th { font-weight: 600; }
+td, th { padding: .2em .8em .2em 0; text-align: right; }
+td:first-child, th:first-child { text-align: left; }
+.clip { display: flex; gap: 1.2em; align-items: center; margin: .9em 0; }
+.clip p { margin: 0; width: 17em; } small { color: #666; }
+img { image-rendering: pixelated; } svg text { font: 11px sans-serif; fill: #666; }
+"""
+
+
+def page(title: str, outcomes: Mapping[str, Outcome]) -> str:
+    """The whole page, which needs no other file."""
+    parts = [_family(name, outcome) for name, outcome in outcomes.items()]
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
+        f"<h1>{html.escape(title)}</h1>"
+        "<p>A way of 0 is the floor (the last given frame for ever, or a clip that was "
+        "made for another prompt, whichever is better), 1 the ceiling (the "
+        "simulator’s own frames through the VAE). In pictures: left the truth, in the "
+        "middle what was made, right the truth through the VAE. In plots: thin the "
+        "truth, thick what was made, grey what was given.</p>" + "".join(parts)
+    )
+
+
+def _family(name: str, outcome: Outcome) -> str:
+    family = FAMILIES[name]
+    rows = [
+        _row(measure, family.measures[measure], number)
+        for measure, number in outcome.numbers.items()
+    ]
+    notes = [f"{guess}: {share:.3g}" for guess, share in outcome.chance.items()]
+    notes += [f"{which} way: {way:.2f}" for which, way in outcome.ways.items()]
+    clips = [
+        _clip(
+            outcome.cases[i],
+            [outcome.videos[source][i] for source in ("model", "ceiling")],
+            outcome.scores["model"][i],
+        )
+        for i in range(min(_SHOWN, len(outcome.cases)))
+    ]
+    return (
+        f"<h2>{html.escape(name)}</h2><p>{html.escape(family.what)}. "
+        f"{len(outcome.cases)} clips.</p><table><tr><th></th><th>model</th>"
+        "<th>95 %</th><th>ceiling</th><th>floor</th><th>way</th><th></th></tr>"
+        f"{''.join(rows)}</table><p>{html.escape('; '.join(notes))}</p>{''.join(clips)}"
+    )
+
+
+def _row(name: str, measure: Measure, number: Number) -> str:
+    value = number.value
+    cells = (
+        f"{value.value:.3g}",
+        f"{value.low:.3g}…{value.high:.3g}",
+        f"{number.ceiling:.3g}",
+        f"{number.floors[number.floor]:.3g}, {number.floor}",
+        f"{number.way.value:.2f}",
+    )
+    what = f"{html.escape(name)}, {measure.unit}<br><small>{html.escape(measure.what)}"
+    return (
+        f"<tr><td>{what}</small></td>"
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + f"<td>{_scale(number)}</td></tr>"
+    )
+
+
+def _scale(number: Number) -> str:
+    """Floor on the left, ceiling on the right, and the model with its interval."""
+    way = [_held(each) for each in number.way]
+    if any(math.isnan(each) for each in way):
+        return ""
+    at, low, high = (20 + 160 * each for each in way)
+    return (
+        '<svg width="200" height="26"><line x1="20" x2="180" y1="13" y2="13" '
+        'stroke="#bbb"/><line x1="100" x2="100" y1="9" y2="17" stroke="#bbb"/>'
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="13" y2="13" stroke="#2471a3" '
+        f'stroke-width="4"/><circle cx="{at:.1f}" cy="13" r="5" fill="#2471a3"/></svg>'
+    )
+
+
+def _held(way: float) -> float:
+    return min(max(way, 0.0), 1.0)
+
+
+def _clip(case: Case, videos: Sequence[np.ndarray], score: Score) -> str:
+    values = ", ".join(
+        f"{name} {value:.3g}"
+        for name, value in score.values.items()
+        if not math.isnan(value)
+    )
+    words = [html.escape(part) for part in (values, score.note) if part]
+    return (
+        f'<div class="clip">{_film(case, videos)}{_plot(case, score)}'
+        f"<p>“{html.escape(case.truth.caption)}”<br><small>seed {case.seed}; "
+        f"{case.given} frames given<br>{'<br>'.join(words)}</small></p></div>"
+    )
+
+
+def _film(case: Case, videos: Sequence[np.ndarray]) -> str:
+    truth = case.truth.video
+    gap = np.full((*truth.shape[:2], _GAP, 3), 255, np.uint8)
+    frames = np.concatenate([truth, gap, videos[0], gap, videos[1]], axis=2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.webp"
+        write_video(path, frames, case.truth.fps)
+        data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img height="{_HEIGHT}" alt="" src="data:image/webp;base64,{data}">'
+
+
+def _plot(case: Case, score: Score) -> str:
+    """Curves over time, all on one scale."""
+    if not score.curves:
+        return ""
+    frames, width, height = len(case.truth.video), 260, _HEIGHT
+    both = np.concatenate([line for pair in score.curves.values() for line in pair])
+    low, high = float(np.nanmin(both)), float(np.nanmax(both))
+    scale = (height - 20) / max(high - low, 1e-9)
+
+    def path(line: Float[np.ndarray, " t"]) -> str:
+        """Broken where there is no number."""
+        parts, pen = [], "M"
+        for t, value in enumerate(line):
+            if math.isnan(value):
+                pen = "M"
+                continue
+            x, y = t * width / (frames - 1), height - 5 - (value - low) * scale
+            parts.append(f"{pen}{x:.1f} {y:.1f}")
+            pen = "L"
+        return " ".join(parts)
+
+    given = max(case.given - 1, 0) * width / (frames - 1)
+    lines = [f'<rect width="{given:.1f}" height="{height}" fill="#eee"/>']
+    for i, (name, (truth, made)) in enumerate(score.curves.items()):
+        ink = _INKS[i % len(_INKS)]
+        for line, thick in ((truth, 1), (made, 2.5)):
+            lines.append(
+                f'<path d="{path(line)}" fill="none" stroke="{ink}" '
+                f'stroke-width="{thick}"/>'
+            )
+        lines.append(
+            f'<text x="4" y="{12 + 13 * i}" style="fill:{ink}">{html.escape(name)}'
+            "</text>"
+        )
+    return f'<svg width="{width}" height="{height}">{"".join(lines)}</svg>'

@@ -1,0 +1,144 @@
+"""Which parts of a clip a draw is given, and how often. NumPy only.
+
+Given parts are *known* tokens, which are not generated: a prefix of the clip's latent
+frames in place, because a causal VAE encodes the first frames as it would alone; what
+lies around a hole, in place, from an encoding in which the hole is grey; everything
+else *appended*, encoded alone, behind the clip at its true time, because in place it
+would tell of frames before it. One mixture of them trains every task.
+"""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from soraxla.types import latent_frames
+
+TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
+_TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Shares of the tasks, which make 1.
+
+    Attributes:
+        none: nothing is given.
+        first: the first frame.
+        prefix: the first two latent frames or more.
+        tail: the last 5 or 9 frames.
+        first_last: the first frame and the last.
+        both_ends: a prefix, and the last 5 or 9 frames.
+        frames: some single frames.
+        spatial: what lies around a hole, or inside of a border.
+        middle: of the prefixes, those of a window that starts within the clip.
+    """
+
+    none: float = 1.0
+    first: float = 0.0
+    prefix: float = 0.0
+    tail: float = 0.0
+    first_last: float = 0.0
+    both_ends: float = 0.0
+    frames: float = 0.0
+    spatial: float = 0.0
+    middle: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            share = getattr(self, field.name)
+            if not 0 <= share <= 1:
+                raise ValueError(
+                    f"mixture.{field.name} is {share}, expected a share of 0 to 1"
+                )
+        total = float(self.shares.sum())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                f"the shares of the mixture make {total:g}, expected 1: raise or lower "
+                f"none ({self.none:g}) by the difference"
+            )
+
+    @property
+    def shares(self) -> Float[np.ndarray, " tasks"]:
+        """Of every task, in the order above."""
+        return np.array([getattr(self, task) for task in TASKS])
+
+
+TASKS = tuple(field.name for field in fields(Mixture) if field.name != "middle")
+
+EVERY_TASK = Mixture(
+    none=0.40,
+    first=0.15,
+    prefix=0.15,
+    tail=0.08,
+    first_last=0.07,
+    both_ends=0.07,
+    frames=0.05,
+    spatial=0.03,
+)
+
+
+class Stored(NamedTuple):
+    """What a dataset holds beside the latents of k samples."""
+
+    alone: Int[np.ndarray, " k"]  # frames encoded alone, the last one among them
+    tails: Int[np.ndarray, " k"]  # ends encoded alone: how many of TAILS, from 5 on
+    spatial: Int[np.ndarray, " k"]  # encodings with a hole, 0 or 1
+
+
+class Given(NamedTuple):
+    """What k draws are given of their clips."""
+
+    start: Int[np.ndarray, " k"]  # the clip's latent frame that the draw begins with
+    prefix: Int[np.ndarray, " k"]  # latent frames known in place, from `start` on
+    alone: Int[np.ndarray, " k"]  # bits: the frames encoded alone that are appended
+    tail: Int[np.ndarray, " k"]  # 1 + the place in TAILS of the end appended, or 0
+    spatial: Bool[np.ndarray, " k"]
+
+    @property
+    def appended(self) -> Int[np.ndarray, " k"]:
+        """Latent frames behind the clip."""
+        return np.bitwise_count(self.alone).astype(np.int64) + _TAIL_LATENTS[self.tail]
+
+
+def given(
+    mixture: Mixture,
+    u: Float[np.ndarray, "k 4"],
+    frames: Int[np.ndarray, " k"],
+    stored: Stored,
+) -> Given:
+    """Draws what is given; where a clip has too few frames or lacks it, nothing is.
+
+    Args:
+        u: random numbers in [0, 1).
+        frames: latent frames of each clip, which are all of it if anything is stored.
+    """
+    edges = np.cumsum(mixture.shares)[:-1]
+    task = np.searchsorted(edges, u[:, 0], side="right")
+
+    def asked(*names: str) -> Bool[np.ndarray, " k"]:
+        return np.isin(task, [TASKS.index(name) for name in names])
+
+    def within(low: int, high: np.ndarray, random: np.ndarray) -> np.ndarray:
+        """Evenly of low … high, but high where that is below low."""
+        return np.minimum(low + (random * (high - low + 1)).astype(np.int64), high)
+
+    moves = frames >= 2
+    middle = asked("prefix") & (u[:, 2] < mixture.middle) & (frames >= 4)
+    start = np.where(middle, within(1, frames - 3, u[:, 3]), 0)
+    prefix = np.zeros_like(frames)
+    prefix[asked("first", "first_last") & moves] = 1
+    long = within(2, frames - start - 1, u[:, 1])
+    prefix = np.where(asked("prefix") & moves, long, prefix)
+    ends = asked("both_ends") & (frames >= 3) & (stored.tails > 0)
+    prefix = np.where(ends, np.maximum(within(2, frames - 2, u[:, 2]), 1), prefix)
+    tailed = ends | (asked("tail") & (stored.tails > 0))
+    tail = np.where(tailed, 1 + (u[:, 1] * stored.tails).astype(np.int64), 0)
+    last = asked("first_last") & (stored.alone > 0)
+    prefix[asked("first_last") & ~last] = 0
+    alone = np.where(last, 1 << np.maximum(stored.alone - 1, 0), 0)
+    some = 1 + (u[:, 1] * (2**stored.alone - 1)).astype(np.int64)
+    alone = np.where(asked("frames") & (stored.alone > 0), some, alone)
+    around = asked("spatial") & (stored.spatial > 0)
+    return Given(start, prefix, alone, tail, around)

@@ -1,0 +1,131 @@
+"""`soraxla worldbench` measures, records what it did, and does it again."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from soraxla.cli.main import main
+from soraxla.cli.worldbench import request_of
+from soraxla.evals.worldbench.cases import Ask
+from soraxla.evals.worldbench.runner import FAMILIES
+from soraxla.request import Animate, Extend
+
+QUICK = ("--clips", "2", "--steps", "1", "--cfg-scale", "1", "--size", "32x32")
+QUICK += ("--frames", "17")
+
+
+@pytest.fixture(scope="module")
+def first(checkpoint, tmp_path_factory):
+    import jax
+
+    out = tmp_path_factory.mktemp("bench") / "first"
+    with pytest.MonkeyPatch.context() as patch:
+        one = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda *_: one)
+        arguments = ["--checkpoint", str(checkpoint), "--out", str(out), *QUICK]
+        assert main(["worldbench", *arguments]) == 0
+    return out
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_every_family_is_scored(first):
+    results = read(first, "results.json")
+    assert results.keys() == FAMILIES.keys()
+    for name, family in results.items():
+        assert family["measures"].keys() == FAMILIES[name].measures.keys()
+        assert len(family["clips"]) == 2
+        assert all(clip["seed"] >= 3_000_000_000 for clip in family["clips"])
+    assert results["text"]["chance"]["guessing each word"] == 1 / 640
+
+
+def test_the_report_needs_no_other_file(first):
+    page = (first / "report.html").read_text()
+    assert page.count("data:image/webp;base64,") == 2 * len(FAMILIES)
+    assert page.count("<path") >= 12  # truth and made, of 2 clips of 3 families
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    for clip in read(first, "results.json")["physics"]["clips"]:
+        assert clip["prompt"] in page
+
+
+def test_a_manifest_runs_again(first, tmp_path):
+    out = tmp_path / "again"
+    manifest = first / "manifest.json"
+    assert main(["worldbench", "--manifest", str(manifest), "--out", str(out)]) == 0
+    assert read(out, "results.json") == read(first, "results.json")
+    assert read(out, "manifest.json") == read(first, "manifest.json")
+
+
+@pytest.fixture
+def changed(first, tmp_path):
+    """A manifest with some keys changed."""
+
+    def write(**keys):
+        path = tmp_path / "changed.json"
+        path.write_text(json.dumps(read(first, "manifest.json") | keys))
+        return path
+
+    return write
+
+
+def test_a_manifest_of_other_weights_or_worlds_is_refused(
+    first, changed, tmp_path, refusal
+):
+    def refuse(**keys):
+        manifest = changed(**keys)
+        return refusal("worldbench", "--manifest", manifest, "--out", tmp_path / "o")
+
+    assert "holds other weights" in refuse(sha256={"vae": "0"})
+    families = read(first, "manifest.json")["families"]
+    families["physics"][1]["prompt"] = "something else"
+    assert "the worlds have changed" in refuse(families=families)
+    assert "unknown family, 'magic'" in refuse(families={"magic": []})
+    assert "expected 1" in refuse(format=2)
+    assert "is no manifest" in refuse(sampler=3)
+    assert "is no manifest" in refuse(size={"width": 64})
+    assert "unknown setting" in refuse(sampler={"stepps": 3})
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--families", "phisics"), "did you mean 'physics'?"),
+        (("--clips", "1"), "clips is 1, expected 2 or more"),
+        (("--size", "large"), "expected WIDTHxHEIGHT"),
+        (("--size", "16x64"), "expected sides of at least 32"),
+        (("--frames", "5"), "ask for more frames"),
+        (("--fps", "0"), "a rate between 0 and 1000"),
+        (("--steps", "0"), "steps is 0"),
+        (("--manifest", "missing.json"), "missing.json: No such file"),
+        (("--manifest", "a.json", "--clips", "3"), "give only --checkpoint and --out"),
+        (("--manifest", "a.json", "--steps", "3"), "give only --checkpoint and --out"),
+    ],
+)
+def test_bad_input_is_one_line(refusal, checkpoint, tmp_path, options, text):
+    out = tmp_path / "out"
+    line = refusal("worldbench", "--checkpoint", checkpoint, "--out", out, *options)
+    assert text in line and not out.exists()
+
+
+def test_folders_that_cannot_be_used(refusal, tmp_path):
+    (tmp_path / "there").mkdir()
+    line = refusal("worldbench", "--checkpoint", "x", "--out", tmp_path / "there")
+    assert "exists; remove it or choose another name" in line
+    line = refusal("worldbench", "--checkpoint", "x", "--out", tmp_path / "a" / "b")
+    assert "does not exist" in line
+    assert "--checkpoint" in refusal("worldbench", "--out", tmp_path / "new")
+
+
+@pytest.mark.parametrize(("given", "task"), [(0, Animate), (1, Animate), (9, Extend)])
+def test_all_that_is_given_is_known(given, task):
+    from data_pipelines.worlds.sizes import Size
+
+    frames = np.zeros((given, 32, 32, 3), np.uint8)
+    request = request_of(Ask("a ball", frames, Size(32, 32, 17, 16.0)))
+    assert isinstance(request.task, task) and request.frames == 17
+    assert request.overlap >= given

@@ -1,0 +1,161 @@
+"""The TFDS dataset of worlds: the same bytes for any workers, whole or not there."""
+
+import io
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data_pipelines.sources import open_source
+from data_pipelines.worlds import WORLDS, builder, draw_size
+
+CLIPS = 12
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(builder, "_SHARD", 4)
+
+
+def build(folder, **options):
+    options = {"clips": CLIPS, "progress": False} | options
+    return builder.build("marks", folder, **options)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    root = tmp_path_factory.mktemp("worlds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "_SHARD", 4)
+        build(root)
+    return root
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_every_clip_can_be_read_and_made_again(stored):
+    import tensorflow_datasets as tfds
+
+    data = tfds.data_source("soraxla_worlds/marks", data_dir=stored, split="train")
+    assert len(data) == CLIPS
+    for i, clip in enumerate(data):
+        assert clip["seed"] == i
+        assert clip["world"] == b"marks"
+        episode = WORLDS["marks"](i, **draw_size(i)._asdict())
+        np.testing.assert_array_equal(clip["video"], episode.video)
+        np.testing.assert_array_equal(clip["ids"], episode.ids)
+        assert clip["caption"].decode() == episode.caption
+        assert clip["fps"] == episode.fps
+        assert clip["actions"].shape == episode.actions.shape
+        assert clip["depth"].size == 0 or episode.depth.any()
+        state = np.load(io.BytesIO(clip["state"]))
+        assert set(state) == set(episode.state)
+        for name, value in episode.state.items():
+            np.testing.assert_array_equal(state[name], value)
+
+
+def test_mixed_clips_are_of_every_world_alike():
+    drawn = [builder.world_of("mixed", seed) for seed in range(1000)]
+    share = 1 / len(WORLDS)
+    assert all(0.8 * share < drawn.count(w) / 1000 < 1.2 * share for w in WORLDS)
+    assert {builder.world_of("marks", seed) for seed in range(9)} == {"marks"}
+
+
+def test_prepare_reads_it_as_a_source(stored):
+    samples = open_source("tfds:soraxla_worlds/marks", data_dir=stored)
+    assert samples[3].uid == "soraxla_worlds/marks/1.0.0/train/3"
+    media = samples[3].open()
+    size = draw_size(3)
+    frames = list(media.frames)
+    assert (len(frames), media.fps) == (size.frames, size.fps)
+    assert frames[0].shape == (size.height, size.width, 3)
+
+
+def test_a_data_dir_without_a_dataset_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected tfds:NAME"):
+        open_source(tmp_path, data_dir=tmp_path)
+
+
+def test_the_bytes_do_not_depend_on_the_workers(stored, tmp_path):
+    folder = build(tmp_path, workers=2)
+    assert contents(folder) == contents(stored / "soraxla_worlds/marks/1.0.0")
+    assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"]
+    assert len(list(folder.glob("*.array_record-*-of-00003"))) == 3
+
+
+def test_another_seed_gives_other_clips(stored, tmp_path):
+    folder = build(tmp_path, seed=1)
+    mine, theirs = (
+        contents(f) for f in (folder, stored / "soraxla_worlds/marks/1.0.0")
+    )
+    shards = [name for name in mine if "array_record" in name]
+    assert shards and not any(mine[name] == theirs[name] for name in shards)
+
+
+def test_what_was_interrupted_goes_on_with_the_same_bytes(
+    stored, tmp_path, monkeypatch
+):
+    write_all = builder._write_all
+
+    def interrupted(shards, *rest):
+        write_all(shards[:2], *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(builder, "_write_all", interrupted)
+        build(tmp_path)
+    config = tmp_path / "soraxla_worlds/marks"
+    assert not (config / "1.0.0").exists()
+    kept = {file.name: file.stat().st_ino for file in config.glob(".1.0.0*/*")}
+    folder = build(tmp_path)
+    assert len(kept) == 2
+    assert all((folder / name).stat().st_ino == kept[name] for name in kept)
+    assert contents(folder) == contents(stored / "soraxla_worlds/marks/1.0.0")
+
+
+def test_a_finished_dataset_is_left_alone_and_another_is_refused(stored, monkeypatch):
+    monkeypatch.setattr(builder, "_write_all", None)  # nothing may be written
+    folder = build(stored)
+    assert folder == stored / "soraxla_worlds/marks/1.0.0"
+    text = f"clips {CLIPS}, seed 0.*clips {CLIPS}, seed 5.*choose another --out"
+    with pytest.raises(ValueError, match=text) as error:
+        build(stored, seed=5)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--world", "flat"], "unknown world 'flat', expected mixed, "),
+        (["--clips", "0"], "expected at least one clip"),
+        (["--seed", "-1"], "expected at least one clip and worker, and a seed"),
+        (["--workers", "0"], "workers 0"),
+    ],
+)
+def test_the_command_refuses_in_one_line(tmp_path, capsys, options, text):
+    from soraxla.cli.main import main
+
+    assert main(["worlds", "--out", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"soraxla worlds: [^\n]+\n", error) and text in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_without_tensorflow(tmp_path):
+    code = (
+        "import sys; from soraxla.cli.main import main\n"
+        "done = main(['worlds', '--world', 'marks', '--clips', '2', '--workers', '1', "
+        f"'--out', {str(tmp_path)!r}])\n"
+        "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules\n"
+        "sys.exit(done)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 clips" in done.stdout and "clip/s" in done.stderr
+    assert (tmp_path / "soraxla_worlds/marks/1.0.0/dataset_info.json").is_file()
