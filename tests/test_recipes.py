@@ -199,6 +199,22 @@ def test_a_larger_canvas_keeps_the_clip_in_its_middle():
     assert clip.known.sum() == 5 * 4 * 4 and clip.known[:, 2:6, 2:6].all()
 
 
+def test_around_a_hole_all_comes_back_as_it_was_given():
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[3, 20] = True
+    hole = np.zeros((SIDE, SIDE), bool)
+    hole[:16, 16:] = True
+    job = studio(Inpaint(video=TRUTH[:17], mask=mask), 17)
+    video, _ = drive(job, anything)
+    np.testing.assert_array_equal(video[:, ~hole], TRUTH[:17, ~hole])
+    np.testing.assert_array_equal(video[:, 3, 28], OTHER[:17, 3, 28])  # no rim there
+    video, _ = drive(
+        studio(Outpaint(video=TRUTH[:17]), 17, width=64),
+        lambda clip: np.full_like(clip.latents, 100),
+    )
+    np.testing.assert_array_equal(video[:, :, 16:48], TRUTH[:17])
+
+
 # --- Windows ----------------------------------------------------------------------
 
 
