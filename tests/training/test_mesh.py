@@ -32,6 +32,12 @@ STEPS = 8
 TWO_BY_TWO = {"fsdp": 2, "context": 2}
 
 
+# Each takes a minute or two of both cores: more than a smoke run has time for.
+long = pytest.mark.skipif(
+    "SORAXLA_SMOKE" in os.environ, reason="not in a smoke run (SORAXLA_SMOKE)"
+)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("mesh") / "data")
@@ -115,6 +121,7 @@ def test_rows_are_divided_by_parts_and_devices():
         replace(cfg, accumulate=0)
 
 
+@long
 def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(
     data, alone, tmp_path, monkeypatch
 ):
@@ -180,6 +187,7 @@ def test_two_processes_give_the_loss_of_one(alone, two):
     np.testing.assert_allclose(losses(two)[:STEPS], losses(alone), rtol=1e-5)
 
 
+@long
 def test_four_processes_two_of_which_hold_halves_of_rows(data, alone, tmp_path):
     finish(start(data, tmp_path, {"fsdp": 2, "context": 4}, processes=4))
     assert_same_curve(alone, tmp_path)
@@ -194,6 +202,7 @@ def wait_for_step(workdir, step, running):
         time.sleep(0.02)
 
 
+@long
 def test_one_of_two_processes_is_killed_and_both_start_again(data, two, tmp_path):
     running = start(data, tmp_path, TWO_BY_TWO, processes=2, steps=2 * STEPS)
     wait_for_step(tmp_path, 4, running)
