@@ -100,7 +100,7 @@ def packed_batches(
         return pack(
             [
                 [
-                    _segment(dataset, layout, draw, _said(spec, seed, draw))
+                    _segment(dataset, layout, draw, _said(spec, controls, seed, draw))
                     for draw in row
                 ]
                 for row in rows[share]
@@ -175,13 +175,15 @@ def segments(
     ]
 
 
-def _said(spec: PackSpec, seed: int, draw: Draw) -> tuple[str, ...]:
-    """What a draw tells of what steers it: a share nothing, half of the rest no camera,
-    so that actions alone are enough."""
+def _said(spec: PackSpec, controls: Controls, seed: int, draw: Draw) -> tuple[str, ...]:
+    """What a draw tells of what steers it: a share nothing, and where there are actions
+    half of the rest no camera, so that these alone are enough."""
+    if not controls.width:
+        return ()
     u = uniforms(seed, "controls", draw.draw, 1)[0]
     if u[0] < spec.control_dropout:
         return ()
-    return STEERING if u[1] < 0.5 else STEERING[:1]
+    return STEERING if u[1] < 0.5 or not controls.actions else STEERING[:1]
 
 
 def _check_controls(dataset: Dataset, controls: Controls) -> None:

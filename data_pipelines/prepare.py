@@ -300,8 +300,10 @@ def _encoded(
         row |= stored(given)
         for name in ("actions", "camera"):
             if (steering := getattr(media, name)) is not None:
-                last = piece.start + len(piece.frames)
-                given[name] = steering[piece.start : last]
+                rows = steering[piece.start : piece.start + len(piece.frames)]
+                if name == "camera":  # far from the origin bfloat16 is blocks apart
+                    rows = np.linalg.inv(rows[0])[None] @ rows
+                given[name] = rows
         yield records.encode_record(latents=latents, text=text, **given), row
 
 

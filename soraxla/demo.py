@@ -227,7 +227,9 @@ def measure(
         pipeline.dit.params,
         model,
         pipeline.process,
-        segments(dataset, partial(time_shift, model.shift), model.rope_fps),
+        segments(
+            dataset, partial(time_shift, model.shift), model.rope_fps, model.controls
+        ),
     )
     psnrs = [psnr(a, b) for a, b in zip(real, back, strict=True)]
     return {

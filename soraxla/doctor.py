@@ -75,7 +75,9 @@ def _matches(start: Start, dataset: Dataset) -> tuple[bool, str]:
 def _denoises(start: Start, dataset: Dataset) -> tuple[bool, str]:
     model = start.dit.model
     process = build(Process, start.dit.config["process"], "process.")
-    some = segments(dataset, partial(time_shift, model.shift), model.rope_fps)
+    some = segments(
+        dataset, partial(time_shift, model.shift), model.rope_fps, model.controls
+    )
     ratio = denoising_ratio(start.dit.params, model, process, some)
     found = f"error on samples {ratio:.3f} of predicting zero's"
     return ratio <= MAX_RATIO, f"{found}, expected at most {MAX_RATIO}"

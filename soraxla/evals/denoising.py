@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -44,22 +45,13 @@ def denoising_ratio(
     run = jit(functools.partial(_errors, model=model, process=process, seed=seed))
     error, scale = 0.0, 0.0
     for row in fewest_rows(draws, spec):
-        batch = pack([[_as_draw(segments[d.sample], d.draw) for d in row]], spec)
+        chosen_row = [replace(segments[d.sample], draw=d.draw) for d in row]
+        batch = pack([chosen_row], spec)
         u_BS = np.full((1, spec.max_segments), 0.5, np.float32)
         u_BS[0, : len(row)] = [(order[d.draw] + 0.5) / TRIPLES for d in row]
         row_error, row_scale = run(params, batch, u_BS)
         error, scale = error + float(row_error), scale + float(row_scale)
     return error / scale
-
-
-def _as_draw(segment: Segment, draw: int) -> Segment:
-    return Segment(
-        tokens=segment.tokens,
-        positions=segment.positions,
-        text=segment.text,
-        draw=draw,
-        shift=segment.shift,
-    )
 
 
 def _errors(

@@ -10,10 +10,13 @@ import grain
 import numpy as np
 import pytest
 
+from data_pipelines import prepare as prepare_module
 from data_pipelines import records
 from data_pipelines.dataset import Dataset, check_vae, open_dataset
-from data_pipelines.packed import packed_batches
+from data_pipelines.media import Media
+from data_pipelines.packed import packed_batches, segments
 from data_pipelines.prepare import prepare
+from soraxla.controls import Controls
 from soraxla.diffusion.schedule import time_shift
 from soraxla.mixture import TASKS, Given, Mixture
 from soraxla.packing import PackSpec, unpack
@@ -275,3 +278,46 @@ def test_a_mixture_that_the_dataset_cannot_give_is_refused(dataset):
         batches_of(dataset, spec)
     possible = replace(SPEC, mixture=Mixture(none=0.5, prefix=0.3, first=0.2))
     assert any(batch.known.any() for batch in islice(batches_of(dataset, possible), 8))
+
+
+class Steered(list):
+    """A source of one clip far from the world's origin."""
+
+    actions, camera = ("forward", "left"), True
+
+
+class Player:
+    uid = "far"
+
+    def open(self):
+        camera = np.tile(np.eye(4, dtype=np.float32), (9, 1, 1))
+        camera[:, 0, 3] = 1000.3 + 0.25 * np.arange(9)
+        actions = np.eye(9, 2, dtype=np.float32)
+        frames = iter(np.zeros((9, 16, 16, 3), np.uint8))
+        return Media("a walk", 16.0, frames, actions, camera)
+
+
+def test_what_steers_a_clip_comes_to_its_tokens(tmp_path, monkeypatch):
+    """Though records are bfloat16, which cannot tell 1000.3 from 1002."""
+    monkeypatch.setattr(
+        prepare_module, "open_source", lambda *_, **__: Steered([Player()])
+    )
+    test_prepare.run("steered", tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    both = Controls(actions=Steered.actions, camera=True)
+    (whole,) = segments(dataset, marked_shift, 16.0, both)
+    assert whole.controls.shape == (3, both.width)
+    poses = whole.controls[:, 10:].reshape(3, 4, 3, 4)
+    np.testing.assert_allclose(poses[1:, -1, 0, 3], [1.0, 2.0], atol=2e-3)
+    np.testing.assert_array_equal(whole.controls[1, 1:3], [0, 1])  # frame 1
+    seen = set()
+    spec = replace(SPEC, control_dropout=0.3)
+    for batch in islice(iter(batches_of(dataset, spec, controls=both)), 12):
+        first = np.flatnonzero(batch.segment_ids[0])[0]
+        seen.add(tuple(batch.controls[0, first, [0, 9]]))
+    assert seen == {(0, 0), (1, 0), (1, 1)}
+    spec, lens = replace(SPEC, control_dropout=0.0), Controls(camera=True)
+    for batch in islice(iter(batches_of(dataset, spec, controls=lens)), 12):
+        assert (batch.controls[batch.segment_ids > 0, 0] == 1).all()
+    with pytest.raises(ValueError, match="knows the actions"):
+        batches_of(dataset, controls=Controls(actions=("fly",)))
