@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from soraxla import patching
 from soraxla.mixture import TAILS
-from soraxla.patching import Patch, patchify, positions
+from soraxla.patching import Patch, patchify
 from soraxla.planning import Draw
-from soraxla.types import LatentGrid
 
 Tensors = Mapping[str, np.ndarray]
 EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
@@ -108,23 +108,19 @@ def lay(
     """
     whole_frames = 1 + _TEMPORAL * (len(latents) - 1)
     latents = latents[draw.start : draw.start + draw.latent_frames]
-    t, h, w, _ = latents.shape
-    grid = LatentGrid(t=t, h=h, w=w)
-    tokens = np.asarray(patchify(latents, patch))
-    places = positions(grid, patch, fps, rope_fps)
-    known = np.arange(len(tokens)) < draw.prefix * (len(tokens) // t)
+    behind = _appended(conditions, draw, whole_frames)
+    parts = [(latents, 0.0), *((z, first / _TEMPORAL) for first, z in behind)]
+    tokens, places = patching.lay(parts, patch, fps, rope_fps)
+    pt, ph, pw = patch
+    a_frame = latents.shape[1] * latents.shape[2] // (ph * pw)
+    own = len(latents) // pt * a_frame
+    known = np.arange(len(tokens)) >= own
+    known[: draw.prefix // pt * a_frame] = True
     if draw.spatial:
-        outside = np.tile(conditions[_HOLE].reshape(-1) == 0, t)
-        around = patchify(conditions[_GREYED][:t], patch)
-        tokens = np.where(outside[:, None], around, tokens)
-        known = known | outside
-    parts = [(tokens, places, known)]
-    for first, z in _appended(conditions, draw, whole_frames):
-        grid = LatentGrid(t=len(z), h=h, w=w)
-        behind = positions(grid, patch, fps, rope_fps, first=first / _TEMPORAL)
-        given = np.asarray(patchify(z, patch))
-        parts.append((given, behind, np.ones(len(given), bool)))
-    tokens, places, known = map(np.concatenate, zip(*parts, strict=True))
+        outside = np.tile(conditions[_HOLE].reshape(-1) == 0, len(latents) // pt)
+        around = patchify(conditions[_GREYED][: len(latents)], patch)
+        tokens[:own] = np.where(outside[:, None], around, tokens[:own])
+        known[:own] |= outside
     return tokens, places, known
 
 

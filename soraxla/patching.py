@@ -6,6 +6,7 @@ h, then w. A token's features are in (pt, ph, pw, c) order, c fastest, on the wa
 in and on the way out.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -108,3 +109,23 @@ def positions(
     place = np.indices((t, h, w), dtype=np.float64).reshape(3, -1).T
     place = place * np.array([patch[0], 1.0, 1.0]) + np.array([first, 0.0, 0.0])
     return (place * np.array([scale, 1.0, 1.0])).astype(np.float32)
+
+
+def lay(
+    parts: Sequence[tuple[Float[np.ndarray, "_ _ _ c"], float]],
+    patch: Patch,
+    fps: float,
+    rope_fps: float,
+) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n 3"]]:
+    """Tokens and positions of parts of a clip, one behind the other.
+
+    A part is latents (t, h, w, c) and where its first stands, in latents; the clip
+    itself is the part at 0, and what was encoded alone comes behind it.
+    """
+    tokens, places = [], []
+    for latents, first in parts:
+        t, h, w, _ = latents.shape
+        grid = LatentGrid(t=t, h=h, w=w)
+        tokens.append(np.asarray(patchify(latents, patch)))
+        places.append(positions(grid, patch, fps, rope_fps, first=first))
+    return np.concatenate(tokens), np.concatenate(places)

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from soraxla.patching import Patch, patchify, positions
+from soraxla import patching
+from soraxla.patching import Patch, patchify
 from soraxla.types import Array, LatentGrid
 
 
@@ -117,19 +118,13 @@ def lay(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
         raise ValueError(
             f"a patch of {patch} latents (t, h, w) is known in part: give whole patches"
         )
-    known = share == 1
-    latents = np.asarray(patchify(clip.latents, patch))
+    parts = [(clip.latents, 0.0), *((x.latents, x.place) for x in clip.alone)]
+    latents, places = patching.lay(parts, patch, clip.fps, rope_fps)
+    beyond = np.arange(len(latents)) >= len(share)
+    known = beyond.copy()
+    known[: len(share)] = share == 1
     if clip.strength == 1:
         latents = np.where(known[:, None], latents, np.float32(0))
-    parts = [(latents, known, positions(clip.grid, patch, clip.fps, rope_fps))]
-    for given in clip.alone:
-        k, h, w, _ = given.latents.shape
-        grid = LatentGrid(t=k, h=h, w=w)
-        place = positions(grid, patch, clip.fps, rope_fps, first=given.place)
-        tokens = np.asarray(patchify(given.latents, patch))
-        parts.append((tokens, np.ones(len(tokens), bool), place))
-    latents, known, places = (np.concatenate(x) for x in zip(*parts, strict=True))
-    beyond = np.arange(len(known)) >= len(share)
     return Tokens(latents=latents, known=known, positions=places, alone=beyond)
 
 
