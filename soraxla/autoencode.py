@@ -1,7 +1,7 @@
 """Clips on the host to normalised latents and back, in constant memory.
 
-Clips go through the VAE's streaming form in chunks of at most `CHUNK` latent
-positions, so a film needs no more device memory than a short clip of its size.
+Clips go through the VAE's streaming form in chunks of at most `CHUNK` pixels, so a film
+needs no more device memory than a short clip of its size.
 """
 
 import functools
@@ -15,7 +15,7 @@ from soraxla.compiler import jit
 from soraxla.models import vae
 from soraxla.models.vae import VAEConfig
 
-CHUNK = 1728  # latent positions, h·w·t: 33 frames of 128×96 pixels
+CHUNK = 9 * 128 * 96  # height · width · latent frames: 33 frames of 128×96
 
 
 def encode_clip(
@@ -27,7 +27,7 @@ def encode_clip(
     """
     vae.check_clip(cfg, *video.shape[:3])
     latents = 1 + (len(video) - 1) // cfg.temporal
-    area = video.shape[1] * video.shape[2] // cfg.spatial**2
+    area = video.shape[1] * video.shape[2]
     encode = _jitted(vae.encode_chunk, cfg)
     parts, past, frame = [], None, 0
     for size in _chunk_sizes(latents, area):
@@ -52,7 +52,8 @@ def decode_stream(
     """The frames of normalised latents, some at a time."""
     decode = _jitted(vae.decode_chunk, cfg)
     past, start = None, 0
-    for size in _chunk_sizes(len(latents), latents.shape[1] * latents.shape[2]):
+    area = latents.shape[1] * latents.shape[2] * cfg.spatial**2
+    for size in _chunk_sizes(len(latents), area):
         z = vae.denormalise(cfg, jnp.asarray(latents[None, start : start + size]))
         video, past = decode(params, latents=z, past=past)
         yield to_uint8(np.asarray(video[0]))

@@ -34,7 +34,7 @@ def clip(frames, height=16, width=24):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Of at most two latent frames of a 16×24 clip."""
-    monkeypatch.setattr(autoencode, "CHUNK", 12)
+    monkeypatch.setattr(autoencode, "CHUNK", 2 * 16 * 24)
 
 
 def test_a_clip_encoded_in_chunks_is_the_clip_encoded_whole(params):
@@ -66,7 +66,7 @@ def test_481_frames_need_little_more_memory_than_33(params, monkeypatch):
     decode = functools.partial(vae.decode_chunk, cfg=VAE)
 
     def peak(latents):
-        sizes = autoencode._chunk_sizes(latents, 12 * 16)
+        sizes = autoencode._chunk_sizes(latents, 96 * 128)
         first = shapes(sizes[0])
         _, past = jax.eval_shape(
             lambda p, z: decode(p, latents=z, past=None), params, first
@@ -100,10 +100,10 @@ def test_sizes_that_would_lose_pixels_are_refused(params, shape):
 
 def test_chunks_are_even_and_within_the_limit():
     for latents in range(1, 40):
-        for area in (1, 3, 6, 12, 50):
+        for area in (64, 192, 384, 768, 3200):
             sizes = autoencode._chunk_sizes(latents, area)
             assert sum(sizes) == latents and min(sizes) >= 1
-            assert max(sizes) <= max(1, 12 // area)
+            assert max(sizes) <= max(1, autoencode.CHUNK // area)
             assert max(sizes) - min(sizes) <= 1
 
 

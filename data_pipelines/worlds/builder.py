@@ -28,8 +28,13 @@ from tqdm import tqdm
 
 from data_pipelines.worlds import WORLDS, draw_size
 
-MIXED = "mixed"  # each clip is of a world that is drawn for it
-CONFIGS = (MIXED, *WORLDS)
+# Each clip is of a world that is drawn for it. `flat` has none seen from within; half
+# of its clips are of the world with the most words.
+MIXTURES = {
+    "mixed": tuple(WORLDS),
+    "flat": ("occlusion", "occlusion", "physics", "marks"),
+}
+CONFIGS = (*MIXTURES, *WORLDS)
 
 _SHARD = 128  # clips of a shard at most
 _SEEDS = 2**31
@@ -55,10 +60,10 @@ FEATURES: dict[str, Any] = {
 
 
 def world_of(config: str, seed: int) -> str:
-    """The world of a clip: the config's, or for `mixed` any, each as likely."""
-    if config != MIXED:
+    """The world of a clip: the config's, or one drawn of its mixture."""
+    if config not in MIXTURES:
         return config
-    names = list(WORLDS)
+    names = MIXTURES[config]
     return names[np.random.default_rng((seed, 1)).integers(len(names))]
 
 
@@ -87,7 +92,7 @@ def example(config: str, seed: int) -> dict[str, Any]:
 
 
 class SoraxlaWorlds(FileReaderBuilder):
-    """`soraxla_worlds/CONFIG` in `data_dir`, a world or `mixed`, of one split, train.
+    """`soraxla_worlds/CONFIG` in `data_dir`, a world or a mixture, of one split, train.
 
     Clip i has the seed `seed`·2³² + i. `workers` processes write it.
     """
@@ -122,7 +127,7 @@ class SoraxlaWorlds(FileReaderBuilder):
     def _steering(self) -> dict[str, Any]:
         """What steers clips, where a camera moves in them."""
         config = self.builder_config
-        if config is None or config.name not in (MIXED, "voxel"):
+        if config is None or config.name not in ("mixed", "voxel"):
             return {}
         from data_pipelines.worlds.voxel_actions import ACTIONS
 

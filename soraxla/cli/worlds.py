@@ -10,7 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--world",
         default="mixed",
         metavar="NAME",
-        help="occlusion, physics, marks, voxel, or mixed: all (default: %(default)s)",
+        help="occlusion, physics, marks, voxel; flat: one of the first three for each "
+        "clip; mixed: of all (default: %(default)s)",
     )
     parser.add_argument(
         "--clips", type=int, default=10_000, help="how many (default: %(default)s)"

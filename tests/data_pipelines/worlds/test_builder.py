@@ -65,6 +65,13 @@ def test_mixed_clips_are_of_every_world_alike():
     assert {builder.world_of("marks", seed) for seed in range(9)} == {"marks"}
 
 
+def test_half_of_the_flat_clips_are_of_occlusion():
+    drawn = [builder.world_of("flat", seed) for seed in range(1000)]
+    assert 400 < drawn.count("occlusion") < 600
+    assert min(drawn.count("physics"), drawn.count("marks")) > 200
+    assert "voxel" not in drawn
+
+
 def test_prepare_reads_it_as_a_source(stored):
     samples = open_source("tfds:soraxla_worlds/marks", data_dir=stored)
     assert samples[3].uid == "soraxla_worlds/marks/1.0.0/train/3"
