@@ -86,6 +86,7 @@ L3 soraxla/hub.py
 L3 soraxla/weights.py
 L3 soraxla/wan/*
 L3 soraxla/training/finetune.py
+L3 soraxla/training/linear_start.py
 L3 soraxla/training/jobs.py
 L4 soraxla/request.py
 L4 soraxla/recipes.py

@@ -26,6 +26,7 @@ from soraxla.models.vae_layers import (
     Stream,
     Up,
 )
+from soraxla.models.vae_linear import ToLatents, ToPixels
 from soraxla.models.vae_residual import (
     average_down,
     duplicate_up,
@@ -44,7 +45,10 @@ class VAEConfig:
     channels. `latent_mean` and `latent_std` hold one number a latent channel.
     Wan 2.2's has a `decoder_width` of its own (256, where C is 160), a `pixel_patch`
     of 2, the side of the squares of pixels that become channels at both ends, and
-    `residual` stages: each adds its resampled input to its output.
+    `residual` stages: each adds its resampled input to its output. A `linear` one
+    encodes by a linear map of each latent's own pixels alone; its decoder adds what
+    the convolutions know to another, and starts from nothing added. Without a
+    `base_width` it has no convolutions.
     """
 
     base_width: int = 96
@@ -55,6 +59,7 @@ class VAEConfig:
     residual: bool = False
     decoder_width: int | None = None  # `base_width` if None
     pixel_patch: int = 1
+    linear: bool = False
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -64,6 +69,11 @@ class VAEConfig:
             raise ValueError(
                 f"VAE multipliers {self.multipliers} with temporal_down "
                 f"{self.temporal_down}: expected one multiplier more; change one"
+            )
+        if self.base_width < (0 if self.linear else 1):
+            raise ValueError(
+                f"VAE base_width is {self.base_width}: expected ≥ 1, or 0 for a linear "
+                "one without convolutions; change it"
             )
         for name in ("latent_mean", "latent_std"):
             if len(getattr(self, name)) not in (0, self.latent_channels):
@@ -125,6 +135,12 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, stream: Stream) -> Array:
         cfg, dtype = self.cfg, self.cfg.dtype
+        if cfg.linear:
+            size = cfg.temporal, cfg.spatial, cfg.latent_channels
+            down = ToLatents(*size, name="linear")
+            mean = down(_by_height(x), stream)
+            # As sure as `encode_chunk` lets it be.
+            return jnp.concatenate([mean, jnp.full_like(mean, -30.0)], axis=-1)
         x = _by_height(fold_pixels(x, cfg.pixel_patch).astype(dtype))
         x = Conv(cfg.base_width, 3, dtype, name="conv_in")(x, stream)
         for i, m in enumerate(cfg.multipliers):
@@ -164,6 +180,10 @@ class Decoder(nn.Module):
         widths = [m * base for m in reversed(cfg.multipliers)]
         temporal_up = tuple(reversed(cfg.temporal_down))
         x = _by_height(z)
+        linear = ToPixels(cfg.temporal, cfg.spatial, name="linear")
+        video = linear(x, stream) if cfg.linear else jnp.zeros(())
+        if not cfg.base_width:
+            return video
         x = Conv(cfg.latent_channels, 1, dtype, name="post_quant")(x, stream)
         x = Conv(widths[0], 3, dtype, name="conv_in")(x.astype(dtype), stream)
         x = Middle(widths[0], dtype, name="middle")(x, stream)
@@ -181,8 +201,9 @@ class Decoder(nn.Module):
                     x = x + duplicate_up(before, width, *stride, first=stream.first)
             x = _by_height(x)
         x = nn.silu(Norm(dtype, name="norm_out")(x))
-        x = Conv(3 * cfg.pixel_patch**2, 3, dtype, name="conv_out")(x, stream)
-        return unfold_pixels(x.astype(jnp.float32), cfg.pixel_patch)
+        colours = 3 * cfg.pixel_patch**2
+        x = Conv(colours, 3, dtype, zero=cfg.linear, name="conv_out")(x, stream)
+        return video + unfold_pixels(x.astype(jnp.float32), cfg.pixel_patch)
 
 
 def init(key: PRNGKeyArray, cfg: VAEConfig) -> PyTree:

@@ -34,6 +34,7 @@ from soraxla.sharding import (
     put_rows,
 )
 from soraxla.training.finetune import Start, check_start
+from soraxla.training.linear_start import linear_start
 from soraxla.training.loop import Job, LoopSettings
 from soraxla.training.state import TrainState, create
 from soraxla.training.steps import (
@@ -223,8 +224,8 @@ def vae_job(
 ) -> Job:
     """Trains on pixel windows of all media files below a folder.
 
-    `start` is a VAE to fine-tune; None starts from nothing. `mesh` has the devices (not
-    `cfg.mesh`), by default the first.
+    `start` is a VAE to fine-tune; None starts from nothing, a linear encoder from the
+    principal components. `mesh` has the devices (not `cfg.mesh`), by default the first.
 
     Raises:
         ValueError: no media, none large enough, `start` has other widths, or the mesh
@@ -239,6 +240,9 @@ def vae_job(
             f"the VAE to start from has widths {_widths(start.model)}, the "
             f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
         )
+    batches = WindowDataset(files, cfg.windows, seed=cfg.step.seed)
+    if start is None and cfg.step.model.linear:
+        start = linear_start(cfg.step.model, batches, seed=cfg.step.seed)
 
     def fine_tuned(params: PyTree) -> TrainState:
         assert start is not None
@@ -254,7 +258,7 @@ def vae_job(
         init_args=(start.params,) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
         convolves=True,
-        batches=WindowDataset(files, cfg.windows, seed=cfg.step.seed),
+        batches=batches,
         unit="px",
         preview=preview,
         mesh=mesh,
@@ -272,6 +276,7 @@ def _widths(model: VAEConfig) -> tuple:
         model.residual,
         model.decoder_width,
         model.pixel_patch,
+        model.linear,
     )
 
 

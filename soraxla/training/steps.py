@@ -54,12 +54,23 @@ class DiTStep:
 
 @dataclass(frozen=True, kw_only=True)
 class VAEStep:
-    """What a VAE step depends on; the loss is L1 + kl_weight · KL, both means."""
+    """What a VAE step depends on; the loss is L1 + kl_weight · KL, both means.
+
+    A linear encoder and the moments of its latents stay as they are: what has learnt
+    to make such latents can still be decoded after the decoder has learnt more.
+    """
 
     model: vae.VAEConfig
     optim: OptimSettings = field(default_factory=OptimSettings)
     kl_weight: float = 1e-6
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model.linear and self.optim.weight_decay:
+            raise ValueError(
+                f"optim.weight_decay is {self.optim.weight_decay}, expected 0 for a "
+                "linear VAE: its encoder is not trained, only shrunk"
+            )
 
 
 def _init_key(seed: int) -> PRNGKeyArray:
@@ -210,6 +221,8 @@ def vae_step(
     key = jax.random.fold_in(key, state.step)
 
     def loss_fn(params):
+        if cfg.model.linear:
+            params = params | {"encoder": jax.lax.stop_gradient(params["encoder"])}
         mean, logvar = vae.encode(params, cfg.model, video)
         z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
         reconstructed = vae.decode_unclipped(params, cfg.model, z)
@@ -228,6 +241,7 @@ def vae_step(
     )
     # Exact means over the steps so far until the window of 1/(1−decay) steps is full.
     decay = jnp.minimum(_MOMENT_DECAY, state.step / (state.step + 1.0))
+    decay = 1.0 if cfg.model.linear else decay
     moments = jax.tree.map(
         lambda old, new: old + (1.0 - decay) * (new - old), state.extra, moments
     )

@@ -1,0 +1,83 @@
+"""Where a VAE with a linear encoder begins: the principal components of its windows."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soraxla.models import vae
+from soraxla.models.vae import VAEConfig
+from soraxla.models.vae_linear import principal_components
+from soraxla.settings import to_dict
+from soraxla.weights import Loaded
+
+_BATCHES = 256
+
+
+def linear_start(
+    model: VAEConfig, batches: Iterable[Mapping[str, np.ndarray]], *, seed: int
+) -> Loaded:
+    """A VAE whose encoder is done, and whose decoder adds nothing yet.
+
+    Latents are divided by the roots of their deviations, on a common scale, not by the
+    deviations: what varies most is the last to drown in noise, so that a transformer
+    that makes such latents makes the coarse before the fine.
+
+    Args:
+        batches: {"video": uint8 (B, T, H, W, 3)}, of which the first 256 are used.
+
+    Raises:
+        ValueError: there is no window of more than a frame, or fewer numbers in a
+            latent's pixels than latent channels.
+    """
+    numbers = 3 * model.spatial**2
+    if model.latent_channels > numbers:
+        raise ValueError(
+            f"step.model.latent_channels is {model.latent_channels}, expected at most "
+            f"{numbers}, the numbers in {model.spatial}x{model.spatial} pixels"
+        )
+    clips = [
+        clip.astype(np.float32) / 127.5 - 1.0
+        for batch in islice(batches, _BATCHES)
+        for clip in batch["video"]
+        if len(clip) > 1
+    ]
+    if not clips:
+        raise ValueError(
+            "a linear VAE begins from clips, but no window has more than a frame: add "
+            "one to windows.shapes"
+        )
+    down, up = principal_components(
+        clips,
+        frames=model.temporal,
+        side=model.spatial,
+        channels=model.latent_channels,
+    )
+    params = vae.init(jax.random.key(seed), model)
+    params["encoder"]["linear"], params["decoder"]["linear"] = down, up
+    mean, std = _moments(clips, down, model)
+    scale = np.sqrt(std)
+    scale *= np.sqrt(np.mean((std / scale) ** 2))  # of a variance of 1 in the mean
+    if model.base_width:  # the convolutions begin from normalised latents
+        params["decoder"]["post_quant"] = {
+            "kernel": jnp.diag(1.0 / scale).astype(jnp.float32)[None, None, None],
+            "bias": jnp.asarray(-mean / scale, jnp.float32),
+        }
+    model = dataclasses.replace(
+        model, latent_mean=tuple(mean.tolist()), latent_std=tuple(scale.tolist())
+    )
+    config = {"kind": "vae", "model": to_dict(model)}
+    return Loaded(params=params, model=model, config=config)
+
+
+def _moments(clips: list[np.ndarray], down: dict, model: VAEConfig):
+    """Mean and standard deviation of each latent channel, float64."""
+    encode = jax.jit(
+        lambda video: vae.encode({"encoder": {"linear": down}}, model, video)
+    )
+    latents = [np.asarray(encode(clip[None])[0], np.float64) for clip in clips]
+    flat = np.concatenate([z.reshape(-1, z.shape[-1]) for z in latents])
+    return flat.mean(0), flat.std(0)
