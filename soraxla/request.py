@@ -106,8 +106,6 @@ def videos(task: Task) -> dict[str, np.ndarray]:
 def own_frames(task: Task) -> int | None:
     """The length of what comes out where none is asked for, if a task has one."""
     match task:
-        case Animate(first=None, last=None):
-            return 1
         case Connect(before=before, after=after):
             return len(before) + BRIDGE + len(after)
         case Loop(video=np.ndarray() as video):

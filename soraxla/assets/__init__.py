@@ -1,8 +1,28 @@
-"""What is shipped with the package: a small VAE."""
+"""What is shipped with the package: a small VAE, and a model of simulated worlds."""
 
 from pathlib import Path
+from typing import NamedTuple
+
+_HERE = Path(__file__).parent
+
+
+class Usual(NamedTuple):
+    """The size that a model has seen most of."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+
+
+WORLDS = Usual(width=64, height=64, frames=33, fps=16.0)
 
 
 def small_vae() -> Path:
     """The weights folder of the VAE that soraxla ships; its README is the card."""
-    return Path(__file__).parent / "vae_small"
+    return _HERE / "vae_small"
+
+
+def worlds_model() -> Path:
+    """The exported folder of the model that soraxla ships; its README is the card."""
+    return _HERE / "worlds"

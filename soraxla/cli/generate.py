@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", required=True, help="training folder or exported folder"
+        "--checkpoint",
+        help="training folder or exported folder (default: the small model of "
+        "simulated worlds that is shipped, made for clips of 64x64)",
     )
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="what to show")
@@ -24,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one prompt a line; --out is then a pattern such as video_{}.mp4",
     )
     parser.add_argument(
-        "--out", required=True, help=".mp4, .webm, .gif, .webp, .png or .jpg"
+        "--out",
+        default="soraxla.mp4",
+        help=".mp4, .webm, .gif, .webp, .png or .jpg (default: %(default)s)",
     )
     parser.add_argument("--codec", help="another encoder for .mp4 and .webm")
     _add_length(parser)
@@ -41,12 +45,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_length(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("size and length", "of all that comes out")
     group.add_argument(
-        "--size", metavar="WxH", help="in pixels (default: what is given, or 256x256)"
+        "--size",
+        metavar="WxH",
+        help="in pixels (default: what is given, or 256x256; 64x64 without "
+        "--checkpoint)",
     )
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=int, help="1 is an image")
+    length.add_argument(
+        "--frames",
+        type=int,
+        help="1 is an image (default: the task's own, or 1; 33 without --checkpoint)",
+    )
     length.add_argument("--seconds", type=float)
-    group.add_argument("--fps", type=float, help="default: the given clip's, or 24")
+    group.add_argument(
+        "--fps",
+        type=float,
+        help="default: the given clip's, or 24; 16 without --checkpoint",
+    )
     group.add_argument(
         "--window",
         type=int,
@@ -68,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
     import jax
     from tqdm import tqdm
 
+    from soraxla.assets import worlds_model
     from soraxla.pipeline import load
     from soraxla.sharding import sampling_mesh
     from soraxla.video_io import check_writable, write_video
@@ -80,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         check_writable(out, codec=args.codec)
     _rehearse(outs[0], requests[0], args.codec)
     with jax.set_mesh(sampling_mesh()):
-        pipeline = load(args.checkpoint)
+        pipeline = load(args.checkpoint or worlds_model())
         if args.actions is not None:
             requests = [_acting(args.actions, r, pipeline) for r in requests]
         _note_windows(pipeline, requests[0])
@@ -91,19 +107,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":
-    from soraxla.request import Request, own_frames
+    from soraxla.assets import WORLDS, Usual
+    from soraxla.request import Animate, Request, own_frames
 
     prompts, task = _prompts(args), media.task_of(args)
+    usual = Usual(256, 256, 1, 24.0) if args.checkpoint else WORLDS
     size = args.canvas or args.size
+    if size is None and not args.checkpoint and isinstance(task, Animate):
+        size = f"{usual.width}x{usual.height}"  # a photograph is far from its worlds
     own = None if size else media.own_size(task)
     if own is None:
         option = "--canvas" if args.canvas else "--size"
-        width, height = parse_size(size or "256x256", option)
+        width, height = parse_size(size or f"{usual.width}x{usual.height}", option)
     else:
         task, width, height = own
-    fps = (media.own_fps(args) or 24.0) if args.fps is None else args.fps
+    fps = (media.own_fps(args) or usual.fps) if args.fps is None else args.fps
     frames = _frames(args, fps)
-    frames = (own_frames(task) or 1) if frames is None else frames
+    frames = (own_frames(task) or usual.frames) if frames is None else frames
     requests = []
     for where, prompt in prompts:
         try:
