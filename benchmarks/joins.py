@@ -1,0 +1,163 @@
+"""Do the joins of a model's clips show, and do its colours drift? On held-out worlds.
+
+    python -m benchmarks.joins [--checkpoint DIR] [--json FILE]
+
+Ten clips of 33 frames at 64×64 a task. A join passes when its step between frames is at
+most 1.5 times the clip's median step. The same is asked of the transformer with random
+weights, which should fail. Drift: scenes in which nothing moves, extended by four
+windows; the change of the mean colour, of 255.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from data_pipelines.worlds import WORLDS, Episode
+from soraxla.assets import worlds_model
+from soraxla.evals.joins import colour_drift, join_ratio
+from soraxla.evals.worldbench.cases import FIRST_SEED
+from soraxla.models import dit
+from soraxla.pipeline import Pipeline, load
+from soraxla.request import (
+    Animate,
+    Connect,
+    Extend,
+    Loop,
+    Request,
+    SampleSettings,
+    Task,
+)
+from soraxla.sharding import sampling_mesh
+
+CLIPS, FRAMES, GIVEN = 10, 33, 17
+PASSES = 1.5
+OVERLAP, WINDOWS = 9, 4
+FIRST = FIRST_SEED + 500_000_000  # beyond what WorldBench asks
+
+
+def held_out(count: int) -> list[Episode]:
+    """Clips of the three flat worlds in turn."""
+    worlds = [WORLDS[name] for name in ("occlusion", "physics", "marks")]
+    return [
+        worlds[i % 3](FIRST + i, width=64, height=64, frames=FRAMES, fps=16.0)
+        for i in range(count)
+    ]
+
+
+def tasks(clip: Episode, other: Episode) -> dict[str, tuple[Task, int, list[int]]]:
+    """Task, frames of the result, and the first frame after each join."""
+    video = clip.video
+    return {
+        "first frame": (Animate(first=video[:1]), FRAMES, [1]),
+        "first and last frame": (
+            Animate(first=video[:1], last=video[-1:]),
+            FRAMES,
+            [1, FRAMES - 1],
+        ),
+        "forward": (Extend(video=video[:GIVEN]), FRAMES, [GIVEN]),
+        "backward": (
+            Extend(video=video[-GIVEN:], direction="backward"),
+            FRAMES,
+            [FRAMES - GIVEN],
+        ),
+        "connect": (
+            Connect(before=video[:GIVEN], after=other.video[:GIVEN]),
+            2 * GIVEN + 15,
+            [GIVEN, GIVEN + 15],
+        ),
+        "loop": (Loop(video=video[:GIVEN]), FRAMES, [0, GIVEN]),
+    }
+
+
+def ratios(pipeline: Pipeline, settings: SampleSettings) -> dict[str, list[float]]:
+    """By task, the join ratio of each clip."""
+    clips = held_out(CLIPS)
+    asked = [tasks(clip, clips[i - 1]) for i, clip in enumerate(clips)]
+    found = {}
+    for name in asked[0]:
+        requests = [
+            request(task[name][0], clip.caption, task[name][1])
+            for task, clip in zip(asked, clips, strict=True)
+        ]
+        made = dict(pipeline.generate_each(requests, settings))
+        joins = asked[0][name][2]
+        found[name] = [
+            join_ratio(made[i], joins, closed=name == "loop") for i in range(CLIPS)
+        ]
+    return found
+
+
+def drifts(pipeline: Pipeline, settings: SampleSettings) -> list[float]:
+    """Between the given frames and those of the last of four windows."""
+    stills = [clip.video[:1].repeat(FRAMES, axis=0) for clip in held_out(6)]
+    new = WINDOWS * (FRAMES - OVERLAP)
+    requests = [
+        dataclasses.replace(
+            request(Extend(video=still), "", FRAMES + new), window=FRAMES
+        )
+        for still in stills
+    ]
+    made = dict(pipeline.generate_each(requests, settings))
+    last = FRAMES - OVERLAP
+    return [colour_drift(still, made[i][-last:]) for i, still in enumerate(stills)]
+
+
+def request(task: Task, prompt: str, frames: int) -> Request:
+    return Request(
+        prompt=prompt,
+        width=64,
+        height=64,
+        frames=frames,
+        fps=16.0,
+        task=task,
+        overlap=OVERLAP,
+    )
+
+
+def with_random_weights(pipeline: Pipeline) -> Pipeline:
+    """The same sizes; gates at random too, or blocks would pass everything on."""
+    shapes = jax.eval_shape(lambda: dit.init(jax.random.key(0), pipeline.dit.model))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: (rng.normal(size=x.shape) * 0.05).astype(np.float32), shapes
+    )
+    loaded = dataclasses.replace(pipeline.dit, params=params)
+    return dataclasses.replace(pipeline, dit=loaded)
+
+
+def row(name: str, values: Sequence[float]) -> str:
+    passed = sum(value <= PASSES for value in values)
+    return f"{name:24} {passed:2} of {len(values)}   median {np.median(values):5.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default=worlds_model())
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--cfg-scale", type=float, default=SampleSettings().cfg_scale)
+    args = parser.parse_args()
+    settings = SampleSettings(steps=args.steps, cfg_scale=args.cfg_scale)
+    with jax.set_mesh(sampling_mesh()):
+        pipeline = load(args.checkpoint)
+        found = {
+            "model": ratios(pipeline, settings),
+            "random weights": ratios(with_random_weights(pipeline), settings),
+        }
+        drift = drifts(pipeline, SampleSettings(steps=args.steps, cfg_scale=1.0))
+    for source, by_task in found.items():
+        print(f"{source}: joins of at most {PASSES} times the median step")
+        print("\n".join(f"  {row(*item)}" for item in by_task.items()))
+    print(f"drift over {WINDOWS} windows, of 255: {np.round(drift, 2).tolist()}")
+    if args.json:
+        result = {"joins": found, "drift": drift, "settings": vars(args) | {"json": ""}}
+        args.json.write_text(json.dumps(result, indent=2, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
