@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from soraxla import patching
-from soraxla.mixture import TAILS
+from soraxla.mixture import TAILS, greyed
 from soraxla.patching import Patch, patchify
 from soraxla.planning import Draw
 
@@ -20,7 +20,6 @@ EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w 
 
 _INNER_FRAMES = 2  # encoded alone beside the last one
 _SPATIAL_SHARE = 0.05
-_GREY = 128
 _TEMPORAL = 4  # frames a latent
 _FRAME, _TAIL, _HOLE, _GREYED = "frame_", "tail_", "hole", "greyed"
 
@@ -55,7 +54,8 @@ def encode_conditions(
     if rng.random() < _SPATIAL_SHARE:
         hole = random_hole(rng, video.shape[1] // cell, video.shape[2] // cell)
         made[_HOLE] = hole.astype(np.float32)
-        made[_GREYED] = encode(greyed(video, hole, cell))
+        pixels = hole.repeat(cell, axis=0).repeat(cell, axis=1)
+        made[_GREYED] = encode(greyed(video, pixels))
     return made
 
 
@@ -73,14 +73,6 @@ def random_hole(
     hole = np.zeros((height, width), bool)
     hole[spans[0], spans[1]] = True
     return ~hole if rng.random() < 0.5 and not hole.all() else hole
-
-
-def greyed(
-    video: UInt8[np.ndarray, "f y x 3"], hole: Bool[np.ndarray, "h w"], cell: int
-) -> UInt8[np.ndarray, "f y x 3"]:
-    """The video, mid-grey wherever the hole is."""
-    pixels = hole.repeat(cell, axis=0).repeat(cell, axis=1)
-    return np.where(pixels[None, :, :, None], np.uint8(_GREY), video)
 
 
 def stored(names: Mapping[str, object]) -> dict[str, int]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
 from soraxla.types import latent_frames
 
 TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
+_GREY = 128  # what a hole is filled with: the nearest to the middle of −1…1
 _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
 
 
@@ -142,3 +143,10 @@ def given(
     alone = np.where(asked("frames") & (stored.alone > 0), some, alone)
     around = asked("spatial") & (stored.spatial > 0)
     return Given(start, prefix, alone, tail, around)
+
+
+def greyed(
+    video: UInt8[np.ndarray, "t h w 3"], hole: Bool[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The video with nothing to be seen in the hole."""
+    return np.where(hole[None, :, :, None], np.uint8(_GREY), video)

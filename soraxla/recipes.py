@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from soraxla.autoencode import decode_clip, encode_clip
+from soraxla.mixture import greyed
 from soraxla.patching import Patch
 from soraxla.request import (
     BRIDGE,
@@ -26,7 +27,6 @@ from soraxla.request import (
     Request,
 )
 from soraxla.sampling.seams import (
-    greyed,
     whole_patches,
     with_frames,
     with_surroundings,

@@ -1,5 +1,5 @@
-"""Pixels that are given: brought to size, greyed where they are not to be seen, and put
-back in what comes out of the VAE, so that no join shows."""
+"""Pixels that are given: brought to size, and put back in what comes out of the VAE, so
+that no join shows."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,6 @@ from soraxla.types import Array
 
 FADE = 4  # generated frames over which the difference at a seam fades
 RIM = 8  # generated pixels over which it fades around a hole
-GREY = 128  # what a hole is filled with; the nearest to the middle of −1…1
 
 FITS = ("cover", "crop", "pad")
 
@@ -73,13 +72,6 @@ def whole_patches(
     h, w = (n // s for n, s in zip(hole.shape, side, strict=True))
     patches = hole.reshape(h, side[0], w, side[1]).any(axis=(1, 3))
     return np.repeat(np.repeat(patches, side[0], axis=0), side[1], axis=1)
-
-
-def greyed(
-    video: UInt8[np.ndarray, "t h w 3"], hole: Bool[np.ndarray, "h w"]
-) -> UInt8[np.ndarray, "t h w 3"]:
-    """The video with nothing to be seen in the hole."""
-    return np.where(hole[None, :, :, None], np.uint8(GREY), video)
 
 
 def with_frames(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data_pipelines.conditions import encode_conditions, greyed, lay, random_hole
+from data_pipelines.conditions import encode_conditions, lay, random_hole
+from soraxla.mixture import greyed
 from soraxla.patching import patchify, positions
 from soraxla.planning import Draw
 from soraxla.types import LatentGrid
@@ -47,7 +48,8 @@ def test_each_condition_is_encoded_from_its_own_frames_alone():
     hole = made["hole"].astype(bool)
     other = video.copy()
     other[:, np.kron(hole, np.ones((CELL, CELL), bool))] = 7  # what nobody may see
-    again = encode(greyed(other, hole, CELL))
+    pixels = hole.repeat(CELL, axis=0).repeat(CELL, axis=1)
+    again = encode(greyed(other, pixels))
     np.testing.assert_array_equal(made["greyed"], again)
     assert not np.array_equal(again, encode(other))
 

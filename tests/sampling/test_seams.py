@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from soraxla.mixture import greyed
 from soraxla.sampling.seams import (
     FADE,
     RIM,
     fit,
-    greyed,
     whole_patches,
     with_frames,
     with_surroundings,
