@@ -21,15 +21,15 @@ from soraxla.training.steps import DiTStep
 
 def get_config() -> ConfigDict:
     """One leg; `--init` of the last leg's weights begins the next."""
-    steps = 1700
+    steps = 2600
     training = DiTTraining(
         step=DiTStep(
             model=dit_config(
                 "xs",
                 layers=6,
-                width=384,
-                mlp_width=1536,
-                heads=6,
+                width=192,
+                mlp_width=768,
+                heads=3,
                 latent_channels=64,
                 # A frame says much of the next: without a shift most of the noise
                 # hides nothing of what a clip is about.
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
             ),
         ),
         pack=PackSpec(
-            row_length=1536, text_length=512, max_segments=32, mixture=EVERY_TASK
+            row_length=2048, text_length=512, max_segments=32, mixture=EVERY_TASK
         ),
         loop=LoopSettings(steps=steps, checkpoint_every=250),
     )

@@ -253,7 +253,8 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
         `out/transformer/soraxla_only.safetensors`.
 
     Raises:
-        ValueError: `out` exists; `checkpoint` is incomplete or damaged.
+        ValueError: `out` exists; `checkpoint` is incomplete or damaged, or its VAE is
+            linear.
     """
     if out.exists():
         raise ValueError(f"{out}: exists; remove it or choose another --out")
@@ -270,6 +271,11 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
 
 def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
     names, read, model = named_tensors(checkpoint, kind)
+    if isinstance(model, VAEConfig) and model.linear:
+        raise ValueError(
+            f"{checkpoint}: its VAE is linear, which diffusers has no class for; export "
+            "it in soraxla's own layout"
+        )
     places = _places(model, abstract_params(model))
     config = _their_config(model)
     shards: dict[str, list[str]] = defaultdict(list)

@@ -133,12 +133,7 @@ def vae_config_of(
                 "and latents_std; put its config.json beside it"
             )
         mean, std = _STATISTICS[channels]
-    settings = {
-        "multipliers": multipliers,
-        "temporal_down": config.get("temperal_downsample", (False, True, True)),
-        "latent_mean": mean,
-        "latent_std": std,
-    }
+    temporal_down = config.get("temperal_downsample", (False, True, True))
     return VAEConfig(
         base_width=base,
         latent_channels=channels,
@@ -149,5 +144,8 @@ def vae_config_of(
         decoder_width=None if decoder_width == base else decoder_width,
         pixel_patch=math.isqrt(folded // 3),
         dtype=dtype,
-        **{name: tuple(value) for name, value in settings.items()},
+        multipliers=tuple(multipliers),
+        temporal_down=tuple(temporal_down),
+        latent_mean=tuple(mean),
+        latent_std=tuple(std),
     )
