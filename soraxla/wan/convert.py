@@ -273,8 +273,8 @@ def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
     names, read, model = named_tensors(checkpoint, kind)
     if isinstance(model, VAEConfig) and model.linear:
         raise ValueError(
-            f"{checkpoint}: its VAE is linear, which diffusers has no class for; export "
-            "it in soraxla's own layout"
+            f"{checkpoint}: its VAE is linear, which diffusers has no class for; "
+            "export it in soraxla's own layout"
         )
     places = _places(model, abstract_params(model))
     config = _their_config(model)
