@@ -35,7 +35,7 @@ def test_help_loads_nothing_large(verb):
         ([], "VERB"),
         (["trian"], "'train'"),
         (["generate", "--frames", "many"], "--frames"),
-        (["generate", "--checkpoint", "a"], "--out"),
+        (["worlds", "--clips", "2"], "--out"),
         (["train", "--config", "a"], "--data"),
     ],
 )
