@@ -1,4 +1,4 @@
-"""Does the view move as the player's actions say, and does what is dug or built change?"""
+"""Does the view move as the player's actions say, and is what is dug or built seen?"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,8 +26,8 @@ from soraxla.evals.worldbench.motion import Motion, motion, true_motion
 GIVEN = 9  # frames, 3 latents
 _TURNS, _WALKS = 5.0, 0.4  # degrees and blocks a latent: it does
 _SOME = 0.1  # of the true motion: the same way
-# What a tracker may be off in the truth itself, or its clip asks nothing.
-_SURE = Motion(np.float64(3.0), np.float64(0.5))
+# Degrees and blocks that the tracker may be off in the truth itself.
+_SURE = 3.0, 0.4
 _LEAST = 12  # pixels that an edit changes
 _LASTS = 4  # frames after an edit in which it is looked for
 
@@ -43,17 +43,17 @@ class _Edit(NamedTuple):
 
 def case(seed: int, size: Size) -> Case:
     """The player turns and walks; of every other one, it digs or places, too."""
-    edits = (seed - FIRST_SEED) % 2 == 1
+    edited = (seed - FIRST_SEED) % 2 == 1
     for candidate in candidates(seed) if size.frames >= GIVEN + 8 else ():
-        rows = _script(np.random.default_rng((candidate, 0xAC7)), size, edits)
+        rows = _script(np.random.default_rng((candidate, 0xAC7)), size, edited)
         truth = voxel.simulate(candidate, **size._asdict(), actions=rows)
-        if _asks(truth, edits):
+        if _asks(truth, edited):
             return Case(candidate, truth, GIVEN, ("actions",))
     raise nothing_to_ask("voxel", size)
 
 
 def _script(
-    rng: np.random.Generator, size: Size, edits: bool
+    rng: np.random.Generator, size: Size, edited: bool
 ) -> Float[np.ndarray, "n a"]:
     """Something else in the given frames than after them, there in any order."""
     side, other = rng.permutation(["left", "right"])
@@ -62,7 +62,7 @@ def _script(
     made = [
         [(side, rng.uniform(0.3, 0.6))],
         [(way, rng.uniform(0.4, 0.6))],
-        [("wait", 0.1), (edit, 0.0), ("wait", 0.3)] if edits else [(other, 0.25)],
+        [("wait", 0.1), (edit, 0.0), ("wait", 0.3)] if edited else [(other, 0.25)],
     ]
     scenes = [made[k] for k in rng.permutation(len(made))]
     items = [
@@ -71,76 +71,73 @@ def _script(
         for name, seconds in scene
     ]
     # One who looks down reaches what is to be dug.
-    lead = f"{'down' if edits else 'forward'}*{GIVEN - 1}"
+    lead = f"{'down' if edited else 'forward'}*{GIVEN - 1}"
     return parse_actions(",".join([lead, *items]))[: size.frames - 1]
 
 
-def _asks(truth: Episode, edits: bool) -> bool:
-    """Whether all is there that is measured, and the tracker is right of the truth."""
-    due, found = true_motion(truth), motion(truth.video, truth)
+def _asks(truth: Episode, edited: bool) -> bool:
+    """Whether what is measured is there, and the tracker is right of the truth."""
+    due, found = true_motion(truth, GIVEN), motion(truth.video, truth, GIVEN)
     off = [
-        np.abs(np.subtract(*(_since_given(part) for part in parts))).max()
-        for parts in zip(due, found, strict=True)
+        np.abs(np.cumsum(there) - np.cumsum(seen)).max()
+        for there, seen in zip(due, found, strict=True)
     ]
-    return bool(
-        all(np.array(off) <= _SURE)
-        and (np.abs(_by_latent(due.turn)) >= _TURNS).any()
-        and (np.abs(_by_latent(due.ahead)) >= _WALKS).any()
-        and (not edits or _edits(truth))
-    )
+    if off[0] > _SURE[0] or off[1] > _SURE[1]:
+        return False
+    return bool(edits(truth) if edited else _turns(due).any() and _walks(due).any())
 
 
-def _since_given(moved: Float[np.ndarray, " t-1"]) -> Float[np.ndarray, " n"]:
-    """Motion up to the end of each latent after those given."""
-    return np.cumsum(_by_latent(moved))
+def _turns(due: Motion) -> Bool[np.ndarray, " n"]:
+    return np.abs(due.turn) >= _TURNS
 
 
-def _by_latent(moved: Float[np.ndarray, " t-1"]) -> Float[np.ndarray, " n"]:
-    """From the end of each latent to that of the next, after those given."""
-    made = moved[GIVEN - 1 :]
-    return made[: len(made) // 4 * 4].reshape(-1, 4).sum(1)
+def _walks(due: Motion) -> Bool[np.ndarray, " n"]:
+    return np.abs(due.ahead) >= _WALKS
 
 
 def score(case: Case, video: np.ndarray) -> Score:
     truth = case.truth
-    due, made = true_motion(truth), motion(video, truth)
-    turn, ahead = (
-        [_by_latent(part) for part in parts] for parts in zip(due, made, strict=True)
-    )
-    turns, walks = np.abs(turn[0]) >= _TURNS, np.abs(ahead[0]) >= _WALKS
-    headings = np.cumsum(turn, axis=1)
+    due, made = true_motion(truth, GIVEN), motion(video, truth, GIVEN)
+    turns, walks = _turns(due), _walks(due)
+    off = np.abs(made.ahead - due.ahead)[walks]
     values = {
-        "heading error": float(np.abs(headings[1] - headings[0]).mean()),
-        "turn direction": _same_way(*turn, turns),
-        "walk error": float(np.abs(ahead[1] - ahead[0])[walks].mean()),
-        "walk direction": _same_way(*ahead, walks),
+        "heading error": float(np.abs(np.cumsum(made.turn - due.turn)).mean()),
+        "turn direction": _same_way(due.turn[turns], made.turn[turns]),
+        "walk error": float(off.mean()) if walks.any() else np.nan,
+        "walk direction": _same_way(due.ahead[walks], made.ahead[walks]),
         "edit shown": _edit_shown(truth, video),
     }
     curves = {
-        "turned, degrees": _curves(due.turn, made.turn),
-        "walked, tenths of a block": _curves(10 * due.ahead, 10 * made.ahead),
+        "turned, degrees": (due.turn, made.turn),
+        "walked, tenths of a block": (10 * due.ahead, 10 * made.ahead),
     }
-    return Score(values, curves)
+    frames = len(video)
+    return Score(
+        values,
+        {
+            name: (_curve(there, frames), _curve(seen, frames))
+            for name, (there, seen) in curves.items()
+        },
+    )
 
 
-def _same_way(
-    due: Float[np.ndarray, " n"],
-    made: Float[np.ndarray, " n"],
-    which: Bool[np.ndarray, " n"],
-) -> float:
-    """The share of some motions that go the way they must."""
-    return float((made * np.sign(due) > _SOME * np.abs(due))[which].mean())
+def _same_way(due: Float[np.ndarray, " n"], made: Float[np.ndarray, " n"]) -> float:
+    """The share that goes the way it must; NaN of nothing."""
+    same = made * np.sign(due) > _SOME * np.abs(due)
+    return float(same.mean()) if len(due) else np.nan
 
 
-def _curves(
-    due: Float[np.ndarray, " t-1"], made: Float[np.ndarray, " t-1"]
-) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-    """Sums over the frames, 0 at the last given one."""
-    paths = [np.cumsum(np.pad(part, (1, 0))) for part in (due, made)]
-    return paths[0] - paths[0][GIVEN - 1], paths[1] - paths[1][GIVEN - 1]
+def _curve(moved: Float[np.ndarray, " n"], frames: int) -> Float[np.ndarray, " t"]:
+    """The sum up to each frame, 0 at the last given one; known at the ends of latents.
+
+    NaN after the last of them.
+    """
+    ends = GIVEN - 1 + 4 * np.arange(len(moved) + 1)
+    sums = np.cumsum(np.pad(moved, (1, 0)))
+    return np.interp(np.arange(frames), ends, sums, right=np.nan)
 
 
-def _edits(truth: Episode) -> list[_Edit]:
+def edits(truth: Episode) -> list[_Edit]:
     """Of generated frames, those that change enough of what is seen."""
     frames = [int(frame) for frame in truth.state["edits"][:, 0]]
     rests = np.isclose(truth.camera[1:], truth.camera[:-1], atol=1e-5).all((1, 2))
@@ -163,7 +160,7 @@ def _edit_shown(truth: Episode, video: Video) -> float:
     """How much more than the rest changes what is dug or placed; the truth's is 1."""
     shares = [
         float(np.clip(_stands_out(video, e) / _stands_out(truth.video, e), 0, 1))
-        for e in _edits(truth)
+        for e in edits(truth)
     ]
     return float(np.mean(shares)) if shares else np.nan
 
@@ -176,9 +173,11 @@ def _stands_out(video: Video, edit: _Edit) -> float:
 
 def chance(cases: Sequence[Case]) -> dict[str, float]:
     """Shares of turns that guessing gets right."""
-    turns = np.concatenate([_by_latent(true_motion(c.truth).turn) for c in cases])
-    right = float((turns[np.abs(turns) >= _TURNS] > 0).mean())
-    return {"either side at random": 0.5, "always one side": max(right, 1 - right)}
+    turns = np.concatenate([true_motion(c.truth, GIVEN).turn for c in cases])
+    turns = turns[np.abs(turns) >= _TURNS]
+    right = int((turns > 0).sum())
+    commoner = max(right, len(turns) - right) / max(len(turns), 1)
+    return {"turning to either side": 0.5, "always to the same": commoner}
 
 
 FAMILY = Family(

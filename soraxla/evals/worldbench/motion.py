@@ -8,7 +8,7 @@ down are the true clip's, so that the motion is in degrees and blocks.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -27,14 +27,17 @@ _SMALL = 1e-3  # by which derivatives are taken
 
 
 class Motion(NamedTuple):
-    """From each frame to the next: degrees to the right, blocks ahead on the level."""
+    """Of N latents, from the last frame of the one before to their own.
 
-    turn: Float[np.ndarray, " t-1"]
-    ahead: Float[np.ndarray, " t-1"]
+    Degrees to the right, and blocks ahead on the level.
+    """
+
+    turn: Float[np.ndarray, " n"]
+    ahead: Float[np.ndarray, " n"]
 
 
 class _Views(NamedTuple):
-    """The frames after the first as one of them is moved: rays, 1 / depth, and axes."""
+    """N frames as a camera that moves has them: rays, 1 / depth, and axes."""
 
     rays: Float[np.ndarray, "h w 3"]
     nearness: Float[np.ndarray, "n h w"]  # 0 of the sky
@@ -43,25 +46,50 @@ class _Views(NamedTuple):
     ahead: Float[np.ndarray, "n 3"]
 
 
-def true_motion(truth: Episode) -> Motion:
-    """As the simulator has it."""
+def true_motion(truth: Episode, given: int) -> Motion:
+    """Of the latents after the given frames, as the simulator has it."""
     yaw = np.radians(truth.state["yaw"].astype(float))
     step = np.diff(truth.state["position"].astype(float), axis=0)
     ahead = step[:, 2] * np.cos(yaw[1:]) - step[:, 0] * np.sin(yaw[1:])
-    return Motion(np.degrees(np.diff(yaw)), ahead)
+    starts = _ends(len(yaw), given)[:-1]
+    return Motion(
+        np.add.reduceat(np.degrees(np.diff(yaw))[: starts[-1] + 4], starts),
+        np.add.reduceat(ahead[: starts[-1] + 4], starts),
+    )
 
 
-def motion(video: Video, truth: Episode) -> Motion:
-    """As the frames of a clip show it, of as many as the truth has; 0 if none is found.
+def motion(video: Video, truth: Episode, given: int) -> Motion:
+    """Of the latents after the given frames, as pixels show it; 0 if none is found.
 
-    The depth is wrong where a clip has left the true way; turns hardly depend on it.
+    Followed from frame to frame, and from there between the ends of latents. The depth
+    is wrong where a clip has left the true way; turns hardly depend on it.
     """
-    height, width = video.shape[1:3]
     grey = video.astype(float).mean(-1)
-    views = _views(truth)
-    moved = np.zeros((len(video) - 1, len(_UNITS)))
+    ends = _ends(len(video), given)
+    frames = np.arange(ends[0], ends[-1] + 1)
+    moved, alike = _solve(grey, truth, frames, np.zeros((len(frames) - 1, 5)))
+    moved = (moved * (alike > _ALIKE)[:, None]).reshape(-1, 4, 5).sum(1)
+    whole, alike = _solve(grey, truth, ends, moved)
+    moved = np.where((alike > _ALIKE)[:, None], whole, moved)
+    return Motion(np.degrees(moved[:, 0]), moved[:, 4])
+
+
+def _ends(frames: int, given: int) -> Int[np.ndarray, " n+1"]:
+    """The last given frame, and the last of each latent after it."""
+    return np.arange(given - 1, frames, 4)
+
+
+def _solve(
+    grey: Float[np.ndarray, "t h w"],
+    truth: Episode,
+    frames: Int[np.ndarray, " n+1"],
+    moved: Float[np.ndarray, "n 5"],
+) -> tuple[Float[np.ndarray, "n 5"], Float[np.ndarray, " n"]]:
+    """The motion from each of some frames to the next, and how alike they then are."""
+    height, width = grey.shape[1:]
+    views = _views(truth, frames[1:])
     for blur in _BLURS:
-        soft = _band(grey, blur * height / 64)
+        soft = _band(grey[frames], blur * height / 64)
         # A soft frame is as well known by fewer pixels.
         some = np.s_[blur // 2 :: blur]
         part = views._replace(
@@ -72,13 +100,13 @@ def motion(video: Video, truth: Episode) -> Motion:
         for _ in range(_STEPS):
             moved = moved + _step(before, after, part, moved)
     x, y = _places(views, moved, height, width)
-    found = _alike(look_up(before[..., :1], x, y)[..., 0], after) > _ALIKE
-    return Motion(np.degrees(moved[:, 0]) * found, moved[:, 4] * found)
+    return moved, _alike(look_up(before[..., :1], x, y)[..., 0], after)
 
 
-def _views(truth: Episode) -> _Views:
-    depth, turned = truth.depth[1:], truth.camera[1:, :3, :3].astype(float)
-    right, up = np.zeros((len(depth), 3)), turned[:, 1]  # the world's, in the camera
+def _views(truth: Episode, frames: Int[np.ndarray, " n"]) -> _Views:
+    depth = truth.depth[frames]
+    up = truth.camera[frames, 1, :3].astype(float)  # the world's, in the camera
+    right = np.zeros_like(up)
     right[:, 0] = 1  # a player's head is never tilted
     return _Views(
         rays=directions(*depth.shape[1:]),
@@ -104,10 +132,8 @@ def _places(
     turned = Rotation.from_rotvec(
         moved[:, 1:2] * views.right - moved[:, :1] * views.up
     ).as_matrix()
-    shift = sum(
-        moved[:, 2 + k, None] * axis
-        for k, axis in enumerate((views.right, views.up, views.ahead))
-    )
+    axes = np.stack([views.right, views.up, views.ahead], 1)
+    shift = np.einsum("nk,nki->ni", moved[:, 2:], axes)
     points = np.einsum("nij,hwj->nhwi", turned, views.rays)
     points = points + views.nearness[..., None] * shift[:, None, None]
     return project(points, height, width)
