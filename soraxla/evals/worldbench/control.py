@@ -29,11 +29,11 @@ _SOME = 0.1  # of the true motion: the same way
 # Degrees and blocks that the tracker may be off in the truth itself.
 _SURE = 3.0, 0.4
 _LEAST = 12  # pixels that an edit changes
-_LASTS = 4  # frames after an edit in which it is looked for
+_LASTS = 4  # frames before and after an edit, between which it is looked for
 
 
-class _Edit(NamedTuple):
-    """What digs or places, seen by a view that rests meanwhile."""
+class Edit(NamedTuple):
+    """What digs or places, seen by a view that rests from one frame to another."""
 
     before: int
     after: int
@@ -62,7 +62,7 @@ def _script(
     made = [
         [(side, rng.uniform(0.3, 0.6))],
         [(way, rng.uniform(0.4, 0.6))],
-        [("wait", 0.1), (edit, 0.0), ("wait", 0.3)] if edited else [(other, 0.25)],
+        [("wait", 0.3), (edit, 0.0), ("wait", 0.3)] if edited else [(other, 0.25)],
     ]
     scenes = [made[k] for k in rng.permutation(len(made))]
     items = [
@@ -137,38 +137,40 @@ def _curve(moved: Float[np.ndarray, " n"], frames: int) -> Float[np.ndarray, " t
     return np.interp(np.arange(frames), ends, sums, right=np.nan)
 
 
-def edits(truth: Episode) -> list[_Edit]:
+def edits(truth: Episode) -> list[Edit]:
     """Of generated frames, those that change enough of what is seen."""
     frames = [int(frame) for frame in truth.state["edits"][:, 0]]
-    rests = np.isclose(truth.camera[1:], truth.camera[:-1], atol=1e-5).all((1, 2))
+    same = np.isclose(truth.camera[1:], truth.camera[:-1], atol=1e-5).all((1, 2))
+    moves = np.cumsum(np.pad(~same, (1, 0)))
     found = []
     for k, frame in enumerate(frames):
-        end = min([*frames[k + 1 :], frame + _LASTS + 1, len(truth.video)])
-        if frame <= GIVEN or not rests[frame - 1]:
+        first = max([GIVEN, *frames[:k], frame - _LASTS])
+        last = min([len(moves) - 1, *(n - 1 for n in frames[k + 1 :]), frame + _LASTS])
+        rests = np.flatnonzero(moves == moves[frame]).clip(first, last)
+        before, after = int(rests[0]), int(rests[-1])
+        if not before < frame <= after:
             continue
-        still = rests[frame : end - 1]
-        after = frame + (int(np.argmin(still)) if not still.all() else len(still))
-        ids, depth = truth.ids[[frame - 1, frame]], truth.depth[[frame - 1, frame]]
-        same = (ids[0] == ids[1]) & np.isclose(*depth, rtol=1e-3)
-        rest = same & (ids[0] != vb.AIR) & (ids[0] != vb.WATER)
-        if min((~same).sum(), rest.sum()) >= _LEAST:
-            found.append(_Edit(frame - 1, after, ~same, rest))
+        ids, depth = truth.ids[[before, after]], truth.depth[[before, after]]
+        changed = (ids[0] != ids[1]) | ~np.isclose(*depth, rtol=1e-3)
+        rest = ~changed & (ids[0] != vb.AIR) & (ids[0] != vb.WATER)
+        if min(changed.sum(), rest.sum()) >= _LEAST:
+            found.append(Edit(before, after, changed, rest))
     return found
 
 
 def _edit_shown(truth: Episode, video: Video) -> float:
-    """How much more than the rest changes what is dug or placed; the truth's is 1."""
-    shares = [
-        float(np.clip(_stands_out(video, e) / _stands_out(truth.video, e), 0, 1))
-        for e in edits(truth)
-    ]
+    """The share of the true change that is made, of each edit between 0 and 1."""
+    shares = []
+    for edit in edits(truth):
+        due, made = _change(truth.video, edit), _change(video, edit)
+        shares.append(float(np.clip((due * made).sum() / (due * due).sum(), 0, 1)))
     return float(np.mean(shares)) if shares else np.nan
 
 
-def _stands_out(video: Video, edit: _Edit) -> float:
-    """Of 255."""
-    change = np.abs(video[edit.after].astype(float) - video[edit.before]).mean(-1)
-    return float(change[edit.changed].mean() - change[edit.rest].mean())
+def _change(video: Video, edit: Edit) -> Float[np.ndarray, "n 3"]:
+    """Of what is dug or placed, beyond that of the rest."""
+    change = video[edit.after].astype(float) - video[edit.before]
+    return change[edit.changed] - change[edit.rest].mean(0)
 
 
 def chance(cases: Sequence[Case]) -> dict[str, float]:
@@ -197,7 +199,7 @@ FAMILY = Family(
         ),
         "edit shown": Measure(
             unit="share",
-            what="of the change of what is dug or placed, beyond that of the rest",
+            what="of the true change of what is dug or placed, beyond that of the rest",
             higher=True,
         ),
     },
