@@ -74,7 +74,7 @@ def motion(video: Video, truth: Episode, given: int) -> Motion:
     return Motion(np.degrees(moved[:, 0]), moved[:, 4])
 
 
-def _ends(frames: int, given: int) -> Int[np.ndarray, " n+1"]:
+def _ends(frames: int, given: int) -> Int[np.ndarray, " ends"]:
     """The last given frame, and the last of each latent after it."""
     return np.arange(given - 1, frames, 4)
 
@@ -82,12 +82,15 @@ def _ends(frames: int, given: int) -> Int[np.ndarray, " n+1"]:
 def _solve(
     grey: Float[np.ndarray, "t h w"],
     truth: Episode,
-    frames: Int[np.ndarray, " n+1"],
-    moved: Float[np.ndarray, "n 5"],
+    frames: Int[np.ndarray, " ends"],
+    start: Float[np.ndarray, "n 5"],
 ) -> tuple[Float[np.ndarray, "n 5"], Float[np.ndarray, " n"]]:
-    """The motion from each of some frames to the next, and how alike they then are."""
+    """The motion from each of some frames to the next, and how alike they then are.
+
+    Where none is found by which they are more alike, it is what it starts from.
+    """
     height, width = grey.shape[1:]
-    views = _views(truth, frames[1:])
+    views, moved = _views(truth, frames[1:]), start
     for blur in _BLURS:
         soft = _band(grey[frames], blur * height / 64)
         # A soft frame is as well known by fewer pixels.
@@ -99,8 +102,12 @@ def _solve(
         before, after = np.stack([soft[:-1], *slopes], -1), soft[1:, some, some]
         for _ in range(_STEPS):
             moved = moved + _step(before, after, part, moved)
-    x, y = _places(views, moved, height, width)
-    return moved, _alike(look_up(before[..., :1], x, y)[..., 0], after)
+    alike = []
+    for each in (start, moved):
+        x, y = _places(views, each, height, width)
+        alike.append(_alike(look_up(before[..., :1], x, y)[..., 0], after))
+    better = alike[1] > alike[0]
+    return np.where(better[:, None], moved, start), np.maximum(*alike)
 
 
 def _views(truth: Episode, frames: Int[np.ndarray, " n"]) -> _Views:
