@@ -28,7 +28,7 @@ def edited():
     ("script", "turn", "ahead"),
     [
         ("right*4,left*8,forward*4", (22.5, -22.5, -22.5, 0), (0, 0, 0, 1.075)),
-        ("forward*4,back*8", (0, 0, 0, 0), (1.075, -0.65, -0.65, 0)),
+        ("forward*4,left*4,right*8", (0, -22.5, 22.5, 22.5), (1.075, 0, 0, 0)),
     ],
 )
 def test_motion_is_what_the_player_did(script, turn, ahead):
