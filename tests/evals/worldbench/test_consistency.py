@@ -85,6 +85,16 @@ def test_a_view_shares_all_that_stands_with_itself(case):
     assert view.both[stands].mean() > 0.6  # edges are left out
 
 
+def test_what_something_nearer_hides_is_not_shared(case):
+    """Two looks from one place; in the first a wall stands before the left half."""
+    truth = case.truth
+    camera, ids, depth = truth.camera.copy(), truth.ids.copy(), truth.depth.copy()
+    camera[1], ids[1], depth[1] = camera[0], ids[0], depth[0]
+    depth[0, :, :32] /= 2
+    view = shared(truth._replace(camera=camera, ids=ids, depth=depth), 0, 1)
+    assert not view.both[:, :32].any() and view.both[:, 33:].any()
+
+
 def test_pictures_are_linear_between_centres_and_nothing_outside():
     picture = np.arange(12, dtype=float).reshape(1, 3, 4, 1)
     x, y = np.array([[[0.5, 2.0, 3.9, 4.0]]]), np.array([[[0.5, 1.0, 2.9, 1.0]]])
