@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--families",
         nargs="+",
         metavar="NAME",
-        help="permanence, physics, interaction, text (default: all)",
+        help="permanence, physics, interaction, consistency, control, text (default: "
+        "all)",
     )
     group.add_argument(
         "--clips",
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
                 outcomes[name] = runner.run_family(
                     runner.FAMILIES[name],
                     each,
+                    pipeline.dit.model.controls,
                     _generator(pipeline, plan.settings),
                     _autoencoder(pipeline),
                     bar.update,
@@ -196,4 +198,6 @@ def request_of(ask: "Ask") -> "Request":
         fps=size.fps,
         task=task,
         overlap=max(len(given), 5),
+        actions=ask.actions,
+        camera=ask.camera,
     )

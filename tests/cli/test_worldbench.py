@@ -41,6 +41,9 @@ def test_every_family_is_scored(first):
         assert len(family["clips"]) == 2
         assert all(clip["seed"] >= 3_000_000_000 for clip in family["clips"])
     assert results["text"]["chance"]["guessing each word"] == 1 / 640
+    without = {name: family["asked_without"] for name, family in results.items()}
+    steered = {"consistency": ["camera"], "control": ["actions"]}
+    assert without == {name: [] for name in FAMILIES} | steered
 
 
 def test_the_report_needs_no_other_file(first):
@@ -48,6 +51,7 @@ def test_the_report_needs_no_other_file(first):
     assert page.count("data:image/webp;base64,") == 2 * len(FAMILIES)
     assert page.count("<path") >= 12  # truth and made, of 2 clips of 3 families
     assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count("this model is not steered by") == 2
     for clip in read(first, "results.json")["physics"]["clips"]:
         assert clip["prompt"] in page
 
@@ -129,3 +133,13 @@ def test_all_that_is_given_is_known(given, task):
     request = request_of(Ask("a ball", frames, Size(32, 32, 17, 16.0)))
     assert isinstance(request.task, task) and request.frames == 17
     assert request.overlap >= given
+    assert request.actions is None and request.camera is None
+
+
+def test_what_steers_a_clip_is_told():
+    from data_pipelines.worlds.sizes import Size
+
+    size, given = Size(32, 32, 17, 16.0), np.zeros((9, 32, 32, 3), np.uint8)
+    actions, camera = np.ones((17, 11)), np.ones((17, 4, 4))
+    request = request_of(Ask("a walk", given, size, actions, camera))
+    assert request.actions is actions and request.camera is camera

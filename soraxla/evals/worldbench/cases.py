@@ -9,6 +9,8 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines.worlds.episode import Episode
 from data_pipelines.worlds.sizes import Size
+from data_pipelines.worlds.voxel_actions import ACTIONS
+from soraxla.controls import Controls
 
 # Clip i of a dataset has the seed 2³²·s + i (`data_pipelines.worlds.builder`); from
 # here to 2³² lie seeds that no dataset has, unless of more than three billion clips.
@@ -22,11 +24,33 @@ Video = UInt8[np.ndarray, "t h w 3"]
 
 
 class Ask(NamedTuple):
-    """A clip of `size` from a prompt and its first frames, 1 + 4k of them or none."""
+    """A clip of `size` from a prompt and its first frames, 1 + 4k of them or none.
+
+    What steers it has a row for each frame, given ones included; actions are those of
+    the world of voxels.
+    """
 
     prompt: str
     given: UInt8[np.ndarray, "k h w 3"]
     size: Size
+    actions: Float[np.ndarray, "t a"] | None = None
+    camera: Float[np.ndarray, "t 4 4"] | None = None
+
+
+def heard(ask: Ask, known: Controls) -> Ask:
+    """The ask without what a model is not steered by."""
+    return ask._replace(
+        actions=ask.actions if known.actions == ACTIONS else None,
+        camera=ask.camera if known.camera else None,
+    )
+
+
+def unheard(ask: Ask, known: Controls) -> tuple[str, ...]:
+    """What such a model is not told: "actions" if there are any, "camera"."""
+    steering = ("actions", "camera")
+    told = heard(ask, known)
+    lost = [n for n in steering if getattr(told, n) is None is not getattr(ask, n)]
+    return tuple(name for name in lost if getattr(ask, name).any())
 
 
 # Yields (place in what was asked, clip) as they are done. The first frames of a clip
@@ -37,17 +61,22 @@ Autoencode = Callable[[Ask, np.ndarray], np.ndarray]
 
 
 class Case(NamedTuple):
-    """A held-out clip, of which the first `given` frames are shown to the model."""
+    """A held-out clip, of which the first `given` frames are shown to the model.
+
+    `steered` names what else it is told of the clip: "actions", "camera".
+    """
 
     seed: int
     truth: Episode
     given: int
+    steered: tuple[str, ...] = ()
 
     @property
     def ask(self) -> Ask:
         frames, height, width, _ = self.truth.video.shape
         size = Size(width=width, height=height, frames=frames, fps=self.truth.fps)
-        return Ask(self.truth.caption, self.truth.video[: self.given], size)
+        told = {name: getattr(self.truth, name) for name in self.steered}
+        return Ask(self.truth.caption, self.truth.video[: self.given], size, **told)
 
 
 class Score(NamedTuple):

@@ -37,6 +37,7 @@ def results(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
                 for measure, number in outcome.numbers.items()
             },
             "chance": outcome.chance,
+            "asked_without": list(outcome.unheard),
             "clips": [
                 {"seed": case.seed, "prompt": case.truth.caption}
                 | {

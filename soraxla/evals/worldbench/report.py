@@ -54,6 +54,7 @@ def _family(name: str, outcome: Outcome) -> str:
     ]
     notes = [f"{guess}: {share:.3g}" for guess, share in outcome.chance.items()]
     notes += [f"{which} way: {way:.2f}" for which, way in outcome.ways.items()]
+    notes += [outcome.asked_without] * bool(outcome.unheard)
     clips = [
         _clip(
             outcome.cases[i],

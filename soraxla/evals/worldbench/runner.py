@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.worlds.sizes import Size
-from soraxla.evals.worldbench import interaction, permanence, physics, text
+from soraxla.controls import Controls
+from soraxla.evals.worldbench import (
+    consistency,
+    control,
+    interaction,
+    permanence,
+    physics,
+    text,
+)
 from soraxla.evals.worldbench.cases import (
     FIRST_SEED,
     Autoencode,
@@ -15,7 +23,9 @@ from soraxla.evals.worldbench.cases import (
     Generate,
     Score,
     Video,
+    heard,
     still,
+    unheard,
 )
 from soraxla.evals.worldbench.numbers import Number, family_ways, summarise
 
@@ -23,7 +33,15 @@ FAMILIES: dict[str, Family] = {
     "permanence": permanence.FAMILY,
     "physics": physics.FAMILY,
     "interaction": interaction.FAMILY,
+    "consistency": consistency.FAMILY,
+    "control": control.FAMILY,
     "text": text.FAMILY,
+}
+
+
+_NOT_STEERED = {
+    "actions": "asked without actions: this model is not steered by them",
+    "camera": "asked without the camera: this model is not steered by it",
 }
 
 
@@ -35,11 +53,17 @@ class Outcome(NamedTuple):
     scores: dict[str, list[Score]]  # by source
     numbers: dict[str, Number]
     chance: dict[str, float]
+    unheard: tuple[str, ...]  # what of the cases the model could not be told
 
     @property
     def ways(self) -> dict[str, float]:
         """The mean and the least of the measures'."""
         return family_ways(self.numbers)
+
+    @property
+    def asked_without(self) -> str:
+        """A line on what the model could not be told; "" where that is nothing."""
+        return "; ".join(_NOT_STEERED[name] for name in self.unheard)
 
 
 def draw_cases(family: Family, clips: int, size: Size) -> list[Case]:
@@ -58,6 +82,7 @@ def draw_cases(family: Family, clips: int, size: Size) -> list[Case]:
 def run_family(
     family: Family,
     cases: Sequence[Case],
+    known: Controls,
     generate: Generate,
     autoencode: Autoencode,
     done: Callable[[], Any],
@@ -65,16 +90,18 @@ def run_family(
     """Generates and scores; calls `done` after each clip made, two a case.
 
     The ceiling is what the VAE makes of the truth; the floors are the last given frame
-    for ever, and the clip made for another case.
+    for ever, and the clip made for another case. The model is told what it is steered
+    by, `known`, and asked without the rest.
     """
+    asks = [heard(case.ask, known) for case in cases]
     made: dict[int, Video] = {}
-    for place, video in generate([case.ask for case in cases]):
+    for place, video in generate(asks):
         _check(video, cases[place])
         made[place] = video
         done()
     ceiling = []
-    for case in cases:
-        ceiling.append(_with_given(autoencode(case.ask, case.truth.video), case))
+    for ask, case in zip(asks, cases, strict=True):
+        ceiling.append(_with_given(autoencode(ask, case.truth.video), case))
         done()
     model = [made[i] for i in range(len(cases))]
     videos = {"model": model, "ceiling": ceiling, "shuffled": model[1:] + model[:1]}
@@ -90,6 +117,7 @@ def run_family(
         scores=scores,
         numbers=summarise(family.measures, scores),
         chance=family.chance(cases),
+        unheard=unheard(cases[0].ask, known),
     )
 
 
@@ -104,7 +132,7 @@ def _with_given(video: Video, case: Case) -> Video:
 
 
 def table(outcomes: Mapping[str, Outcome]) -> str:
-    """What a terminal shows: a line a measure, then a line a family."""
+    """What a terminal shows: a line a measure, then lines a family."""
     head = ("", "model", "95 %", "ceiling", "floor", "way")
     rows = [head]
     for name, outcome in outcomes.items():
@@ -136,5 +164,10 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
+    ]
+    lines += [
+        f"{name}: {outcome.asked_without}"
+        for name, outcome in outcomes.items()
+        if outcome.unheard
     ]
     return "\n".join(lines)

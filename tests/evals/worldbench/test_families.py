@@ -5,6 +5,7 @@ import pytest
 
 from data_pipelines.worlds import occlusion
 from data_pipelines.worlds.sizes import Size
+from soraxla.controls import Controls
 from soraxla.evals.worldbench import cases as worldbench
 from soraxla.evals.worldbench import permanence, physics, runner, text
 
@@ -28,7 +29,12 @@ def run(asked, video_of):
         return [(i, video_of(cases[i])) for i in reversed(range(len(asks)))]
 
     outcome = runner.run_family(
-        family, cases, generate, lambda ask, video: video, lambda: done.append(1)
+        family,
+        cases,
+        Controls(),
+        generate,
+        lambda ask, video: video,
+        lambda: done.append(1),
     )
     assert len(done) == 2 * CLIPS
     return outcome

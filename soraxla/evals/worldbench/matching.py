@@ -1,0 +1,98 @@
+"""How far a picture is from where another has the same, block by block."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.lib.stride_tricks import sliding_window_view
+
+_FULL = 0.6  # the share of a block that must be there
+_ALIKE = 0.5  # correlation from which a place is found
+_DULL = 2.0  # of 255: what varies less has nothing to be found by
+
+
+def reach(height: int) -> int:
+    """Pixels, within which a match is looked for."""
+    return max(2, round(height / 10))
+
+
+def contrast(
+    picture: Float[np.ndarray, "h w 3"], there: Bool[np.ndarray, "h w"]
+) -> Float[np.ndarray, "r c"]:
+    """Standard deviation of the brightness of blocks, NaN where too little is there.
+
+    Blocks have a quarter of the picture's shorter side and overlap by half.
+    """
+    cell = _cell(*there.shape)
+    count, _, spread = _moments(picture.mean(-1) * there, there, cell)
+    return np.where(_enough(count, cell), np.sqrt(spread), np.nan)
+
+
+def displacement(
+    picture: Float[np.ndarray, "h w 3"],
+    other: Float[np.ndarray, "h w 3"],
+    there: Bool[np.ndarray, "h w"],
+) -> Float[np.ndarray, "r c"]:
+    """Pixels from each block of `picture`, where it is `there`, to its like in `other`.
+
+    The shift of the greatest normalised cross-correlation (Lewis, 1995), by a parabola
+    between whole pixels; `reach` at most, and where nothing is alike.
+    """
+    far, cell = reach(len(there)), _cell(*there.shape)
+
+    def shifted(plane: np.ndarray) -> np.ndarray:
+        return sliding_window_view(np.pad(plane, far), there.shape)
+
+    seen = shifted(np.ones_like(there)) & there
+    mine, theirs = picture.mean(-1) * seen, shifted(other.mean(-1)) * seen
+    count, mean, spread = _moments(mine, seen, cell)
+    _, other_mean, other_spread = _moments(theirs, seen, cell)
+    together = _sums(mine * theirs, cell) / np.maximum(count, 1) - mean * other_mean
+    least = [np.maximum(np.sqrt(s), _DULL) for s in (spread, other_spread)]
+    alike = np.where(_enough(count, cell), together / (least[0] * least[1]), -1.0)
+    return _to_peak(alike, far)
+
+
+def _cell(height: int, width: int) -> int:
+    """Half the side of a block."""
+    return min(height, width) // 8
+
+
+def _enough(count: Float[np.ndarray, "*b"], cell: int) -> Bool[np.ndarray, "*b"]:
+    return count >= _FULL * (2 * cell) ** 2
+
+
+def _moments(
+    plane: np.ndarray, there: np.ndarray, cell: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, mean and variance of blocks of a plane that is 0 where nothing is."""
+    count = _sums(there, cell)
+    some = np.maximum(count, 1)
+    mean = _sums(plane, cell) / some
+    return count, mean, np.maximum(_sums(plane * plane, cell) / some - mean**2, 0)
+
+
+def _sums(plane: np.ndarray, cell: int) -> Float[np.ndarray, "*b r c"]:
+    """Over blocks of two cells by two."""
+    rows, columns = (side // cell for side in plane.shape[-2:])
+    whole = plane[..., : rows * cell, : columns * cell]
+    cells = whole.reshape(*plane.shape[:-2], rows, cell, columns, cell).sum((-3, -1))
+    pairs = cells[..., 1:, :] + cells[..., :-1, :]
+    return (pairs[..., 1:] + pairs[..., :-1]).astype(float)
+
+
+def _to_peak(alike: Float[np.ndarray, "k k r c"], far: int) -> Float[np.ndarray, "r c"]:
+    """Pixels from the middle to the peak."""
+    side, _, rows, columns = alike.shape
+    best = alike.reshape(side * side, rows, columns).argmax(0)
+    down, right = np.divmod(best, side)
+    r, c = np.ogrid[:rows, :columns]
+    peak = alike[down, right, r, c]
+    padded = np.pad(alike, ((1, 1), (1, 1), (0, 0), (0, 0)), mode="edge")
+
+    def between(y: int, x: int) -> np.ndarray:
+        before = padded[down + 1 - y, right + 1 - x, r, c]
+        after = padded[down + 1 + y, right + 1 + x, r, c]
+        bend = np.minimum(before + after - 2 * peak, -1e-6)
+        return ((before - after) / (2 * bend)).clip(-0.5, 0.5)
+
+    away = np.hypot(right - far + between(0, 1), down - far + between(1, 0))
+    return np.where(peak > _ALIKE, np.minimum(away, far), far)
