@@ -4,6 +4,8 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir worlds \
         --vae soraxla/assets/worlds/vae --out worlds_data
     soraxla train --config configs/worlds.py --data worlds_data --workdir runs/worlds
+
+The model that is shipped was trained so; `--init soraxla/assets/worlds` goes on.
 """
 
 from ml_collections import ConfigDict

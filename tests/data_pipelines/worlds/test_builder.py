@@ -137,7 +137,7 @@ def test_a_finished_dataset_is_left_alone_and_another_is_refused(stored, monkeyp
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--world", "flat"], "unknown world 'flat', expected mixed, "),
+        (["--world", "plane"], "unknown world 'plane', expected mixed, "),
         (["--clips", "0"], "expected at least one clip"),
         (["--seed", "-1"], "expected at least one clip and worker, and a seed"),
         (["--workers", "0"], "workers 0"),

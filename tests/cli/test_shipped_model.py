@@ -1,0 +1,66 @@
+"""The model that is shipped: small, whole, used where no checkpoint is named."""
+
+import json
+
+import numpy as np
+
+from data_pipelines.worlds import WORLDS
+from soraxla.assets import WORLDS as USUAL
+from soraxla.assets import worlds_model
+from soraxla.cli.main import main
+from soraxla.evals.worldbench.cases import FIRST_SEED
+from soraxla.pipeline import load
+from soraxla.request import Extend, Request, SampleSettings
+from soraxla.video_io import probe
+
+SIZE = {"width": USUAL.width, "height": USUAL.height, "fps": USUAL.fps}
+
+
+def test_it_is_at_most_40_megabytes_and_has_a_card():
+    files = [path for path in worlds_model().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    assert "WorldBench" in (worlds_model() / "README.md").read_text(encoding="utf-8")
+    for part in ("dit", "vae"):
+        config = json.loads((worlds_model() / part / "config.json").read_text())
+        assert config["kind"] == part
+
+
+def test_a_prompt_alone_gives_a_clip(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "--prompt", "a red star moves up", "--steps", "2"]) == 0
+    info = probe(tmp_path / "soraxla.mp4")
+    assert (info.width, info.height, info.frames, info.fps) == (64, 64, 33, 16)
+
+
+def test_what_stands_still_goes_on_standing_where_a_clip_is_extended():
+    """Of seeds that no dataset has, in each world."""
+    pipeline, given = load(worlds_model()), 17
+    clips = [
+        WORLDS[world](FIRST_SEED + i, frames=33, **SIZE)
+        for world in ("occlusion", "physics", "marks")
+        for i in range(2)
+    ]
+    requests = [
+        Request(
+            prompt=clip.caption,
+            frames=33,
+            task=Extend(video=clip.video[:given]),
+            **SIZE,
+        )
+        for clip in clips
+    ]
+    settings = SampleSettings(steps=10, cfg_scale=1.0)
+    made = dict(pipeline.generate_each(requests, settings))
+    errors, others = [], []
+    for i, clip in enumerate(clips):
+        truth = clip.video[given:].astype(np.float32)
+        rests = np.ptp(clip.video.astype(np.float32), axis=0).max(-1) < 6
+        for place, found in ((i, errors), ((i + 2) % len(clips), others)):
+            found.append(np.abs(made[place][given:] - truth)[:, rests].mean())
+    assert np.mean(errors) < 15 < np.mean(others)
+
+
+def test_diffusers_has_no_class_for_its_vae(refusal, tmp_path):
+    out = tmp_path / "wan"
+    line = refusal("export", "wan", "--checkpoint", worlds_model(), "--out", out)
+    assert "its VAE is linear" in line and not out.exists()
