@@ -25,11 +25,12 @@ _NEW_EVERY = 5  # a fifth of the prompts have a triple that no dataset has
 
 
 def case(seed: int, size: Size) -> Case:
-    """A prompt alone, of one shape that moves."""
+    """A prompt alone, of one shape that moves, and far enough to be read in truth."""
     new = (seed - FIRST_SEED) % _NEW_EVERY == 0
     for candidate in candidates(seed) if size.frames > 1 else ():
         truth = occlusion.simulate(candidate, **size._asdict(), held_out=new)
-        if len(truth.state["colour"]) == 1 and truth.state["direction"][0]:
+        moves = len(truth.state["colour"]) == 1 and truth.state["direction"][0]
+        if moves and read_shape(truth.video) == asked(truth):
             return Case(candidate, truth, 0)
     raise nothing_to_ask("occlusion", size)
 

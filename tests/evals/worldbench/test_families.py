@@ -137,3 +137,11 @@ def test_a_fifth_of_the_prompts_are_of_triples_that_no_dataset_has():
     guesses = text.chance(cases)
     assert guesses["best constant guess"] >= 0.1
     assert guesses["guessing each word"] == 1 / 640
+
+
+@pytest.mark.parametrize("place", [4, 54, 84])
+def test_what_cannot_be_read_in_truth_is_not_asked(place):
+    """The first clip of these seeds moves too little, before too like a colour."""
+    case = text.case(worldbench.FIRST_SEED + place, worldbench.SIZE)
+    assert case.seed > worldbench.FIRST_SEED + place
+    assert text.score(case, case.truth.video).values["all three"] == 1
