@@ -65,7 +65,8 @@ def assert_same_curve(one, other):
     "mesh",
     [
         {"data": 2, "fsdp": 2, "tensor": 2},
-        {"fsdp": 2, "context": 4},  # as many heads: Ulysses
+        # As many heads: Ulysses.
+        pytest.param({"fsdp": 2, "context": 4}, marks=long),
         {"context": 8},  # more than there are heads: ring
     ],
     ids=str,
