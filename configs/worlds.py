@@ -1,6 +1,6 @@
 r"""A small transformer of every task on simulated worlds, trained on a CPU.
 
-    soraxla worlds --world flat --clips 10000 --out worlds
+    soraxla worlds --world flat --clips 4000 --out worlds
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir worlds \
         --vae soraxla/assets/worlds/vae --out worlds_data
     soraxla train --config configs/worlds.py --data worlds_data --workdir runs/worlds

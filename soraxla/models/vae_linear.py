@@ -27,15 +27,12 @@ class ToLatents(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, stream: Stream) -> Array:
-        first, later = (x[:, :1], x[:, 1:]) if stream.first else (x[:, :0], x)
-        maps = {"first": (first, 1), "later": (later, self.frames)}
         return jnp.concatenate(
             [
                 nn.Dense(self.channels, name=name)(
                     rearrange(part, _BLOCK, f=frames, p=self.side, q=self.side)
                 )
-                for name, (part, frames) in maps.items()
-                if part.shape[1]
+                for name, part, frames in _parts(x, self.frames, stream)
             ],
             axis=1,
         )
@@ -49,8 +46,6 @@ class ToPixels(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, stream: Stream) -> Array:
-        first, later = (z[:, :1], z[:, 1:]) if stream.first else (z[:, :0], z)
-        maps = {"first": (first, 1), "later": (later, self.frames)}
         back = " -> ".join(reversed(_BLOCK.split(" -> ")))
         return jnp.concatenate(
             [
@@ -61,11 +56,17 @@ class ToPixels(nn.Module):
                     p=self.side,
                     q=self.side,
                 )
-                for name, (part, frames) in maps.items()
-                if part.shape[1]
+                for name, part, frames in _parts(z, self.frames, stream)
             ],
             axis=1,
         )
+
+
+def _parts(x: Array, frames: int, stream: Stream) -> list[tuple[str, Array, int]]:
+    """What has a map of its own: its name, its part of the chunk, frames a latent."""
+    first, later = (x[:, :1], x[:, 1:]) if stream.first else (x[:, :0], x)
+    parts = [("first", first, 1), ("later", later, frames)]
+    return [part for part in parts if part[1].shape[1]]
 
 
 def principal_components(
