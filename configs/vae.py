@@ -49,7 +49,7 @@ def get_config(size: str = "xs") -> ConfigDict:
         step=VAEStep(
             model=VAEConfig(
                 base_width=WIDTHS[size],
-                latent_channels=64 if size == "linear" else 16,
+                latent_channels=96 if size == "linear" else 16,
                 linear=size == "linear",
                 dtype="bfloat16" if size == "wan" else "float32",
             ),

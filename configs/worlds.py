@@ -1,9 +1,15 @@
 r"""A small transformer of every task on simulated worlds, trained on a CPU.
 
-    soraxla worlds --world flat --clips 4000 --out worlds
+    soraxla worlds --world flat --clips 40000 --pictures 1 --seed 1 --out pictures
+    soraxla prepare --source tfds:soraxla_worlds/flat --data-dir pictures \
+        --vae soraxla/assets/worlds/vae --out pictures_data
+    soraxla train --config configs/worlds.py:pictures --data pictures_data \
+        --workdir runs/pictures
+    soraxla worlds --world flat --clips 24000 --out worlds
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir worlds \
         --vae soraxla/assets/worlds/vae --out worlds_data
-    soraxla train --config configs/worlds.py --data worlds_data --workdir runs/worlds
+    soraxla train --config configs/worlds.py --data worlds_data --init runs/pictures \
+        --workdir runs/worlds
 
 The model that is shipped was trained so; `--init soraxla/assets/worlds` goes on.
 """
@@ -20,10 +26,26 @@ from soraxla.training.jobs import DiTTraining
 from soraxla.training.loop import LoopSettings
 from soraxla.training.steps import DiTStep
 
+# A picture costs a tenth of a clip and says as much of what words look like.
+_STAGES = {
+    "pictures": {
+        "steps": 1200,
+        "pack": PackSpec(row_length=2048, text_length=1664, max_segments=112),
+    },
+    "clips": {
+        "steps": 10_000,
+        "pack": PackSpec(
+            row_length=2048, text_length=384, max_segments=32, mixture=EVERY_TASK
+        ),
+    },
+}
 
-def get_config() -> ConfigDict:
+
+def get_config(stage: str = "clips") -> ConfigDict:
     """One leg; `--init` of the last leg's weights begins the next."""
-    steps = 2600
+    if stage not in _STAGES:
+        raise ValueError(f"{stage!r}: expected one of {', '.join(_STAGES)}")
+    steps, pack = _STAGES[stage]["steps"], _STAGES[stage]["pack"]
     training = DiTTraining(
         step=DiTStep(
             model=dit_config(
@@ -32,13 +54,13 @@ def get_config() -> ConfigDict:
                 width=192,
                 mlp_width=768,
                 heads=3,
-                latent_channels=64,
+                latent_channels=96,
                 # A frame says much of the next: without a shift most of the noise
                 # hides nothing of what a clip is about.
                 shift=3.0,
                 remat="none",
             ),
-            # Tokens of 256 numbers are too many to carry their noise through the
+            # Tokens of 384 numbers are too many to carry their noise through the
             # network, which predicting it or a velocity takes (arXiv 2511.13720).
             process=Process(prediction="x0"),
             optim=OptimSettings(
@@ -49,9 +71,7 @@ def get_config() -> ConfigDict:
                 ema_decay=0.999,
             ),
         ),
-        pack=PackSpec(
-            row_length=2048, text_length=512, max_segments=32, mixture=EVERY_TASK
-        ),
+        pack=pack,
         loop=LoopSettings(steps=steps, checkpoint_every=250),
     )
     return ConfigDict({"kind": "dit", **to_dict(training)})

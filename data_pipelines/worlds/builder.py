@@ -27,6 +27,7 @@ from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 from tqdm import tqdm
 
 from data_pipelines.worlds import WORLDS, draw_size
+from data_pipelines.worlds.sizes import PICTURES
 
 # Each clip is of a world that is drawn for it. `flat` has none seen from within; half
 # of its clips are of the world with the most words.
@@ -67,13 +68,13 @@ def world_of(config: str, seed: int) -> str:
     return names[np.random.default_rng((seed, 1)).integers(len(names))]
 
 
-def example(config: str, seed: int) -> dict[str, Any]:
+def example(config: str, seed: int, pictures: float = PICTURES) -> dict[str, Any]:
     """One clip as `FEATURES` has it; docs/worlds.md says what each is.
 
     `camera` and `depth` have no rows of a flat world; `state` is the bytes of an .npz.
     """
     world = world_of(config, seed)
-    episode = WORLDS[world](seed, **draw_size(seed)._asdict())
+    episode = WORLDS[world](seed, **draw_size(seed, pictures=pictures)._asdict())
     flat = not episode.depth.any()
     state = io.BytesIO()
     np.savez_compressed(state, allow_pickle=False, **episode.state)
@@ -94,7 +95,8 @@ def example(config: str, seed: int) -> dict[str, Any]:
 class SoraxlaWorlds(FileReaderBuilder):
     """`soraxla_worlds/CONFIG` in `data_dir`, a world or a mixture, of one split, train.
 
-    Clip i has the seed `seed`·2³² + i. `workers` processes write it.
+    Clip i has the seed `seed`·2³² + i; the share `pictures` have one frame. `workers`
+    processes write it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -108,11 +110,12 @@ class SoraxlaWorlds(FileReaderBuilder):
         *,
         clips: int = 10_000,
         seed: int = 0,
+        pictures: float = PICTURES,
         workers: int = 1,
         progress: bool = True,
         **builder: Any,
     ):
-        self.asked = {"clips": clips, "seed": seed}
+        self.asked = {"clips": clips, "seed": seed, "pictures": pictures}
         self._workers, self._progress = workers, progress
         super().__init__(file_format="array_record", **builder)
 
@@ -134,10 +137,10 @@ class SoraxlaWorlds(FileReaderBuilder):
         return {"actions": list(ACTIONS), "camera": True}
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        clips, seed = self.asked["clips"], self.asked["seed"]
+        clips, seed, pictures = self.asked.values()
         final = Path(self.data_path)  # TFDS renames it when this returns
         config = final.parent
-        unfinished = config / f".{self.VERSION}-clips{clips}-seed{seed}"
+        unfinished = config / f".{self.VERSION}-clips{clips}-seed{seed}-{pictures}"
         unfinished.mkdir(parents=True, exist_ok=True)
         template = ShardedFileTemplate(
             data_dir=self.data_path,
@@ -152,7 +155,7 @@ class SoraxlaWorlds(FileReaderBuilder):
         ]
         firsts = [k * clips // count for k in range(count + 1)]
         shards = [
-            _Shard(unfinished / name, config.name, seed, first, last)
+            _Shard(unfinished / name, config.name, seed, pictures, first, last)
             for name, first, last in zip(names, firsts, firsts[1:], strict=False)
         ]
         _write_all(shards, self._workers, self._progress)
@@ -173,6 +176,7 @@ def build(
     *,
     clips: int,
     seed: int = 0,
+    pictures: float = PICTURES,
     workers: int = 1,
     progress: bool = True,
 ) -> Path:
@@ -187,6 +191,8 @@ def build(
     """
     if config not in CONFIGS:
         raise ValueError(f"unknown world {config!r}, expected {', '.join(CONFIGS)}")
+    if not 0 <= pictures <= 1:
+        raise ValueError(f"pictures is {pictures}, expected a share from 0 to 1")
     if clips < 1 or workers < 1 or not 0 <= seed < _SEEDS:
         raise ValueError(
             f"clips is {clips}, workers {workers} and seed {seed}, expected at least "
@@ -195,6 +201,7 @@ def build(
     builder = SoraxlaWorlds(
         clips=clips,
         seed=seed,
+        pictures=pictures,
         workers=workers,
         progress=progress,
         config=config,
@@ -226,6 +233,7 @@ class _Shard(NamedTuple):
     file: Path
     config: str
     seed: int
+    pictures: float
     first: int
     last: int
 
@@ -249,7 +257,7 @@ def _write(shard: _Shard) -> None:
     temporary = shard.file.with_name(f".{shard.file.name}.tmp")
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
     for index in range(shard.first, shard.last):
-        clip = example(shard.config, (shard.seed << 32) + index)
+        clip = example(shard.config, (shard.seed << 32) + index, shard.pictures)
         record = serializer.get_tf_example(features.encode_example(clip))
         # A record is a map, whose order in bytes is else another in every process.
         writer.write(record.SerializeToString(deterministic=True))

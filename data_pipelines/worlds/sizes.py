@@ -17,7 +17,7 @@ _SIZES = {
 }
 _FRAMES = {17: 0.2, 25: 0.15, 33: 0.4, 41: 0.1, 49: 0.1, 65: 0.05}  # all 1 + 4k
 _RATES = (8, 10, 12, 15, 16, 20, 24)
-_PICTURES = 0.1  # the share of clips of a single frame
+PICTURES = 0.1
 
 
 class Size(NamedTuple):
@@ -29,16 +29,16 @@ class Size(NamedTuple):
     fps: float
 
 
-def draw_size(seed: int, *, pictures: bool = True) -> Size:
+def draw_size(seed: int, *, pictures: float = PICTURES) -> Size:
     """A size for a clip: square, wide or tall, 17 to 65 frames, 8 to 24 fps.
 
-    A tenth are pictures, of one frame, unless `pictures` is False.
+    The share `pictures` are of one frame.
     """
     rng = np.random.default_rng((seed, 0))
     width, height = list(_SIZES)[rng.choice(len(_SIZES), p=list(_SIZES.values()))]
     frames = int(rng.choice(list(_FRAMES), p=list(_FRAMES.values())))
     fps = float(rng.choice(_RATES))
-    if pictures and rng.random() < _PICTURES:
+    if rng.random() < pictures:
         frames = 1
     return Size(width, height, frames, fps)
 

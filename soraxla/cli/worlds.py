@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other seeds give other clips (default: %(default)s)",
     )
     parser.add_argument(
+        "--pictures",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the clips that are of one frame (default: %(default)s)",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=len(os.sched_getaffinity(0))
@@ -46,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         clips=args.clips,
         seed=args.seed,
+        pictures=args.pictures,
         workers=args.workers,
     )
     print(

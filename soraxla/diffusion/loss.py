@@ -7,12 +7,16 @@ from soraxla.types import Array, PackedBatch
 
 
 def packed_mse(
-    pred: Float[Array, "b l p"], target: Float[Array, "b l p"], batch: PackedBatch
+    pred: Float[Array, "b l p"],
+    target: Float[Array, "b l p"],
+    batch: PackedBatch,
+    weight: Float[Array, "b l"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(Σ √n·mean, Σ √n) over segments; n counts a segment's generated tokens.
 
     The mean squared error of a segment is taken over its generated tokens (neither
-    known nor padding) and weighs √n: between every clip alike and every token alike.
+    known nor padding), each times its `weight` (1 if None), and weighs √n: between
+    every clip alike and every token alike.
     The loss is the ratio of both sums over *all* devices and accumulation steps, so
     that neither packing nor sharding can change it. Sums are fp32.
     """
@@ -26,4 +30,6 @@ def packed_mse(
     weight_BL = jnp.where(generated, jnp.maximum(n_BL, 1.0) ** -0.5, 0.0)
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
     error_BL = jnp.mean(jnp.square(error), axis=-1)
+    if weight is not None:
+        error_BL = error_BL * weight
     return jnp.sum(weight_BL * error_BL), jnp.sum(jnp.sqrt(n_BS))

@@ -17,6 +17,9 @@ PREDICTIONS: tuple[Prediction, ...] = ("flow", "eps", "x0", "v")
 
 # Smallest divisor when a prediction is asked for what it does not tell at that time.
 _DIVISOR_MIN = 1e-4
+# The same in the loss, where what a small network can never tell apart is not to count
+# for more than all it can.
+_LOSS_DIVISOR_MIN = 0.2
 
 
 class Purpose(IntEnum):
@@ -91,6 +94,18 @@ class Process:
             return x0
         alpha, sigma = self.levels(t)
         return alpha * eps - sigma * x0
+
+    def loss_weight(self, t: Float[Array, "b l"]) -> Float[Array, "b l"]:
+        """What a token's squared error counts in training.
+
+        1, but for x0: there the error counts as that of the velocity (x − x0) / σ which
+        it implies, as in arXiv 2511.13720. Else hardly anything but the latest times,
+        where a clip is least determined, is learnt from.
+        """
+        if self.prediction != "x0":
+            return jnp.ones_like(t)
+        sigma = self.levels(t)[1][:, :, 0]
+        return 1.0 / jnp.square(jnp.maximum(sigma, _LOSS_DIVISOR_MIN))
 
     def to_x0_eps(
         self,

@@ -178,7 +178,7 @@ def dit_error(
         params, cfg.model, x_BLP, t_BS, batch, known_t_BS, adapters=adapters
     )
     target_BLP = process.target(batch.latents, eps_BLP, t_BL)
-    return packed_mse(pred_BLP, target_BLP, batch)
+    return packed_mse(pred_BLP, target_BLP, batch, process.loss_weight(t_BL))
 
 
 def _sum_of_parts(

@@ -77,6 +77,16 @@ def test_known_tokens_count_in_neither_sum():
     np.testing.assert_allclose(weight, 4.0, rtol=1e-6)
 
 
+def test_a_weight_counts_a_token_more_but_not_its_clip():
+    batch, _ = _batch([[("a", 4)]], 6, 2)
+    pred = np.arange(18, dtype=np.float32).reshape(1, 6, 3)
+    weight = np.array([[1, 2, 3, 4, 1e9, 1e9]], np.float32)
+    plain = np.square(pred[0, :4]).mean(-1)
+    total, count = packed_mse(pred, np.zeros_like(pred), batch, weight)
+    np.testing.assert_allclose(total, (plain * [1, 2, 3, 4]).sum() / 2, rtol=1e-6)
+    np.testing.assert_allclose(count, 2.0, rtol=1e-6)
+
+
 def test_a_batch_of_nothing_is_zero_with_zero_gradient():
     batch, _ = _batch([[], []], 4, 2)
     pred = np.ones((2, 4, 3), np.float32)

@@ -58,6 +58,22 @@ def test_flow_under_rectified_flow_is_the_velocity_of_the_path():
     np.testing.assert_allclose(process.target(x0, eps, t), change, atol=1e-4)
 
 
+def test_an_error_of_x0_counts_as_the_velocitys_which_it_implies():
+    """Down to σ = 0.2, from where on it counts as there; other predictions as it is."""
+    rng = np.random.default_rng(0)
+    x0, eps = (rng.normal(size=(1, 4, 3)).astype(np.float32) for _ in range(2))
+    t = np.array([[0.2, 0.4, 0.7, 1.0]], np.float32)
+    flow, clean = Process(), Process(prediction="x0")
+    x, wrong = flow.corrupt(x0, eps, t), x0 + np.float32(0.1)
+    velocity = (x - wrong) / t[:, :, None]
+    expected = np.square(velocity - flow.target(x0, eps, t)).mean(-1)
+    got = np.square(wrong - x0).mean(-1) * clean.loss_weight(t)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    late = clean.loss_weight(np.full((1, 1), 0.01, np.float32))
+    np.testing.assert_allclose(late, 25.0, rtol=1e-6)
+    assert np.all(flow.loss_weight(t) == 1.0)
+
+
 def test_an_unknown_name_is_refused(monkeypatch):
     """By the process itself, when annotations are not checked, as outside tests."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -58,6 +58,18 @@ def test_every_clip_can_be_read_and_made_again(stored):
             np.testing.assert_array_equal(state[name], value)
 
 
+def test_a_dataset_may_be_of_pictures(tmp_path):
+    import tensorflow_datasets as tfds
+
+    build(tmp_path, clips=3, pictures=1.0)
+    data = tfds.data_source("soraxla_worlds/marks", data_dir=tmp_path, split="train")
+    assert [len(clip["video"]) for clip in data] == [1, 1, 1]
+    with pytest.raises(ValueError, match="holds other clips"):
+        build(tmp_path, clips=3)
+    with pytest.raises(ValueError, match="expected a share from 0 to 1"):
+        build(tmp_path, clips=3, pictures=2.0)
+
+
 def test_mixed_clips_are_of_every_world_alike():
     drawn = [builder.world_of("mixed", seed) for seed in range(1000)]
     share = 1 / len(WORLDS)

@@ -75,7 +75,8 @@ def test_sizes_are_of_whole_patches_and_vary():
     assert 0.08 < share < 0.12
     shapes = [np.sign(s.width - s.height) for s in sizes]
     assert min(np.mean(np.equal(shapes, sign)) for sign in (-1, 0, 1)) > 0.2
-    assert all(draw_size(seed, pictures=False).frames > 1 for seed in range(500))
+    assert all(draw_size(seed, pictures=0.0).frames > 1 for seed in range(500))
+    assert all(draw_size(seed, pictures=1.0).frames == 1 for seed in range(500))
     commonest = max(set(sizes), key=sizes.count)
     assert (commonest.width, commonest.height, commonest.frames) == (64, 64, 33)
 
