@@ -211,6 +211,11 @@ def write_report(
         "timings": {name: timing.record() for name, timing in timings.items()},
         "results": dict(results),
     }
+    write_json(file, report)
+
+
+def write_json(file: Path, report: Mapping[str, Any]) -> None:
+    """The whole report or none."""
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     partial.replace(file)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import gpu
 from benchmarks.harness import (
     Peer,
     check_equal,
@@ -89,6 +90,24 @@ def test_a_peer_that_dies_is_named(capfd):
     with pytest.raises(OSError, match="exit status 1"):
         Peer(sys.executable, "tests.fake_peer")
     assert "IndexError" in capfd.readouterr().err
+
+
+def test_what_fails_on_a_gpu_says_so_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    def broken(sizes):
+        yield "broken", lambda: {}["no such thing"]
+
+    monkeypatch.setattr(gpu, "attentions", broken)
+    for name in ("training", "decoding", "sampling"):
+        monkeypatch.setattr(gpu, name, lambda sizes: iter(()))
+    file = tmp_path / "report.json"
+    results = gpu.main(gpu.TINY, 60.0, file)
+    assert results["product of 128"]["tflops"] > 0
+    assert results["broken"] == {"error": "KeyError: 'no such thing'"}
+    report = json.loads(file.read_text())
+    assert report["results"] == results and report["commit"]
+    assert capsys.readouterr().out.splitlines()[-1].startswith("broken")
+    late = gpu.main(gpu.TINY, 0.0, None)
+    assert late["broken"] == {"error": "not run: 0 s were over"}
 
 
 def test_the_mix_of_sizes_is_as_published_and_shrinks_exactly():
