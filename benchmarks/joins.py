@@ -10,13 +10,13 @@ windows; the change of the mean colour, of 255.
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from benchmarks.harness import conditions, write_json
 from data_pipelines.worlds import WORLDS, Episode
 from soraxla.assets import worlds_model
 from soraxla.evals.joins import colour_drift, join_ratio
@@ -33,6 +33,7 @@ from soraxla.request import (
     Task,
 )
 from soraxla.sharding import sampling_mesh
+from soraxla.trees import sha256_of_tree
 
 CLIPS, FRAMES, GIVEN = 10, 33, 17
 PASSES = 1.5
@@ -155,8 +156,13 @@ def main() -> None:
         print("\n".join(f"  {row(*item)}" for item in by_task.items()))
     print(f"drift over {WINDOWS} windows, of 255: {np.round(drift, 2).tolist()}")
     if args.json:
-        result = {"joins": found, "drift": drift, "settings": vars(args) | {"json": ""}}
-        args.json.write_text(json.dumps(result, indent=2, default=str) + "\n")
+        results = {
+            "sha256": sha256_of_tree(pipeline.dit.params),
+            "settings": {"steps": args.steps, "cfg_scale": args.cfg_scale},
+            "joins": found,
+            "drift": drift,
+        }
+        write_json(args.json, {**conditions(), "results": results})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ _STAGES = {
         "pack": PackSpec(row_length=2048, text_length=1664, max_segments=112),
     },
     "clips": {
-        "steps": 10_000,
+        "steps": 7000,
         "pack": PackSpec(
             row_length=2048, text_length=384, max_segments=32, mixture=EVERY_TASK
         ),
