@@ -8,7 +8,9 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
     soraxla worlds --world flat --clips 24000 --out worlds
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir worlds \
         --vae soraxla/assets/worlds/vae --out worlds_data
-    soraxla train --config configs/worlds.py --data worlds_data --init runs/pictures \
+    soraxla train --config configs/worlds.py:short --data worlds_data \
+        --init runs/pictures --workdir runs/short
+    soraxla train --config configs/worlds.py --data worlds_data --init runs/short \
         --workdir runs/worlds
 
 The model that is shipped was trained so; `--init soraxla/assets/worlds` goes on.
@@ -32,8 +34,19 @@ _STAGES = {
         "steps": 1200,
         "pack": PackSpec(row_length=2048, text_length=1664, max_segments=112),
     },
+    # The beginnings of clips: three times as many, and as many words, in the same time.
+    "short": {
+        "steps": 2200,
+        "pack": PackSpec(
+            row_length=2048,
+            text_length=704,
+            max_segments=64,
+            max_latent_frames=3,
+            mixture=EVERY_TASK,
+        ),
+    },
     "clips": {
-        "steps": 7000,
+        "steps": 2500,
         "pack": PackSpec(
             row_length=2048, text_length=384, max_segments=32, mixture=EVERY_TASK
         ),
@@ -67,7 +80,8 @@ def get_config(stage: str = "clips") -> ConfigDict:
                 learning_rate=1.5e-3,
                 muon_learning_rate=12e-3,
                 warmup_steps=100,
-                decay_steps=steps,
+                # The rate need not fall where the next stage goes on.
+                decay_steps=None if stage == "short" else steps,
                 ema_decay=0.999,
             ),
         ),

@@ -17,16 +17,16 @@ class PackSpec:
     row_length: int  # L, tokens
     text_length: int  # M, text tokens
     max_segments: int  # S, clips
+    max_latent_frames: int | None = None  # of a clip, its first; None: all that fit
     caption_dropout: float = 0.1  # share of draws given the empty caption
     control_dropout: float = 0.1  # share of draws whose actions and camera are left out
     mixture: Mixture = field(default_factory=Mixture)
 
     def __post_init__(self) -> None:
-        for name in ("row_length", "text_length", "max_segments"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
+        for name in ("row_length", "text_length", "max_segments", "max_latent_frames"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("caption_dropout", "control_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(

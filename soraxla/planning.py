@@ -274,7 +274,7 @@ def _frame_tokens(
 def _kept(
     index: PlanIndex, spec: PackSpec, samples: Int[np.ndarray, " k"] | slice
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Latent frames that fit a row, and their tokens.
+    """Latent frames that are packed, and their tokens.
 
     Cutting a clip after any latent is exact: the VAE is causal, so the first latents
     of a clip are the latents of its first frames.
@@ -282,6 +282,8 @@ def _kept(
     pt = index.patch[0]
     frame = _frame_tokens(index, samples)
     steps = np.minimum(index.t[samples] // pt, spec.row_length // frame)
+    if spec.max_latent_frames is not None:
+        steps = np.minimum(steps, max(spec.max_latent_frames // pt, 1))
     return steps * pt, steps * frame
 
 

@@ -1,5 +1,6 @@
 """The plan: every draw once, from anywhere, in full rows, to devices alike."""
 
+from dataclasses import replace
 from itertools import islice
 
 import grain
@@ -15,6 +16,7 @@ from soraxla.planning import (
     deal,
     fill,
     imbalance,
+    longest,
     plan_rows,
     plan_steps,
     plan_window,
@@ -179,6 +181,11 @@ def test_a_clip_longer_than_the_row_keeps_its_first_latents():
         (d.sample, d.latent_frames, d.tokens) for r in plan(index, spec, 1) for d in r
     }
     assert kept == {(0, 10, 1000), (1, 2, 800)}
+    short = replace(spec, max_latent_frames=3)
+    kept = {
+        (d.sample, d.latent_frames, d.tokens) for r in plan(index, short, 1) for d in r
+    }
+    assert kept == {(0, 3, 300), (1, 2, 800)} and longest(index, short) == 3
 
 
 @pytest.mark.parametrize(
@@ -208,7 +215,12 @@ def test_what_can_never_be_packed_is_refused_before_the_first_step(index, messag
 
 @pytest.mark.parametrize(
     "bad",
-    [{"max_segments": 0}, {"row_length": -1}, {"caption_dropout": 1.5}],
+    [
+        {"max_segments": 0},
+        {"row_length": -1},
+        {"max_latent_frames": 0},
+        {"caption_dropout": 1.5},
+    ],
 )
 def test_impossible_budgets_are_refused(bad):
     good = {"row_length": 8, "text_length": 8, "max_segments": 2}
