@@ -19,7 +19,6 @@ last. `--tiny` is the same on a machine that has no GPU, to see that it runs.
 
 import argparse
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +55,7 @@ from soraxla.types import LatentGrid, PackedBatch
 # Dense bf16 TFLOP/s by the data sheets.
 PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}
 ROUNDS = 5
+SAMPLED_STEPS = 4
 ROWS_TIMED = 3  # rows that are trained on in a round, each a step
 WAN_STEPS = 50  # of a whole sampling, as Wan's own
 
@@ -74,7 +74,6 @@ class Sizes:
     decoded: tuple[int, int, int]  # frames, height, width
     sampler: DiTConfig
     sampled: tuple[int, int, int]
-    sampler_steps: int
 
 
 _VAE = VAEConfig(latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16, dtype="bfloat16")
@@ -97,7 +96,6 @@ FULL = Sizes(
     decoded=(81, 720, 1280),
     sampler=dit_config("wan_1_3b"),
     sampled=(81, 480, 832),
-    sampler_steps=4,
 )
 TINY = Sizes(
     product=128,
@@ -110,7 +108,6 @@ TINY = Sizes(
     decoded=(5, 32, 48),
     sampler=dit_config("wan_1_3b", layers=2, width=64, heads=1, mlp_width=128),
     sampled=(5, 32, 48),
-    sampler_steps=2,
 )
 
 Result = dict[str, Any]
@@ -184,15 +181,11 @@ def check_cudnn(sizes: Sizes) -> Result:
         ValueError: it is wrong.
     """
     (q, k, v, grad), (ids, _) = rows_of(sizes.tokens // 4, 4, 2)
-    ours, theirs = (
-        {
-            name: np.asarray(x, np.float32)
-            for name, x in jit(functools.partial(with_gradients, by(engine)))(
-                q, k, v, ids, grad
-            ).items()
-        }
+    run = [
+        jit(functools.partial(with_gradients, by(engine)))(q, k, v, ids, grad)
         for engine in (gpu_cudnn.ENGINE, xla_flash.ENGINE)
-    )
+    ]
+    ours, theirs = ({n: np.asarray(x, np.float32) for n, x in r.items()} for r in run)
     errors = check_equal(ours, theirs, tolerance=1e-2)
     attention.ENGINES["gpu"] = gpu_cudnn.ENGINE
     return {"errors": errors}
@@ -239,15 +232,7 @@ def packed_rows(
     made = []
     for _, (row,) in islice(plan_steps(index, spec, seed=0, batch_rows=1), rows):
         segments = [
-            Segment(
-                tokens=rng.normal(size=(d.tokens, model.patch_dim)).astype(np.float32),
-                positions=rng.integers(0, 16, (d.tokens, 3)).astype(np.float32),
-                text=rng.normal(size=(d.text_tokens, model.text_width)).astype(
-                    np.float32
-                ),
-                draw=d.draw,
-                shift=3.0,
-            )
+            _random(model, rng.integers(0, 16, (d.tokens, 3)), d.text_tokens, d.draw)
             for d in row
         ]
         work = train_flops(model, [d.tokens for d in row], [d.text_tokens for d in row])
@@ -308,7 +293,7 @@ def sampling(sizes: Sizes) -> Cases:
         model, grid = sizes.sampler, _grid(sizes.sampled)
         batch = _clip(model, grid)
         params = _weights(model)
-        times = Euler().grid(sizes.sampler_steps, batch.shift)
+        times = Euler().grid(SAMPLED_STEPS, batch.shift)
 
         def run(params: PyTree, batch: PackedBatch, times: Any) -> jax.Array:
             denoise = guided(
@@ -317,18 +302,12 @@ def sampling(sizes: Sizes) -> Cases:
                 batch._replace(text=-batch.text),
                 guidance=Guidance(cfg_scale=5.0),
             )
-            return sample(
-                denoise,
-                batch.latents,
-                batch,
-                times,
-                process=Process(),
-                solver=Euler(),
-            )
+            euler = functools.partial(sample, process=Process(), solver=Euler())
+            return euler(denoise, batch.latents, batch, times)
 
         run = jit(run)
         clock = clocked(lambda: run(params, batch, times))
-        a_step = clock["median_s"] / sizes.sampler_steps
+        a_step = clock["median_s"] / SAMPLED_STEPS
         tokens = batch.segment_ids.size
         flops = 2 * token_flops(model, [tokens], [batch.text.shape[1]])
         return {
@@ -350,17 +329,20 @@ def _grid(size: tuple[int, int, int]) -> LatentGrid:
 
 def _clip(model: DiTConfig, grid: LatentGrid) -> PackedBatch:
     """A row of one clip with 64 text tokens, all of it random."""
-    rng = np.random.default_rng(0)
     place = positions(grid, model.patch, 16.0, model.rope_fps)
-    segment = Segment(
-        tokens=rng.normal(size=(len(place), model.patch_dim)).astype(np.float32),
-        positions=place,
-        text=rng.normal(size=(64, model.text_width)).astype(np.float32),
-        draw=0,
+    spec = PackSpec(row_length=len(place), text_length=64, max_segments=1)
+    return jax.device_put(pack([[_random(model, place, 64, 0)]], spec))
+
+
+def _random(model: DiTConfig, place: np.ndarray, text: int, draw: int) -> Segment:
+    rng = np.random.default_rng(draw)
+    return Segment(
+        tokens=rng.standard_normal((len(place), model.patch_dim), np.float32),
+        positions=place.astype(np.float32),
+        text=rng.standard_normal((text, model.text_width), np.float32),
+        draw=draw,
         shift=3.0,
     )
-    spec = PackSpec(row_length=len(place), text_length=64, max_segments=1)
-    return jax.device_put(pack([[segment]], spec))
 
 
 def _weights(model: DiTConfig) -> PyTree:
@@ -400,23 +382,17 @@ def main(sizes: Sizes, seconds: float, file: Path | None) -> dict[str, Result]:
 def print_table(results: dict[str, Result]) -> None:
     width = max(map(len, results))
     for name, result in results.items():
-        shown = "   ".join(
-            f"{key} {value:.4g}"
-            if isinstance(value, float)
-            else f"{key} {json.dumps(value)}"
-            for key, value in result.items()
-        )
-        print(f"{name:{width}}  {shown}")
+        shown = {
+            k: f"{v:.4g}" if isinstance(v, float) else v for k, v in result.items()
+        }
+        print(f"{name:{width}}", *(f"{k} {v}" for k, v in shown.items()), sep="   ")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="where the report goes")
     parser.add_argument(
-        "--seconds",
-        type=float,
-        default=520.0,
-        help="no case begins later than this (default: %(default)s)",
+        "--seconds", type=float, default=520.0, help="no case begins later than this"
     )
     parser.add_argument("--tiny", action="store_true", help="small enough for a CPU")
     given = parser.parse_args()

@@ -32,11 +32,13 @@ from soraxla.training.steps import DiTStep
 _STAGES = {
     "pictures": {
         "steps": 1200,
+        "rate": 1.5e-3,
         "pack": PackSpec(row_length=2048, text_length=1664, max_segments=112),
     },
     # The beginnings of clips: three times as many, and as many words, in the same time.
     "short": {
-        "steps": 2200,
+        "steps": 1875,
+        "rate": 1.5e-3,
         "pack": PackSpec(
             row_length=2048,
             text_length=704,
@@ -46,7 +48,8 @@ _STAGES = {
         ),
     },
     "clips": {
-        "steps": 2500,
+        "steps": 2100,
+        "rate": 0.9e-3,
         "pack": PackSpec(
             row_length=2048, text_length=384, max_segments=32, mixture=EVERY_TASK
         ),
@@ -58,7 +61,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
     """One leg; `--init` of the last leg's weights begins the next."""
     if stage not in _STAGES:
         raise ValueError(f"{stage!r}: expected one of {', '.join(_STAGES)}")
-    steps, pack = _STAGES[stage]["steps"], _STAGES[stage]["pack"]
+    steps, rate, pack = (_STAGES[stage][name] for name in ("steps", "rate", "pack"))
     training = DiTTraining(
         step=DiTStep(
             model=dit_config(
@@ -77,8 +80,8 @@ def get_config(stage: str = "clips") -> ConfigDict:
             # network, which predicting it or a velocity takes (arXiv 2511.13720).
             process=Process(prediction="x0"),
             optim=OptimSettings(
-                learning_rate=1.5e-3,
-                muon_learning_rate=12e-3,
+                learning_rate=rate,
+                muon_learning_rate=8 * rate,
                 warmup_steps=100,
                 # The rate need not fall where the next stage goes on.
                 decay_steps=None if stage == "short" else steps,

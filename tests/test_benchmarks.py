@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gallery, gpu
 from benchmarks.harness import (
     Peer,
     check_equal,
@@ -17,6 +17,7 @@ from benchmarks.harness import (
     write_report,
 )
 from benchmarks.sizes import published_sizes, tokens_of
+from soraxla.cli.main import parser
 
 
 def recorder(name, log, seconds):
@@ -108,6 +109,22 @@ def test_what_fails_on_a_gpu_says_so_and_stops_nothing(tmp_path, monkeypatch, ca
     assert capsys.readouterr().out.splitlines()[-1].startswith("broken")
     late = gpu.main(gpu.TINY, 0.0, None)
     assert late["broken"] == {"error": "not run: 0 s were over"}
+
+
+def test_the_gallerys_commands_are_commands_on_what_it_is_given(tmp_path):
+    """Every file that a command reads is given, and each task has one."""
+    gallery.give(tmp_path)
+    readme = (gallery.ROOT / "README.md").read_text(encoding="utf-8")
+    made, read = set(), set()
+    for words in gallery.commands(readme):
+        args = parser().parse_args(words[1:])
+        made.add(args.out)
+        named = [args.image, args.last_image, args.extend, args.loop, args.edit]
+        named += [args.inpaint, args.mask, *(args.connect or [])]
+        read |= {str(name) for name in named if name}
+        assert f"docs/gallery/{args.out}" in readme
+    assert len(made) == 11
+    assert read == {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_mix_of_sizes_is_as_published_and_shrinks_exactly():
