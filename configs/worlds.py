@@ -13,7 +13,8 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
     soraxla train --config configs/worlds.py --data worlds_data --init runs/short \
         --workdir runs/worlds
 
-The model that is shipped was trained so; `--init soraxla/assets/worlds` goes on.
+The card of the model that is shipped says how that one was trained, nearly so;
+`--init soraxla/assets/worlds` goes on from it.
 """
 
 from ml_collections import ConfigDict
