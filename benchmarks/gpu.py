@@ -256,7 +256,8 @@ def training(sizes: Sizes) -> Cases:
         times = clocked(all_rows)
         flops = sum(work for _, work in batches)
         tflops = flops / times["median_s"] / 1e12
-        top, tokens = peak(), ROWS_TIMED * sizes.tokens
+        top = peak()
+        tokens = sum(int((batch.segment_ids > 0).sum()) for batch, _ in batches)
         return {
             **times,
             "tokens_a_second": tokens / times["median_s"],

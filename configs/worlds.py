@@ -61,7 +61,9 @@ _STAGES = {
 def get_config(stage: str = "clips") -> ConfigDict:
     """One leg; `--init` of the last leg's weights begins the next."""
     if stage not in _STAGES:
-        raise ValueError(f"{stage!r}: expected one of {', '.join(_STAGES)}")
+        raise ValueError(
+            f"unknown stage {stage!r}: expected one of {', '.join(_STAGES)}"
+        )
     steps, rate, pack = (_STAGES[stage][name] for name in ("steps", "rate", "pack"))
     training = DiTTraining(
         step=DiTStep(
