@@ -12,22 +12,21 @@ from soraxla.types import Array, PackedBatch
 
 @dataclass(frozen=True, kw_only=True)
 class PackSpec:
-    """The budgets of a row, and how often draws lack a caption or have a task."""
+    """The budgets of a row, and how often draws are short, untold or given a task."""
 
     row_length: int  # L, tokens
     text_length: int  # M, text tokens
     max_segments: int  # S, clips
-    max_latent_frames: int | None = None  # of a clip, its first; None: all that fit
+    cut_share: float = 0.0  # share of draws that keep a clip's first n latent frames
     caption_dropout: float = 0.1  # share of draws given the empty caption
     control_dropout: float = 0.1  # share of draws whose actions and camera are left out
     mixture: Mixture = field(default_factory=Mixture)
 
     def __post_init__(self) -> None:
-        for name in ("row_length", "text_length", "max_segments", "max_latent_frames"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("caption_dropout", "control_dropout"):
+        for name in ("row_length", "text_length", "max_segments"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("cut_share", "caption_dropout", "control_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"{name} must lie in [0, 1], got {getattr(self, name)}"

@@ -183,7 +183,10 @@ def window_draws(index: PlanIndex, spec: PackSpec) -> int:
     Raises ValueError if any sample cannot be packed, see `check_index`.
     """
     check_index(index, spec)
-    _, tokens = _kept(index, spec, slice(None))
+    frames, tokens = _kept(index, spec, slice(None))
+    steps = frames // index.patch[0]
+    harmonic = np.cumsum(1.0 / np.arange(1, steps.max() + 1))[steps - 1]
+    tokens = tokens * (1 - spec.cut_share * (1 - 1 / harmonic))
     rows_a_draw = max(
         tokens.mean() / spec.row_length,
         index.text_length.mean() / spec.text_length,
@@ -282,9 +285,20 @@ def _kept(
     pt = index.patch[0]
     frame = _frame_tokens(index, samples)
     steps = np.minimum(index.t[samples] // pt, spec.row_length // frame)
-    if spec.max_latent_frames is not None:
-        steps = np.minimum(steps, max(spec.max_latent_frames // pt, 1))
     return steps * pt, steps * frame
+
+
+def _cut(
+    u: Float[np.ndarray, "k 4"], frames: Int[np.ndarray, " k"], spec: PackSpec, pt: int
+) -> Int[np.ndarray, " k"]:
+    """Latent frames that draws keep; of those that are cut, n in proportion to 1/n.
+
+    So all lengths get as many tokens, and most clips that are seen are cheap ones.
+    """
+    steps = frames // pt
+    cdf = np.cumsum(1.0 / np.arange(1, steps.max() + 1))
+    short = np.searchsorted(cdf, u[:, 1] * cdf[steps - 1], side="right") + 1
+    return np.where(u[:, 0] < spec.cut_share, np.minimum(short, steps), steps) * pt
 
 
 def _parts(
@@ -295,7 +309,10 @@ def _parts(
     samples: Int[np.ndarray, " k"],
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], Given]:
     """Latent frames and tokens of draws, what is given appended, and what it is."""
-    frames, tokens = _kept(index, spec, samples)
+    frames, _ = _kept(index, spec, samples)
+    u = uniforms(seed, "cut", first, len(samples))
+    frames = _cut(u, frames, spec, index.patch[0])
+    tokens = frames // index.patch[0] * _frame_tokens(index, samples)
     whole = frames == index.t[samples]
     if index.stored is None:
         stored = Stored(*(np.zeros_like(frames) for _ in Stored._fields))

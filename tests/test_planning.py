@@ -181,11 +181,21 @@ def test_a_clip_longer_than_the_row_keeps_its_first_latents():
         (d.sample, d.latent_frames, d.tokens) for r in plan(index, spec, 1) for d in r
     }
     assert kept == {(0, 10, 1000), (1, 2, 800)}
-    short = replace(spec, max_latent_frames=3)
-    kept = {
-        (d.sample, d.latent_frames, d.tokens) for r in plan(index, short, 1) for d in r
-    }
-    assert kept == {(0, 3, 300), (1, 2, 800)} and longest(index, short) == 3
+
+
+def test_clips_are_cut_so_that_every_length_gets_as_many_tokens():
+    index = make_index([40, 40], frames=6)
+    spec = PackSpec(row_length=1000, text_length=999, max_segments=30, cut_share=1.0)
+    draws = [draw for row in plan(index, spec, 20) for draw in row]
+    tokens = np.bincount([d.latent_frames for d in draws], [d.tokens for d in draws])
+    assert all(d.tokens == 40 * d.latent_frames for d in draws)
+    np.testing.assert_allclose(tokens[1:], tokens.sum() / 6, rtol=0.1)
+    assert fill(plan(index, spec, 20), spec) > 0.95 and longest(index, spec) == 6
+    # Windows stay as long as they were meant to be.
+    assert 100 < len(plan(index, spec, 1)) < 160
+    half = replace(spec, cut_share=0.5)
+    whole = [d.latent_frames == 6 for row in plan(index, half, 20) for d in row]
+    assert np.mean(whole) == pytest.approx(0.5 + 0.5 / 6 / 2.45, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +228,7 @@ def test_what_can_never_be_packed_is_refused_before_the_first_step(index, messag
     [
         {"max_segments": 0},
         {"row_length": -1},
-        {"max_latent_frames": 0},
+        {"cut_share": 1.1},
         {"caption_dropout": 1.5},
     ],
 )

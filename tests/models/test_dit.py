@@ -246,16 +246,17 @@ def test_adapters_beside_kernels_predict_what_merged_ones_do():
 
 
 def test_parameters_as_computed_predict_the_same_to_the_bit():
-    cfg = dataclasses.replace(CFG, dtype="bfloat16")
-    rounded = dit.as_computed(params(), cfg)
+    cfg = dataclasses.replace(CFG, dtype="bfloat16", time_gate=True)
+    weights = random_params(cfg)
+    rounded = dit.as_computed(weights, cfg)
     row = pack(A, B, C)
-    np.testing.assert_array_equal(run(rounded, cfg, *row), run(params(), cfg, *row))
+    np.testing.assert_array_equal(run(rounded, cfg, *row), run(weights, cfg, *row))
     kept = {
         name
         for name, leaf in named_leaves(rounded).items()
         if name.endswith("kernel") and leaf.dtype != jnp.bfloat16
     }
-    assert kept == {f"time_{x}.kernel" for x in ("in", "out", "proj")}
+    assert kept == {f"time_{x}.kernel" for x in ("in", "out", "proj", "gate")}
 
 
 def test_the_scan_is_a_loop_over_unstacked_blocks():
@@ -264,11 +265,11 @@ def test_the_scan_is_a_loop_over_unstacked_blocks():
     @jit
     def loop(params, *row):
         model = dit.DiT(CFG).bind({"params": params})
-        x, ctx, e = model.embed(*row)
+        x, ctx, e_BRD = model.embed(*row)
         for i in range(CFG.layers):
             layer = jax.tree.map(lambda leaf: leaf[i], params["blocks"])  # noqa: B023
             x, _ = Block(CFG).apply({"params": layer}, x, ctx)
-        return model.unembed(x, ctx, e)
+        return model.unembed(x, ctx, e_BRD, row[0])
 
     np.testing.assert_allclose(
         loop(params(), *row), run(params(), CFG, *row), rtol=0, atol=4e-6

@@ -1,7 +1,10 @@
 """The transformer against Wan 2.1 written out: one clip, float64 NumPy, unpacked."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
+import pytest
 
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
@@ -70,7 +73,7 @@ def attend(p, x, source, positions=None):
 def wan(params, x, t_L, positions, text):
     """Per-token time, every pad a real token, one block after the other."""
     text = np.pad(text, ((0, CFG.text_pad_to - len(text)), (0, 0)))
-    embed = params["text_embed"]
+    embed, noisy = params["text_embed"], x
     text = dense(embed["out_proj"], gelu(dense(embed["in_proj"], text)))
     x = dense(params["patch_embed"], x)
     angle = 1000.0 * t_L[:, None] * 10000.0 ** (-np.arange(128) / 128)[None, :]
@@ -90,13 +93,18 @@ def wan(params, x, t_L, positions, text):
         mlp = p["mlp"]
         x = x + gate_2 * dense(mlp["out_proj"], gelu(dense(mlp["in_proj"], h)))
     shift, scale = params["head_table"][:, None, :] + e[None]
-    return dense(params["head"], layer_norm(x) * (1 + scale) + shift)
+    x = dense(params["head"], layer_norm(x) * (1 + scale) + shift)
+    if "time_gate" not in params:
+        return x
+    gate = dense(params["time_gate"], silu(e))
+    return (1 - gate) * x + gate * noisy
 
 
-def test_it_is_wan_s_network():
+@pytest.mark.parametrize("cfg", [CFG, replace(CFG, time_gate=True)])
+def test_it_is_wan_s_network(cfg):
     """Known tokens at a time of their own, as Wan's image-to-video is fed."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: dit.init(jax.random.key(0), CFG))
+    shapes = jax.eval_shape(lambda: dit.init(jax.random.key(0), cfg))
     params = jax.tree_util.tree_map_with_path(
         lambda path, s: (
             rng.normal(size=s.shape)
@@ -123,7 +131,7 @@ def test_it_is_wan_s_network():
         shift=np.ones((1, 1), np.float32),
     )
     t, known_t = np.array([[0.7]], np.float32), np.array([[0.05]], np.float32)
-    out = jax.jit(dit.apply, static_argnums=1)(params, CFG, x, t, batch, known_t)
+    out = jax.jit(dit.apply, static_argnums=1)(params, cfg, x, t, batch, known_t)
     params = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
     t_L = np.where(known[0], 0.05, 0.7)
     expected = wan(params, x[0], t_L, positions[0], batch.text[0])
