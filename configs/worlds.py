@@ -42,7 +42,7 @@ _STAGES = {
         1200, 1.5e-3, PackSpec(row_length=2048, text_length=1664, max_segments=112)
     ),
     "clips": Stage(
-        6500,
+        7500,
         1e-3,
         PackSpec(
             row_length=2048,
