@@ -17,7 +17,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from data_pipelines.conditions import lay
 from data_pipelines.dataset import STEERING, Dataset
-from soraxla.controls import Controls
+from soraxla.controls import Controls, of_tokens
 from soraxla.packing import PackSpec, Segment, pack
 from soraxla.planning import (
     BEGINNING,
@@ -217,10 +217,9 @@ def _segment(
         *(record.steering.get(name) if name in said else None for name in STEERING),
         start=draw.start,
     )
-    a_frame = int(plan.h[draw.sample] * plan.w[draw.sample] // math.prod(plan.patch))
-    controls = np.zeros((len(tokens), layout.controls.width), np.float32)
-    of_tokens = rows[:: plan.patch[0]].repeat(a_frame * plan.patch[0], axis=0)
-    controls[: len(of_tokens)] = of_tokens
+    a_frame = int(plan.h[draw.sample]) * int(plan.w[draw.sample])
+    own = draw.latent_frames * a_frame // math.prod(plan.patch)
+    controls = of_tokens(rows, own=own, tokens=len(tokens), step=plan.patch[0])
     return Segment(
         tokens=tokens,
         controls=controls,

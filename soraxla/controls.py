@@ -72,6 +72,20 @@ class Controls:
         return rows
 
 
+def of_tokens(
+    rows: Float[np.ndarray, "t c"], *, own: int, tokens: int, step: int
+) -> Float[np.ndarray, "tokens c"]:
+    """The rows of a clip's latent frames, for each of its tokens.
+
+    Args:
+        own: tokens of the clip's grid; what stands behind them is steered by nothing.
+        step: latent frames of a token.
+    """
+    spread = np.zeros((tokens, rows.shape[1]), np.float32)
+    spread[:own] = rows[::step].repeat(own * step // len(rows), axis=0)
+    return spread
+
+
 def _relative(
     camera: Float[np.ndarray, "t 4 4"], first: int
 ) -> Float[np.ndarray, "t 12"]:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from soraxla.controls import Controls
+from soraxla.controls import Controls, of_tokens
 from soraxla.diffusion.schedule import time_shift
 from soraxla.packing import PackSpec, Segment, pack, unpack
 from soraxla.patching import Patch, patch_grid, unpatchify
@@ -121,15 +121,13 @@ def _segment(
         grid.t, steering.actions, steering.camera, start=steering.start
     )
     in_grid = len(tokens.alone) - int(tokens.alone.sum())
-    controls = np.zeros((len(tokens.alone), layout.controls.width), np.float32)
-    controls[:in_grid] = np.repeat(
-        rows[:: layout.patch[0]], in_grid * layout.patch[0] // grid.t, axis=0
-    )
     return Segment(
         tokens=np.asarray(tokens.latents),
         known=tokens.known,
         positions=tokens.positions,
-        controls=controls,
+        controls=of_tokens(
+            rows, own=in_grid, tokens=len(tokens.alone), step=layout.patch[0]
+        ),
         text=text,
         draw=draw.draw,
         shift=time_shift(
