@@ -42,7 +42,7 @@ _STAGES = {
         1200, 1.5e-3, PackSpec(row_length=2048, text_length=1664, max_segments=112)
     ),
     "clips": Stage(
-        7500,
+        7000,
         1e-3,
         PackSpec(
             row_length=2048,
@@ -71,7 +71,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
                 mlp_width=768,
                 heads=3,
                 latent_channels=96,
-                time_gate=True,
+                input_gate=True,
                 # A frame says much of the next: without a shift most of the noise
                 # hides nothing of what a clip is about.
                 shift=3.0,

@@ -22,10 +22,10 @@ class DiTConfig:
             None when the model attends to real tokens only.
         position_embed: add an embedding of a token's absolute place beside RoPE, which
             only tells distances (as NaViT does, arXiv 2307.06304); off in Wan.
-        time_gate: a prediction is the network's answer and its noisy input, mixed by
-            the time, each channel by itself. With x0-prediction and tokens of about as
-            many numbers as `width`, or more: what nearly clean tokens hold need not go
-            through the network. Off in Wan.
+        input_gate: a prediction is the network's answer mixed with its noisy input,
+            each number of a token by a gate of its own. For x0-prediction with tokens of
+            about `width` numbers or more: what is nearly clean need not go through the
+            network. Off in Wan.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
         controls: actions and camera that steer latent frames; by default none.
         shift: the time shift rule, "auto" (by clip size) or one number for all clips.
@@ -47,7 +47,7 @@ class DiTConfig:
     text_refiner_layers: int = 1
     text_pad_to: int | None = None
     position_embed: bool = True
-    time_gate: bool = False
+    input_gate: bool = False
     rope_fps: float = 16.0
     controls: Controls = field(default_factory=Controls)
     shift: float | Literal["auto"] = "auto"

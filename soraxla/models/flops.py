@@ -25,7 +25,8 @@ def token_flops(
     linear = (8 * d**2 + 4 * d**2 + 4 * d * cfg.mlp_width) * all_tokens * layers
     texts = [_attended(cfg, n) for n in text_tokens]
     pairs = sum(n * (n + m) for n, m in zip(tokens, texts, strict=True))
-    ends = 2 * (2 * cfg.patch_dim + (96 if cfg.position_embed else 0)) * d * all_tokens
+    features = 96 if cfg.position_embed else 0
+    ends = 2 * ((2 + cfg.input_gate) * cfg.patch_dim + features) * d * all_tokens
     time = 2 * (256 * d + d**2 + 6 * d**2) * len(tokens)
     return linear + 4 * d * layers * pairs + ends + time
 

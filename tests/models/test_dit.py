@@ -246,7 +246,7 @@ def test_adapters_beside_kernels_predict_what_merged_ones_do():
 
 
 def test_parameters_as_computed_predict_the_same_to_the_bit():
-    cfg = dataclasses.replace(CFG, dtype="bfloat16", time_gate=True)
+    cfg = dataclasses.replace(CFG, dtype="bfloat16", input_gate=True)
     weights = random_params(cfg)
     rounded = dit.as_computed(weights, cfg)
     row = pack(A, B, C)
@@ -256,7 +256,7 @@ def test_parameters_as_computed_predict_the_same_to_the_bit():
         for name, leaf in named_leaves(rounded).items()
         if name.endswith("kernel") and leaf.dtype != jnp.bfloat16
     }
-    assert kept == {f"time_{x}.kernel" for x in ("in", "out", "proj", "gate")}
+    assert kept == {f"time_{x}.kernel" for x in ("in", "out", "proj")}
 
 
 def test_the_scan_is_a_loop_over_unstacked_blocks():

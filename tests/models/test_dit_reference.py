@@ -93,14 +93,15 @@ def wan(params, x, t_L, positions, text):
         mlp = p["mlp"]
         x = x + gate_2 * dense(mlp["out_proj"], gelu(dense(mlp["in_proj"], h)))
     shift, scale = params["head_table"][:, None, :] + e[None]
-    x = dense(params["head"], layer_norm(x) * (1 + scale) + shift)
-    if "time_gate" not in params:
+    hidden = layer_norm(x) * (1 + scale) + shift
+    x = dense(params["head"], hidden)
+    if "gate" not in params:
         return x
-    gate = dense(params["time_gate"], silu(e))
+    gate = dense(params["gate"], hidden)
     return (1 - gate) * x + gate * noisy
 
 
-@pytest.mark.parametrize("cfg", [CFG, replace(CFG, time_gate=True)])
+@pytest.mark.parametrize("cfg", [CFG, replace(CFG, input_gate=True)])
 def test_it_is_wan_s_network(cfg):
     """Known tokens at a time of their own, as Wan's image-to-video is fed."""
     rng = np.random.default_rng(0)
