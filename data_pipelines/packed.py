@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
-import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
 from data_pipelines.conditions import lay

@@ -24,8 +24,9 @@ class PackSpec:
 
     def __post_init__(self) -> None:
         for name in ("row_length", "text_length", "max_segments"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("cut_share", "caption_dropout", "control_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
