@@ -1,13 +1,11 @@
 """Pixels that are given: brought to size, and put back in what comes out of the VAE, so
 that no join shows."""
 
-from collections.abc import Container, Mapping
-from itertools import pairwise, takewhile
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from scipy import ndimage
 
 from soraxla.types import Array
 
@@ -83,63 +81,23 @@ def with_frames(
     """The video with frames as they were given, not as the VAE gives them back.
 
     The difference between the two is taken along, and fades over the next `FADE`
-    frames to both sides; between two given frames both are mixed. So does what the
-    video jumps by beside a given frame (`_jump`).
+    frames to both sides; between two given frames both are mixed.
     """
-    out, frames = video.copy(), video.astype(np.float32)
-    differences = {
-        (g, way): given[g] - frames[g] + _jump(frames, given, g, way)
-        for g in given
-        for way in (-1, 1)
-    }
-    for f, frame in enumerate(frames):
+    out = video.copy()
+    differences = {f: frame.astype(np.float32) - video[f] for f, frame in given.items()}
+    for f, frame in enumerate(video):
         if f in given:
             out[f] = given[f]
             continue
-        before, after = (g for g in given if g < f), (g for g in given if g > f)
-        nearest = {(max(before, default=-1), 1), (min(after, default=-1), -1)}
-        weights = {
-            (g, way): 1 - abs(f - g) / (FADE + 1)
-            for g, way in nearest
-            if g >= 0 and abs(f - g) <= FADE
-        }
+        sides = (max, (g for g in given if g < f)), (min, (g for g in given if g > f))
+        nearest = [g for pick, frames in sides if (g := pick(frames, default=-1)) >= 0]
+        weights = {g: 1 - abs(f - g) / (FADE + 1) for g in nearest}
+        weights = {g: weight for g, weight in weights.items() if weight > 0}
         if weights:
             total = max(1.0, sum(weights.values()))
             parts = [weight / total * differences[g] for g, weight in weights.items()]
             out[f] = _to_uint8(frame + np.sum(parts, axis=0))
     return out
-
-
-def _jump(
-    frames: Float[np.ndarray, "t h w 3"],
-    given: Container[int],
-    place: int,
-    way: int,
-) -> Float[np.ndarray, "h w 3"]:
-    """What the generated frame beside a given one would need so as not to jump.
-
-    All of the step between the two where nothing moves next; where things do, only as
-    much as the step is larger than those after it. Both are looked at around a pixel,
-    as far as a sixteenth of the shorter side.
-    """
-    run = list(
-        takewhile(
-            lambda f: 0 <= f < len(frames) and f not in given,
-            (place + way * (i + 1) for i in range(FADE + 1)),
-        )
-    )
-    if len(run) < 2:
-        return np.zeros_like(frames[0])
-    side = 1 + 2 * (min(frames.shape[1:3]) // 16)
-
-    def size(step: np.ndarray) -> np.ndarray:
-        return ndimage.uniform_filter(np.abs(step).mean(axis=-1), side, mode="nearest")
-
-    step = frames[place] - frames[run[0]]
-    motion = np.max([size(frames[i] - frames[j]) for i, j in pairwise(run)], axis=0)
-    motion = ndimage.maximum_filter(motion, side)  # what moves comes from beside
-    excess = 1 - motion / np.maximum(size(step), 1e-6)
-    return step * excess.clip(0, 1)[:, :, None]
 
 
 def with_surroundings(

@@ -118,33 +118,6 @@ def test_a_fade_does_not_wrap_around():
     assert shown(with_frames(grey(10, 250), {0: grey(255)[0]})) == [255, 255]
 
 
-def test_what_is_still_does_not_jump_beside_a_given_frame():
-    """Made frames are brighter by 50 than what the VAE makes of those given."""
-    given = {0: grey(100)[0], 1: grey(100)[0]}
-    out = with_frames(grey(100, 100, *[150] * 7), given)
-    assert shown(out) == [100, 100, 110, 120, 130, 140, 150, 150, 150]
-    given = {7: grey(100)[0], 8: grey(100)[0]}
-    assert shown(with_frames(grey(*[150] * 7, 100, 100), given)) == [
-        *[150, 150, 150, 140, 130, 120, 110],
-        *[100, 100],
-    ]
-
-
-def test_motion_beside_a_given_frame_is_left_as_it_is():
-    """A disc that moves on, over a background that jumps by 40."""
-    y, x = np.mgrid[:64, :64]
-    clip = np.stack([(x - 16 - 2 * t) ** 2 + (y - 32) ** 2 < 100 for t in range(9)])
-    clip = np.where(clip[..., None], np.uint8([[[[200, 40, 40]]]]), np.uint8(90))
-    given = dict(enumerate(clip[:4]))
-    np.testing.assert_array_equal(with_frames(clip, given), clip)
-    jumps = clip.copy()
-    jumps[4:, :, 52:] += 40
-    out = with_frames(jumps, given)
-    steps = np.abs(np.diff(out.astype(int), axis=0))
-    assert steps[:, :, 60:].max() == 8  # a fifth of 40 a frame
-    np.testing.assert_array_equal(out[:, :, :44], clip[:, :, :44])
-
-
 # --- Holes ------------------------------------------------------------------------
 
 
