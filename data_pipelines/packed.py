@@ -64,7 +64,7 @@ def packed_batches(
     Args:
       dataset: from `open_dataset`.
       spec: the budgets of a row.
-      seed: of the order of samples and of dropped captions.
+      seed: of the order of samples, of cuts and of dropped captions.
       batch_rows: B, of all hosts.
       shift: α of a clip from its pixel size and the latent frames kept.
       rope_fps: the frame rate positions are counted in; belongs to the model.

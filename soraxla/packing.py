@@ -12,12 +12,12 @@ from soraxla.types import Array, PackedBatch
 
 @dataclass(frozen=True, kw_only=True)
 class PackSpec:
-    """The budgets of a row, and how often draws are short, untold or given a task."""
+    """The budgets of a row, and what shares of the draws are not as they are stored."""
 
     row_length: int  # L, tokens
     text_length: int  # M, text tokens
     max_segments: int  # S, clips
-    cut_share: float = 0.0  # share of draws that keep a clip's first n latent frames
+    cut_share: float = 0.0  # share of draws that keep a random beginning of their clip
     caption_dropout: float = 0.1  # share of draws given the empty caption
     control_dropout: float = 0.1  # share of draws whose actions and camera are left out
     mixture: Mixture = field(default_factory=Mixture)

@@ -65,7 +65,7 @@ class Draw(NamedTuple):
     sample: int  # row of the index
     tokens: int
     text_tokens: int
-    latent_frames: int  # kept, from `start` on; a long clip keeps what fits a row
+    latent_frames: int  # kept, from `start` on; see `_parts`
     caption_kept: bool
     start: int = 0
     prefix: int = 0
@@ -277,7 +277,7 @@ def _frame_tokens(
 def _kept(
     index: PlanIndex, spec: PackSpec, samples: Int[np.ndarray, " k"] | slice
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Latent frames that are packed, and their tokens.
+    """Most latent frames that are packed, and their tokens.
 
     Cutting a clip after any latent is exact: the VAE is causal, so the first latents
     of a clip are the latents of its first frames.
@@ -293,7 +293,7 @@ def _cut(
 ) -> Int[np.ndarray, " k"]:
     """Latent frames that draws keep; of those that are cut, n in proportion to 1/n.
 
-    So all lengths get as many tokens, and most clips that are seen are cheap ones.
+    Then every n takes as many tokens, and most clips that are seen are cheap ones.
     """
     steps = frames // pt
     cdf = np.cumsum(1.0 / np.arange(1, steps.max() + 1))
@@ -308,11 +308,15 @@ def _parts(
     first: int,
     samples: Int[np.ndarray, " k"],
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], Given]:
-    """Latent frames and tokens of draws, what is given appended, and what it is."""
+    """Latent frames and tokens of draws, what is given appended, and what it is.
+
+    A clip keeps what fits a row, or less where it is cut. What was encoded alone is
+    only given beside a whole one.
+    """
+    pt, a_step = index.patch[0], _frame_tokens(index, samples)
     frames, _ = _kept(index, spec, samples)
-    u = uniforms(seed, "cut", first, len(samples))
-    frames = _cut(u, frames, spec, index.patch[0])
-    tokens = frames // index.patch[0] * _frame_tokens(index, samples)
+    frames = _cut(uniforms(seed, "cut", first, len(samples)), frames, spec, pt)
+    tokens = frames // pt * a_step
     whole = frames == index.t[samples]
     if index.stored is None:
         stored = Stored(*(np.zeros_like(frames) for _ in Stored._fields))
@@ -321,7 +325,7 @@ def _parts(
     u = uniforms(seed, "given", first, len(samples))
     parts = given(spec.mixture, u, frames, stored)
     kept = frames - parts.start
-    total = (kept + parts.appended) * _frame_tokens(index, samples)
+    total = (kept + parts.appended) // pt * a_step
     fits = total <= spec.row_length
     parts = Given(*(column * fits for column in parts))
     return np.where(fits, kept, frames), np.where(fits, total, tokens), parts

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from soraxla.controls import Controls, parse_actions
+from soraxla.controls import Controls, of_tokens, parse_actions
 
 NAMES = ("forward", "left", "dig")
 BOTH = Controls(actions=NAMES, camera=True)
@@ -50,6 +50,14 @@ def test_poses_are_relative_to_the_windows_first_frame():
 def test_what_is_not_given_says_nothing_and_no_controls_have_no_width():
     assert not BOTH.rows(3, None, None).any()
     assert Controls().rows(3, actions(), camera()).shape == (3, 0)
+
+
+@pytest.mark.parametrize(("step", "told"), [(1, [0, 0, 1, 1, 2, 2]), (2, [0, 0, 2, 2])])
+def test_tokens_are_told_what_their_latent_frame_is(step, told):
+    """Two tokens a step of time, and three of what stands behind the clip."""
+    rows = 1.0 + np.arange(3 + (step == 2), dtype=np.float32)[:, None]
+    out = of_tokens(rows, own=len(told), tokens=len(told) + 3, step=step)
+    assert out[:, 0].tolist() == [*(1.0 + number for number in told), 0.0, 0.0, 0.0]
 
 
 def test_actions_are_parsed():

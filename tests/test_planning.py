@@ -152,6 +152,10 @@ def test_numbers_are_the_same_for_ever():
         [425, 435, 175, 186, 198],
     ]
 
+    cut = replace(SPEC, cut_share=0.5, row_length=4096)
+    rows = plan_window(make_index([40], frames=9), cut, seed=0, window=0)
+    assert [d.latent_frames for d in rows[0]] == [9] * 10 + [6, 1, 2, 1, 2]
+
 
 def test_captions_are_dropped_at_the_rate_and_cost_the_empty_text():
     index = make_index(np.full(50, 10))
@@ -193,6 +197,12 @@ def test_clips_are_cut_so_that_every_length_gets_as_many_tokens():
     assert fill(plan(index, spec, 20), spec) > 0.95 and longest(index, spec) == 6
     # Windows stay as long as they were meant to be.
     assert 100 < len(plan(index, spec, 1)) < 160
+    mixed = replace(index, t=np.array([2, 6]))
+    short = [d for row in plan(mixed, spec, 20) for d in row if d.sample == 0]
+    ones = np.mean([draw.latent_frames == 1 for draw in short])
+    assert ones == pytest.approx(2 / 3, abs=0.03)
+    two = [d for row in plan(replace(index, patch=(2, 2, 2)), spec, 1) for d in row]
+    assert {(d.latent_frames, d.tokens) for d in two} == {(2, 40), (4, 80), (6, 120)}
     half = replace(spec, cut_share=0.5)
     whole = [d.latent_frames == 6 for row in plan(index, half, 20) for d in row]
     assert np.mean(whole) == pytest.approx(0.5 + 0.5 / 6 / 2.45, abs=0.03)

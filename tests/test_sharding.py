@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from soraxla.models import dit
-from soraxla.models.config import SIZES
+from soraxla.models.config import SIZES, dit_config
 from soraxla.models.text import t5
 from soraxla.optim import OptimSettings
 from soraxla.sharding import (
@@ -35,9 +35,11 @@ def specs(abstract, rules, **sizes):
     return {name: s.spec for name, s in named_leaves(shardings).items()}
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_size_matches_every_rule_and_nothing_large_is_whole(size):
-    model = SIZES[size]
+GATED = dit_config("xl", input_gate=True, latent_channels=96)
+
+
+@pytest.mark.parametrize("model", [*SIZES.values(), GATED], ids=[*SIZES, "gated"])
+def test_every_size_matches_every_rule_and_nothing_large_is_whole(model):
     state = jax.eval_shape(lambda: dit_init(DiTStep(model=model)))
     found = specs(state, dit.RULES, **ALL)
     for name, leaf in named_leaves(state).items():

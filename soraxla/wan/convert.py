@@ -261,8 +261,8 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        left = _export_part(checkpoint, "dit", partial / "transformer")
         _export_part(checkpoint, "vae", partial / "vae")
+        left = _export_part(checkpoint, "dit", partial / "transformer")
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -275,6 +275,11 @@ def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
         raise ValueError(
             f"{checkpoint}: its VAE is linear, which diffusers has no class for; "
             "export it in soraxla's own layout"
+        )
+    if isinstance(model, DiTConfig) and model.input_gate:
+        raise ValueError(
+            f"{checkpoint}: its transformer mixes its input into its answer, which "
+            "Wan's does not; export it in soraxla's own layout"
         )
     places = _places(model, abstract_params(model))
     config = _their_config(model)

@@ -91,7 +91,7 @@ def _dit_place(name: str, shape: tuple[int, ...], cfg: DiTConfig) -> Place | Non
     if leaf == "table":
         return Place(f"{prefix}scale_shift_table", "1 n d -> n d", shape)
     if module not in _DIT:
-        return None  # an embedding that is ours alone
+        return None  # ours alone
     theirs = f"{prefix}{_DIT[module]}.{_LEAVES[leaf]}"
     if leaf != "kernel":
         return Place(theirs, "d -> d", shape)

@@ -191,6 +191,20 @@ def test_what_diffusers_cannot_hold_goes_beside(imported, tmp_path):
     np.testing.assert_array_equal(beside["known_embed"], stem["known_embed"])
 
 
+def test_an_answer_that_is_mixed_with_the_input_is_not_wans(imported, tmp_path):
+    """Without its gate, what diffusers reads would be no prediction."""
+    ours = shutil.copytree(imported, tmp_path / "ours")
+    config = json.loads((ours / "dit" / "config.json").read_text())
+    config["model"]["input_gate"] = True
+    (ours / "dit" / "config.json").write_text(json.dumps(config))
+    stem = load_file(ours / "dit" / "stem.safetensors")
+    stem |= {f"gate.{name}": stem[f"head.{name}"] for name in ("kernel", "bias")}
+    save_file(stem, ours / "dit" / "stem.safetensors")
+    with pytest.raises(ValueError, match="mixes its input into its answer"):
+        export_wan(ours, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_wans_own_names_are_the_same_tensors(imported, tmp_path, prefix):
     names = json.loads((GOLDEN / "wan21_names.json").read_text())
