@@ -26,10 +26,10 @@ def test_the_count_is_that_of_dit_xl_2():
     assert count == pytest.approx(237e9, rel=0.01)
 
 
-def test_the_gate_costs_what_the_head_does():
+def test_gates_and_the_copy_s_attention_are_counted():
     plain, gated = (dit_config("xs", input_gate=gate) for gate in (False, True))
     more = forward_flops(gated, [10], [1]) - forward_flops(plain, [10], [1])
-    assert more == 2 * 256 * 64 * 10
+    assert more == 4 * (2 * 256 * 64 * 10) + 2 * (2 * 64 * 10 * 10)
 
 
 def test_work_follows_segments_and_not_rows():

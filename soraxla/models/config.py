@@ -22,10 +22,10 @@ class DiTConfig:
             None when the model attends to real tokens only.
         position_embed: add an embedding of a token's absolute place beside RoPE, which
             only tells distances (as NaViT does, arXiv 2307.06304); off in Wan.
-        input_gate: a prediction is the network's answer mixed with its noisy input,
-            each number of a token by a gate of its own. For x0-prediction with tokens
-            of about `width` numbers or more: what is nearly clean need not go through
-            the network. Off in Wan.
+        input_gate: a prediction is the network's answer mixed with the noisy token
+            itself and with what attention brings of others, each number by gates of its
+            own. For x0-prediction with tokens of about `width` numbers or more: what
+            is nearly clean, or known, need not go through the network. Off in Wan.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
         controls: actions and camera that steer latent frames; by default none.
         shift: the time shift rule, "auto" (by clip size) or one number for all clips.

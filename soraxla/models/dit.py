@@ -15,6 +15,7 @@ from soraxla.models.layers import (
     Attention,
     Block,
     Context,
+    CopyAttention,
     Linear,
     TextRefiner,
     gather_rows,
@@ -227,7 +228,8 @@ class DiT(nn.Module):
         zeros, fp32 = nn.initializers.zeros, jnp.float32
         self.head = Linear(cfg.patch_dim, dtype, zeros, out_dtype=fp32)
         if cfg.input_gate:
-            self.gate = Linear(cfg.patch_dim, dtype, zeros, out_dtype=fp32)
+            self.copy_attn = CopyAttention(cfg)
+            self.gate = Linear(2 * cfg.patch_dim, dtype, zeros, out_dtype=fp32)
 
     def __call__(self, x_BLP, t, batch, known_t, text: Text | None = None):
         x, ctx, e_BRD = self.embed(x_BLP, t, batch, known_t, text)
@@ -276,7 +278,10 @@ class DiT(nn.Module):
         hidden = layer_norm(x) * (1.0 + scale) + shift
         x = self.head(hidden)
         if self.cfg.input_gate:
-            x = x + self.gate(hidden) * (jnp.asarray(x_BLP, jnp.float32) - x)
+            own, other = jnp.split(self.gate(hidden), 2, axis=-1)
+            x_BLP = jnp.asarray(x_BLP, jnp.float32)
+            copied = self.copy_attn(hidden, x_BLP, ctx)
+            x = x + own * (x_BLP - x) + other * (copied - x)
         return jnp.where((ctx.segment_ids > 0)[:, :, None], x, 0.0)
 
     def text(self, batch: PackedBatch):

@@ -26,7 +26,11 @@ def token_flops(
     texts = [_attended(cfg, n) for n in text_tokens]
     pairs = sum(n * (n + m) for n, m in zip(tokens, texts, strict=True))
     features = 96 if cfg.position_embed else 0
-    ends = 2 * ((2 + cfg.input_gate) * cfg.patch_dim + features) * d * all_tokens
+    # Beside the embedding and the head, two gates and the queries and keys of a copy.
+    ends = (6 if cfg.input_gate else 2) * cfg.patch_dim + features
+    ends = 2 * ends * d * all_tokens
+    if cfg.input_gate:
+        ends += 4 * cfg.patch_dim * sum(n * n for n in tokens)
     time = 2 * (256 * d + d**2 + 6 * d**2) * len(tokens)
     return linear + 4 * d * layers * pairs + ends + time
 

@@ -189,6 +189,44 @@ class Attention(nn.Module):
         return (rotate(y, *rotary) if rotary else y).astype(self.cfg.dtype)
 
 
+class CopyAttention(nn.Module):
+    """Attention of hidden states whose values are the tokens as they came in.
+
+    A head for as many numbers of a token as a head is wide. No layer is between what is
+    attended to and what comes out, so that a token of more numbers than the width can
+    be had from another one whole, as a pointer network has words (arXiv 1704.04368).
+    """
+
+    cfg: DiTConfig
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "b l d"], x: Float[Array, "b l p"], ctx: Context
+    ) -> Float[Array, "b l p"]:
+        dtype, size = jnp.dtype(self.cfg.dtype), self.cfg.head_dim
+        numbers = x.shape[-1]
+        heads = -(-numbers // size)
+
+        def split(y: Array) -> Array:
+            return y.reshape(*y.shape[:2], heads, size)
+
+        def turned(name: str) -> Array:
+            y = linear(heads * size, dtype, name=name)(h)
+            y = RMSNorm(name=f"norm_{name}")(y)
+            return rotate(split(y), ctx.cos, ctx.sin).astype(dtype)
+
+        filled = jnp.pad(x, ((0, 0), (0, 0), (0, heads * size - numbers)))
+        out = attention(
+            turned("q"),
+            turned("k"),
+            split(filled).astype(dtype),
+            q_segment_ids=ctx.segment_ids,
+            kv_segment_ids=ctx.segment_ids,
+            name="copy_attn",
+        )
+        return out.reshape(*out.shape[:2], -1)[:, :, :numbers].astype(jnp.float32)
+
+
 class MLP(nn.Module):
     """Linear, tanh-GELU, linear.
 

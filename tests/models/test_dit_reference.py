@@ -70,6 +70,15 @@ def attend(p, x, source, positions=None):
     return dense(p["o"], np.einsum("nlm,mnk->lnk", weights, v).reshape(len(x), -1))
 
 
+def copy(p, x, noisy, positions):
+    """A token's 8 numbers are one head of 16."""
+    q, k = (
+        turn(rms_norm(p[f"norm_{n}"], dense(p[n], x))[:, None], positions)[:, 0]
+        for n in "qk"
+    )
+    return softmax(q @ k.T / 4.0) @ noisy
+
+
 def wan(params, x, t_L, positions, text):
     """Per-token time, every pad a real token, one block after the other."""
     text = np.pad(text, ((0, CFG.text_pad_to - len(text)), (0, 0)))
@@ -97,8 +106,9 @@ def wan(params, x, t_L, positions, text):
     x = dense(params["head"], hidden)
     if "gate" not in params:
         return x
-    gate = dense(params["gate"], hidden)
-    return (1 - gate) * x + gate * noisy
+    own, other = np.split(dense(params["gate"], hidden), 2, axis=-1)
+    copied = copy(params["copy_attn"], hidden, noisy, positions)
+    return x + own * (noisy - x) + other * (copied - x)
 
 
 @pytest.mark.parametrize("cfg", [CFG, replace(CFG, input_gate=True)])
