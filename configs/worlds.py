@@ -48,7 +48,7 @@ _STAGES = {
             row_length=2048,
             text_length=512,
             max_segments=48,
-            cut_share=0.8,
+            cut_share=0.6,
             mixture=EVERY_TASK,
         ),
     ),
