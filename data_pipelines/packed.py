@@ -26,8 +26,8 @@ from soraxla.planning import (
     PlannedRow,
     check_index,
     plan_steps,
-    uniforms,
 )
+from soraxla.randomness import uniforms
 from soraxla.types import PackedBatch
 
 NO_CONTROLS = Controls()

@@ -8,10 +8,6 @@ tokens, text tokens, segments. The rows of 16 steps at a time are then dealt to 
 and devices by what they cost. All of it is a function of (index, spec, seed, batch
 rows) alone, so where a run stands is three numbers: (window, row), where its
 16 steps begin, and which of them is next.
-
-Randomness is Philox (Salmon et al., SC 2011) keyed by (seed, purpose) with the
-number of the draw, epoch or window as its counter. Only raw bits are used: NumPy
-keeps those the same for ever, and does not promise that for its distributions.
 """
 
 import math
@@ -23,10 +19,11 @@ from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from soraxla.mixture import TASKS, Given, Stored, given
 from soraxla.packing import PackSpec
+from soraxla.randomness import permutation, uniforms
 
 # Rows to a window, about. A window leaves part of its last row empty, half a row on
 # average: 128 rows of 16,384 tokens of `benchmarks/sizes.json` are 0.992 full, 64 are
@@ -107,7 +104,7 @@ def plan_steps(
         stream = plan_rows(index, spec, seed=seed, window=window, row=row)
         planned = list(islice(stream, _GROUP_STEPS * batch_rows))
         steps = deal([draws for _, _, draws in planned], batch_rows)
-        order = _permutation(seed, "steps", window << 32 | row, len(steps))
+        order = permutation(seed, "steps", window << 32 | row, len(steps))
         for number in range(step, len(steps)):
             yield Place(window, row, number + 1), steps[order[number]]
         last_window, last_row, _ = planned[-1]
@@ -172,7 +169,7 @@ def plan_window(
     columns = (numbers, samples, tokens, text, frames, kept, *parts)
     draws = [Draw(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     rows = fewest_rows(draws, spec)
-    order = _permutation(seed, "rows", window, len(rows))
+    order = permutation(seed, "rows", window, len(rows))
     return [tuple(rows[place]) for place in order]
 
 
@@ -388,29 +385,4 @@ def _drawn_samples(
 # An epoch of a large dataset serves thousands of windows, one after the other.
 @lru_cache(maxsize=1)
 def _epoch(seed: int, number: int, samples: int) -> Int[np.ndarray, " samples"]:
-    return _permutation(seed, "epoch", number, samples)
-
-
-@lru_cache(maxsize=8)
-def _key(seed: int, purpose: str) -> Shaped[np.ndarray, "2"]:
-    spawn_key = (int.from_bytes(purpose.encode(), "big"),)
-    return np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(2, "u8")
-
-
-def _permutation(
-    seed: int, purpose: str, number: int, length: int
-) -> Int[np.ndarray, " length"]:
-    """The permutation keyed by (seed, purpose, number)."""
-    # The number is the counter's third word, out of reach of the first.
-    bits = np.random.Philox(key=_key(seed, purpose), counter=[0, 0, number, 0])
-    return np.argsort(bits.random_raw(length), kind="stable")
-
-
-def uniforms(
-    seed: int, purpose: str, first: int, length: int
-) -> Float[np.ndarray, "length 4"]:
-    """Four numbers in [0, 1) a draw, keyed by (seed, purpose, draw) alone."""
-    # The counter goes up by one every four words: one draw, one count.
-    bits = np.random.Philox(key=_key(seed, purpose), counter=[first, 0, 0, 0])
-    words = bits.random_raw(4 * length).reshape(length, 4)
-    return (words >> np.uint64(11)) * 2.0**-53
+    return permutation(seed, "epoch", number, samples)

@@ -33,6 +33,7 @@ L1 soraxla/patching.py
 L1 soraxla/controls.py
 L1 soraxla/mixture.py
 L1 soraxla/packing.py
+L1 soraxla/randomness.py
 L1 soraxla/planning.py
 L1 soraxla/rope.py
 L1 soraxla/kernels/engine.py

@@ -269,7 +269,7 @@ class DiT(nn.Module):
         )
         return x, ctx, e_BRD
 
-    def unembed(self, x, ctx: Context, e_BRD: jax.Array, x_BLP: jax.Array) -> jax.Array:
+    def unembed(self, x, ctx: Context, e_BRD: jax.Array, x_BLP: Array) -> jax.Array:
         """The prediction (B,L,P), fp32, 0 at padding; `x_BLP` is what came in."""
         shift, scale = (
             gather_rows(e_BRD + self.head_table[i][None, None, :], ctx.row)

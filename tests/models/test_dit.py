@@ -25,9 +25,9 @@ CFG = DiTConfig(
     mlp_width=40,
     latent_channels=2,
     text_width=6,
-    input_gate=True,
     dtype="float32",
 )
+GATED = dataclasses.replace(CFG, input_gate=True)
 L, S, M = 14, 3, 10
 
 
@@ -112,8 +112,8 @@ jit = functools.partial(
 
 
 @functools.cache
-def start():
-    return jit(dit.init, static_argnums=1)(jax.random.key(0), CFG)
+def start(cfg=CFG):
+    return jit(dit.init, static_argnums=1)(jax.random.key(0), cfg)
 
 
 @functools.partial(jit, static_argnums=1)
@@ -133,15 +133,15 @@ def gradients(params, cfg, x, t, batch, known_t):
     return jax.grad(loss, argnums=(0, 1, 2, 3))(*inputs)
 
 
-def test_a_packed_clip_is_computed_as_if_alone():
+@pytest.mark.parametrize("cfg", [CFG, GATED])
+def test_a_packed_clip_is_computed_as_if_alone(cfg):
     """Nor do its place in the row and the padding's content matter."""
-    row = np.asarray(run(params(), CFG, *pack(A, B, C)))
+    weights = random_params(cfg)
+    row = np.asarray(run(weights, cfg, *pack(A, B, C)))
     assert np.abs(row).max() > 1.0
     for c, at in [(A, np.s_[:6]), (B, np.s_[6:10]), (C, np.s_[10:12])]:
-        alone = np.asarray(run(params(), CFG, *pack(c, fill=7.0)))
-        np.testing.assert_allclose(
-            row[0, at], alone[0, : len(c["x"])], rtol=0, atol=4e-6
-        )
+        alone = np.asarray(run(weights, cfg, *pack(c, fill=7.0)))[0, : len(c["x"])]
+        np.testing.assert_allclose(row[0, at], alone, rtol=0, atol=4e-6)
 
 
 @pytest.mark.parametrize("field", ["x", "positions", "known", "text", "t", "known_t"])
@@ -311,7 +311,8 @@ def test_the_known_mask_says_nothing_at_the_start():
 def test_the_first_prediction_is_zero_and_learns_at_once():
     """After one step nothing waits behind a zero but what stands behind a shut gate."""
     row = pack(A, B, C)
-    assert np.all(np.asarray(run(start(), CFG, *row)) == 0.0)
+    for cfg in (CFG, GATED):
+        assert np.all(np.asarray(run(start(cfg), cfg, *row)) == 0.0)
     grad = gradients(start(), CFG, *row)[0]
     assert np.any(grad["head"]["kernel"] != 0.0)
     moved = {"head": jax.tree.map(lambda p, g: p - g, start()["head"], grad["head"])}
