@@ -17,10 +17,12 @@ from safetensors.numpy import load_file, save_file
 from soraxla.cli.main import main
 from soraxla.diffusion import Process
 from soraxla.models import dit, vae
-from soraxla.models.config import dit_config
+from soraxla.models.config import DiTConfig, dit_config
 from soraxla.patching import patchify, positions
 from soraxla.sampling import Guidance, UniPC, WanEuler, guided, sample
+from soraxla.settings import build
 from soraxla.tensors import INDEX
+from soraxla.trees import named_leaves
 from soraxla.types import LatentGrid, PackedBatch
 from soraxla.wan import export_wan, import_wan, load_wan
 from soraxla.wan.families import dit_config_of
@@ -197,8 +199,12 @@ def test_an_answer_that_is_mixed_with_the_input_is_not_wans(imported, tmp_path):
     config = json.loads((ours / "dit" / "config.json").read_text())
     config["model"]["input_gate"] = True
     (ours / "dit" / "config.json").write_text(json.dumps(config))
+    gated = build(DiTConfig, config["model"])
+    leaves = named_leaves(jax.eval_shape(lambda: dit.init(jax.random.key(0), gated)))
     stem = load_file(ours / "dit" / "stem.safetensors")
-    stem |= {f"gate.{name}": stem[f"head.{name}"] for name in ("kernel", "bias")}
+    for name in leaves.keys() - stem.keys():
+        if not name.startswith("blocks."):
+            stem[name] = np.zeros(leaves[name].shape, np.float32)
     save_file(stem, ours / "dit" / "stem.safetensors")
     with pytest.raises(ValueError, match="mixes its input into its answer"):
         export_wan(ours, tmp_path / "out")
