@@ -182,8 +182,9 @@ def window_draws(index: PlanIndex, spec: PackSpec) -> int:
     check_index(index, spec)
     frames, tokens = _kept(index, spec, slice(None))
     steps = frames // index.patch[0]
-    harmonic = np.cumsum(1.0 / np.arange(1, steps.max() + 1))[steps - 1]
-    tokens = tokens * (1 - spec.cut_share * (1 - 1 / harmonic))
+    # Of a clip of n steps that is cut, n / (1 + 1/2 … + 1/n) are kept in the mean.
+    cut_away = 1 - 1 / _harmonic(steps)[steps - 1]
+    tokens = tokens * (1 - spec.cut_share * cut_away)
     rows_a_draw = max(
         tokens.mean() / spec.row_length,
         index.text_length.mean() / spec.text_length,
@@ -293,9 +294,14 @@ def _cut(
     Then every n takes as many tokens, and most clips that are seen are cheap ones.
     """
     steps = frames // pt
-    cdf = np.cumsum(1.0 / np.arange(1, steps.max() + 1))
+    cdf = _harmonic(steps)
     short = np.searchsorted(cdf, u[:, 1] * cdf[steps - 1], side="right") + 1
     return np.where(u[:, 0] < spec.cut_share, np.minimum(short, steps), steps) * pt
+
+
+def _harmonic(steps: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
+    """1, 1 + 1/2, …, up to the largest of `steps`."""
+    return np.cumsum(1.0 / np.arange(1, steps.max() + 1))
 
 
 def _parts(
