@@ -65,7 +65,7 @@ def optimizer(settings: OptimSettings) -> optax.GradientTransformation:
         consistent_rms=0.2,
         weight_decay=settings.weight_decay,
         muon_weight_dimension_numbers=lambda params: jax.tree.map(
-            lambda _: MuonDimensionNumbers(reduction_axis=1, output_axis=2), params
+            lambda x: MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), params
         ),
     )
     return optax.chain(
@@ -74,14 +74,18 @@ def optimizer(settings: OptimSettings) -> optax.GradientTransformation:
 
 
 def _hidden_or_other(params: PyTree) -> PyTree:
-    """`hidden` for the stacked kernels (layer, in, out) of blocks, else `other`.
+    """`hidden` for the kernels of blocks (layer, in, out) and of local layers (in, out),
+    else `other`.
 
     Raises:
         ValueError: there are no such kernels.
     """
 
     def label(path, x: jax.Array) -> str:
-        hidden = path[0].key == "blocks" and path[-1].key == "kernel" and x.ndim == 3
+        *folders, name = (step.key for step in path)
+        in_block = folders[0] == "blocks" and x.ndim == 3
+        in_local = folders[0] == "local" and folders[1].startswith("layer_")
+        hidden = name == "kernel" and (in_block or in_local)
         return "hidden" if hidden else "other"
 
     labels = jax.tree_util.tree_map_with_path(label, params)

@@ -32,6 +32,18 @@ def test_gates_and_the_copy_s_attention_are_counted():
     assert more == 4 * (2 * 256 * 64 * 10) + 2 * (2 * 64 * 10 * 10)
 
 
+def test_local_layers_are_counted():
+    """A convolution of 11 taps and a product each, between two maps."""
+    settings = [
+        {"local_layers": n, "local_width": 8, "patch": (1, 2, 1)} for n in (0, 3)
+    ]
+    plain, local = (
+        forward_flops(dit_config("xs", **s), [10, 3], [1, 1]) for s in settings
+    )
+    a_latent = 2 * 16 * 8 + 256 * 8 + 3 * (11 * 8 * 8 + 8 * 8) + 8 * 16
+    assert local - plain == 2 * a_latent * 2 * 13
+
+
 def test_work_follows_segments_and_not_rows():
     cfg = dit_config("xs")
     one, four = (

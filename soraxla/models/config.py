@@ -26,6 +26,9 @@ class DiTConfig:
             itself and with what attention brings of others, each number by gates of its
             own. For x0-prediction with tokens of about `width` numbers or more: what
             is nearly clean, or known, need not go through the network. Off in Wan.
+        local_layers: convolutions over latents that add to a prediction, so that patches
+            agree with their neighbours. 0 in Wan.
+        local_width: their channels.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
         controls: actions and camera that steer latent frames; by default none.
         shift: the time shift rule, "auto" (by clip size) or one number for all clips.
@@ -48,6 +51,8 @@ class DiTConfig:
     text_pad_to: int | None = None
     position_embed: bool = True
     input_gate: bool = False
+    local_layers: int = 0
+    local_width: int = 128
     rope_fps: float = 16.0
     controls: Controls = field(default_factory=Controls)
     shift: float | Literal["auto"] = "auto"

@@ -22,6 +22,7 @@ from soraxla.models.layers import (
     layer_norm,
     linear,
 )
+from soraxla.models.local import LocalLayers, neighbours
 from soraxla.rope import rotary_tables
 from soraxla.sharding import Rules, constrain
 from soraxla.types import Array, PackedBatch
@@ -48,7 +49,10 @@ RULES: Rules = (
     (r"mlp\.in_proj\.kernel", ("embed", "mlp")),
     (r"mlp\.in_proj\.bias", ("mlp",)),
     (r"mlp\.out_proj\.kernel", ("mlp", "embed")),
-    (r"(time_out|time_proj|head|gate|text_embed\.out_proj)\.kernel", ("embed", None)),
+    (
+        r"(time_out|time_proj|head|gate|text_embed\.out_proj|local\..*)\.kernel",
+        ("embed", None),
+    ),
     (r"(\w+_embed|time_in|text_embed\.in_proj)\.kernel", (None, "embed")),
     (r".*(bias|scale|table|known_embed)", ()),
 )
@@ -230,11 +234,13 @@ class DiT(nn.Module):
         if cfg.input_gate:
             self.copy_attn = CopyAttention(cfg)
             self.gate = Linear(2 * cfg.patch_dim, dtype, zeros, out_dtype=fp32)
+        if cfg.local_layers:
+            self.local = LocalLayers(cfg)
 
     def __call__(self, x_BLP, t, batch, known_t, text: Text | None = None):
         x, ctx, e_BRD = self.embed(x_BLP, t, batch, known_t, text)
         x, _ = self.blocks(x, ctx, None if text is None else text[:2])
-        return self.unembed(x, ctx, e_BRD, x_BLP)
+        return self.unembed(x, ctx, e_BRD, x_BLP, batch)
 
     def embed(
         self, x, t, batch, known_t, text: Text | None = None
@@ -269,7 +275,9 @@ class DiT(nn.Module):
         )
         return x, ctx, e_BRD
 
-    def unembed(self, x, ctx: Context, e_BRD: jax.Array, x_BLP: Array) -> jax.Array:
+    def unembed(
+        self, x, ctx: Context, e_BRD: jax.Array, x_BLP: Array, batch: PackedBatch
+    ) -> jax.Array:
         """The prediction (B,L,P), fp32, 0 at padding; `x_BLP` is what came in."""
         shift, scale = (
             gather_rows(e_BRD + self.head_table[i][None, None, :], ctx.row)
@@ -277,11 +285,17 @@ class DiT(nn.Module):
         )
         hidden = layer_norm(x) * (1.0 + scale) + shift
         x = self.head(hidden)
+        x_BLP = jnp.asarray(x_BLP, jnp.float32)
+        at_hand = [x_BLP]
         if self.cfg.input_gate:
             own, other = jnp.split(self.gate(hidden), 2, axis=-1)
-            x_BLP = jnp.asarray(x_BLP, jnp.float32)
             copied = self.copy_attn(hidden, x_BLP, ctx)
             x = x + own * (x_BLP - x) + other * (copied - x)
+            at_hand.append(copied)
+        if self.cfg.local_layers:
+            segments = batch.draw.shape[1]
+            near = neighbours(batch.positions, ctx.segment_ids, segments)
+            x = x + self.local(hidden, jnp.stack([*at_hand, x], axis=2), near)
         return jnp.where((ctx.segment_ids > 0)[:, :, None], x, 0.0)
 
     def text(self, batch: PackedBatch):

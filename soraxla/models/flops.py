@@ -31,8 +31,19 @@ def token_flops(
     ends = 2 * ends * d * all_tokens
     if cfg.input_gate:
         ends += 4 * cfg.patch_dim * sum(n * n for n in tokens)
+    if cfg.local_layers:
+        ends += _local_flops(cfg) * all_tokens
     time = 2 * (256 * d + d**2 + 6 * d**2) * len(tokens)
     return linear + 4 * d * layers * pairs + ends + time
+
+
+def _local_flops(cfg: DiTConfig) -> int:
+    """Of one token's local layers."""
+    time, height, width = cfg.patch
+    c, channels = cfg.local_width, time * cfg.latent_channels
+    at_hand = 3 if cfg.input_gate else 2
+    a_latent = at_hand * channels * c + cfg.local_layers * 12 * c**2 + channels * c
+    return 2 * height * width * (a_latent + cfg.width * c)
 
 
 def text_flops(cfg: DiTConfig, text_tokens: Sequence[int]) -> int:

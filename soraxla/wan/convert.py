@@ -276,9 +276,9 @@ def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
             f"{checkpoint}: its VAE is linear, which diffusers has no class for; "
             "export it in soraxla's own layout"
         )
-    if isinstance(model, DiTConfig) and model.input_gate:
+    if isinstance(model, DiTConfig) and (model.input_gate or model.local_layers):
         raise ValueError(
-            f"{checkpoint}: its transformer mixes its input into its answer, which "
+            f"{checkpoint}: its transformer adds to its answer beside the head, which "
             "Wan's does not; export it in soraxla's own layout"
         )
     places = _places(model, abstract_params(model))

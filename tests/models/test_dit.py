@@ -28,6 +28,7 @@ CFG = DiTConfig(
     dtype="float32",
 )
 GATED = dataclasses.replace(CFG, input_gate=True)
+LOCAL = dataclasses.replace(GATED, local_layers=2, local_width=6)
 L, S, M = 14, 3, 10
 
 
@@ -42,6 +43,12 @@ def clip(seed, tokens, text_tokens, known=()):
         "t": rng.uniform(0.2, 0.9),
         "known_t": rng.uniform(0.0, 0.2),
     }
+
+
+def on_a_grid(c, height, width):
+    """The same clip, of frames of height × width tokens."""
+    place = np.indices((len(c["x"]) // (height * width), height, width))
+    return {**c, "positions": place.reshape(3, -1).T}
 
 
 A, B, C = clip(0, 6, 3, known=(0, 1)), clip(1, 4, 1), clip(2, 2, 4, known=(1,))
@@ -133,13 +140,14 @@ def gradients(params, cfg, x, t, batch, known_t):
     return jax.grad(loss, argnums=(0, 1, 2, 3))(*inputs)
 
 
-@pytest.mark.parametrize("cfg", [CFG, GATED])
+@pytest.mark.parametrize("cfg", [CFG, GATED, LOCAL])
 def test_a_packed_clip_is_computed_as_if_alone(cfg):
     """Nor do its place in the row and the padding's content matter."""
     weights = random_params(cfg)
-    row = np.asarray(run(weights, cfg, *pack(A, B, C)))
+    a, b, c = (on_a_grid(*x) for x in ((A, 1, 3), (B, 2, 2), (C, 1, 1)))
+    row = np.asarray(run(weights, cfg, *pack(a, b, c)))
     assert np.abs(row).max() > 1.0
-    for c, at in [(A, np.s_[:6]), (B, np.s_[6:10]), (C, np.s_[10:12])]:
+    for c, at in [(a, np.s_[:6]), (b, np.s_[6:10]), (c, np.s_[10:12])]:
         alone = np.asarray(run(weights, cfg, *pack(c, fill=7.0)))[0, : len(c["x"])]
         np.testing.assert_allclose(row[0, at], alone, rtol=0, atol=4e-6)
 
@@ -311,7 +319,7 @@ def test_the_known_mask_says_nothing_at_the_start():
 def test_the_first_prediction_is_zero_and_learns_at_once():
     """After one step nothing waits behind a zero but what stands behind a shut gate."""
     row = pack(A, B, C)
-    for cfg in (CFG, GATED):
+    for cfg in (CFG, GATED, LOCAL):
         assert np.all(np.asarray(run(start(cfg), cfg, *row)) == 0.0)
     grad = gradients(start(), CFG, *row)[0]
     assert np.any(grad["head"]["kernel"] != 0.0)

@@ -193,11 +193,12 @@ def test_what_diffusers_cannot_hold_goes_beside(imported, tmp_path):
     np.testing.assert_array_equal(beside["known_embed"], stem["known_embed"])
 
 
-def test_an_answer_that_is_mixed_with_the_input_is_not_wans(imported, tmp_path):
-    """Without its gate, what diffusers reads would be no prediction."""
+@pytest.mark.parametrize("more", [{"input_gate": True}, {"local_layers": 1}])
+def test_an_answer_that_is_more_than_the_head_s_is_not_wans(more, imported, tmp_path):
+    """Without the rest, what diffusers reads would be no prediction."""
     ours = shutil.copytree(imported, tmp_path / "ours")
     config = json.loads((ours / "dit" / "config.json").read_text())
-    config["model"]["input_gate"] = True
+    config["model"] |= more
     (ours / "dit" / "config.json").write_text(json.dumps(config))
     gated = build(DiTConfig, config["model"])
     leaves = named_leaves(jax.eval_shape(lambda: dit.init(jax.random.key(0), gated)))
@@ -206,7 +207,7 @@ def test_an_answer_that_is_mixed_with_the_input_is_not_wans(imported, tmp_path):
         if not name.startswith("blocks."):
             stem[name] = np.zeros(leaves[name].shape, np.float32)
     save_file(stem, ours / "dit" / "stem.safetensors")
-    with pytest.raises(ValueError, match="mixes its input into its answer"):
+    with pytest.raises(ValueError, match="adds to its answer beside the head"):
         export_wan(ours, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
