@@ -16,6 +16,8 @@ from soraxla.weights import Loaded, load_transformer, sha256_of_folder
 
 # How a model is computed; all else is what it is, and its folder's to say.
 _FREE = ("dtype", "remat")
+# A model without local layers may be given some: they start by adding nothing.
+_LOCAL = ("local_layers", "local_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,9 @@ def open_start(folder: Path) -> Start:
 def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
     """The configuration with the model and the process that the folder says.
 
-    `step.model.dtype` and `step.model.remat` may be chosen; others may be named, but
-    only as they are.
+    `step.model.dtype` and `step.model.remat` may be chosen, and so may local layers
+    where the folder's model has none and all weights are trained; others may be named,
+    but only as they are.
 
     Raises:
         ValueError: an unknown setting, one that the folder contradicts, or no model to
@@ -64,12 +67,14 @@ def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any
             )
         return dict(config)
     found = {"model": to_dict(start.dit.model), "process": start.dit.config["process"]}
-    made = {}
+    made, free = {}, _FREE
+    if step.get("lora") is None and not start.dit.model.local_layers:
+        free += _LOCAL
     for part, cls in (("model", DiTConfig), ("process", Process)):
         given = _group(step, part)
         made[part] = to_dict(build(cls, {**found[part], **given}, f"step.{part}."))
         for name, value in made[part].items():
-            if value != found[part][name] and name not in _FREE:
+            if value != found[part][name] and name not in free:
                 raise ValueError(
                     f"setting 'step.{part}.{name}' is {value!r}, but {start.folder} "
                     f"has {found[part][name]!r}; leave it out, the folder says it"

@@ -121,7 +121,10 @@ def dit_job(
 
     def fine_tuned(params: PyTree) -> TrainState:
         # Copies: the loop donates its state, and `start` stays the caller's.
-        return create(jax.tree.map(jnp.copy, params), cfg.step.optim, {})
+        params = jax.tree.map(jnp.copy, params)
+        if model.local_layers and "local" not in params:
+            params |= {"local": fresh().params["local"]}
+        return create(params, cfg.step.optim, {})
 
     for what, expected, found in (
         ("latent channels", model.latent_channels, card["latent_channels"]),

@@ -273,6 +273,22 @@ def test_what_is_named_as_it_is_fits(folder):
     assert found.step.model == replace(start.dit.model, dtype="bfloat16", remat="dots")
 
 
+def test_a_model_may_be_given_local_layers(folder, dataset, tmp_path):
+    """Which change nothing before they are trained, and are trained."""
+    start, model = open_start(folder), {"local_layers": 1, "local_width": 4}
+    run = tmp_path / "run"
+    state, _, cfg = fine_tune("full", start, dataset, run, steps=1, model=model)
+    loaded = load_transformer(run)
+    assert loaded.model == cfg.step.model and loaded.model.local_layers == 1
+    assert not np.any(loaded.params["local"]["head"]["kernel"])
+    assert_same({**start.dit.params, "local": state.params["local"]}, state.params)
+    state, *_ = fine_tune("full", start, dataset, run, steps=3, model=model)
+    assert np.any(state.params["local"]["head"]["kernel"])
+    for way, chosen in (("lora", start), ("full", open_start(run))):
+        with pytest.raises(ValueError, match="the folder says it"):
+            settings(way, chosen, model={"local_layers": 2})
+
+
 @pytest.mark.parametrize("way", ["full", "lora"])
 def test_there_must_be_a_model(way):
     with pytest.raises(ValueError, match="name its folder with --init") as error:
