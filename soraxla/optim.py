@@ -82,10 +82,10 @@ def _hidden_or_other(params: PyTree) -> PyTree:
     """
 
     def label(path, x: jax.Array) -> str:
-        *folders, name = (step.key for step in path)
-        in_block = folders[0] == "blocks" and x.ndim == 3
-        in_local = folders[0] == "local" and folders[1].startswith("layer_")
-        hidden = name == "kernel" and (in_block or in_local)
+        names = [step.key for step in path]
+        in_block = names[0] == "blocks" and x.ndim == 3
+        in_local = names[0] == "local" and names[1].startswith("layer_")
+        hidden = names[-1] == "kernel" and (in_block or in_local)
         return "hidden" if hidden else "other"
 
     labels = jax.tree_util.tree_map_with_path(label, params)
