@@ -72,6 +72,8 @@ def get_config(stage: str = "clips") -> ConfigDict:
                 heads=3,
                 latent_channels=96,
                 input_gate=True,
+                local_layers=4,
+                local_width=192,
                 # A frame says much of the next: without a shift most of the noise
                 # hides nothing of what a clip is about.
                 shift=3.0,

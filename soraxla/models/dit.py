@@ -54,7 +54,7 @@ RULES: Rules = (
         ("embed", None),
     ),
     (r"(\w+_embed|time_in|text_embed\.in_proj)\.kernel", (None, "embed")),
-    (r".*(bias|scale|table|known_embed)", ()),
+    (r".*(bias|scale|table|taps|known_embed)", ()),
 )
 
 

@@ -1,8 +1,7 @@
 """Convolutions on packed rows, over latents of a frame and of the frames beside it.
 
 A token is a patch of latents, and clips of a row differ in size. So a token's
-neighbours are looked up, and their latents laid around its own; what is a convolution
-then is a product with all of a latent's surroundings.
+neighbours are looked up, and their latents laid around its own.
 """
 
 import jax
@@ -12,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Float, Int
 
 from soraxla.models.config import DiTConfig
-from soraxla.models.layers import Linear, layer_norm, linear
+from soraxla.models.layers import MLP, Linear, layer_norm, linear
 from soraxla.types import Array
 
 # Steps along (t, h, w); the way back from step k is step −1−k.
@@ -87,8 +86,9 @@ _fetch.defvjp(_fetch_fwd, _fetch_bwd)
 
 def surroundings(
     x: Float[Array, "b l h w c"], near: Int[Array, "b l 10"]
-) -> Float[Array, "b l h w 11*c"]:
-    """Each latent with the eight around it and those in the frames beside it."""
+) -> list[Float[Array, "b l h w c"]]:
+    """Each latent and the eight around it, line by line, then those of the frames
+    before and after it."""
 
     def fetch(step: int, part: Array) -> Array:
         flat = part.reshape(*part.shape[:2], -1)
@@ -114,11 +114,14 @@ def surroundings(
     around = [
         window[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)
     ]
-    return jnp.concatenate([*around, fetch(4, x), fetch(5, x)], axis=-1)
+    return [*around, fetch(4, x), fetch(5, x)]
 
 
 class LocalLayer(nn.Module):
-    """A residual block: norm, convolution, GELU, product; starts as the identity."""
+    """A block of ConvNeXt (arXiv 2201.03545): each channel's convolution, norm, MLP.
+
+    Starts as the identity.
+    """
 
     cfg: DiTConfig
 
@@ -128,18 +131,22 @@ class LocalLayer(nn.Module):
     ) -> Float[Array, "b n c"]:
         width, dtype = self.cfg.local_width, jnp.dtype(self.cfg.dtype)
         _, ph, pw = self.cfg.patch
-        y = layer_norm(x).astype(dtype)
-        y = rearrange(y, "b (l ph pw) c -> b l ph pw c", ph=ph, pw=pw)
-        y = surroundings(y, near).reshape(*x.shape[:2], -1)
-        y = nn.gelu(linear(width, dtype, name="in_proj")(y))
-        return x + linear(width, dtype, zero=True, name="out_proj")(y)
+        taps = self.param("taps", nn.initializers.normal(11**-0.5), (11, width))
+        cells = rearrange(x, "b (l ph pw) c -> b l ph pw c", ph=ph, pw=pw)
+        around = surroundings(cells, near)
+        y = sum(
+            part * tap.astype(dtype)[None, None, None, None, :]
+            for part, tap in zip(around, taps, strict=True)
+        )
+        y = layer_norm(y.reshape(x.shape)).astype(dtype)
+        return x + MLP(2 * width, width, dtype, zero=True, name="mlp")(y)
 
 
 class LocalLayers(nn.Module):
     """What a token's latents and those around them add to a prediction.
 
     The hidden state of a token, spread over its latents, meets the numbers at hand of
-    each of them, in residual blocks of convolutions. Tokens alone agree with each other
+    each of them, in blocks of convolutions. Tokens alone agree with each other
     only through attention; a shape that lies across several wants more. Starts by
     adding 0.
     """
