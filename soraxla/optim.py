@@ -1,4 +1,4 @@
-"""AdamW as video diffusion trains it, or Muon for the matrices of blocks."""
+"""AdamW as video diffusion trains it, or Muon for matrices of hidden layers."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ class OptimSettings:
     """Attributes:
     decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
         the rate constant after the warm-up.
-    muon_learning_rate: peak rate of the matrices in a transformer's blocks, trained by
-        Muon, its updates scaled to the RMS of AdamW's; None trains them by AdamW, as
-        embeddings, heads, tables, biases and gains always are.
+    muon_learning_rate: peak rate of the matrices in a transformer's blocks and local
+        layers, trained by Muon, its updates scaled to the RMS of AdamW's; None trains
+        them by AdamW, as embeddings, heads, tables, biases and gains always are.
     ema_decay: limit of the moving average's decay; it starts as (1+k)/(10+k).
     """
 

@@ -1,9 +1,12 @@
 """The `soraxla` command: one verb a file, loaded only when it runs."""
 
 import argparse
+import os
 import sys
+import warnings
 from importlib import import_module
 from keyword import iskeyword
+from pathlib import Path
 from typing import Any, NoReturn
 
 VERBS = {
@@ -49,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Orbax logs at length what it then raises, and what it raises becomes our line.
     logging.set_verbosity(logging.FATAL)
+    _keep_compiled()
     try:
         _module(args.verb).run(args)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -58,6 +62,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"soraxla {args.verb}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _keep_compiled() -> None:
+    """What took a second or more to compile is read from disk the next time.
+
+    JAX looks where `JAX_COMPILATION_CACHE_DIR` says, which a user may have set.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(caches, "soraxla")))
+    # Programs that call oneDNN cannot be written down; they are compiled again.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache")
 
 
 def _line(error: Exception) -> str:

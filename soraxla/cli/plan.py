@@ -12,6 +12,7 @@ _SHOWN = 8
 # libtpu shall neither look for a TPU and its workers, nor say that there are none.
 _QUIET = {
     "JAX_PLATFORMS": "cpu",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # how long it compiles is an answer
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",

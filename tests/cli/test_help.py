@@ -1,5 +1,6 @@
 """Help answers at once: no verb loads JAX, or any other large package, to parse."""
 
+import os
 import subprocess
 import sys
 
@@ -61,3 +62,36 @@ def test_control_c_is_no_mistake(monkeypatch, capsys):
     monkeypatch.setattr("soraxla.cli.demo.run", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "soraxla demo: interrupted\n"
+
+
+COMPILES = """
+import sys
+from soraxla.cli import export, main
+
+def run(args):
+    import jax, jax.monitoring, numpy
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    events = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+    jax.jit(lambda x: 3 * x)(numpy.ones(3))
+    print(any(event.endswith("cache_hits") for event in events))
+
+export.run = run
+sys.exit(main.main(["export", "--checkpoint", "a", "--out", "b"]))
+"""
+
+
+def test_a_second_command_reads_what_the_first_compiled(tmp_path):
+    """From the user's cache, where no other place is named."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)}
+    for hit in (False, True):
+        done = subprocess.run(
+            [sys.executable, "-c", COMPILES],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout == f"{hit}\n", done.stderr
+    assert any((tmp_path / "soraxla").iterdir())
