@@ -7,7 +7,7 @@ ahead is not part of it, so a restored pipeline gives the very same batches.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -52,14 +52,13 @@ def packed_batches(
     rope_fps: float = 16.0,
     controls: Controls = NO_CONTROLS,
     prefetch: int = 2,
-    host: int = 0,
-    hosts: int = 1,
+    own: Sequence[int] | None = None,
 ) -> grain.IterDataset[PackedBatch]:
-    """Endless `PackedBatch`es of NumPy arrays, a host's B/hosts rows of each step.
+    """Endless `PackedBatch`es of NumPy arrays, a host's own rows of each step.
 
     Latents and text are float32. A draw whose caption is dropped carries the empty
-    caption; what a draw is given, by the mixture of `spec`, is known. Hosts' rows, one
-    after the other, are the B rows that one host would get.
+    caption; what a draw is given, by the mixture of `spec`, is known. Hosts' rows together
+    are the B rows that one host would get.
 
     Args:
       dataset: from `open_dataset`.
@@ -70,11 +69,10 @@ def packed_batches(
       rope_fps: the frame rate positions are counted in; belongs to the model.
       controls: what steers the model.
       prefetch: batches a thread reads ahead; 0 reads in the caller's thread.
-      host: rows [host·B/hosts, (host+1)·B/hosts) are read.
-      hosts: how many hosts share a step.
+      own: which of the B rows are read; all if None.
 
     Raises:
-      ValueError: hosts do not divide B, a sample can never be packed (see
+      ValueError: `own` is not of the B rows, a sample can never be packed (see
         `check_index`), or a record turns out to be damaged when it is read.
     """
     if batch_rows < 1 or prefetch < 0:
@@ -82,18 +80,12 @@ def packed_batches(
             "batch_rows must be at least 1 and prefetch at least 0, got"
             f" {batch_rows} and {prefetch}"
         )
-    if not 0 <= host < hosts:
-        raise ValueError(f"host must be one of 0 … {hosts - 1}, got {host}")
-    if batch_rows % hosts:
-        nearest = hosts * max(1, round(batch_rows / hosts))
-        raise ValueError(
-            f"batch_rows is {batch_rows}, which {hosts} hosts cannot share evenly: set"
-            f" batch_rows to {nearest}"
-        )
+    own = range(batch_rows) if own is None else own
+    if not own or min(own) < 0 or max(own) >= batch_rows:
+        raise ValueError(f"own rows {list(own)}: expected some of 0 … {batch_rows - 1}")
     check_index(dataset.plan, spec)
     _check_controls(dataset, controls)
     layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
-    share = slice(host * batch_rows // hosts, (host + 1) * batch_rows // hosts)
 
     def read(rows: list[PlannedRow]) -> PackedBatch:
         return pack(
@@ -102,7 +94,7 @@ def packed_batches(
                     _segment(dataset, layout, draw, _said(spec, controls, seed, draw))
                     for draw in row
                 ]
-                for row in rows[share]
+                for row in (rows[i] for i in own)
             ],
             spec,
         )

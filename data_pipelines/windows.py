@@ -5,8 +5,9 @@ Nothing is padded or resized: a clip gives windows of the shapes that fit into i
 picture those of one frame.
 """
 
+import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -87,6 +88,13 @@ class WindowDataset(grain.IterDataset):
         self._fits = [members for members in fits if members]
         self._clips = _ClipCache(spec.cache_bytes)
         self._seed = seed
+        self._own: Callable[[int], Sequence[int]] = range
+
+    def of_a_host(self, own: Callable[[int], Sequence[int]]) -> "WindowDataset":
+        """The same batches, of which only the windows own(B) of B are read."""
+        share = copy.copy(self)
+        share._own = own
+        return share
 
     def __iter__(self) -> "WindowIterator":
         return WindowIterator(self)
@@ -99,7 +107,7 @@ class WindowDataset(grain.IterDataset):
         shape = self.shapes[index]
         windows = [
             self._window(shape, self._fits[index], step, place)
-            for place in range(shape.batch)
+            for place in self._own(shape.batch)
         ]
         return {"video": np.stack(windows)}
 

@@ -65,9 +65,14 @@ def to_uint8(video: Float[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"
     return np.round((video + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
 
 
+def chunk(area: int) -> int:
+    """The most latent frames of so many pixels that are computed at once."""
+    return max(1, CHUNK // area)
+
+
 def _chunk_sizes(latents: int, area: int) -> list[int]:
     """Latent frames of each chunk: as even as can be, so that few shapes compile."""
-    chunks = -(-latents // max(1, CHUNK // area))
+    chunks = -(-latents // chunk(area))
     size, larger = divmod(latents, chunks)
     return [size + 1] * larger + [size] * (chunks - larger)
 

@@ -60,12 +60,12 @@ def collectives(text: str) -> list[Collective]:
                 seen.add(channel.group(1))
             result, kind, started = match.groups()
             shapes = _SHAPE.findall(result)
-            # A started one's tuple has its operand first, then its result.
-            chosen = shapes[len(shapes) // 2 :] if started else shapes
-            if kind == "collective-permute" and started:
-                chosen = shapes[1:2]
-            if kind == "all-reduce":
-                chosen = shapes
+            chosen = shapes
+            if started and kind != "all-reduce":
+                # Its tuple has the operands, then as many results, then what a
+                # permutation needs to end.
+                arrays = [s for s in shapes if s != ("u32", "")]
+                chosen = arrays[len(arrays) // 2 :]
             for dtype, dims in chosen:
                 if dtype in _BYTES:
                     calls[kind, f"{dtype}[{dims}]", in_loop] += times

@@ -117,7 +117,9 @@ def _gather(group: Group, port: int, deadline: float, timeout: float) -> None:
             try:
                 connection, _ = server.accept()
                 connection.settimeout(10.0)
-                came[int(connection.makefile().readline())] = connection
+                process = int(connection.makefile().readline())
+                if 0 < process < group.processes:
+                    came[process] = connection
             except (TimeoutError, OSError, ValueError):
                 continue  # nobody yet, or not one of us
     missing = sorted(set(range(1, group.processes)) - came.keys())

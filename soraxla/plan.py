@@ -9,7 +9,7 @@ import functools
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -23,12 +23,15 @@ from soraxla.models import dit, vae
 from soraxla.models.flops import forward_flops, train_flops
 from soraxla.models.vae import VAEConfig
 from soraxla.pipeline import sampler
+from soraxla.request import SampleSettings
 from soraxla.sampling import Grid, Guidance
 from soraxla.settings import to_dict
 from soraxla.sharding import (
+    MESH_AXES,
     PACKED_AXES,
     WHOLE,
     MeshSettings,
+    axis_size,
     make_mesh,
     param_shardings,
     partition_spec,
@@ -60,6 +63,8 @@ _SHAPES = {
     "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
 }
+
+SAMPLED = SampleSettings()
 
 # What jits the function, to be called for the mesh that is set; the arguments' shapes.
 Program = tuple[Callable[[], Any], tuple[Any, ...]]
@@ -146,11 +151,12 @@ def plan_training(cfg: DiTTraining, topology: str, *, clips: int = 4) -> Plan:
 def plan_sampling(cfg: DiTTraining, topology: str) -> Plan:
     """The sampler of `soraxla generate` on rows of one clip; raises as above.
 
-    FLOPs and the estimate are of one of its steps.
+    FLOPs and the estimate are of one of its steps, in which guidance asks twice.
     """
     mesh = _mesh(cfg, topology)
-    work = forward_flops(cfg.step.model, *_clips(cfg, 1))
-    return _plan("sample", topology, mesh, sample_program(cfg, mesh), cfg, work)
+    work = 2 * forward_flops(cfg.step.model, *_clips(cfg, 1))
+    program = sample_program(cfg, mesh)
+    return _plan("sample", topology, mesh, program, cfg, work, steps=SAMPLED.steps)
 
 
 def plan_decoding(
@@ -161,6 +167,26 @@ def plan_decoding(
     program = decode_program(mesh, cfg=model, size=size, latents=latents)
     asked = {"vae": to_dict(model), "size": list(size), "latents": latents}
     return _plan("vae-decode", topology, mesh, program, asked, None)
+
+
+def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTraining:
+    """The configuration with what commands choose by themselves where it is not named.
+
+    Sampling shares a row among all chips. A training has rows for all of them, as near
+    to those configured as can be, unless `rows` says that they are named.
+
+    Raises:
+        ValueError: see `topology_devices`; the mesh does not multiply to the chips.
+    """
+    devices = topology_devices(topology)
+    if what != "train":
+        if cfg.mesh == MeshSettings():
+            cfg = replace(cfg, mesh=MeshSettings(fsdp=1, context=len(devices)))
+        return cfg if rows else replace(cfg, batch_rows=1)
+    parts = axis_size(make_mesh(cfg.mesh, devices), MESH_AXES["batch"])
+    parts *= cfg.accumulate
+    near = parts * max(1, round(cfg.batch_rows / parts))
+    return cfg if rows else replace(cfg, batch_rows=near)
 
 
 def _mesh(cfg: DiTTraining, topology: str) -> Mesh:
@@ -177,8 +203,16 @@ def _clips(cfg: DiTTraining, clips: int) -> tuple[list[int], list[int]]:
 
 
 def _plan(
-    what: str, topology: str, mesh: Mesh, program, asked: Any, flops: int | None
+    what: str,
+    topology: str,
+    mesh: Mesh,
+    program: Program,
+    asked: Any,
+    flops: int | None,
+    *,
+    steps: int = 1,
 ) -> Plan:
+    """`flops` are of one of the steps that the program does."""
     (build, arguments), chip = program, CHIPS[topology.partition(":")[0]]
     hbm = int(chip.hbm_gib * 2**30)
     with jax.set_mesh(mesh):
@@ -194,7 +228,7 @@ def _plan(
     estimate = None
     if flops is not None:
         computing = flops / (mesh.size * chip.bf16_teraflops * 1e12)
-        sending = sum(c.bytes for c in sent) / (chip.ici_gigabytes * 1e9)
+        sending = sum(c.bytes for c in sent) / steps / (chip.ici_gigabytes * 1e9)
         estimate = max(computing, sending)
     return Plan(
         what=what,
@@ -245,18 +279,23 @@ def train_program(cfg: DiTTraining, mesh: Mesh) -> Program:
 
 
 def sample_program(cfg: DiTTraining, mesh: Mesh) -> Program:
-    """The sampler, of Euler steps without guidance."""
+    """The sampler as `soraxla generate` has it by default, guided by the prompt."""
     model, batch = cfg.step.model, abstract_batch(cfg, mesh)
     abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), model))
     params = with_shardings(abstract, param_shardings(abstract, dit.RULES, mesh))
-    stops: Any = jax.ShapeDtypeStruct((31, *batch.shift.shape), jnp.float32)
+    stops: Any = jax.ShapeDtypeStruct(
+        (SAMPLED.steps + 1, *batch.shift.shape), jnp.float32
+    )
     grid = Grid(stops, stops)
     key = jax.eval_shape(lambda: jax.random.key(0))
     process = cfg.step.process
     # A sampler is kept for its settings, and its compiler options are of a platform.
-    build = functools.partial(sampler.__wrapped__, model, process, "euler", Guidance())
+    guidance = Guidance(cfg_scale=SAMPLED.cfg_scale)
+    build = functools.partial(
+        sampler.__wrapped__, model, process, SAMPLED.solver, guidance
+    )
     known_t = jax.ShapeDtypeStruct((), jnp.float32)
-    return build, (params, (batch,), grid, key, known_t)
+    return build, (params, (batch, batch), grid, key, known_t)
 
 
 def decode_program(

@@ -7,12 +7,14 @@ Code that computes names logical axes only, and runs the same with no mesh at al
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -104,12 +106,11 @@ def make_mesh(
             f"the mesh {product} has {math.prod(sizes.values())} devices, but there "
             f"are {count}; change mesh.{', mesh.'.join(AXES)} to multiply to {count}"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-        devices=devices,
+    # Axes need not be whole axes of the torus.
+    placed = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
     )
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def one_device() -> Mesh:
@@ -215,25 +216,25 @@ def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
     )
 
 
-def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh, rows: int | None = None) -> Any:
+def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh) -> Any:
     """Global arrays from this host's rows; every device takes its part.
 
     Args:
-        batch: NumPy arrays of the rows that `own_rows` names, or of all.
+        batch: NumPy arrays of the rows that `own_rows` names, of all hosts' rows.
         axes: logical axes of each array, the first of them "batch".
-        rows: of all hosts together; None where `batch` holds all.
     """
-
-    start = None if rows is None else own_rows(rows, mesh).start
+    parts = axis_size(mesh, MESH_AXES["batch"])
+    own_parts = len(own_rows(parts, mesh))
 
     def put(local: np.ndarray, names: LogicalAxes) -> jax.Array:
-        whole = len(local) if rows is None else rows
-        first = 0 if start is None or len(local) == whole else start
-        shape = (whole, *local.shape[1:])
+        rows = len(local) * parts // own_parts
+        own, shape = own_rows(rows, mesh), (rows, *local.shape[1:])
 
         def part(index: Any) -> np.ndarray:
-            low, high, _ = index[0].indices(whole)
-            return local[(slice(low - first, high - first), *index[1:])]
+            low, high, _ = index[0].indices(rows)
+            # A device's rows follow each other in `own` too.
+            own_part = slice(bisect_left(own, low), bisect_left(own, high))
+            return local[(own_part, *index[1:])]
 
         sharding = NamedSharding(mesh, partition_spec(shape, names, mesh))
         return jax.make_array_from_callback(shape, sharding, part)
@@ -241,8 +242,13 @@ def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh, rows: int | None = None) -
     return jax.tree.map(put, batch, axes)
 
 
-def own_rows(rows: int, mesh: Mesh, what: str = "batch_rows") -> range:
-    """The rows of a batch that this host's devices hold.
+def own_rows(
+    rows: int, mesh: Mesh, what: str = "batch_rows", *, process: int | None = None
+) -> list[int]:
+    """The rows of a batch that a host's devices hold, in order; by default of this one.
+
+    A mesh follows the torus of a TPU slice, so that a host's rows need not follow each
+    other: with 2×2 chips a host of an 8×8 slice, they are such as 0, 1, 8 and 9.
 
     Raises:
         ValueError: the devices along `data` and `fsdp` do not divide the rows.
@@ -255,6 +261,9 @@ def own_rows(rows: int, mesh: Mesh, what: str = "batch_rows") -> range:
             f"it to {near}, or change mesh.data and mesh.fsdp"
         )
     sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES["batch"]))
-    parts = sharding.addressable_devices_indices_map((rows,)).values()
-    bounds = [part[0].indices(rows)[:2] for part in parts if part is not None]
-    return range(min(low for low, _ in bounds), max(high for _, high in bounds))
+    process = jax.process_index() if process is None else process
+    held: set[int] = set()
+    for device, (part,) in sharding.devices_indices_map((rows,)).items():
+        if device.process_index == process:
+            held.update(range(*part.indices(rows)))
+    return sorted(held)

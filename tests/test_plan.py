@@ -4,13 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
+from soraxla import plan
+from soraxla.cli.train import load_config
 from soraxla.models.config import dit_config
 from soraxla.models.flops import forward_flops, train_flops
+from soraxla.plan import fitted
+from soraxla.request import SampleSettings
+from soraxla.settings import build
+from soraxla.sharding import MeshSettings
+from soraxla.training.jobs import DiTTraining
 
 ROOT = Path(__file__).parents[1]
 PLANS = ROOT / "tpu_scripts" / "plans"
@@ -95,6 +103,39 @@ def test_out_of_memory_is_one_line_with_the_amounts():
     line = refusal(*size, "--topology", "v5e:2x4", "--rows", "8")
     assert "train does not fit a chip of v5e:2x4: it needs " in line
     assert "GiB of 15.75 GiB" in line
+
+
+def test_what_is_not_named_is_what_the_commands_choose(monkeypatch):
+    """A training has rows for all chips; to sample, all of them share one."""
+    monkeypatch.setattr(plan, "topology_devices", lambda _: jax.devices()[:4])
+    config = load_config("configs/dit.py:debug")
+    del config["kind"]
+    cfg = build(DiTTraining, {**config, "batch_rows": 6})
+    train = fitted(cfg, "four", what="train", rows=False)
+    assert (train.batch_rows, train.mesh) == (8, cfg.mesh)
+    assert fitted(cfg, "four", what="train", rows=True) == cfg
+    sample = fitted(cfg, "four", what="sample", rows=False)
+    assert (sample.batch_rows, sample.mesh.context, sample.mesh.fsdp) == (1, 4, 1)
+    named = replace(cfg, mesh=MeshSettings(context=2))
+    assert fitted(named, "four", what="sample", rows=True) == named
+
+
+def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
+    pytest.importorskip("libtpu")
+    out = tmp_path / "plan.json"
+    size = ("--config", "configs/dit.py:debug", "--row-length", "1024")
+    done = command(
+        *size, "--topology", "v5e:2x2", "--what", "sample", "--json", str(out)
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = json.loads(out.read_text())
+    text = made["settings"]["pack"]["text_length"]
+    assert made["mesh"]["context"] == 4 and made["tokens"] == 1024
+    assert made["flops"] == 2 * forward_flops(dit_config("debug"), [1024], [text])
+    steps = SampleSettings().steps
+    sending = sent(made) / steps / (plan.CHIPS["v5e"].ici_gigabytes * 1e9)
+    computing = made["flops"] / (4 * plan.CHIPS["v5e"].bf16_teraflops * 1e12)
+    assert made["estimate_seconds"] == pytest.approx(max(sending, computing))
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):

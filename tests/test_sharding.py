@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from soraxla import sharding
 from soraxla.models import dit
 from soraxla.models.config import SIZES, dit_config
 from soraxla.models.text import t5
@@ -102,11 +103,34 @@ def test_the_mesh_takes_all_devices_or_says_what_is_wrong():
 
 
 def test_rows_that_do_not_divide_are_refused_with_the_nearest_that_do():
-    assert own_rows(16, mesh()) == range(16)
+    assert own_rows(16, mesh()) == list(range(16))
     with pytest.raises(ValueError, match=r"batch_rows is 11.*8 devices.*set it to 8"):
         own_rows(11, mesh())
     with pytest.raises(ValueError, match=r"clips is 13.*set it to 16"):
         own_rows(13, mesh(), what="clips")
+
+
+def test_a_host_puts_its_own_rows_where_they_belong(monkeypatch):
+    """Of two hosts, whose devices take turns along the rows."""
+    on = mesh(fsdp=4, context=2)
+    whole = np.arange(8 * 6.0).reshape(8, 6)
+    own = [0, 1, 4, 5]
+    monkeypatch.setattr(
+        sharding, "own_rows", lambda rows, _: own if rows == 8 else [0, 2]
+    )
+    asked = {}
+
+    def placed(shape, cut, part):
+        for device, index in cut.devices_indices_map(shape).items():
+            if index[0].start in own:
+                asked[device] = (part(index), whole[index])
+        return jnp.zeros(shape)
+
+    monkeypatch.setattr(jax, "make_array_from_callback", placed)
+    assert put_rows({"x": whole[own]}, {"x": ("batch", "tokens")}, on)["x"].shape == (8, 6)
+    assert len(asked) == 4
+    for found, expected in asked.values():
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_batch_is_cut_by_rows_and_tokens():

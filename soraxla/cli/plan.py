@@ -38,18 +38,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="train",
         help="a step of which program (default: %(default)s)",
     )
-    parser.add_argument("--rows", type=int, help="of a step, of all chips")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        help="of a step, of all chips (default: the configuration's, or the nearest "
+        "number that all of them can share; 1 of sample)",
+    )
     parser.add_argument("--row-length", type=int, help="tokens of a row")
     parser.add_argument(
         "--mesh",
         metavar="AXIS=N,…",
-        help="such as fsdp=32,context=2; what is left out is 1, fsdp takes the rest",
+        help="such as fsdp=32,context=2; what is left out is 1, fsdp takes the rest "
+        "(default: the configuration's; context over all chips of sample, vae-decode)",
     )
     parser.add_argument(
         "--size", default="1280x720", metavar="WxH", help="of vae-decode, in pixels"
     )
     parser.add_argument(
-        "--latents", type=int, default=5, help="of vae-decode, frames of a chunk"
+        "--latents",
+        type=int,
+        help="of vae-decode, frames of a chunk (default: what soraxla generate takes)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train"
@@ -83,10 +91,12 @@ def _words(args: argparse.Namespace) -> list[str]:
 def _plan(args: argparse.Namespace) -> "Plan":
     from soraxla.cli.generate import parse_size
     from soraxla.cli.train import load_config, replace_setting
+    from soraxla.autoencode import chunk
     from soraxla.models.vae import VAEConfig
-    from soraxla.plan import plan_decoding, plan_sampling, plan_training
+    from soraxla.plan import fitted, plan_decoding, plan_sampling, plan_training
     from soraxla.settings import build
     from soraxla.training.jobs import DiTTraining
+    from soraxla.wan.families import WAN_VAES
 
     config = load_config(args.config)
     if config.pop("kind", None) != "dit":
@@ -100,13 +110,16 @@ def _plan(args: argparse.Namespace) -> "Plan":
     for assignment in args.set:
         replace_setting(config, assignment)
     cfg = build(DiTTraining, config)
+    cfg = fitted(cfg, args.topology, what=args.what, rows=args.rows is not None)
     if args.what == "train":
         return plan_training(cfg, args.topology)
     if args.what == "sample":
         return plan_sampling(cfg, args.topology)
-    vae = VAEConfig(latent_channels=cfg.step.model.latent_channels)
+    channels = cfg.step.model.latent_channels
+    vae = WAN_VAES.get(channels, VAEConfig(latent_channels=channels))
     size = parse_size(args.size)
-    return plan_decoding(vae, cfg.mesh, args.topology, size=size, latents=args.latents)
+    latents = args.latents or chunk(size[0] * size[1])
+    return plan_decoding(vae, cfg.mesh, args.topology, size=size, latents=latents)
 
 
 def _mesh(text: str) -> dict[str, Any]:

@@ -31,7 +31,11 @@ def over_mesh(
     q_cut = split(q_shape[1], axes[0], mesh)
     kv_cut = split(kv_shape[1], axes[1], mesh)
     # Queries and keys are cut alike, or keys are whole on every device that needs them.
-    q_cut = q_cut if not kv_cut or kv_cut == q_cut else ()
+    if axis_size(mesh, kv_cut) > 1 and kv_cut != q_cut:
+        raise ValueError(
+            f"{kv_shape[1]} keys are cut along {' x '.join(kv_cut)} and {q_shape[1]} "
+            "queries are not: make both a multiple of the devices there"
+        )
     parts = axis_size(mesh, kv_cut)
     if parts > 1:
         local_heads = q_shape[2] // axis_size(mesh, heads)

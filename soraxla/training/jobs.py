@@ -143,8 +143,7 @@ def dit_job(
         shift=functools.partial(time_shift, model.shift),
         rope_fps=model.rope_fps,
         controls=model.controls,
-        host=own.start // len(own),
-        hosts=cfg.batch_rows // len(own),
+        own=own,
     )
     # Last, so that a refused start leaves nothing behind.
     if is_main() and not (workdir / "vae").exists():
@@ -172,9 +171,7 @@ def dit_job(
         preview=preview,
         mesh=mesh,
         rules=dit_rules(cfg.step),
-        put=functools.partial(
-            put_rows, axes=PACKED_AXES, mesh=mesh, rows=cfg.batch_rows
-        ),
+        put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
     )
 
 
@@ -187,7 +184,7 @@ def _frozen(start: Start, cfg: DiTTraining, mesh: Mesh) -> PyTree:
     )
 
 
-def check_mesh(cfg: DiTTraining, mesh: Mesh) -> range:
+def check_mesh(cfg: DiTTraining, mesh: Mesh) -> list[int]:
     """The rows of a batch that this host reads.
 
     Raises:
@@ -261,7 +258,7 @@ def vae_job(
         init_args=(start.params,) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
         convolves=True,
-        batches=batches,
+        batches=batches.of_a_host(functools.partial(own_rows, mesh=mesh)),
         unit="px",
         preview=preview,
         mesh=mesh,

@@ -41,6 +41,18 @@ LATENT_STD_48 = (
 )
 _STATISTICS = {16: (LATENT_MEAN, LATENT_STD), 48: (LATENT_MEAN_48, LATENT_STD_48)}
 
+# By latent channels: the VAEs of Wan 2.1 and of Wan 2.2 TI2V 5B.
+WAN_VAES = {
+    16: VAEConfig(),
+    48: VAEConfig(
+        base_width=160,
+        latent_channels=48,
+        residual=True,
+        decoder_width=256,
+        pixel_patch=2,
+    ),
+}
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 

@@ -70,22 +70,35 @@ def test_any_cut_is_the_dense_reference(inputs, mesh, keys):
 
 
 def test_the_ring_passes_on_what_no_segment_shares():
-    """A share of keys of other segments never meets the engine."""
+    """A share of keys of other segments never meets the engine, on either way."""
     parts = 8
     ids = np.repeat(np.arange(1, parts + 1, dtype=np.int32), L // parts)[None]
     x = np.ones((1, L, 1, K), np.float32)
 
-    def poisoned(q, k, v, q_ids, kv_ids, kv_bias):
-        out, lse = reference.forward(q, k, v, q_ids, kv_ids, kv_bias)
-        foreign = jnp.min(q_ids) != jnp.min(kv_ids)
-        return jnp.where(foreign, jnp.nan, out), lse
+    def poisoned(function):
+        def run(q, k, v, q_ids, kv_ids, *rest):
+            foreign = jnp.min(q_ids) != jnp.min(kv_ids)
+            made = function(q, k, v, q_ids, kv_ids, *rest)
+            return jax.tree.map(lambda x: jnp.where(foreign, jnp.nan, x), made)
+
+        return run
 
     with jax.set_mesh(make_mesh(MeshSettings(context=parts, fsdp=1))):
         mesh = current_mesh()
-        engine = Engine(poisoned, reference.backward)
+        engine = Engine(poisoned(reference.forward), poisoned(reference.backward))
         around = over_mesh(engine, mesh, ("tokens", "tokens"), x.shape, x.shape)
-        out, _ = jax.jit(around.forward)(x, x, x, ids, ids, None)
-    assert np.isfinite(out).all()
+        out, lse = jax.jit(around.forward)(x, x, x, ids, ids, None)
+        saved = lse, jnp.zeros_like(lse), x
+        grads = jax.jit(around.backward)(x, x, x, ids, ids, None, *saved)
+    assert all(np.isfinite(y).all() for y in (out, lse, *grads[:3]))
+
+
+def test_keys_that_are_cut_where_queries_are_not_are_refused():
+    """Gradients of such keys would be added up once a device."""
+    with jax.set_mesh(make_mesh(MeshSettings(context=8, fsdp=1))):
+        mesh, q, kv = current_mesh(), (1, 12, 1, K), (1, 16, 1, K)
+        with pytest.raises(ValueError, match="16 keys are cut along context and 12"):
+            over_mesh(reference.ENGINE, mesh, ("tokens", "tokens"), q, kv)
 
 
 def test_rows_and_heads_that_do_not_divide_are_whole_everywhere(inputs):

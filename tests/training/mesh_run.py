@@ -47,15 +47,13 @@ ROWS = 8
 
 
 def job(data, mesh) -> Job:
-    own = own_rows(ROWS, mesh)
     batches = packed_batches(
         open_dataset(data),
         SPEC,
         seed=CFG.seed,
         batch_rows=ROWS,
         shift=functools.partial(time_shift, "auto"),
-        host=own.start // len(own),
-        hosts=ROWS // len(own),
+        own=own_rows(ROWS, mesh),
     )
     return Job(
         settings={"kind": "dit", "step": to_dict(CFG)},
@@ -65,7 +63,7 @@ def job(data, mesh) -> Job:
         unit="tokens",
         mesh=mesh,
         rules=dit.RULES,
-        put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh, rows=ROWS),
+        put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
     )
 
 
