@@ -57,8 +57,8 @@ def packed_batches(
     """Endless `PackedBatch`es of NumPy arrays, a host's own rows of each step.
 
     Latents and text are float32. A draw whose caption is dropped carries the empty
-    caption; what a draw is given, by the mixture of `spec`, is known. Hosts' rows together
-    are the B rows that one host would get.
+    caption; what a draw is given, by the mixture of `spec`, is known. Hosts' rows
+    together are the B rows that one host would get.
 
     Args:
       dataset: from `open_dataset`.

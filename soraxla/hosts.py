@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import jax
 import numpy as np
@@ -178,25 +178,36 @@ def barrier(name: str) -> None:
 def only_run(workdir: Path) -> Iterator[None]:
     """Holds a lock on a folder, which goes with the process that holds it.
 
+    A bucket that is mounted has locks within a machine only.
+
     Raises:
-        BlockingIOError: another run holds it.
+        BlockingIOError: another run holds it; in all processes alike.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    if not is_main():
-        yield
-        return
-    with (workdir / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with contextlib.ExitStack() as stack:
+        free = True
+        if is_main():
+            free = _locked(stack.enter_context((workdir / _LOCK).open("w")))
+        if jax.process_count() > 1:
+            free = bool(multihost_utils.broadcast_one_to_all(np.array(free)))
+        if not free:
             raise BlockingIOError(
                 f"{workdir}: another run is at work here; wait for its end, or choose "
                 "another --workdir"
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
-                raise  # else the file system has no locks
+            )
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the file is locked by us now, or its file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            raise
+    return True
 
 
 class Preemption:

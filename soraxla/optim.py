@@ -74,8 +74,8 @@ def optimizer(settings: OptimSettings) -> optax.GradientTransformation:
 
 
 def _hidden_or_other(params: PyTree) -> PyTree:
-    """`hidden` for the kernels of blocks (layer, in, out) and of local layers (in, out),
-    else `other`.
+    """`hidden` for the kernels of blocks, (layer, in, out), and of local layers,
+    (in, out); else `other`.
 
     Raises:
         ValueError: there are no such kernels.

@@ -46,6 +46,7 @@ L1 soraxla/kernels/gpu_cudnn.py
 L1 soraxla/kernels/over_mesh.py
 L1 soraxla/kernels/__init__.py
 L1 soraxla/attention.py
+L1 soraxla/product.py
 L1 soraxla/video_write.py
 L1 soraxla/video_io.py
 L1 soraxla/contact_sheet.py
@@ -56,8 +57,8 @@ L1 soraxla/diffusion/loss.py
 L1 soraxla/diffusion/__init__.py
 L2 soraxla/models/config.py
 L2 soraxla/models/flops.py
-L2 soraxla/models/product.py
 L2 soraxla/models/layers.py
+L2 soraxla/models/local.py
 L2 soraxla/models/vae*.py
 L2 soraxla/models/dit.py
 L2 soraxla/models/text/*
@@ -114,6 +115,14 @@ CONFINED = {
     "flax": ("soraxla/models/*",),
     "grain": ("data_pipelines/*", "soraxla/checkpoint.py"),
     "tensorflow": (),
+}
+
+# Rooms that run the same on any platform, mesh and number of hosts, and the names by
+# which they could tell.
+BLIND = ("soraxla/models/*", "soraxla/sampling/*", "soraxla/training/*")
+TELLING = {
+    *("kernels", "platform", "default_backend", "devices", "local_devices"),
+    *("device_count", "local_device_count", "process_count", "process_index"),
 }
 
 Sources = Mapping[str, str]  # path from the root, with /, to its text
@@ -200,6 +209,19 @@ def stray_libraries(sources: Sources) -> list[str]:
     ]
 
 
+def telling_names(sources: Sources) -> list[str]:
+    """What tells of platform, mesh or hosts, named in a room that is to be blind."""
+    found = []
+    for path, text in sources.items():
+        if any(fnmatch(path, room) for room in BLIND):
+            names = {part for n in imported_names(path, text) for part in n.split(".")}
+            for node in ast.walk(ast.parse(text, path)):
+                if isinstance(node, ast.Attribute):
+                    names.add(node.attr)
+            found += [f"{path} knows {name}" for name in sorted(names & TELLING)]
+    return found
+
+
 # --- The tree as it is ------------------------------------------------------------
 
 
@@ -226,6 +248,10 @@ def test_no_files_import_each_other_in_a_ring(sources):
 
 def test_flax_grain_and_tensorflow_stay_where_they_belong(sources):
     assert stray_libraries(sources) == []
+
+
+def test_models_samplers_and_training_do_not_know_what_they_run_on(sources):
+    assert telling_names(sources) == []
 
 
 def test_files_are_short_and_none_is_called_utils():
@@ -316,3 +342,16 @@ def test_a_ring_is_found():
 )
 def test_a_stray_library_is_found(path, text, stray):
     assert bool(stray_libraries({path: text})) == stray
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from soraxla.kernels import xla_flash",
+        "from soraxla.compiler import platform",
+        "import jax\nif jax.process_count() > 1: ...",
+    ],
+)
+def test_what_tells_is_found(text):
+    assert len(telling_names({"soraxla/training/a.py": text})) == 1
+    assert telling_names({"soraxla/attention.py": text}) == []

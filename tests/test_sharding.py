@@ -127,7 +127,10 @@ def test_a_host_puts_its_own_rows_where_they_belong(monkeypatch):
         return jnp.zeros(shape)
 
     monkeypatch.setattr(jax, "make_array_from_callback", placed)
-    assert put_rows({"x": whole[own]}, {"x": ("batch", "tokens")}, on)["x"].shape == (8, 6)
+    assert put_rows({"x": whole[own]}, {"x": ("batch", "tokens")}, on)["x"].shape == (
+        8,
+        6,
+    )
     assert len(asked) == 4
     for found, expected in asked.values():
         np.testing.assert_array_equal(found, expected)

@@ -89,9 +89,9 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def _plan(args: argparse.Namespace) -> "Plan":
+    from soraxla.autoencode import chunk
     from soraxla.cli.generate import parse_size
     from soraxla.cli.train import load_config, replace_setting
-    from soraxla.autoencode import chunk
     from soraxla.models.vae import VAEConfig
     from soraxla.plan import fitted, plan_decoding, plan_sampling, plan_training
     from soraxla.settings import build

@@ -26,8 +26,8 @@ class DiTConfig:
             itself and with what attention brings of others, each number by gates of its
             own. For x0-prediction with tokens of about `width` numbers or more: what
             is nearly clean, or known, need not go through the network. Off in Wan.
-        local_layers: convolutions over latents that add to a prediction, so that patches
-            agree with their neighbours. 0 in Wan.
+        local_layers: convolutions over latents that add to a prediction, so that
+            patches agree with their neighbours. 0 in Wan.
         local_width: their channels.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
         controls: actions and camera that steer latent frames; by default none.
@@ -63,6 +63,11 @@ class DiTConfig:
         for name in ("layers", "width", "heads", "mlp_width", "latent_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DiT {name} is {getattr(self, name)}: expected ≥ 1")
+        for name, least in (("local_layers", 0), ("local_width", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"DiT {name} is {getattr(self, name)}: expected ≥ {least}"
+                )
         if self.width % self.heads or self.head_dim % 2 or self.head_dim < 6:
             raise ValueError(
                 f"DiT width {self.width} with {self.heads} heads: expected an even "

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from soraxla.attention import attention
 from soraxla.models.config import DiTConfig
-from soraxla.models.product import affine
+from soraxla.product import affine
 from soraxla.rope import rotate
 from soraxla.sharding import constrain
 from soraxla.types import Array

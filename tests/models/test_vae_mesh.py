@@ -32,7 +32,8 @@ def test_cut_by_height_is_whole(params, height):
     video = rng.uniform(-1, 1, (1, 9, 8 * height, 48, 3)).astype(np.float32)
     with jax.set_mesh(make_mesh(MeshSettings(fsdp=2, context=4))):
         encoder = jit(encode).lower(params, video).compile()
-        frames, _ = jit(decode)(params, latents=latents)
+        decoder = jit(decode).lower(params, latents=latents).compile()
+        frames, _ = decoder(params, latents=latents)
         moments = encoder(params, video)
     for cut, whole in (
         (frames, jit(decode)(params, latents=latents)[0]),
@@ -40,8 +41,10 @@ def test_cut_by_height_is_whole(params, height):
     ):
         assert np.abs(cut - whole).max() <= 2e-5
     if height % 4 == 0:
-        sent = collectives(encoder.as_text())
-        kinds = {c.kind for c in sent}
-        assert kinds == {"collective-permute", "all-gather"}
-        # Keys and values of the middle's attention, and nothing else, are gathered.
-        assert sum(c.calls for c in sent if c.kind == "all-gather") == 2
+        # What is gathered: keys and values of the middle's attention, and the video.
+        for program, whole in ((encoder, 0), (decoder, 1)):
+            sent = collectives(program.as_text())
+            assert {c.kind for c in sent} == {"collective-permute", "all-gather"}
+            gathered = {c.shape: c.calls for c in sent if c.kind == "all-gather"}
+            assert gathered.pop("f32[1,9,64,48,3]", 0) == whole
+            assert list(gathered.values()) == [2]

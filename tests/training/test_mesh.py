@@ -24,18 +24,19 @@ from soraxla.sharding import PACKED_AXES, MeshSettings, make_mesh, partition_spe
 from soraxla.training.jobs import DiTTraining, check_mesh
 from soraxla.training.loop import LoopSettings
 from soraxla.training.steps import dit_init, dit_step
+from soraxla.weights import save_folder, sha256_of_folder
+from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 from tests.training import mesh_run
 
 ROOT = Path(__file__).parents[2]
-STEPS = 8
+SMOKE = "SORAXLA_SMOKE" in os.environ
+STEPS = 8 if SMOKE else 20
 TWO_BY_TWO = {"fsdp": 2, "context": 2}
 
 
 # Each takes a minute or two of both cores: more than a smoke run has time for.
-long = pytest.mark.skipif(
-    "SORAXLA_SMOKE" in os.environ, reason="not in a smoke run (SORAXLA_SMOKE)"
-)
+long = pytest.mark.skipif(SMOKE, reason="not in a smoke run (SORAXLA_SMOKE)")
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +124,18 @@ def test_rows_are_divided_by_parts_and_devices():
 
 
 @long
-def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(
+def test_a_checkpoint_of_eight_devices_goes_on_on_others(
     data, alone, tmp_path, monkeypatch
 ):
-    eight, four = tmp_path / "eight", tmp_path / "four"
+    """On one, on two processes of two, and on four."""
+    eight, two, four = (tmp_path / name for name in ("eight", "two", "four"))
     mesh_run.run(data, eight, 4, {"fsdp": 4, "tensor": 2})
     shutil.copytree(eight, four)
+    shutil.copytree(eight, two)
     mesh_run.run(data, eight, STEPS)
     assert_same_curve(alone, eight)
+    finish(start(data, two, TWO_BY_TWO, processes=2))
+    assert_same_curve(alone, two)
     devices = jax.devices()[:4]
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
     mesh_run.run(data, four, STEPS, {"data": 2, "fsdp": 2})
@@ -186,6 +191,65 @@ def two(data, tmp_path_factory):
 
 def test_two_processes_give_the_loss_of_one(alone, two):
     np.testing.assert_allclose(losses(two)[:STEPS], losses(alone), rtol=1e-5)
+
+
+@long
+def test_two_processes_of_four_devices(data, alone, tmp_path):
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    finish(start(data, tmp_path, mesh, processes=2, devices=4))
+    assert_same_curve(alone, tmp_path)
+
+
+@long
+def test_the_command_on_two_processes_is_the_command_on_one(data, tmp_path):
+    """Each reads its own rows; the first copies the VAE, for both."""
+    vae = tmp_path / "vae"
+    save_folder(vae, tiny.vae_params(), tiny.loaded_vae().config)
+    dataset = shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(vae, dataset / "vae")
+    card = json.loads((dataset / "dataset.json").read_text())
+    card |= {"vae_sha256": sha256_of_folder(vae)}
+    (dataset / "dataset.json").write_text(json.dumps(card))
+    settings = {
+        **{"batch_rows": 4, "loop.steps": 3, "step.model.dtype": "float32"},
+        **{"step.model.latent_channels": 4, "step.model.text_width": 8},
+        "loop.preview_every": 0,
+    }
+    command = [sys.executable, "-m", "soraxla.cli.main", "train"]
+    command += ["--config", "configs/dit.py:debug", "--data", str(dataset)]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    found = []
+    for processes in (1, 2):
+        workdir = tmp_path / f"of_{processes}"
+        coordinator = ["--coordinator", f"localhost:{free_port()}"]
+        group = [*coordinator, "--processes", "2", "--process-id"]
+        running = [
+            subprocess.Popen(
+                [
+                    *command,
+                    "--workdir",
+                    str(workdir),
+                    *(group + [str(i)])[: 6 * several],
+                ],
+                cwd=ROOT,
+                env={
+                    **os.environ,
+                    "JAX_PLATFORMS": "cpu",
+                    "JAX_NUM_CPU_DEVICES": "2",
+                    "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for several in [processes > 1]
+            for i in range(processes)
+        ]
+        finish(running)
+        assert (workdir / "vae" / "config.json").is_file()
+        found.append(losses(workdir))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
 
 
 @long

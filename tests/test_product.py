@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraxla.models.product import affine
+from soraxla.product import affine
 from soraxla.sharding import one_device
 
 ROWS, IN, OUT = (2, 7), 5, 3
