@@ -54,11 +54,14 @@ def collectives(text: str) -> list[Collective]:
         for line in lines:
             match = _COLLECTIVE.search(line)
             channel = _CHANNEL.search(line)
-            if match is None or not times or (channel and channel.group(1) in seen):
+            if match is None or not times:
                 continue
-            if channel:
-                seen.add(channel.group(1))
             result, kind, started = match.groups()
+            # The permutations of a `shard_map` share a channel, and each stands once.
+            if channel and kind != "collective-permute":
+                if channel.group(1) in seen:
+                    continue
+                seen.add(channel.group(1))
             shapes = _SHAPE.findall(result)
             chosen = shapes
             if started and kind != "all-reduce":

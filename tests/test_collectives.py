@@ -47,7 +47,7 @@ def test_the_largest_is_first_and_an_asynchronous_one_counts_once():
         "  %b = f32[64] all-gather-done(%a)",
         "  %c = (bf16[4,2], bf16[4,2]) collective-permute-start(%p), channel_id=2",
         "  %f = ((f32[9], s32[3]), (f32[9], s32[3]), u32[], u32[]) "
-        "collective-permute-start(%p, %q), channel_id=4",
+        "collective-permute-start(%p, %q), channel_id=2",
         "  %d = f32[1024] all-reduce(%p), channel_id=3, to_apply=%add",
         "  %e = f32[1024] all-reduce(%p), channel_id=3, to_apply=%add",
         "}",

@@ -230,7 +230,7 @@ def test_the_command_on_two_processes_is_the_command_on_one(data, tmp_path):
                     *command,
                     "--workdir",
                     str(workdir),
-                    *(group + [str(i)])[: 6 * several],
+                    *[*group, str(i)][: 6 * several],
                 ],
                 cwd=ROOT,
                 env={
