@@ -138,6 +138,23 @@ def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
     assert made["estimate_seconds"] == pytest.approx(max(sending, computing))
 
 
+def test_a_train_step_cut_along_every_axis_compiles(tmp_path):
+    """Two heads on two devices of `tensor` leave none to trade: keys travel the ring,
+    and their gradients, in fp32, with them."""
+    pytest.importorskip("libtpu")
+    out = tmp_path / "plan.json"
+    size = ("--config", "configs/dit.py:debug", "--rows", "2", "--row-length", "2048")
+    mesh = ("--topology", "v5e:2x4", "--mesh", "fsdp=2,context=2,tensor=2")
+    done = command(*size, *mesh, "--json", str(out))
+    assert done.returncode == 0, done.stderr[-2000:]
+    sent_round = {
+        c["shape"].partition("[")[0]
+        for c in json.loads(out.read_text())["collectives"]
+        if c["kind"] == "collective-permute" and c["in_loop"]
+    }
+    assert sent_round == {"bf16", "f32", "s32"}
+
+
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
     from soraxla.plan import topology_devices
 
