@@ -185,11 +185,16 @@ def only_run(workdir: Path) -> Iterator[None]:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        free = True
+        free, failed = True, None
         if is_main():
-            free = _locked(stack.enter_context((workdir / _LOCK).open("w")))
+            try:
+                free = _locked(stack.enter_context((workdir / _LOCK).open("w")))
+            except OSError as error:
+                free, failed = False, error
         if jax.process_count() > 1:
             free = bool(multihost_utils.broadcast_one_to_all(np.array(free)))
+        if failed is not None:
+            raise failed
         if not free:
             raise BlockingIOError(
                 f"{workdir}: another run is at work here; wait for its end, or choose "

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from soraxla.collectives import Collective, collectives
 from soraxla.compiler import jit
 from soraxla.models import dit, vae
-from soraxla.models.flops import forward_flops, train_flops
+from soraxla.models.flops import token_flops, train_flops
 from soraxla.models.vae import VAEConfig
 from soraxla.pipeline import sampler
 from soraxla.request import SampleSettings
@@ -154,7 +154,7 @@ def plan_sampling(cfg: DiTTraining, topology: str) -> Plan:
     FLOPs and the estimate are of one of its steps, in which guidance asks twice.
     """
     mesh = _mesh(cfg, topology)
-    work = 2 * forward_flops(cfg.step.model, *_clips(cfg, 1))
+    work = 2 * token_flops(cfg.step.model, *_clips(cfg, 1))
     program = sample_program(cfg, mesh)
     return _plan("sample", topology, mesh, program, cfg, work, steps=SAMPLED.steps)
 
@@ -182,6 +182,7 @@ def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTrai
     if what != "train":
         if cfg.mesh == MeshSettings():
             cfg = replace(cfg, mesh=MeshSettings(fsdp=1, context=len(devices)))
+        cfg = replace(cfg, accumulate=1)
         return cfg if rows else replace(cfg, batch_rows=1)
     parts = axis_size(make_mesh(cfg.mesh, devices), MESH_AXES["batch"])
     parts *= cfg.accumulate

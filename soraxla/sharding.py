@@ -106,6 +106,11 @@ def make_mesh(
             f"the mesh {product} has {math.prod(sizes.values())} devices, but there "
             f"are {count}; change mesh.{', mesh.'.join(AXES)} to multiply to {count}"
         )
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) > 1:
+        raise ValueError(
+            f"{len(slices)} TPU slices were found, expected one: start a run on each"
+        )
     # Axes need not be whole axes of the torus.
     placed = mesh_utils.create_device_mesh(
         tuple(sizes.values()), devices, allow_split_physical_axes=True

@@ -1,7 +1,11 @@
 """Eight fake CPU devices, strict ranks, and small shared fixtures."""
 
+import os
+
 import jax
 
+# Nothing in the user's own cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

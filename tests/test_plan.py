@@ -13,7 +13,7 @@ import pytest
 from soraxla import plan
 from soraxla.cli.train import load_config
 from soraxla.models.config import dit_config
-from soraxla.models.flops import forward_flops, train_flops
+from soraxla.models.flops import forward_flops, token_flops, train_flops
 from soraxla.plan import fitted
 from soraxla.request import SampleSettings
 from soraxla.settings import build
@@ -41,14 +41,14 @@ def test_gates_and_the_copy_s_attention_are_counted():
 
 
 def test_local_layers_are_counted():
-    """A convolution of 11 taps and a product each, between two maps."""
+    """Eleven taps a channel and an MLP each, between two maps."""
     settings = [
         {"local_layers": n, "local_width": 8, "patch": (1, 2, 1)} for n in (0, 3)
     ]
     plain, local = (
         forward_flops(dit_config("xs", **s), [10, 3], [1, 1]) for s in settings
     )
-    a_latent = 2 * 16 * 8 + 256 * 8 + 3 * (11 * 8 * 8 + 8 * 8) + 8 * 16
+    a_latent = 2 * 16 * 8 + 256 * 8 + 3 * (11 * 8 + 4 * 8 * 8) + 8 * 16
     assert local - plain == 2 * a_latent * 2 * 13
 
 
@@ -118,6 +118,8 @@ def test_what_is_not_named_is_what_the_commands_choose(monkeypatch):
     assert (sample.batch_rows, sample.mesh.context, sample.mesh.fsdp) == (1, 4, 1)
     named = replace(cfg, mesh=MeshSettings(context=2))
     assert fitted(named, "four", what="sample", rows=True) == named
+    accumulated = replace(named, accumulate=2)  # in training only
+    assert fitted(accumulated, "four", what="sample", rows=True) == named
 
 
 def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
@@ -131,7 +133,7 @@ def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
     made = json.loads(out.read_text())
     text = made["settings"]["pack"]["text_length"]
     assert made["mesh"]["context"] == 4 and made["tokens"] == 1024
-    assert made["flops"] == 2 * forward_flops(dit_config("debug"), [1024], [text])
+    assert made["flops"] == 2 * token_flops(dit_config("debug"), [1024], [text])
     steps = SampleSettings().steps
     sending = sent(made) / steps / (plan.CHIPS["v5e"].ici_gigabytes * 1e9)
     computing = made["flops"] / (4 * plan.CHIPS["v5e"].bf16_teraflops * 1e12)

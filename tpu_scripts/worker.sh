@@ -71,6 +71,7 @@ launch() { # BUCKET MOUNT VERB [ARGUMENT…]
     [[ -x $VENV/bin/soraxla ]] || fail "soraxla is not installed; run setup.sh"
     mount_bucket "$1" "$2" # a reboot ends the mount
     rm -f "$RUN/ended"
+    export JAX_COMPILATION_CACHE_DIR="$2/compiled" # the first writes, all read
     cd "$HOME/soraxla/source"
     setsid nohup bash "$SELF" supervise "${@:3}" >>"$RUN/log" 2>&1 </dev/null &
     echo "$!" >"$RUN/pid"

@@ -1,6 +1,7 @@
 """The `soraxla` command: one verb a file, loaded only when it runs."""
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
@@ -69,10 +70,13 @@ def _keep_compiled() -> None:
 
     JAX looks where `JAX_COMPILATION_CACHE_DIR` says, which a user may have set.
     """
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(caches, "soraxla")))
-    # Programs that call oneDNN cannot be written down; they are compiled again.
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        with contextlib.suppress(RuntimeError):  # a user without a home
+            caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(caches, "soraxla"))
+    # What cannot be kept is compiled again: all that calls oneDNN, for one.
+    unkept = "Error (reading|writing) persistent compilation cache"
+    warnings.filterwarnings("ignore", unkept)
 
 
 def _line(error: Exception) -> str:

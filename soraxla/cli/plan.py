@@ -110,7 +110,8 @@ def _plan(args: argparse.Namespace) -> "Plan":
     for assignment in args.set:
         replace_setting(config, assignment)
     cfg = build(DiTTraining, config)
-    cfg = fitted(cfg, args.topology, what=args.what, rows=args.rows is not None)
+    rows = args.rows is not None or any(s.startswith("batch_rows=") for s in args.set)
+    cfg = fitted(cfg, args.topology, what=args.what, rows=rows)
     if args.what == "train":
         return plan_training(cfg, args.topology)
     if args.what == "sample":
@@ -118,7 +119,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
     channels = cfg.step.model.latent_channels
     vae = WAN_VAES.get(channels, VAEConfig(latent_channels=channels))
     size = parse_size(args.size)
-    latents = args.latents or chunk(size[0] * size[1])
+    latents = chunk(size[0] * size[1]) if args.latents is None else args.latents
     return plan_decoding(vae, cfg.mesh, args.topology, size=size, latents=latents)
 
 

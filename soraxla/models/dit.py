@@ -240,7 +240,7 @@ class DiT(nn.Module):
     def __call__(self, x_BLP, t, batch, known_t, text: Text | None = None):
         x, ctx, e_BRD = self.embed(x_BLP, t, batch, known_t, text)
         x, _ = self.blocks(x, ctx, None if text is None else text[:2])
-        return self.unembed(x, ctx, e_BRD, x_BLP, batch)
+        return self.unembed(x, ctx, e_BRD, x_BLP)
 
     def embed(
         self, x, t, batch, known_t, text: Text | None = None
@@ -263,6 +263,10 @@ class DiT(nn.Module):
             self.text(batch) if text is None else (None, *text[2:])
         )
         segment = jnp.maximum(batch.segment_ids - 1, 0)
+        near = None
+        if cfg.local_layers:
+            places, ids = jnp.asarray(batch.positions), jnp.asarray(batch.segment_ids)
+            near = neighbours(places, ids, batch.draw.shape[1])
         ctx = Context(
             segment_ids=jnp.asarray(batch.segment_ids),
             cos=cos,
@@ -272,12 +276,11 @@ class DiT(nn.Module):
             text=tokens,
             text_segment_ids=text_ids,
             text_bias=text_bias,
+            near=near,
         )
         return x, ctx, e_BRD
 
-    def unembed(
-        self, x, ctx: Context, e_BRD: jax.Array, x_BLP: Array, batch: PackedBatch
-    ) -> jax.Array:
+    def unembed(self, x, ctx: Context, e_BRD: jax.Array, x_BLP: Array) -> jax.Array:
         """The prediction (B,L,P), fp32, 0 at padding; `x_BLP` is what came in."""
         shift, scale = (
             gather_rows(e_BRD + self.head_table[i][None, None, :], ctx.row)
@@ -293,9 +296,7 @@ class DiT(nn.Module):
             x = x + own * (x_BLP - x) + other * (copied - x)
             at_hand.append(copied)
         if self.cfg.local_layers:
-            segments = batch.draw.shape[1]
-            near = neighbours(batch.positions, ctx.segment_ids, segments)
-            x = x + self.local(hidden, jnp.stack([*at_hand, x], axis=2), near)
+            x = x + self.local(hidden, jnp.stack([*at_hand, x], axis=2), ctx.near)
         return jnp.where((ctx.segment_ids > 0)[:, :, None], x, 0.0)
 
     def text(self, batch: PackedBatch):

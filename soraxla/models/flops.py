@@ -42,7 +42,7 @@ def _local_flops(cfg: DiTConfig) -> int:
     time, height, width = cfg.patch
     c, channels = cfg.local_width, time * cfg.latent_channels
     at_hand = 3 if cfg.input_gate else 2
-    a_latent = at_hand * channels * c + cfg.local_layers * 12 * c**2 + channels * c
+    a_latent = (at_hand + 1) * channels * c + cfg.local_layers * (4 * c**2 + 11 * c)
     return 2 * height * width * (a_latent + cfg.width * c)
 
 

@@ -32,6 +32,7 @@ class Context(NamedTuple):
     text: Float[Array, "b m d"] | None  # None: blocks are handed keys and values
     text_segment_ids: Int[Array, "b m"]
     text_bias: Float[Array, "b m"] | None
+    near: Int[Array, "b l 10"] | None  # neighbours, for the local layers
 
 
 @jax.custom_vjp

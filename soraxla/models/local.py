@@ -169,8 +169,9 @@ class LocalLayers(nn.Module):
         x = linear(cfg.local_width, dtype, name="latent_proj")(latents)
         spread = linear(ph * pw * cfg.local_width, dtype, name="hidden_proj")(hidden)
         x = x + spread.reshape(x.shape)
+        layer = LocalLayer if cfg.remat == "none" else nn.remat(LocalLayer)
         for i in range(cfg.local_layers):
-            x = LocalLayer(cfg, name=f"layer_{i}")(x, near)
+            x = layer(cfg, name=f"layer_{i}")(x, near)
         zeros = nn.initializers.zeros
         head = Linear(pt * cfg.latent_channels, dtype, zeros, jnp.float32, name="head")
         added = head(layer_norm(x).astype(dtype))

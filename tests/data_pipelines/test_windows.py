@@ -26,6 +26,18 @@ def test_a_batch_has_one_shape_of_the_table(files):
     assert seen == {(3, 5, 48, 64, 3), (2, 1, 112, 112, 3)}
 
 
+def test_hosts_read_their_own_windows_of_the_same_batches(files):
+    dataset = WindowDataset(files, SPEC, seed=0)
+    shares = [
+        dataset.of_a_host(lambda batch, host=host: range(host, batch, 2))
+        for host in range(2)
+    ]
+    for step in range(3):
+        whole = dataset.batch_at(step)["video"]
+        for host, share in enumerate(shares):
+            np.testing.assert_array_equal(share.batch_at(step)["video"], whole[host::2])
+
+
 def test_windows_are_crops_of_the_files(files):
     """Nothing is scaled or padded: a window's pixels stand so in one of the files."""
     clips = [read_clip(file) for file in files]

@@ -155,6 +155,37 @@ def test_muon_turns_the_matrices_of_blocks_and_adamw_the_rest():
         np.testing.assert_allclose(muon[room][name], adamw[room][name], rtol=1e-6)
 
 
+def test_muon_turns_the_matrices_of_local_layers_too():
+    rng = np.random.default_rng(0)
+    params = {
+        "blocks": {"mlp": {"kernel": jnp.zeros((2, 24, 16))}},
+        "local": {
+            "layer_0": {"mlp": {"kernel": jnp.zeros((24, 16))}, "taps": jnp.zeros(9)},
+            "head": {"kernel": jnp.zeros((24, 16))},
+        },
+        "known_embed": jnp.zeros(9),
+    }
+
+    def gradient(x):
+        spread = np.logspace(-2, 0, 16) if x.ndim > 1 else 1.0
+        return jnp.asarray(rng.normal(size=x.shape) * spread, jnp.float32)
+
+    settings = OptimSettings(learning_rate=1e-3, warmup_steps=1, muon_learning_rate=0.1)
+    state = create(params, settings, {})
+    for _ in range(2):  # the first has a rate of 0
+        grads = jax.tree.map(gradient, params)
+        state, _ = step(state, grads=grads, extra={}, settings=settings)
+    matrix = state.params["local"]["layer_0"]["mlp"]["kernel"]
+    values = np.linalg.svd(matrix, compute_uv=False)
+    assert values.max() < 2.5 * values.min()
+    for other in (
+        state.params["local"]["head"]["kernel"],
+        state.params["local"]["layer_0"]["taps"],
+        state.params["known_embed"],
+    ):
+        np.testing.assert_allclose(np.abs(other).max(), 1e-3, rtol=0.5)
+
+
 def test_muon_needs_blocks():
     with pytest.raises(ValueError, match=r"no stacked blocks.*leave it out") as error:
         create(PARAMS, OptimSettings(muon_learning_rate=0.1), {})
