@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from soraxla.checkpoint import Checkpoints
 from soraxla.collectives import collectives
+from soraxla.mixture import TASKS
 from soraxla.packing import Segment, pack
 from soraxla.sharding import PACKED_AXES, MeshSettings, make_mesh, partition_spec
 from soraxla.training.jobs import DiTTraining, check_mesh
@@ -211,45 +212,43 @@ def test_the_command_on_two_processes_is_the_command_on_one(data, tmp_path):
     card |= {"vae_sha256": sha256_of_folder(vae)}
     (dataset / "dataset.json").write_text(json.dumps(card))
     settings = {
-        **{"batch_rows": 4, "loop.steps": 3, "step.model.dtype": "float32"},
+        **{f"pack.mixture.{task}": float(task == "none") for task in TASKS},
+        **{"batch_rows": 4, "loop.steps": 3, "loop.preview_every": 0},
         **{"step.model.latent_channels": 4, "step.model.text_width": 8},
-        "loop.preview_every": 0,
+        "step.model.dtype": "float32",
     }
     command = [sys.executable, "-m", "soraxla.cli.main", "train"]
     command += ["--config", "configs/dit.py:debug", "--data", str(dataset)]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
-    found = []
-    for processes in (1, 2):
-        workdir = tmp_path / f"of_{processes}"
-        coordinator = ["--coordinator", f"localhost:{free_port()}"]
-        group = [*coordinator, "--processes", "2", "--process-id"]
-        running = [
-            subprocess.Popen(
-                [
-                    *command,
-                    "--workdir",
-                    str(workdir),
-                    *[*group, str(i)][: 6 * several],
-                ],
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    "JAX_PLATFORMS": "cpu",
-                    "JAX_NUM_CPU_DEVICES": "2",
-                    "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for several in [processes > 1]
-            for i in range(processes)
-        ]
-        finish(running)
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    group = ["--coordinator", f"localhost:{free_port()}", "--processes", "2"]
+    runs = (
+        (one, [[]]),
+        (two, [[*group, "--process-id", "0"], [*group, "--process-id", "1"]]),
+    )
+    for workdir, processes in runs:
+        finish(
+            [
+                subprocess.Popen(
+                    [*command, "--workdir", str(workdir), *options],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                for options in processes
+            ]
+        )
         assert (workdir / "vae" / "config.json").is_file()
-        found.append(losses(workdir))
-    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
 
 
 @long
