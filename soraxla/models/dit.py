@@ -289,14 +289,15 @@ class DiT(nn.Module):
         hidden = layer_norm(x) * (1.0 + scale) + shift
         x = self.head(hidden)
         x_BLP = jnp.asarray(x_BLP, jnp.float32)
-        at_hand = [x_BLP]
+        at_hand: list[Array] = [x_BLP]
         if self.cfg.input_gate:
             own, other = jnp.split(self.gate(hidden), 2, axis=-1)
             copied = self.copy_attn(hidden, x_BLP, ctx)
             x = x + own * (x_BLP - x) + other * (copied - x)
             at_hand.append(copied)
         if self.cfg.local_layers:
-            x = x + self.local(hidden, jnp.stack([*at_hand, x], axis=2), ctx.near)
+            at_hand, near = [*at_hand, x], jnp.asarray(ctx.near)
+            x = x + self.local(hidden, jnp.stack(at_hand, axis=2), near)
         return jnp.where((ctx.segment_ids > 0)[:, :, None], x, 0.0)
 
     def text(self, batch: PackedBatch):

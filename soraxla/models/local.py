@@ -133,11 +133,9 @@ class LocalLayer(nn.Module):
         _, ph, pw = self.cfg.patch
         taps = self.param("taps", nn.initializers.normal(11**-0.5), (11, width))
         cells = rearrange(x, "b (l ph pw) c -> b l ph pw c", ph=ph, pw=pw)
-        around = surroundings(cells, near)
-        y = sum(
-            part * tap.astype(dtype)[None, None, None, None, :]
-            for part, tap in zip(around, taps, strict=True)
-        )
+        y = jnp.zeros_like(cells)
+        for part, tap in zip(surroundings(cells, near), taps, strict=True):
+            y = y + part * tap.astype(dtype)[None, None, None, None, :]
         y = layer_norm(y.reshape(x.shape)).astype(dtype)
         return x + MLP(2 * width, width, dtype, zero=True, name="mlp")(y)
 
