@@ -7,7 +7,6 @@ Code that computes names logical axes only, and runs the same with no mesh at al
 
 import math
 import re
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -229,17 +228,16 @@ def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh) -> Any:
         axes: logical axes of each array, the first of them "batch".
     """
     parts = axis_size(mesh, MESH_AXES["batch"])
-    own_parts = len(own_rows(parts, mesh))
+    own = own_rows(parts, mesh)  # of one row a part: the parts of this host
 
     def put(local: np.ndarray, names: LogicalAxes) -> jax.Array:
-        rows = len(local) * parts // own_parts
-        own, shape = own_rows(rows, mesh), (rows, *local.shape[1:])
+        each = len(local) // len(own)
+        shape = (each * parts, *local.shape[1:])
 
         def part(index: Any) -> np.ndarray:
-            low, high, _ = index[0].indices(rows)
-            # A device's rows follow each other in `own` too.
-            own_part = slice(bisect_left(own, low), bisect_left(own, high))
-            return local[(own_part, *index[1:])]
+            low, high, _ = index[0].indices(shape[0])
+            first = each * own.index(low // each)
+            return local[(slice(first, first + high - low), *index[1:])]
 
         sharding = NamedSharding(mesh, partition_spec(shape, names, mesh))
         return jax.make_array_from_callback(shape, sharding, part)
