@@ -112,7 +112,8 @@ class _Trial:
     @cached_property
     def _job(self) -> Job:
         cfg, dataset, workdir, start = self._made
-        return dit_job(cfg, dataset, workdir, start=start, mesh=make_mesh(cfg.mesh))
+        mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
+        return dit_job(cfg, dataset, workdir, start=start, mesh=mesh)
 
     @cached_property
     def _program(self) -> jax.stages.Compiled:

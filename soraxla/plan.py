@@ -191,7 +191,7 @@ def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTrai
 
 
 def _mesh(cfg: DiTTraining, topology: str) -> Mesh:
-    mesh = make_mesh(cfg.mesh, topology_devices(topology))
+    mesh = make_mesh(cfg.mesh, topology_devices(topology), width=cfg.step.model.width)
     check_mesh(cfg, mesh)
     return mesh
 

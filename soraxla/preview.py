@@ -23,12 +23,10 @@ from soraxla.weights import Loaded, load_vae
 _SHOWN = 4
 
 
-def dit_preview(
-    step: DiTStep, dataset: Dataset, *, base: PyTree = None
-) -> Callable[[TrainState], Image.Image]:
+def dit_preview(step: DiTStep, dataset: Dataset) -> Callable[..., Image.Image]:
     """Generates the first four captions of the dataset at their own sizes.
 
-    `base` holds the frozen parameters of a training with LoRA.
+    Asked with a state and, in a training with LoRA, the frozen parameters.
     """
     vae = load_vae(dataset.path / "vae")
     rows = dataset.index.slice(0, _SHOWN).to_pylist()
@@ -43,7 +41,7 @@ def dit_preview(
         for row in rows
     ]
 
-    def preview(state: TrainState) -> Image.Image:
+    def preview(state: TrainState, base: PyTree = None) -> Image.Image:
         config = {
             "text_encoder": dataset.card["text_encoder"],
             "process": to_dict(step.process),

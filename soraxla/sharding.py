@@ -35,6 +35,8 @@ MESH_AXES: Mapping[str, tuple[str, ...]] = {
     "mlp": ("tensor",),
 }
 
+_TILE = 16  # rows of a TPU's tile of bf16
+
 LogicalAxes = tuple[str | None, ...]
 
 # A pattern of a parameter's whole name, without the optimizer's prefix, and the axes of
@@ -67,13 +69,15 @@ class MeshSettings:
     """How many devices each axis has; together all there are.
 
     Attributes:
-        data: rows are split, parameters are whole on each.
-        fsdp: rows and parameters are split; None takes the devices that are left.
+        data: rows are split, parameters are whole on each; None takes the devices that
+            are left.
+        fsdp: rows and parameters are split; None takes the devices that are left, but,
+            where `data` may take some, no more than leave each a whole tile of them.
         context: the tokens of a row, and parameters, are split.
         tensor: heads and the MLP's hidden units are split.
     """
 
-    data: int = 1
+    data: int | None = None
     fsdp: int | None = None
     context: int = 1
     tensor: int = 1
@@ -86,9 +90,15 @@ class MeshSettings:
 
 
 def make_mesh(
-    settings: MeshSettings | None = None, devices: Sequence[Any] | None = None
+    settings: MeshSettings | None = None,
+    devices: Sequence[Any] | None = None,
+    *,
+    width: int | None = None,
 ) -> Mesh:
     """The mesh of all devices, or of those given.
+
+    Args:
+        width: of the model whose parameters are split, see `MeshSettings`.
 
     Raises:
         ValueError: the axes do not multiply to the number of devices.
@@ -97,8 +107,14 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     sizes = {name: getattr(settings, name) for name in AXES}
+    left = max(1, count // math.prod(n for n in sizes.values() if n))
     if sizes["fsdp"] is None:
-        sizes["fsdp"] = max(1, count // math.prod(n for n in sizes.values() if n))
+        sizes["fsdp"] = left
+        if sizes["data"] is None and width is not None:
+            sizes["fsdp"] = _of_whole_tiles(left, width // sizes["context"])
+        left //= sizes["fsdp"]
+    if sizes["data"] is None:
+        sizes["data"] = left
     if math.prod(sizes.values()) != count:
         product = " x ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(
@@ -117,9 +133,28 @@ def make_mesh(
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def _of_whole_tiles(devices: int, width: int) -> int:
+    """The most of the devices that cut a width into tiles' rows; else all of them.
+
+    A TPU's compiler gathers other parts by a sum over all devices, of arrays that are 0
+    elsewhere, which sends twice as much.
+    """
+    fitting = (n for n in range(1, devices + 1) if devices % n == 0)
+    return max((n for n in fitting if width % (n * _TILE) == 0), default=devices)
+
+
 def one_device() -> Mesh:
     """The mesh of the first device alone."""
     return make_mesh(devices=jax.local_devices()[:1])
+
+
+def host_mesh() -> Mesh:
+    """Memory of this host: its CPU alone, or its first device where JAX has no CPU."""
+    try:
+        devices = jax.local_devices(backend="cpu")
+    except RuntimeError:  # JAX_PLATFORMS names others only
+        devices = jax.local_devices()
+    return make_mesh(devices=devices[:1])
 
 
 def sampling_mesh() -> Mesh:
@@ -200,6 +235,15 @@ def set_shardings(abstract: PyTree, rules: Rules) -> PyTree:
     """`param_shardings` over the mesh that is set; of the first device without one."""
     mesh = jax.sharding.get_mesh()
     return param_shardings(abstract, rules, one_device() if mesh.empty else mesh)
+
+
+def cut(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
+    """NumPy arrays that every host holds, on the mesh; a device gets its part alone."""
+
+    def placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+    return jax.tree.map(placed, tree, param_shardings(tree, rules, mesh))
 
 
 def _rule(name: str, rules: Rules) -> tuple[str, LogicalAxes]:

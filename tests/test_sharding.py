@@ -91,9 +91,26 @@ def test_a_pattern_is_of_whole_names():
         param_shardings(tree, ((r"a\.kernel", ("embed", None)),), mesh())
 
 
+@pytest.mark.parametrize(
+    ("width", "sizes", "data", "fsdp"),
+    [
+        (128, {}, 1, 8),  # 16 rows of a tile each
+        (64, {}, 2, 4),
+        (96, {}, 4, 2),  # of 4, one has 24 rows: no whole tiles
+        (64, {"context": 2}, 2, 2),
+        (64, {"data": 1}, 1, 8),
+        (24, {}, 1, 8),  # none has whole tiles
+    ],
+)
+def test_parameters_are_cut_into_whole_tiles(width, sizes, data, fsdp):
+    found = make_mesh(MeshSettings(**sizes), width=width).shape
+    assert (found["data"], found["fsdp"]) == (data, fsdp)
+
+
 def test_the_mesh_takes_all_devices_or_says_what_is_wrong():
     assert dict(mesh().shape) == {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}
     assert mesh(tensor=2, data=2).shape["fsdp"] == 2
+    assert mesh(fsdp=2).shape["data"] == 4
     with pytest.raises(ValueError, match="has 6 devices, but there are 8"):
         mesh(fsdp=3, tensor=2)
     with pytest.raises(ValueError, match=r"has 9 devices, but there are 8"):

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.cli.train import load_config, replace_setting
     from soraxla.doctor import examine
     from soraxla.settings import build
-    from soraxla.sharding import MeshSettings, make_mesh
+    from soraxla.sharding import make_mesh
     from soraxla.training.finetune import open_start, settings_of
     from soraxla.training.jobs import DiTTraining
 
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> None:
             f"{args.config}: trains no transformer; the doctor knows those"
         )
     failed = []
-    with jax.set_mesh(make_mesh(build(MeshSettings, config.get("mesh", {}), "mesh."))):
-        start = open_start(args.checkpoint)
-        cfg = build(DiTTraining, settings_of(config, start))
+    start = open_start(args.checkpoint)
+    cfg = build(DiTTraining, settings_of(config, start))
+    with jax.set_mesh(make_mesh(cfg.mesh, width=cfg.step.model.width)):
         for check in examine(cfg, start, open_dataset(args.data), args.media):
             print(f"{'ok  ' if check.well else 'FAIL'}  {check.name}: {check.found}")
             if not check.well:

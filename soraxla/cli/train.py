@@ -88,18 +88,17 @@ def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from data_pipelines.dataset import open_dataset
     from soraxla.preview import dit_preview
     from soraxla.settings import build
-    from soraxla.sharding import MeshSettings, make_mesh
+    from soraxla.sharding import make_mesh
     from soraxla.training.finetune import open_start, settings_of
     from soraxla.training.jobs import DiTTraining, dit_job
     from soraxla.training.loop import train
 
-    mesh = make_mesh(build(MeshSettings, config.get("mesh", {}), "mesh."))
+    start = open_start(args.init) if args.init else None
+    cfg = build(DiTTraining, settings_of(config, start))
+    mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
     with jax.set_mesh(mesh):
-        start = open_start(args.init) if args.init else None
-        cfg = build(DiTTraining, settings_of(config, start))
         dataset = open_dataset(args.data)
-        base = start.dit.params if start else None
-        preview = dit_preview(cfg.step, dataset, base=base)
+        preview = dit_preview(cfg.step, dataset)
         job = dit_job(
             cfg, dataset, args.workdir, start=start, preview=preview, mesh=mesh
         )

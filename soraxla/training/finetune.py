@@ -11,6 +11,7 @@ from data_pipelines.dataset import Dataset, check_vae
 from soraxla.diffusion.process import Process
 from soraxla.models.config import DiTConfig
 from soraxla.settings import build, to_dict
+from soraxla.sharding import host_mesh
 from soraxla.trees import sha256_of_tree
 from soraxla.weights import Loaded, load_transformer, sha256_of_folder
 
@@ -38,14 +39,16 @@ class Start:
 def open_start(folder: Path) -> Start:
     """Loads what `soraxla import`, `export` or `train` wrote (of the last, the EMA).
 
+    Every host loads the whole of it.
+
     Raises:
         ValueError: see `load_transformer`.
     """
-    loaded = load_transformer(folder)
     # A training makes its own on the devices, which have no room for another.
-    return Start(
-        folder=folder, dit=replace(loaded, params=jax.device_get(loaded.params))
-    )
+    with jax.set_mesh(host_mesh()):
+        loaded = load_transformer(folder)
+        params = jax.device_get(loaded.params)
+    return Start(folder=folder, dit=replace(loaded, params=params))
 
 
 def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from soraxla.sharding import (
     PACKED_AXES,
     MeshSettings,
     axis_size,
+    cut,
     one_device,
     own_rows,
     param_shardings,
@@ -51,7 +52,7 @@ from soraxla.weights import Loaded, sha256_of_folder
 
 VIDEO_AXES = {"video": ("batch", None, None, None, None)}
 
-Preview = Callable[[TrainState], Image.Image]
+Preview = Callable[..., Image.Image]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +179,9 @@ def dit_job(
 def _frozen(start: Start, cfg: DiTTraining, mesh: Mesh) -> PyTree:
     """The base of adapters on the devices, cut as if it were trained."""
     made = functools.partial(dit.as_computed, cfg=cfg.step.model)
-    abstract = jax.eval_shape(made, start.dit.params)
-    return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(
-        start.dit.params
-    )
+    params = cut(start.dit.params, dit.RULES, mesh)
+    abstract = jax.eval_shape(made, params)
+    return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(params)
 
 
 def check_mesh(cfg: DiTTraining, mesh: Mesh) -> list[int]:
@@ -255,7 +255,7 @@ def vae_job(
     return Job(
         settings={"kind": "vae", **to_dict(cfg)},
         init=fine_tuned if start else functools.partial(vae_init, cfg.step),
-        init_args=(start.params,) if start else (),
+        init_args=(jax.device_get(start.params),) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
         convolves=True,
         batches=batches.of_a_host(functools.partial(own_rows, mesh=mesh)),

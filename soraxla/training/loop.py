@@ -17,6 +17,7 @@ from soraxla.hosts import Preemption, is_main, only_run
 from soraxla.sharding import (
     WHOLE,
     Rules,
+    cut,
     one_device,
     param_shardings,
     with_shardings,
@@ -64,10 +65,11 @@ class Job:
     Attributes:
         settings: everything that decides the result, as plain JSON.
         init: (*init_args) → the state before the first step.
+        init_args: trees of NumPy arrays that are cut as the state is.
         step: (state, batch, *frozen) → (state, metrics).
         batches: iterable whose iterator has Grain's `get_state` and `set_state`.
         unit: the metric that says how much a step worked through.
-        preview: a contact sheet of what the state can do, or None.
+        preview: (state, *frozen) → a contact sheet of what they can do; or None.
         frozen: what else the step reads; it stays as it is and is not checkpointed.
         mesh: the devices.
         rules: how the state is cut over them.
@@ -81,7 +83,7 @@ class Job:
     batches: Iterable[Any]
     unit: str
     init_args: tuple[Any, ...] = ()
-    preview: Callable[[TrainState], Image.Image] | None = None
+    preview: Callable[..., Image.Image] | None = None
     frozen: tuple[Any, ...] = ()
     mesh: Mesh = field(default_factory=one_device)
     rules: Rules = WHOLE
@@ -101,7 +103,8 @@ class Job:
 
     def start(self) -> TrainState:
         """The state before the first step; born cut."""
-        return jit(self.init, out_shardings=_shardings(self.state))(*self.init_args)
+        args = (cut(arg, self.rules, self.mesh) for arg in self.init_args)
+        return jit(self.init, out_shardings=_shardings(self.state))(*args)
 
     def step_fn(self) -> Any:
         """The step, jitted for the mesh that is set; the state is donated."""
@@ -196,7 +199,7 @@ def _write(log: MetricsLog | NoLog, pending: tuple[int, Metrics] | None) -> None
 def _preview(job: Job, state: TrainState, workdir: Path, step: int) -> None:
     if job.preview is None:
         return
-    sheet = job.preview(state)  # all processes hold a part of the state
+    sheet = job.preview(state, *job.frozen)  # all processes hold a part of the state
     if is_main():
         folder = workdir / "previews"
         folder.mkdir(exist_ok=True)

@@ -20,7 +20,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from soraxla.checkpoint import Checkpoints
 from soraxla.collectives import collectives
 from soraxla.mixture import TASKS
+from soraxla.models.config import dit_config
 from soraxla.packing import Segment, pack
+from soraxla.settings import to_dict
 from soraxla.sharding import PACKED_AXES, MeshSettings, make_mesh, partition_spec
 from soraxla.training.jobs import DiTTraining, check_mesh
 from soraxla.training.loop import LoopSettings
@@ -202,10 +204,16 @@ def test_two_processes_of_four_devices(data, alone, tmp_path):
 
 
 @long
-def test_the_command_on_two_processes_is_the_command_on_one(data, tmp_path):
-    """Each reads its own rows; the first copies the VAE, for both."""
-    vae = tmp_path / "vae"
+@pytest.mark.parametrize("way", ["full", "lora"])
+def test_the_command_on_two_processes_is_the_command_on_one(data, way, tmp_path):
+    """Each reads its own rows and all the model; the first copies the VAE for both."""
+    model, vae = tmp_path / "model", tmp_path / "vae"
     save_folder(vae, tiny.vae_params(), tiny.loaded_vae().config)
+    sizes = dit_config("debug", latent_channels=4, text_width=8, dtype="float32")
+    config = {**tiny.loaded_dit().config, "model": to_dict(sizes)}
+    config |= {"text_encoder": "hashed:8"}
+    save_folder(model / "dit", tiny.dit_params(sizes), config)
+    shutil.copytree(vae, model / "vae")
     dataset = shutil.copytree(data, tmp_path / "data")
     shutil.copytree(vae, dataset / "vae")
     card = json.loads((dataset / "dataset.json").read_text())
@@ -213,12 +221,12 @@ def test_the_command_on_two_processes_is_the_command_on_one(data, tmp_path):
     (dataset / "dataset.json").write_text(json.dumps(card))
     settings = {
         **{f"pack.mixture.{task}": float(task == "none") for task in TASKS},
-        **{"batch_rows": 4, "loop.steps": 3, "loop.preview_every": 0},
-        **{"step.model.latent_channels": 4, "step.model.text_width": 8},
-        "step.model.dtype": "float32",
+        **{"batch_rows": 4, "loop.steps": 3, "loop.preview_every": 3},
+        **{"pack.row_length": 1024, "pack.text_length": 512, "pack.max_segments": 16},
     }
     command = [sys.executable, "-m", "soraxla.cli.main", "train"]
-    command += ["--config", "configs/dit.py:debug", "--data", str(dataset)]
+    command += ["--config", f"configs/finetune_wan.py:{way}", "--init", str(model)]
+    command += ["--data", str(dataset)]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     environment = {
@@ -248,6 +256,7 @@ def test_the_command_on_two_processes_is_the_command_on_one(data, tmp_path):
             ]
         )
         assert (workdir / "vae" / "config.json").is_file()
+        assert len(list((workdir / "previews").iterdir())) == 1
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
 
 
