@@ -75,11 +75,10 @@ def packed_batches(
       ValueError: `own` is not of the B rows, a sample can never be packed (see
         `check_index`), or a record turns out to be damaged when it is read.
     """
-    if batch_rows < 1 or prefetch < 0:
-        raise ValueError(
-            "batch_rows must be at least 1 and prefetch at least 0, got"
-            f" {batch_rows} and {prefetch}"
-        )
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows is {batch_rows}, expected at least 1")
+    if prefetch < 0:
+        raise ValueError(f"prefetch is {prefetch}, expected at least 0")
     own = range(batch_rows) if own is None else own
     if not own or min(own) < 0 or max(own) >= batch_rows:
         raise ValueError(f"own rows {list(own)}: expected some of 0 … {batch_rows - 1}")

@@ -31,7 +31,6 @@ from data_pipelines.encoders import Encoders, EncodeText, Unreadable
 from data_pipelines.media import Media, Sample
 from data_pipelines.sources import Item, fingerprint, open_source
 
-_PROGRESS = "progress"
 _SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
 
 
@@ -154,7 +153,9 @@ def _finished(out: Path, identity: str) -> dict[str, Any]:
     card = records.read_card(out)
     if card.get("fingerprint") != identity:
         raise ValueError(_other_run(out))
-    shutil.rmtree(out / _PROGRESS, ignore_errors=True)  # if interrupted just before
+    shutil.rmtree(
+        out / records.PROGRESS, ignore_errors=True
+    )  # if interrupted just before
     return card
 
 
@@ -167,7 +168,7 @@ def _other_run(out: Path) -> str:
 
 def _claim(out: Path, identity: str) -> list[_Note]:
     """Makes `out` ready for work; returns the notes of the shards that are done."""
-    progress = out / _PROGRESS
+    progress = out / records.PROGRESS
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; name a folder")
     if out.is_dir() and not progress.is_dir() and any(out.iterdir()):
@@ -270,7 +271,7 @@ def _write_shard(
         os.replace(temporary, file)
     else:  # only bad samples were left
         temporary.unlink()
-    records.write_json(out / _PROGRESS / f"{shard:05d}.json", vars(note))
+    records.write_json(out / records.PROGRESS / f"{shard:05d}.json", vars(note))
     return note
 
 
@@ -379,5 +380,5 @@ def _finish(
         "fingerprint": identity,
     }
     records.write_json(out / records.CARD, card)
-    shutil.rmtree(out / _PROGRESS)
+    shutil.rmtree(out / records.PROGRESS)
     return card

@@ -20,6 +20,7 @@ from jaxtyping import Shaped
 
 FORMAT = 2
 CARD, INDEX, SKIPPED = "dataset.json", "index.parquet", "skipped.jsonl"
+PROGRESS = "progress"  # while a dataset is prepared
 EMPTY_TEXT, VAE = "empty_text.safetensors", "vae"
 
 INDEX_SCHEMA = pa.schema(
@@ -108,9 +109,9 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     file = path / CARD
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{path}: is not a prepared dataset (no {CARD}); run soraxla prepare"
-        )
+        unfinished = (path / PROGRESS).is_dir()
+        what = "is not a prepared dataset" if not unfinished else "is not finished"
+        raise FileNotFoundError(f"{path}: {what} (no {CARD}); run soraxla prepare")
     try:
         card = json.loads(file.read_bytes())
         version = card["format"]

@@ -6,6 +6,7 @@ fit and what they send, not how fast they are: no TPU has run them.
 
 import difflib
 import functools
+import math
 import re
 import time
 from collections.abc import Callable
@@ -27,11 +28,9 @@ from soraxla.request import SampleSettings
 from soraxla.sampling import Grid, Guidance
 from soraxla.settings import to_dict
 from soraxla.sharding import (
-    MESH_AXES,
     PACKED_AXES,
     WHOLE,
     MeshSettings,
-    axis_size,
     make_mesh,
     param_shardings,
     partition_spec,
@@ -62,6 +61,18 @@ _SHAPES = {
     "v5e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
+}
+
+# By the names that Cloud TPU has for them; those of v5p count cores, two a chip.
+_CLOUD = {
+    f"{prefix}-{cores * math.prod(map(int, shape.split('x')))}": f"{chip}:{shape}"
+    for prefix, chip, cores in (
+        ("v5litepod", "v5e", 1),
+        ("v5e", "v5e", 1),
+        ("v5p", "v5p", 2),
+        ("v6e", "v6e", 1),
+    )
+    for shape in _SHAPES[chip]
 }
 
 SAMPLED = SampleSettings()
@@ -108,6 +119,11 @@ class Plan:
 
 class DoesNotFit(ValueError):
     """The compiler ran out of a chip's memory."""
+
+
+def topology_name(name: str) -> str:
+    """A topology by its name, or by Cloud TPU's for the slice, such as `v5p-128`."""
+    return _CLOUD.get(name, name)
 
 
 def topology_devices(name: str) -> list[Any]:
@@ -176,7 +192,7 @@ def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTrai
     to those configured as can be, unless `rows` says that they are named.
 
     Raises:
-        ValueError: see `topology_devices`; the mesh does not multiply to the chips.
+        ValueError: see `topology_devices`.
     """
     devices = topology_devices(topology)
     if what != "train":
@@ -184,7 +200,7 @@ def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTrai
             cfg = replace(cfg, mesh=MeshSettings(fsdp=1, context=len(devices)))
         cfg = replace(cfg, accumulate=1)
         return cfg if rows else replace(cfg, batch_rows=1)
-    parts = axis_size(make_mesh(cfg.mesh, devices), MESH_AXES["batch"])
+    parts = max(1, len(devices) // (cfg.mesh.context * cfg.mesh.tensor))
     parts *= cfg.accumulate
     near = parts * max(1, round(cfg.batch_rows / parts))
     return cfg if rows else replace(cfg, batch_rows=near)

@@ -157,9 +157,10 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
+        missing = f"{CONFIG} is" if folder.is_dir() else "the folder is"
         raise ValueError(
-            f"{folder}: no {kind} weights here, {CONFIG} is missing; give a folder "
-            "that `soraxla export` or `soraxla train` wrote"
+            f"{folder}: no {kind} weights here, {missing} missing; give a folder "
+            "that `soraxla import`, `export` or `train` wrote"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -86,6 +86,7 @@ def test_what_cannot_be_planned_is_one_line():
     pytest.importorskip("libtpu")
     assert "such as v5e:8x8, v5e:4x8" in refusal("--topology", "v5e:3x3")
     assert "unknown topology 'v9:2x2'" in refusal("--topology", "v9:2x2")
+    assert "batch_rows is 0" in refusal("--topology", "v5e:2x2", "--rows", "0")
     mesh = ("--topology", "v5e:2x2", "--mesh")
     assert "has 3 devices, but there are 4" in refusal(*mesh, "fsdp=3")
     assert "expected AXIS=N" in refusal(*mesh, "fsdp:4")
@@ -95,6 +96,12 @@ def test_what_cannot_be_planned_is_one_line():
     assert "pack.row_length is 1022" in line
     line = refusal(*mesh, "fsdp=1,tensor=4", "--rows", "4")
     assert "step.model.heads is 2" in line
+
+
+def test_a_slice_may_have_the_name_that_cloud_tpu_has_for_it():
+    names = "v5litepod-8", "v5e-4", "v5p-128", "v6e-64", "v5p:2x2x1"
+    shapes = "v5e:2x4", "v5e:2x2", "v5p:4x4x4", "v6e:8x8", "v5p:2x2x1"
+    assert tuple(map(plan.topology_name, names)) == shapes
 
 
 def test_out_of_memory_is_one_line_with_the_amounts():

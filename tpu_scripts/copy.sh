@@ -8,7 +8,11 @@ there already is not copied again."
 read_options "$@"
 ((${#ARGS[@]} == 2)) || die "expected FOLDER and TO; see --help"
 read_config
-folder=${ARGS[0]#"$MOUNT"/}
+folder=${ARGS[0]#"gs://$BUCKET"}
+folder=${folder#"$MOUNT"}
+folder=${folder#/}
+[[ $folder && $folder != gs://* ]] ||
+    die "FOLDER is '${ARGS[0]}', expected a folder of $BUCKET, such as runs/dit"
 run mkdir -p -- "${ARGS[1]}"
 run gcloud storage rsync --recursive "gs://$BUCKET/$folder" "${ARGS[1]}" \
     "--project=$PROJECT"

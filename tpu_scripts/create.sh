@@ -14,7 +14,7 @@ create() {
     local flags=()
     [[ $CAPACITY == on-demand ]] || flags+=("--$CAPACITY")
     [[ -z ${WAIT_AT_MOST:-} ]] || flags+=("--valid-until-duration=$WAIT_AT_MOST")
-    echo "asking for $ACCELERATOR: $CHIPS chips, $CAPACITY, in $ZONE" >&2
+    say "asking for $ACCELERATOR: $CHIPS chips, $CAPACITY, in $ZONE"
     run gcloud compute tpus queued-resources create "$NAME" "${WHERE[@]}" \
         "--node-id=$NAME" "--accelerator-type=$ACCELERATOR" \
         "--runtime-version=$RUNTIME" "--service-account=$SERVICE_ACCOUNT" \
@@ -27,7 +27,7 @@ while [[ $state == SUSPENDING || $state == DELETING ]]; do
     state=$(queue_state ABSENT)
 done
 if [[ $state == SUSPENDED || $state == FAILED ]]; then
-    echo "$NAME is $state; deleting it" >&2
+    say "$NAME is $state; deleting it"
     "$HERE/delete.sh"
     state=ABSENT
 fi
@@ -43,9 +43,9 @@ while [[ $state != ACTIVE ]]; do
         echo "create.sh: $NAME is $state; 'status.sh' says why" >&2
         exit 3
     fi
-    [[ $state == "$shown" ]] || echo "$NAME is $state" >&2
+    [[ $state == "$shown" ]] || say "$NAME is $state"
     shown=$state
     sleep 30
     state=$(queue_state ACTIVE) || state=unknown # the network fails now and then
 done
-echo "$NAME is ACTIVE" >&2
+say "$NAME is ACTIVE"

@@ -9,6 +9,11 @@ die() {
     exit 2
 }
 
+# What happens, on stderr; of a dry run, what would.
+say() {
+    printf '%s%s\n' "${DRY_RUN:+dry run: }" "$*" >&2
+}
+
 # Reads the options that every script has; sets DRY_RUN, and ARGS to the words left.
 read_options() {
     DRY_RUN='' ARGS=()
@@ -88,12 +93,15 @@ read_accelerator() {
 check_command() {
     local i word workdir=''
     ((${#ARGS[@]})) || die "no command; put it after --, see ${0##*/} --help"
+    local verb=$HERE/../soraxla/cli/${ARGS[0]}
+    [[ -f $verb.py || -f ${verb}_.py ]] ||
+        die "unknown command '${ARGS[0]}', expected such as train or prepare"
     for ((i = 0; i < ${#ARGS[@]}; i++)); do
         word=${ARGS[i]}
         [[ $word != --workdir ]] || workdir=${ARGS[i + 1]:-}
         [[ $word != --workdir=* ]] || workdir=${word#*=}
     done
-    [[ ${ARGS[0]} != train || $workdir == "$MOUNT"/* ]] ||
+    [[ ${ARGS[0]} != train || ($workdir == "$MOUNT"/* && /$workdir/ != */../*) ]] ||
         die "--workdir is '$workdir', expected a folder under $MOUNT, which is the" \
             "bucket: what lies elsewhere is lost with the TPU"
 }

@@ -27,7 +27,7 @@ start() {
     "$HERE/create.sh" ${DRY_RUN:+"$DRY_RUN"} || return
     look
     if all_are running; then
-        echo "a command is running already; watching it" >&2
+        say "a command is running already; watching it"
         return
     fi
     "$HERE/setup.sh" ${DRY_RUN:+"$DRY_RUN"} || return
@@ -77,7 +77,7 @@ while true; do
     fi
     case $ended in
     finished)
-        echo "finished; delete.sh gives the TPU back" >&2
+        say "finished; delete.sh gives the TPU back"
         exit 0
         ;;
     failed)
@@ -86,7 +86,7 @@ while true; do
         ;;
     preempted)
         [[ $CAPACITY == spot ]] || die "$NAME is gone though it is $CAPACITY; see status.sh"
-        echo "$NAME was taken away; asking for another" >&2
+        say "$NAME was taken away; asking for another"
         sleep 60
         ;;
     esac

@@ -13,8 +13,13 @@ read_config
 if [[ -z ${SOURCE:-} ]]; then
     archive=${TMPDIR:-/tmp}/soraxla-source.$$.tar.gz
     trap 'rm -f "$archive"' EXIT
+    # What git knows, changed or not, and what is new beside it: no data, no runs.
     # shellcheck disable=SC2016 # the inner shell expands its own arguments
-    run bash -c 'cd "$1" && git ls-files -z --cached --others --exclude-standard |
+    run bash -c 'cd "$1" && {
+        git ls-files --cached
+        git ls-files --others --exclude-standard \
+            soraxla configs data_pipelines tpu_scripts
+    } | while IFS= read -r file; do [[ ! -e $file ]] || printf "%s\0" "$file"; done |
         tar --null -czf "$2" -T -' pack "$HERE/.." "$archive"
     run gcloud storage cp "$archive" "gs://$BUCKET/setup/source.tar.gz" \
         "--project=$PROJECT"

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a transformer's, such as configs/dit.py:xl",
     )
     parser.add_argument(
-        "--topology", required=True, help="chips, such as v5e:8x8 or v5p:4x4x4"
+        "--topology", required=True, help="chips, such as v5e:8x8, v5p:4x4x4 or v5p-128"
     )
     parser.add_argument(
         "--what",
@@ -93,7 +93,13 @@ def _plan(args: argparse.Namespace) -> "Plan":
     from soraxla.cli.generate import parse_size
     from soraxla.cli.train import load_config, replace_setting
     from soraxla.models.vae import VAEConfig
-    from soraxla.plan import fitted, plan_decoding, plan_sampling, plan_training
+    from soraxla.plan import (
+        fitted,
+        plan_decoding,
+        plan_sampling,
+        plan_training,
+        topology_name,
+    )
     from soraxla.settings import build
     from soraxla.training.jobs import DiTTraining
     from soraxla.wan.families import WAN_VAES
@@ -111,16 +117,17 @@ def _plan(args: argparse.Namespace) -> "Plan":
         replace_setting(config, assignment)
     cfg = build(DiTTraining, config)
     rows = args.rows is not None or any(s.startswith("batch_rows=") for s in args.set)
-    cfg = fitted(cfg, args.topology, what=args.what, rows=rows)
+    topology = topology_name(args.topology)
+    cfg = fitted(cfg, topology, what=args.what, rows=rows)
     if args.what == "train":
-        return plan_training(cfg, args.topology)
+        return plan_training(cfg, topology)
     if args.what == "sample":
-        return plan_sampling(cfg, args.topology)
+        return plan_sampling(cfg, topology)
     channels = cfg.step.model.latent_channels
     vae = WAN_VAES.get(channels, VAEConfig(latent_channels=channels))
     size = parse_size(args.size)
     latents = chunk(size[0] * size[1]) if args.latents is None else args.latents
-    return plan_decoding(vae, cfg.mesh, args.topology, size=size, latents=latents)
+    return plan_decoding(vae, cfg.mesh, topology, size=size, latents=latents)
 
 
 def _mesh(text: str) -> dict[str, Any]:

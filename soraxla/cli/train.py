@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     kind = config.pop("kind", None)
     if kind not in ("vae", "dit"):
         raise ValueError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
+    if args.workdir.exists() and not args.workdir.is_dir():
+        raise ValueError(f"--workdir {args.workdir}: is a file, expected a folder")
     group = hosts.group(args.coordinator, args.processes, args.process_id)
     if group is not None:
         hosts.join(group)

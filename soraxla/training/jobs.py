@@ -73,8 +73,11 @@ class DiTTraining:
     mesh: MeshSettings = field(default_factory=MeshSettings)
 
     def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate is {self.accumulate}, expected at least 1")
+        for name in ("batch_rows", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, expected at least 1"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

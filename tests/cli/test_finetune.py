@@ -94,4 +94,4 @@ def test_from_wan_weights_to_a_clip_and_an_adapter(wan, dataset, refusal, tmp_pa
     )
     assert "was trained with step.seed" in line
     line = refusal(*command, "--config", LORA, "--init", tmp_path / "gone", *sets)
-    assert "config.json is missing" in line
+    assert "weights here, the folder is missing" in line

@@ -132,8 +132,14 @@ def edit(part, **model):
     ("damage", "text"),
     [
         (shutil.rmtree, "no such folder"),
-        (lambda folder: shutil.rmtree(folder / "dit"), "config.json is missing"),
-        (lambda folder: shutil.rmtree(folder / "vae"), "config.json is missing"),
+        (
+            lambda folder: shutil.rmtree(folder / "dit"),
+            "weights here, the folder is missing",
+        ),
+        (
+            lambda folder: shutil.rmtree(folder / "vae"),
+            "weights here, the folder is missing",
+        ),
         (lambda folder: cut(folder / "vae" / "config.json"), "damaged"),
         (
             lambda folder: cut(folder / "vae" / "decoder.safetensors"),

@@ -86,7 +86,7 @@ def test_a_start_that_is_not_there(refuse, media, other_vae, tmp_path):
     options = ["--data", media, "--workdir", tmp_path / "run"]
     for config, init in ((DIT, other_vae), (VAE, tmp_path / "gone")):
         line = refuse("train", "--config", config, "--init", init, *options)
-        assert "config.json is missing" in line
+        assert "weights here, the folder is missing" in line
 
 
 def test_prepare_with_pretrained_weights(media, other_vae, tmp_path):
@@ -111,6 +111,17 @@ def test_a_training_folder_below_a_file(refuse, media, tmp_path):
     workdir = tmp_path / "file" / "run"
     line = refuse("train", "--config", VAE, "--data", media, "--workdir", workdir)
     assert "Not a directory" in line
+    line = refuse(
+        "train", "--config", VAE, "--data", media, "--workdir", workdir.parent
+    )
+    assert "file: is a file, expected a folder" in line
+
+
+def test_a_dataset_that_is_not_finished(refuse, tmp_path):
+    (tmp_path / "data" / "progress").mkdir(parents=True)
+    options = ["--data", tmp_path / "data", "--workdir", tmp_path / "run"]
+    line = refuse("train", "--config", "configs/dit.py:debug", *options)
+    assert "data: is not finished (no dataset.json); run soraxla prepare" in line
 
 
 @pytest.mark.parametrize(
@@ -121,7 +132,7 @@ def test_a_training_folder_below_a_file(refuse, media, tmp_path):
         ({"source": "corrupt"}, "cannot be used"),
         ({"source": "outside"}, "captions.jsonl"),
         ({"source": "tfds:no_such_dataset_here"}, "no_such_dataset_here"),
-        ({"vae": "missing"}, "config.json is missing"),
+        ({"vae": "missing"}, "weights here, the folder is missing"),
         ({"text-encoder": "hasched"}, "did you mean 'hashed'?"),
         ({"text-encoder": "umt5"}, "write umt5:PATH"),
         ({"text-encoder": "umt5:missing"}, "missing: no such folder"),

@@ -179,7 +179,7 @@ def test_what_cannot_be_packed_is_refused_at_start(dataset):
     with pytest.raises(ValueError, match=r"48x64 pixels.*row_length to at least 12"):
         batches_of(dataset, spec)
     for bad, message in (
-        ({"batch_rows": 0}, "batch_rows must be at least 1"),
+        ({"batch_rows": 0}, "batch_rows is 0, expected at least 1"),
         (
             {"batch_rows": 2, "own": [1, 2]},
             r"own rows \[1, 2\]: expected some of 0 … 1",

@@ -99,10 +99,15 @@ def short(words: list[str]) -> str:
 @pytest.fixture
 def cloud(tmp_path):
     made = Cloud(tmp_path)
-    shutil.copytree(SCRIPTS, tmp_path / "repo" / "tpu_scripts")
-    (tmp_path / "repo" / "tpu_scripts" / "config.sh").unlink(missing_ok=True)
-    subprocess.run(["git", "init", "--quiet", str(tmp_path / "repo")], check=True)
-    (tmp_path / "repo" / ".gitignore").write_text("config.sh\n", encoding="utf-8")
+    repo = tmp_path / "repo"
+    shutil.copytree(SCRIPTS, repo / "tpu_scripts")
+    (repo / "tpu_scripts" / "config.sh").unlink(missing_ok=True)
+    (repo / "soraxla" / "cli").mkdir(parents=True)
+    for verb in ("train", "prepare", "export"):
+        (repo / "soraxla" / "cli" / f"{verb}.py").touch()
+    (repo / ".gitignore").write_text("config.sh\n", encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet", str(repo)], check=True)
+    subprocess.run(["git", "-C", str(repo), "add", "."], check=True)
     for worker in (0, 1):
         made.home(worker).mkdir(parents=True)
     made.bucket.mkdir()

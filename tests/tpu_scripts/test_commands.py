@@ -174,7 +174,10 @@ def test_status_shows_the_queue_and_the_workers(cloud):
     assert cloud.calls()[-2:] == [STATE, [*LOOK, "--format=yaml(state)"]]
 
 
-@pytest.mark.parametrize("folder", ["runs/my run", "{bucket}/runs/my run"])
+@pytest.mark.parametrize(
+    "folder",
+    ["runs/my run", "{bucket}/runs/my run", "gs://my-bucket/runs/my run"],
+)
 def test_results_come_back_into_a_folder_that_is_made(cloud, tmp_path, folder):
     to = tmp_path / "new folder" / "dit"
     cloud.ok("copy.sh", folder.format(bucket=cloud.bucket), str(to))
@@ -284,9 +287,12 @@ def test_a_wrong_configuration_is_one_line(cloud, changes, message):
         ("create.sh", ("--dryrun",), "unknown option --dryrun; see create.sh --help"),
         ("create.sh", ("now",), "takes no argument, got now"),
         ("copy.sh", ("runs",), "expected FOLDER and TO"),
+        ("copy.sh", ("gs://other/runs", "x"), "FOLDER is 'gs://other/runs'"),
+        ("copy.sh", ("gs://my-bucket/", "x"), "FOLDER is 'gs://my-bucket/'"),
         ("logs.sh", ("0", "1"), "expected one WORKER at most"),
         ("launch.sh", (), "no command; put it after --"),
         ("run.sh", ("--",), "no command; put it after --"),
+        ("launch.sh", ("--", "trian"), "unknown command 'trian'"),
         ("launch.sh", ("train", "--config", "c"), "unknown option --config"),
         ("run.sh", ("--", "train", "--workdir", "runs/dit"), "--workdir is 'runs/dit'"),
         ("run.sh", ("--", "train", "--workdir=gs://b/r"), "--workdir is 'gs://b/r'"),

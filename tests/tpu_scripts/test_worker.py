@@ -24,7 +24,10 @@ AWKWARD = [
 @pytest.fixture
 def ready(cloud):
     """Two workers that are set up; what is left running at the end is ended."""
-    cloud.file("repo/new_config.py", "not in git, but here")
+    for folder in ("configs", "my_dataset"):
+        (cloud.root / "repo" / folder).mkdir()
+        cloud.file(f"repo/{folder}/new.py", "not in git, but here")
+    (cloud.root / "repo/soraxla/cli/export.py").unlink()  # in git, but not here
     cloud.file("repo/tpu_scripts/ignored.pyc", "")
     cloud.file("repo/.gitignore", "config.sh\n*.pyc\n")
     cloud.ok("setup.sh")
@@ -59,7 +62,8 @@ def test_setup_brings_the_checkout_and_the_bucket_to_every_worker(ready):
     for worker in (0, 1):
         home = ready.home(worker)
         source = home / "soraxla/source"
-        assert (source / "new_config.py").exists()
+        assert (source / "configs/new.py").exists()
+        assert not (source / "my_dataset").exists()
         assert (source / "tpu_scripts/run.sh").exists()
         assert not (source / "tpu_scripts/ignored.pyc").exists()
         assert (home / "mounted").read_text().split()[-2:] == [
@@ -72,11 +76,11 @@ def test_setup_brings_the_checkout_and_the_bucket_to_every_worker(ready):
 
 
 def test_setup_again_installs_what_has_changed(ready):
-    ready.file("repo/new_config.py", "changed")
+    ready.file("repo/configs/new.py", "changed")
     ready.ok("setup.sh")
     for worker in (0, 1):
         home = ready.home(worker)
-        assert (home / "soraxla/source/new_config.py").read_text() == "changed"
+        assert (home / "soraxla/source/configs/new.py").read_text() == "changed"
         assert len((home / "mounted").read_text().splitlines()) == 1
         assert [line.split()[0] for line in (home / "uv").open()] == [
             "venv",
