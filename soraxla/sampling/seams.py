@@ -1,16 +1,21 @@
 """Pixels that are given: brought to size, and put back in what comes out of the VAE, so
 that no join shows."""
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
 from soraxla.types import Array
 
 FADE = 4  # generated frames over which the difference at a seam fades
 RIM = 8  # generated pixels over which it fades around a hole
+# Of 255, mean over 5 x 5 pixels: a step at a seam that is no motion, and steps beside
+# one that are none.
+SLIGHT, AT_REST = 10.0, 4.0
 
 FITS = ("cover", "crop", "pad")
 
@@ -81,10 +86,11 @@ def with_frames(
     """The video with frames as they were given, not as the VAE gives them back.
 
     The difference between the two is taken along, and fades over the next `FADE`
-    frames to both sides; between two given frames both are mixed.
+    frames to both sides; between two given frames both are mixed. So is the step to the
+    first new frame where nothing moves: what stands still does not jump.
     """
     out = video.copy()
-    differences = {f: frame.astype(np.float32) - video[f] for f, frame in given.items()}
+    taken = functools.cache(functools.partial(_taken_along, video, given))
     for f, frame in enumerate(video):
         if f in given:
             out[f] = given[f]
@@ -95,9 +101,47 @@ def with_frames(
         weights = {g: weight for g, weight in weights.items() if weight > 0}
         if weights:
             total = max(1.0, sum(weights.values()))
-            parts = [weight / total * differences[g] for g, weight in weights.items()]
+            parts = [
+                w / total * taken(g, 1 if g < f else -1) for g, w in weights.items()
+            ]
             out[f] = _to_uint8(frame + np.sum(parts, axis=0))
     return out
+
+
+def _taken_along(
+    video: UInt8[np.ndarray, "t h w 3"],
+    given: Mapping[int, UInt8[np.ndarray, "h w 3"]],
+    seam: int,
+    side: int,
+) -> Float[np.ndarray, "h w 3"]:
+    """What new frames on a side (1 after, -1 before) are given of the frame `seam`.
+
+    A step that is slight, or between frames that are at rest, is of the VAE's or the
+    model's making.
+    """
+
+    def step(a: int, b: int) -> Float[np.ndarray, "h w 3"]:
+        return video[a].astype(np.float32) - video[b]
+
+    def moved(a: int, b: int) -> Float[np.ndarray, "h w"]:
+        return uniform_filter(np.abs(step(a, b)).mean(-1), 5, mode="nearest")
+
+    new = seam + side
+    still = _up_to(SLIGHT, moved(seam, new))
+    beside = [(seam - side, seam)] if seam - side in given else []
+    after = new + side
+    if 0 <= after < len(video) and after not in given:
+        beside.append((new, after))
+    if beside:
+        most = np.max([moved(a, b) for a, b in beside], axis=0)
+        still = np.maximum(still, _up_to(AT_REST, most))
+    difference = given[seam].astype(np.float32) - video[seam]
+    return difference + still[:, :, None] * step(seam, new)
+
+
+def _up_to(limit: float, x: Array) -> Array:
+    """1 up to the limit, 0 from twice the limit on."""
+    return np.clip(2.0 - x / limit, 0.0, 1.0)
 
 
 def with_surroundings(

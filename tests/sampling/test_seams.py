@@ -114,6 +114,30 @@ def test_between_two_given_frames_differences_are_mixed():
     assert shown(out) == [150, 100, 50]
 
 
+def test_what_stands_still_does_not_jump():
+    """The model's frames are 60 brighter than the given ones, and as still."""
+    video = grey(*[100] * 5, *[160] * 9)
+    out = with_frames(video, dict(enumerate(video[:5])))
+    assert shown(out) == [*[100] * 5, 112, 124, 136, 148, *[160] * 5]
+    out = with_frames(video, dict(enumerate(video[5:], 5)))
+    assert shown(out) == [100, 112, 124, 136, 148, *[160] * 9]
+    one = with_frames(video[4:], {0: video[4]})
+    assert shown(one) == [100, 112, 124, 136, 148, *[160] * 5]
+
+
+def test_what_moves_is_not_held_back():
+    """A bar passes over a ground that is 5 brighter after the seam."""
+    video = np.full((12, 32, 48, 3), 100, np.uint8)
+    video[6:] += 5
+    for f, frame in enumerate(video):
+        frame[:, 4 * f : 4 * f + 4] = 250
+    out = with_frames(video, dict(enumerate(video[:6])))
+    for f, frame in enumerate(out):  # the ground's change at most is taken along
+        bar = frame[:, 4 * f : 4 * f + 4]
+        assert np.all((bar >= 245) & (bar <= 250))
+    assert np.all(out[6, :, 40:] == 101) and np.all(out[6, :, :8] == 101)
+
+
 def test_a_fade_does_not_wrap_around():
     assert shown(with_frames(grey(10, 250), {0: grey(255)[0]})) == [255, 255]
 
