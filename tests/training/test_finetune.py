@@ -216,7 +216,9 @@ def test_a_stop_changes_no_bit(folder, dataset, adapted, tmp_path):
         one_line(error)
 
     shutil.rmtree(moved / "dit")
-    with pytest.raises(ValueError, match=r"the base of the adapters in .*json is miss"):
+    with pytest.raises(
+        ValueError, match=r"the base of the adapters in .*folder is miss"
+    ):
         load_transformer(run)
     shutil.copytree(other / "dit", moved / "dit")
     with pytest.raises(ValueError, match="is not what the adapters in") as error:
