@@ -153,9 +153,8 @@ def _finished(out: Path, identity: str) -> dict[str, Any]:
     card = records.read_card(out)
     if card.get("fingerprint") != identity:
         raise ValueError(_other_run(out))
-    shutil.rmtree(
-        out / records.PROGRESS, ignore_errors=True
-    )  # if interrupted just before
+    # Still there if it was interrupted just before.
+    shutil.rmtree(out / records.PROGRESS, ignore_errors=True)
     return card
 
 

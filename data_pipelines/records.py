@@ -109,9 +109,11 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     file = path / CARD
     if not file.is_file():
-        unfinished = (path / PROGRESS).is_dir()
-        what = "is not a prepared dataset" if not unfinished else "is not finished"
-        raise FileNotFoundError(f"{path}: {what} (no {CARD}); run soraxla prepare")
+        begun = (path / PROGRESS).is_dir()
+        what = "finished" if begun else "a prepared dataset"
+        raise FileNotFoundError(
+            f"{path}: is not {what} (no {CARD}); run soraxla prepare"
+        )
     try:
         card = json.loads(file.read_bytes())
         version = card["format"]

@@ -16,10 +16,12 @@ if [[ -z ${SOURCE:-} ]]; then
     # What git knows, changed or not, and what is new beside it: no data, no runs.
     # shellcheck disable=SC2016 # the inner shell expands its own arguments
     run bash -c 'cd "$1" && {
-        git ls-files --cached
-        git ls-files --others --exclude-standard \
+        git ls-files -z --cached
+        git ls-files -z --others --exclude-standard \
             soraxla configs data_pipelines tpu_scripts
-    } | while IFS= read -r file; do [[ ! -e $file ]] || printf "%s\0" "$file"; done |
+    } | while IFS= read -r -d "" file; do
+        [[ ! -e $file ]] || printf "%s\0" "$file"
+    done |
         tar --null -czf "$2" -T -' pack "$HERE/.." "$archive"
     run gcloud storage cp "$archive" "gs://$BUCKET/setup/source.tar.gz" \
         "--project=$PROJECT"
