@@ -27,6 +27,7 @@ def ready(cloud):
     for folder in ("configs", "my_dataset"):
         (cloud.root / "repo" / folder).mkdir()
         cloud.file(f"repo/{folder}/new.py", "not in git, but here")
+    cloud.file("repo/configs/größe 2.py", "git quotes such names")
     (cloud.root / "repo/soraxla/cli/export.py").unlink()  # in git, but not here
     cloud.file("repo/tpu_scripts/ignored.pyc", "")
     cloud.file("repo/.gitignore", "config.sh\n*.pyc\n")
@@ -63,6 +64,7 @@ def test_setup_brings_the_checkout_and_the_bucket_to_every_worker(ready):
         home = ready.home(worker)
         source = home / "soraxla/source"
         assert (source / "configs/new.py").exists()
+        assert (source / "configs/größe 2.py").exists()
         assert not (source / "my_dataset").exists()
         assert (source / "tpu_scripts/run.sh").exists()
         assert not (source / "tpu_scripts/ignored.pyc").exists()
