@@ -1,6 +1,6 @@
 """Do the joins of a model's clips show, and do its colours drift? On held-out worlds.
 
-    python -m benchmarks.joins [--checkpoint DIR] [--json FILE]
+    python -m benchmarks.joins [--checkpoint DIR] [--window FRAMES] [--json FILE]
 
 Ten clips of 33 frames at 64×64 a task. A join passes when its step between frames is at
 most 1.5 times the clip's median step. The same is asked of the transformer with random
@@ -75,8 +75,10 @@ def tasks(clip: Episode, other: Episode) -> dict[str, tuple[Task, int, list[int]
     }
 
 
-def ratios(pipeline: Pipeline, settings: SampleSettings) -> dict[str, list[float]]:
-    """By task, the join ratio of each clip."""
+def ratios(
+    pipeline: Pipeline, settings: SampleSettings, window: int | None
+) -> dict[str, list[float]]:
+    """By task, the join ratio of each clip; they are extended forward in windows."""
     clips = held_out(CLIPS)
     asked = [tasks(clip, clips[i - 1]) for i, clip in enumerate(clips)]
     found = {}
@@ -85,6 +87,8 @@ def ratios(pipeline: Pipeline, settings: SampleSettings) -> dict[str, list[float
             request(task[name][0], clip.caption, task[name][1])
             for task, clip in zip(asked, clips, strict=True)
         ]
+        if name == "forward":
+            requests = [dataclasses.replace(r, window=window) for r in requests]
         made = dict(pipeline.generate_each(requests, settings))
         joins = asked[0][name][2]
         found[name] = [
@@ -142,13 +146,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--cfg-scale", type=float, default=SampleSettings().cfg_scale)
+    parser.add_argument("--window", type=int, help="of clips extended forward")
     args = parser.parse_args()
     settings = SampleSettings(steps=args.steps, cfg_scale=args.cfg_scale)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
         found = {
-            "model": ratios(pipeline, settings),
-            "random weights": ratios(with_random_weights(pipeline), settings),
+            "model": ratios(pipeline, settings, args.window),
+            "random weights": ratios(
+                with_random_weights(pipeline), settings, args.window
+            ),
         }
         drift = drifts(pipeline, SampleSettings(steps=args.steps, cfg_scale=1.0))
     for source, by_task in found.items():
@@ -158,7 +165,9 @@ def main() -> None:
     if args.json:
         results = {
             "sha256": sha256_of_tree(pipeline.dit.params),
-            "settings": {"steps": args.steps, "cfg_scale": args.cfg_scale},
+            "settings": {
+                name: getattr(args, name) for name in ("steps", "cfg_scale", "window")
+            },
             "joins": found,
             "drift": drift,
         }

@@ -33,22 +33,25 @@ from soraxla.training.steps import DiTStep
 class Stage(NamedTuple):
     steps: int
     rate: float
+    rows: int
     pack: PackSpec
 
 
 _STAGES = {
     # A picture costs a tenth of a clip and says as much of what words look like.
     "pictures": Stage(
-        1200, 1.5e-3, PackSpec(row_length=2048, text_length=1664, max_segments=112)
+        1200, 1.5e-3, 1, PackSpec(row_length=2048, text_length=1664, max_segments=112)
     ),
     "clips": Stage(
         7000,
         1e-3,
+        4,
         PackSpec(
-            row_length=2048,
-            text_length=512,
-            max_segments=48,
+            row_length=512,
+            text_length=224,
+            max_segments=20,
             cut_share=0.6,
+            next_share=0.6,
             mixture=EVERY_TASK,
         ),
     ),
@@ -61,7 +64,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
         raise ValueError(
             f"unknown stage {stage!r}: expected one of {', '.join(_STAGES)}"
         )
-    steps, rate, pack = _STAGES[stage]
+    steps, rate, rows, pack = _STAGES[stage]
     training = DiTTraining(
         step=DiTStep(
             model=dit_config(
@@ -76,7 +79,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
                 local_width=192,
                 # A frame says much of the next: without a shift most of the noise
                 # hides nothing of what a clip is about.
-                shift=3.0,
+                shift=6.0,
                 remat="none",
             ),
             # Tokens of 384 numbers are too many to carry their noise through the
@@ -91,6 +94,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
             ),
         ),
         pack=pack,
+        batch_rows=rows,
         loop=LoopSettings(steps=steps, checkpoint_every=250),
     )
     return ConfigDict({"kind": "dit", **to_dict(training)})

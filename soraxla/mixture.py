@@ -145,6 +145,26 @@ def given(
     return Given(start, prefix, alone, tail, around)
 
 
+def a_few(
+    u: Float[np.ndarray, "k 3"], frames: Int[np.ndarray, " k"]
+) -> tuple[Int[np.ndarray, " k"], Given]:
+    """Draws one to three latent frames from anywhere in a clip, known, and after them
+    one or two: how many in all, and what is given.
+
+    What moves is told by the frames just before. Of draws of a whole clip few latents
+    are so determined, and at times when their own noise hides them next to none.
+
+    Args:
+        u: random numbers in [0, 1).
+        frames: latent frames of each clip; of one alone nothing is given.
+    """
+    prefix = np.minimum(1 + (3 * u[:, 0]).astype(np.int64), frames - 1)
+    kept = np.minimum(prefix + 1 + (2 * u[:, 1]).astype(np.int64), frames)
+    start = (u[:, 2] * (frames - kept + 1)).astype(np.int64)
+    none = np.zeros_like(frames)
+    return kept, Given(start, prefix, none, none, none.astype(bool))
+
+
 def greyed(
     video: UInt8[np.ndarray, "t h w 3"], hole: Bool[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "t h w 3"]:

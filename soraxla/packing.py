@@ -18,6 +18,7 @@ class PackSpec:
     text_length: int  # M, text tokens
     max_segments: int  # S, clips
     cut_share: float = 0.0  # share of draws that keep a random beginning of their clip
+    next_share: float = 0.0  # share of draws that are `mixture.a_few` latent frames
     caption_dropout: float = 0.1  # share of draws given the empty caption
     control_dropout: float = 0.1  # share of draws whose actions and camera are left out
     mixture: Mixture = field(default_factory=Mixture)
@@ -27,7 +28,12 @@ class PackSpec:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("cut_share", "caption_dropout", "control_dropout"):
+        for name in (
+            "cut_share",
+            "next_share",
+            "caption_dropout",
+            "control_dropout",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"{name} must lie in [0, 1], got {getattr(self, name)}"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from soraxla.mixture import TASKS, Given, Stored, given
+from soraxla.mixture import TASKS, Given, Stored, a_few, given
 from soraxla.packing import PackSpec
 from soraxla.randomness import permutation, uniforms
 
@@ -34,6 +34,8 @@ _WINDOW_ROWS = 128
 # mix, the worst device of a step costs 1.10 of the mean; 8 steps: 1.19, 32: 1.05. Fewer
 # leave a step's rows more of a mixture.
 _GROUP_STEPS = 16
+
+_MEAN_FEW = 3.5  # latent frames of `a_few`, about
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,6 +187,8 @@ def window_draws(index: PlanIndex, spec: PackSpec) -> int:
     # Of a clip of n steps that is cut, n / (1 + 1/2 … + 1/n) are kept in the mean.
     cut_away = 1 - 1 / _harmonic(steps)[steps - 1]
     tokens = tokens * (1 - spec.cut_share * cut_away)
+    few = np.minimum(_MEAN_FEW * _frame_tokens(index, slice(None)), tokens)
+    tokens = tokens + spec.next_share * (few - tokens)
     rows_a_draw = max(
         tokens.mean() / spec.row_length,
         index.text_length.mean() / spec.text_length,
@@ -250,12 +254,15 @@ def check_index(index: PlanIndex, spec: PackSpec) -> None:
 
 def _check_mixture(index: PlanIndex, spec: PackSpec) -> None:
     asked = [task for task in TASKS[1:] if getattr(spec.mixture, task)]
+    if spec.next_share:
+        asked.append("next_share")
     if asked and index.patch[0] != 1:
         raise ValueError(
             f"the mixture asks for {asked[0]}, but patches of {index.patch} join latent"
-            " frames: set its shares to none 1, or prepare with patches of one frame"
+            " frames: set its shares to none 1 and next_share to 0, or prepare with "
+            "patches of one frame"
         )
-    lacking = [task for task in asked if task not in ("first", "prefix")]
+    lacking = [x for x in asked if x not in ("first", "prefix", "next_share")]
     if lacking and index.stored is None:
         raise ValueError(
             f"the mixture asks for {', '.join(lacking)}, but the dataset holds no "
@@ -313,12 +320,12 @@ def _parts(
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], Given]:
     """Latent frames and tokens of draws, what is given appended, and what it is.
 
-    A clip keeps what fits a row, or less where it is cut. What was encoded alone is
-    only given beside a whole one.
+    A clip keeps what fits a row, or less where it is cut, or a few latent frames. What
+    was encoded alone is only given beside a whole one.
     """
     pt, a_step = index.patch[0], _frame_tokens(index, samples)
-    frames, _ = _kept(index, spec, samples)
-    frames = _cut(uniforms(seed, "cut", first, len(samples)), frames, spec, pt)
+    most, _ = _kept(index, spec, samples)
+    frames = _cut(uniforms(seed, "cut", first, len(samples)), most, spec, pt)
     tokens = frames // pt * a_step
     whole = frames == index.t[samples]
     if index.stored is None:
@@ -331,7 +338,12 @@ def _parts(
     total = (kept + parts.appended) // pt * a_step
     fits = total <= spec.row_length
     parts = Given(*(column * fits for column in parts))
-    return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
+    kept, total = np.where(fits, kept, frames), np.where(fits, total, tokens)
+    u = uniforms(seed, "next", first, len(samples))
+    few = u[:, 0] < spec.next_share
+    own, windows = a_few(u[:, 1:], most)
+    parts = Given(*(np.where(few, a, b) for a, b in zip(windows, parts, strict=True)))
+    return np.where(few, own, kept), np.where(few, own * a_step, total), parts
 
 
 def longest(index: PlanIndex, spec: PackSpec) -> int:

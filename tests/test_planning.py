@@ -208,6 +208,33 @@ def test_clips_are_cut_so_that_every_length_gets_as_many_tokens():
     assert np.mean(whole) == pytest.approx(0.5 + 0.5 / 6 / 2.45, abs=0.03)
 
 
+def test_a_few_latents_of_a_clip_come_from_anywhere_in_it():
+    index = replace(make_index([40, 40, 40], frames=9), t=np.array([9, 1, 2]))
+    spec = PackSpec(row_length=1000, text_length=999, max_segments=60, next_share=1.0)
+    draws = [draw for row in plan(index, spec, 10) for draw in row]
+    assert all(d.tokens == 40 * d.latent_frames for d in draws)
+    assert not any(d.alone or d.tail or d.spatial for d in draws)
+    long = [d for d in draws if d.sample == 0]
+    assert {(d.prefix, d.latent_frames - d.prefix) for d in long} == {
+        (known, new) for known in (1, 2, 3) for new in (1, 2)
+    }
+    assert {d.start for d in long} == set(range(8))
+    assert max(d.start + d.latent_frames for d in long) == 9
+    pictures, pairs = ([d for d in draws if d.sample == i] for i in (1, 2))
+    assert {(d.start, d.prefix, d.latent_frames) for d in pictures} == {(0, 0, 1)}
+    assert {(d.start, d.prefix, d.latent_frames) for d in pairs} == {(0, 1, 2)}
+    # Windows stay about as long as they were meant to be.
+    assert 100 < len(plan(replace(index, t=np.full(3, 9)), spec, 1)) < 160
+    half = replace(spec, next_share=0.5)
+    draws = [d for row in plan(index, half, 20) for d in row if d.sample == 0]
+    assert np.mean([d.latent_frames == 9 for d in draws]) == pytest.approx(
+        0.5, abs=0.03
+    )
+    two = replace(index, t=np.full(3, 4), patch=(2, 2, 2))
+    with pytest.raises(ValueError, match=r"next_share, but.*next_share to 0"):
+        plan(two, half, 1)
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [
@@ -239,6 +266,7 @@ def test_what_can_never_be_packed_is_refused_before_the_first_step(index, messag
         {"max_segments": 0},
         {"row_length": -1},
         {"cut_share": 1.1},
+        {"next_share": -0.1},
         {"caption_dropout": 1.5},
     ],
 )

@@ -7,15 +7,20 @@ _HERE = Path(__file__).parent
 
 
 class Usual(NamedTuple):
-    """The size that a model has seen most of."""
+    """The size that a model has seen most of.
+
+    `onward` are the frames that a clip is best extended by at once; None is as many as
+    the model was trained with.
+    """
 
     width: int
     height: int
     frames: int
     fps: float
+    onward: int | None = None
 
 
-WORLDS = Usual(width=64, height=64, frames=33, fps=16.0)
+WORLDS = Usual(width=64, height=64, frames=33, fps=16.0, onward=8)
 
 
 def small_vae() -> Path:

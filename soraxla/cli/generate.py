@@ -67,7 +67,8 @@ def _add_length(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="FRAMES",
         help="made at once at most; longer videos are made window by window (default: "
-        "what the model was trained with)",
+        "what the model was trained with; the overlap and 8 to extend a clip forward "
+        "without --checkpoint)",
     )
     group.add_argument(
         "--overlap",
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _requests(args: argparse.Namespace) -> "list[Request]":
     from soraxla.assets import WORLDS, Usual
-    from soraxla.request import Animate, Request, own_frames
+    from soraxla.request import Animate, Extend, Request, own_frames
 
     prompts, task = _prompts(args), media.task_of(args)
     usual = Usual(256, 256, 1, 24.0) if args.checkpoint else WORLDS
@@ -124,6 +125,10 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
     fps = (media.own_fps(args) or usual.fps) if args.fps is None else args.fps
     frames = _frames(args, fps)
     frames = (own_frames(task) or usual.frames) if frames is None else frames
+    window = args.window
+    forward = isinstance(task, Extend) and task.direction == "forward"
+    if window is None and forward and usual.onward is not None:
+        window = args.overlap + usual.onward
     requests = []
     for where, prompt in prompts:
         try:
@@ -135,7 +140,7 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
                 fps=fps,
                 task=task,
                 fit=args.fit,
-                window=args.window,
+                window=window,
                 overlap=args.overlap,
             )
         except ValueError as error:

@@ -1,6 +1,7 @@
 """`soraxla worldbench`: a model measured in worlds whose truth is known."""
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from soraxla.pipeline import Pipeline
     from soraxla.request import Request, SampleSettings
 
-_ASKED = ("families", "clips", "size", "frames", "fps")
+_ASKED = ("families", "clips", "size", "frames", "fps", "window", "overlap")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,12 +51,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", metavar="WxH", help="in pixels (default: 64x64)")
     group.add_argument("--frames", type=int, help="of a clip, 1 + 4k (default: 33)")
     group.add_argument("--fps", type=float, help="default: 16")
+    group.add_argument(
+        "--window",
+        type=int,
+        metavar="FRAMES",
+        help="of clips that are given in part, made at once at most, what was before "
+        "included (default: what the model was trained with)",
+    )
+    group.add_argument(
+        "--overlap",
+        type=int,
+        metavar="FRAMES",
+        help="that a window is told at most of what was before (default: as many as "
+        "are given)",
+    )
     sampling.add_arguments(parser)
+
+
+class Windows(NamedTuple):
+    """In what parts a clip is made that goes on from others; see `Request`."""
+
+    window: int | None = None
+    overlap: int | None = None  # at most; None is as many as are given
 
 
 class _Plan(NamedTuple):
     checkpoint: str
     settings: "SampleSettings"
+    windows: "Windows"
     draw: "Callable[[], dict[str, list[Case]]]"
     sha256: dict[str, str] | None  # what the checkpoint must have, if that is known
 
@@ -83,6 +106,8 @@ def run(args: argparse.Namespace) -> None:
                 "with; give theirs as --checkpoint"
             )
         cases, outcomes = plan.draw(), {}
+        for case in itertools.chain(*cases.values()):
+            request_of(case.ask, plan.windows)  # says what is wrong with them
         with tqdm(total=2 * sum(map(len, cases.values())), unit="clip") as bar:
             for name, each in cases.items():
                 bar.set_description(name)
@@ -90,13 +115,14 @@ def run(args: argparse.Namespace) -> None:
                     runner.FAMILIES[name],
                     each,
                     pipeline.dit.model.controls,
-                    _generator(pipeline, plan.settings),
+                    _generator(pipeline, plan),
                     _autoencoder(pipeline),
                     bar.update,
                 )
     manifest = record.manifest(
         cases,
         sampler=to_dict(plan.settings),
+        windows=plan.windows._asdict(),
         checkpoint=plan.checkpoint,
         sha256=sha256,
     )
@@ -142,7 +168,8 @@ def _first_run(args: argparse.Namespace) -> _Plan:
             for name in names
         }
 
-    return _Plan(args.checkpoint, sampling.settings_of(args), draw, None)
+    windows = Windows(args.window, args.overlap)
+    return _Plan(args.checkpoint, sampling.settings_of(args), windows, draw, None)
 
 
 def _rerun(args: argparse.Namespace) -> _Plan:
@@ -162,34 +189,37 @@ def _rerun(args: argparse.Namespace) -> _Plan:
     return _Plan(
         args.checkpoint or found["checkpoint"],
         build(SampleSettings, found["sampler"], f"{args.manifest}: sampler."),
+        Windows(**found["windows"]),
         lambda: cases_of(args.manifest, found),
         found["sha256"],
     )
 
 
-def _generator(pipeline: "Pipeline", settings: "SampleSettings") -> "Generate":
+def _generator(pipeline: "Pipeline", plan: _Plan) -> "Generate":
     def generate(asks: "Sequence[Ask]") -> "Iterator[tuple[int, np.ndarray]]":
-        return pipeline.generate_each([request_of(ask) for ask in asks], settings)
+        requests = [request_of(ask, plan.windows) for ask in asks]
+        return pipeline.generate_each(requests, plan.settings)
 
     return generate
 
 
 def _autoencoder(pipeline: "Pipeline") -> "Autoencode":
     def autoencode(ask: "Ask", video: "np.ndarray") -> "np.ndarray":
-        studio = pipeline.studio(request_of(ask))
+        studio = pipeline.studio(request_of(ask, Windows()))
         return studio.decode(studio.encode(video), len(video))
 
     return autoencode
 
 
-def request_of(ask: "Ask") -> "Request":
-    """All that is given is known to the model, as the beginning of the clip."""
+def request_of(ask: "Ask", windows: Windows) -> "Request":
+    """What is given is known to the model, as the beginning of the clip."""
     from soraxla.request import Animate, Extend, Request
 
     given, size = ask.given, ask.size
-    task = Animate(first=given if len(given) else None)
+    overlap = max(len(given), 5)
+    task, window = Animate(first=given if len(given) else None), None
     if len(given) > 1:
-        task = Extend(video=given)
+        task, window = Extend(video=given), windows.window
     return Request(
         prompt=ask.prompt,
         width=size.width,
@@ -197,7 +227,8 @@ def request_of(ask: "Ask") -> "Request":
         frames=size.frames,
         fps=size.fps,
         task=task,
-        overlap=max(len(given), 5),
+        window=window,
+        overlap=overlap if windows.overlap is None else min(overlap, windows.overlap),
         actions=ask.actions,
         camera=ask.camera,
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from soraxla.cli.main import main
-from soraxla.cli.worldbench import request_of
+from soraxla.cli.worldbench import Windows, request_of
 from soraxla.evals.worldbench.cases import Ask
 from soraxla.evals.worldbench.runner import FAMILIES
 from soraxla.request import Animate, Extend
@@ -88,9 +88,12 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
     families["physics"][1]["prompt"] = "something else"
     assert "the worlds have changed" in refuse(families=families)
     assert "unknown family, 'magic'" in refuse(families={"magic": []})
-    assert "expected 1" in refuse(format=2)
+    assert "expected 2" in refuse(format=1)
     assert "is no manifest" in refuse(sampler=3)
     assert "is no manifest" in refuse(size={"width": 64})
+    assert "is no manifest" in refuse(windows={"window": 9})
+    assert "is no manifest" in refuse(windows={"window": 9, "overlap": "5"})
+    assert "window is 9, expected 13" in refuse(windows={"window": 9, "overlap": 9})
     assert "unknown setting" in refuse(sampler={"stepps": 3})
     assert not (tmp_path / "o").exists()
 
@@ -105,6 +108,8 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
         (("--frames", "5"), "ask for more frames"),
         (("--fps", "0"), "a rate between 0 and 1000"),
         (("--steps", "0"), "steps is 0"),
+        (("--overlap", "3"), "overlap is 3, expected 5"),
+        (("--window", "8"), "expected 13"),
         (("--manifest", "missing.json"), "missing.json: No such file"),
         (("--manifest", "a.json", "--clips", "3"), "give only --checkpoint and --out"),
         (("--manifest", "a.json", "--steps", "3"), "give only --checkpoint and --out"),
@@ -130,10 +135,22 @@ def test_all_that_is_given_is_known(given, task):
     from data_pipelines.worlds.sizes import Size
 
     frames = np.zeros((given, 32, 32, 3), np.uint8)
-    request = request_of(Ask("a ball", frames, Size(32, 32, 17, 16.0)))
+    request = request_of(Ask("a ball", frames, Size(32, 32, 17, 16.0)), Windows())
     assert isinstance(request.task, task) and request.frames == 17
     assert request.overlap >= given
     assert request.actions is None and request.camera is None
+
+
+def test_clips_that_go_on_are_made_in_windows():
+    from data_pipelines.worlds.sizes import Size
+
+    frames, windows = np.zeros((13, 32, 32, 3), np.uint8), Windows(17, 9)
+    request = request_of(Ask("a ball", frames, Size(32, 32, 33, 16.0)), windows)
+    assert (request.window, request.overlap) == (17, 9)
+    request = request_of(Ask("a ball", frames[:9], Size(32, 32, 33, 16.0)), Windows())
+    assert (request.window, request.overlap) == (None, 9)
+    request = request_of(Ask("a ball", frames[:0], Size(32, 32, 33, 16.0)), windows)
+    assert request.window is None  # of the prompt alone
 
 
 def test_what_steers_a_clip_is_told():
@@ -141,5 +158,5 @@ def test_what_steers_a_clip_is_told():
 
     size, given = Size(32, 32, 17, 16.0), np.zeros((9, 32, 32, 3), np.uint8)
     actions, camera = np.ones((17, 11)), np.ones((17, 4, 4))
-    request = request_of(Ask("a walk", given, size, actions, camera))
+    request = request_of(Ask("a walk", given, size, actions, camera), Windows())
     assert request.actions is actions and request.camera is camera

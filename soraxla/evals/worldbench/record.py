@@ -13,13 +13,14 @@ from data_pipelines.worlds.sizes import Size
 from soraxla.evals.worldbench.cases import Case
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome, draw_cases
 
-FORMAT = 1
+FORMAT = 2
 _PACKAGES = ("soraxla", "jax", "jaxlib", "numpy", "scipy", "flax")
 # What a manifest must have to run again; the rest is for people.
 _NEEDED = {
     "format": int,
     "size": dict,
     "sampler": dict,
+    "windows": dict,
     "checkpoint": str,
     "sha256": dict,
     "families": dict,
@@ -65,6 +66,7 @@ def manifest(
     cases: Mapping[str, Sequence[Case]],
     *,
     sampler: Mapping[str, Any],
+    windows: Mapping[str, int | None],
     checkpoint: str,
     sha256: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -75,6 +77,7 @@ def manifest(
         "sha256": dict(sha256),
         "size": next(iter(cases.values()))[0].ask.size._asdict(),
         "sampler": dict(sampler),
+        "windows": dict(windows),
         "families": {
             name: [
                 {"seed": c.seed, "prompt": c.truth.caption, "given": c.given}
@@ -102,6 +105,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         not isinstance(found, dict)
         or not all(isinstance(found.get(key), kind) for key, kind in _NEEDED.items())
         or found["size"].keys() != set(Size._fields)
+        or found["windows"].keys() != {"window", "overlap"}
+        or not all(isinstance(n, int | None) for n in found["windows"].values())
         or not all(isinstance(each, list) for each in found["families"].values())
     ):
         raise ValueError(f"{path}: is no manifest of soraxla worldbench")
