@@ -146,9 +146,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--cfg-scale", type=float, default=SampleSettings().cfg_scale)
+    parser.add_argument("--image-scale", type=float, default=1.0)
     parser.add_argument("--window", type=int, help="of clips extended forward")
     args = parser.parse_args()
-    settings = SampleSettings(steps=args.steps, cfg_scale=args.cfg_scale)
+    settings = SampleSettings(
+        steps=args.steps, cfg_scale=args.cfg_scale, image_scale=args.image_scale
+    )
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
         found = {
@@ -166,7 +169,8 @@ def main() -> None:
         results = {
             "sha256": sha256_of_tree(pipeline.dit.params),
             "settings": {
-                name: getattr(args, name) for name in ("steps", "cfg_scale", "window")
+                name: getattr(args, name)
+                for name in ("steps", "cfg_scale", "image_scale", "window")
             },
             "joins": found,
             "drift": drift,

@@ -11,7 +11,7 @@ from soraxla.cli.main import main
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.pipeline import load
 from soraxla.request import Extend, Request, SampleSettings
-from soraxla.video_io import probe
+from soraxla.video_io import probe, write_video
 
 SIZE = {"width": USUAL.width, "height": USUAL.height, "fps": USUAL.fps}
 
@@ -30,6 +30,21 @@ def test_a_prompt_alone_gives_a_clip(tmp_path, monkeypatch):
     assert main(["generate", "--prompt", "a red star moves up", "--steps", "2"]) == 0
     info = probe(tmp_path / "soraxla.mp4")
     assert (info.width, info.height, info.frames, info.fps) == (64, 64, 33, 16)
+
+
+def test_a_clip_is_extended_forward_a_few_frames_at_a_time(tmp_path, capsys):
+    given = WORLDS["physics"](FIRST_SEED, frames=17, **SIZE).video
+    write_video(tmp_path / "a.mp4", given, USUAL.fps)
+    notes = {}
+    for direction in ("forward", "backward"):
+        out = tmp_path / f"{direction}.mp4"
+        options = ["--extend", str(tmp_path / "a.mp4"), "--direction", direction]
+        options += ["--frames", "41", "--steps", "1", "--out", str(out)]
+        assert main(["generate", *options]) == 0
+        assert probe(out).frames == 41
+        notes[direction] = capsys.readouterr().err
+    assert "24 frames are more than the 17 that are made at once" in notes["forward"]
+    assert "made at once" not in notes["backward"]
 
 
 def test_what_stands_still_goes_on_standing_where_a_clip_is_extended():

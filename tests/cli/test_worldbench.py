@@ -109,7 +109,7 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
         (("--fps", "0"), "a rate between 0 and 1000"),
         (("--steps", "0"), "steps is 0"),
         (("--overlap", "3"), "overlap is 3, expected 5"),
-        (("--window", "8"), "expected 13"),
+        (("--window", "8", "--clips", "2"), "window is 8, expected"),
         (("--manifest", "missing.json"), "missing.json: No such file"),
         (("--manifest", "a.json", "--clips", "3"), "give only --checkpoint and --out"),
         (("--manifest", "a.json", "--steps", "3"), "give only --checkpoint and --out"),
