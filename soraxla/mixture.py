@@ -17,6 +17,7 @@ from soraxla.types import latent_frames
 
 TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
 _GREY = 128  # what a hole is filled with: the nearest to the middle of −1…1
+MEAN_FEW = 3.5  # latent frames of `a_few`
 _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
 
 
@@ -143,6 +144,24 @@ def given(
     alone = np.where(asked("frames") & (stored.alone > 0), some, alone)
     around = asked("spatial") & (stored.spatial > 0)
     return Given(start, prefix, alone, tail, around)
+
+
+def cut(
+    u: Float[np.ndarray, "k 4"], steps: Int[np.ndarray, " k"], share: float
+) -> Int[np.ndarray, " k"]:
+    """Latent frames, in steps of a patch, that draws keep; of those that are cut, n in
+    proportion to 1/n.
+
+    Then every n takes as many tokens, and most clips that are seen are cheap ones.
+    """
+    cdf = harmonic(steps)
+    short = np.searchsorted(cdf, u[:, 1] * cdf[steps - 1], side="right") + 1
+    return np.where(u[:, 0] < share, np.minimum(short, steps), steps)
+
+
+def harmonic(steps: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
+    """1, 1 + 1/2, …, up to the largest of `steps`."""
+    return np.cumsum(1.0 / np.arange(1, steps.max() + 1))
 
 
 def a_few(

@@ -21,7 +21,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from soraxla.mixture import TASKS, Given, Stored, a_few, given
+from soraxla.mixture import (
+    MEAN_FEW,
+    TASKS,
+    Given,
+    Stored,
+    a_few,
+    cut,
+    given,
+    harmonic,
+)
 from soraxla.packing import PackSpec
 from soraxla.randomness import permutation, uniforms
 
@@ -34,8 +43,6 @@ _WINDOW_ROWS = 128
 # mix, the worst device of a step costs 1.10 of the mean; 8 steps: 1.19, 32: 1.05. Fewer
 # leave a step's rows more of a mixture.
 _GROUP_STEPS = 16
-
-_MEAN_FEW = 3.5  # latent frames of `a_few`, about
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,9 +192,9 @@ def window_draws(index: PlanIndex, spec: PackSpec) -> int:
     frames, tokens = _kept(index, spec, slice(None))
     steps = frames // index.patch[0]
     # Of a clip of n steps that is cut, n / (1 + 1/2 … + 1/n) are kept in the mean.
-    cut_away = 1 - 1 / _harmonic(steps)[steps - 1]
+    cut_away = 1 - 1 / harmonic(steps)[steps - 1]
     tokens = tokens * (1 - spec.cut_share * cut_away)
-    few = np.minimum(_MEAN_FEW * _frame_tokens(index, slice(None)), tokens)
+    few = np.minimum(MEAN_FEW * _frame_tokens(index, slice(None)), tokens)
     tokens = tokens + spec.next_share * (few - tokens)
     rows_a_draw = max(
         tokens.mean() / spec.row_length,
@@ -293,24 +300,6 @@ def _kept(
     return steps * pt, steps * frame
 
 
-def _cut(
-    u: Float[np.ndarray, "k 4"], frames: Int[np.ndarray, " k"], spec: PackSpec, pt: int
-) -> Int[np.ndarray, " k"]:
-    """Latent frames that draws keep; of those that are cut, n in proportion to 1/n.
-
-    Then every n takes as many tokens, and most clips that are seen are cheap ones.
-    """
-    steps = frames // pt
-    cdf = _harmonic(steps)
-    short = np.searchsorted(cdf, u[:, 1] * cdf[steps - 1], side="right") + 1
-    return np.where(u[:, 0] < spec.cut_share, np.minimum(short, steps), steps) * pt
-
-
-def _harmonic(steps: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
-    """1, 1 + 1/2, …, up to the largest of `steps`."""
-    return np.cumsum(1.0 / np.arange(1, steps.max() + 1))
-
-
 def _parts(
     index: PlanIndex,
     spec: PackSpec,
@@ -325,7 +314,8 @@ def _parts(
     """
     pt, a_step = index.patch[0], _frame_tokens(index, samples)
     most, _ = _kept(index, spec, samples)
-    frames = _cut(uniforms(seed, "cut", first, len(samples)), most, spec, pt)
+    u = uniforms(seed, "cut", first, len(samples))
+    frames = cut(u, most // pt, spec.cut_share) * pt
     tokens = frames // pt * a_step
     whole = frames == index.t[samples]
     if index.stored is None:

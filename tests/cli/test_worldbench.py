@@ -108,7 +108,7 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
         (("--frames", "5"), "ask for more frames"),
         (("--fps", "0"), "a rate between 0 and 1000"),
         (("--steps", "0"), "steps is 0"),
-        (("--overlap", "3"), "overlap is 3, expected 5"),
+        (("--overlap", "3", "--clips", "2"), "overlap is 3, expected 5"),
         (("--window", "8", "--clips", "2"), "window is 8, expected"),
         (("--manifest", "missing.json"), "missing.json: No such file"),
         (("--manifest", "a.json", "--clips", "3"), "give only --checkpoint and --out"),
