@@ -97,6 +97,16 @@ def ratios(
     return found
 
 
+def of_the_simulator() -> dict[str, list[float]]:
+    """The same of the clips that tasks are to go on with, where there is a truth."""
+    found: dict[str, list[float]] = {}
+    for clip in held_out(CLIPS):
+        for name, (task, _, joins) in tasks(clip, clip).items():
+            if isinstance(task, Animate | Extend):
+                found.setdefault(name, []).append(join_ratio(clip.video, joins))
+    return found
+
+
 def drifts(pipeline: Pipeline, settings: SampleSettings) -> list[float]:
     """Between the given frames and those of the last of four windows."""
     stills = [clip.video[:1].repeat(FRAMES, axis=0) for clip in held_out(6)]
@@ -155,6 +165,7 @@ def main() -> None:
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
         found = {
+            "simulator": of_the_simulator(),
             "model": ratios(pipeline, settings, args.window),
             "random weights": ratios(
                 with_random_weights(pipeline), settings, args.window
