@@ -15,12 +15,12 @@ The card of the model that is shipped says how that one was trained, nearly so;
 `--init soraxla/assets/worlds` goes on from it.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
 from soraxla.diffusion.process import Process
-from soraxla.mixture import EVERY_TASK
+from soraxla.mixture import EVERY_TASK, Mixture
 from soraxla.models.config import dit_config
 from soraxla.optim import OptimSettings
 from soraxla.packing import PackSpec
@@ -35,6 +35,7 @@ class Stage(NamedTuple):
     rate: float
     rows: int
     pack: PackSpec
+    part: Literal["all", "forecast"] = "all"
 
 
 _STAGES = {
@@ -55,6 +56,19 @@ _STAGES = {
             mixture=EVERY_TASK,
         ),
     ),
+    # A first frame is given, since nothing before it tells of it.
+    "forecast": Stage(
+        3000,
+        3e-3,
+        4,
+        PackSpec(
+            row_length=512,
+            text_length=64,
+            max_segments=20,
+            mixture=Mixture(none=0.0, first=1.0),
+        ),
+        "forecast",
+    ),
 }
 
 
@@ -64,7 +78,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
         raise ValueError(
             f"unknown stage {stage!r}: expected one of {', '.join(_STAGES)}"
         )
-    steps, rate, rows, pack = _STAGES[stage]
+    steps, rate, rows, pack, part = _STAGES[stage]
     training = DiTTraining(
         step=DiTStep(
             model=dit_config(
@@ -77,6 +91,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
                 input_gate=True,
                 local_layers=4,
                 local_width=192,
+                forecast_layers=4,
                 # A frame says much of the next: without a shift most of the noise
                 # hides nothing of what a clip is about.
                 shift=6.0,
@@ -87,11 +102,12 @@ def get_config(stage: str = "clips") -> ConfigDict:
             process=Process(prediction="x0"),
             optim=OptimSettings(
                 learning_rate=rate,
-                muon_learning_rate=8 * rate,
+                muon_learning_rate=8 * rate if part == "all" else None,
                 warmup_steps=100,
                 decay_steps=steps,
                 ema_decay=0.999,
             ),
+            part=part,
         ),
         pack=pack,
         batch_rows=rows,

@@ -17,7 +17,8 @@ from soraxla.types import latent_frames
 
 TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
 _GREY = 128  # what a hole is filled with: the nearest to the middle of −1…1
-MEAN_FEW = 3.5  # latent frames of `a_few`
+MEAN_FEW = 4.25  # latent frames of `a_few`
+_FEW_ENDS = 0.25  # share of those that lead into an end
 _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
 
 
@@ -165,10 +166,13 @@ def harmonic(steps: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
 
 
 def a_few(
-    u: Float[np.ndarray, "k 3"], frames: Int[np.ndarray, " k"]
+    u: Float[np.ndarray, "k 4"],
+    frames: Int[np.ndarray, " k"],
+    tails: Int[np.ndarray, " k"],
 ) -> tuple[Int[np.ndarray, " k"], Given]:
     """Draws one to three latent frames from anywhere in a clip, known, and after them
-    one or two: how many in all, and what is given.
+    one or two, or two to four that lead into the clip's end, appended: how many but for
+    that, and what is given.
 
     What moves is told by the frames just before. Of draws of a whole clip few latents
     are so determined, and at times when their own noise hides them next to none.
@@ -176,12 +180,17 @@ def a_few(
     Args:
         u: random numbers in [0, 1).
         frames: latent frames of each clip; of one alone nothing is given.
+        tails: ends encoded alone that may be given, of those of which all is packed.
     """
-    prefix = np.minimum(1 + (3 * u[:, 0]).astype(np.int64), frames - 1)
-    kept = np.minimum(prefix + 1 + (2 * u[:, 1]).astype(np.int64), frames)
-    start = (u[:, 2] * (frames - kept + 1)).astype(np.int64)
+    ends = (u[:, 0] < _FEW_ENDS) & (tails > 0) & (frames >= 3)
+    prefix = np.minimum(1 + (3 * u[:, 1]).astype(np.int64), frames - 1 - ends)
+    new = np.where(ends, 2 + (3 * u[:, 2]).astype(np.int64), 1 + (u[:, 2] >= 0.5))
+    kept = np.minimum(prefix + new, frames)
+    anywhere = (u[:, 3] * (frames - kept + 1)).astype(np.int64)
+    start = np.where(ends, frames - kept, anywhere)
+    tail = np.where(ends, 1 + (u[:, 3] * tails).astype(np.int64), 0)
     none = np.zeros_like(frames)
-    return kept, Given(start, prefix, none, none, none.astype(bool))
+    return kept, Given(start, prefix, none, tail, none.astype(bool))
 
 
 def greyed(

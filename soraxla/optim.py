@@ -14,7 +14,7 @@ class OptimSettings:
     decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
         the rate constant after the warm-up.
     muon_learning_rate: peak rate of the matrices in a transformer's blocks and local
-        layers, trained by Muon, its updates scaled to the RMS of AdamW's; None trains
+        and forecast layers, trained by Muon, its updates scaled to the RMS of AdamW's; None trains
         them by AdamW, as embeddings, heads, tables, biases and gains always are.
     ema_decay: limit of the moving average's decay; it starts as (1+k)/(10+k).
     """
@@ -74,8 +74,8 @@ def optimizer(settings: OptimSettings) -> optax.GradientTransformation:
 
 
 def _hidden_or_other(params: PyTree) -> PyTree:
-    """`hidden` for the kernels of blocks, (layer, in, out), and of local layers,
-    (in, out); else `other`.
+    """`hidden` for the kernels of blocks, (layer, in, out), and of local and forecast
+    layers, (in, out); else `other`.
 
     Raises:
         ValueError: there are no such kernels.
@@ -84,7 +84,7 @@ def _hidden_or_other(params: PyTree) -> PyTree:
     def label(path, x: jax.Array) -> str:
         names = [step.key for step in path]
         in_block = names[0] == "blocks" and x.ndim == 3
-        in_local = names[0] == "local" and names[1].startswith("layer_")
+        in_local = names[0] in ("local", "forecast") and "mlp" in names
         hidden = names[-1] == "kernel" and (in_block or in_local)
         return "hidden" if hidden else "other"
 

@@ -317,23 +317,24 @@ def _parts(
     u = uniforms(seed, "cut", first, len(samples))
     frames = cut(u, most // pt, spec.cut_share) * pt
     tokens = frames // pt * a_step
-    whole = frames == index.t[samples]
     if index.stored is None:
         stored = Stored(*(np.zeros_like(frames) for _ in Stored._fields))
     else:
-        stored = Stored(*(whole * of_all[samples] for of_all in index.stored))
+        stored = Stored(*(of_all[samples] for of_all in index.stored))
+    whole, packed = (n == index.t[samples] for n in (frames, most))
     u = uniforms(seed, "given", first, len(samples))
-    parts = given(spec.mixture, u, frames, stored)
-    kept = frames - parts.start
+    parts = given(spec.mixture, u, frames, Stored(*(whole * x for x in stored)))
+    u = uniforms(seed, "next", first, len(samples))
+    few = u[:, 0] < spec.next_share
+    u[:, 0] /= spec.next_share or 1.0  # even again, of those few
+    tails = packed * stored.tails * (spec.mixture.both_ends > 0)
+    own, windows = a_few(u, most, tails)
+    parts = Given(*(np.where(few, a, b) for a, b in zip(windows, parts, strict=True)))
+    kept = np.where(few, own, frames - parts.start)
     total = (kept + parts.appended) // pt * a_step
     fits = total <= spec.row_length
     parts = Given(*(column * fits for column in parts))
-    kept, total = np.where(fits, kept, frames), np.where(fits, total, tokens)
-    u = uniforms(seed, "next", first, len(samples))
-    few = u[:, 0] < spec.next_share
-    own, windows = a_few(u[:, 1:], most)
-    parts = Given(*(np.where(few, a, b) for a, b in zip(windows, parts, strict=True)))
-    return np.where(few, own, kept), np.where(few, own * a_step, total), parts
+    return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
 
 
 def longest(index: PlanIndex, spec: PackSpec) -> int:

@@ -52,6 +52,18 @@ def test_local_layers_are_counted():
     assert local - plain == 2 * a_latent * 2 * 13
 
 
+def test_a_forecast_is_counted():
+    """Of two frames and how clean they are; then the network and a gate are told."""
+    settings = [
+        {"forecast_layers": n, "local_width": 8, "patch": (1, 2, 1)} for n in (0, 3)
+    ]
+    plain, told = (
+        forward_flops(dit_config("xs", **s), [10, 3], [1, 1]) for s in settings
+    )
+    a_latent = 2 * 16 * 8 + 2 * 8 + 3 * (9 * 8 + 4 * 8 * 8) + 8 * 16
+    assert told - plain == 2 * (2 * a_latent + 2 * 256 * 32) * 13
+
+
 def test_work_follows_segments_and_not_rows():
     cfg = dit_config("xs")
     one, four = (

@@ -9,6 +9,7 @@ import pytest
 from grain.experimental import FirstFitPackIterDataset
 
 from benchmarks.sizes import published_sizes
+from soraxla.mixture import Mixture, Stored
 from soraxla.packing import PackSpec
 from soraxla.planning import (
     Draw,
@@ -233,6 +234,35 @@ def test_a_few_latents_of_a_clip_come_from_anywhere_in_it():
     two = replace(index, t=np.full(3, 4), patch=(2, 2, 2))
     with pytest.raises(ValueError, match=r"next_share, but.*next_share to 0"):
         plan(two, half, 1)
+
+
+def test_a_quarter_of_the_few_lead_into_the_clip_s_end():
+    """Where the mixture has both ends, one is stored, and it fits with them a row."""
+    frames = np.array([9, 9, 3])
+    stored = Stored(*(np.array(x) for x in ([0] * 3, [2, 0, 1], [0] * 3)))
+    index = replace(make_index([40] * 3, frames=9), t=frames, stored=stored)
+    mixture = Mixture(none=0.5, both_ends=0.5)
+    spec = PackSpec(
+        row_length=400, text_length=999, max_segments=60, next_share=1.0, mixture=mixture
+    )
+    draws = [draw for row in plan(index, spec, 60) for draw in row]
+    led = [d for d in draws if d.tail]
+    assert {d.sample for d in led} == {0, 2}
+    of_long = [d for d in led if d.sample == 0]
+    assert all(d.start + d.latent_frames == 9 for d in of_long)
+    assert {(d.prefix, d.latent_frames - d.prefix) for d in of_long} == {
+        (known, new) for known in (1, 2, 3) for new in (2, 3, 4)
+    }
+    assert {d.tail for d in of_long} == {1, 2}
+    assert all(d.tokens == 40 * (d.latent_frames + 1 + d.tail) for d in led)
+    assert {(d.prefix, d.latent_frames) for d in led if d.sample == 2} == {(1, 3)}
+    share = len(of_long) / sum(d.sample == 0 for d in draws)
+    assert share == pytest.approx(0.25, abs=0.03)
+    short = replace(spec, row_length=360)  # ten latents do not fit
+    draws = [d for row in plan(index, short, 60) for d in row]
+    assert all(d.tokens <= 360 for d in draws) and any(d.tail for d in draws)
+    nowhere = replace(spec, mixture=Mixture())
+    assert not any(d.tail for row in plan(index, nowhere, 9) for d in row)
 
 
 @pytest.mark.parametrize(

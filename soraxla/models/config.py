@@ -28,7 +28,10 @@ class DiTConfig:
             is nearly clean, or known, need not go through the network. Off in Wan.
         local_layers: convolutions over latents that add to a prediction, so that
             patches agree with their neighbours. 0 in Wan.
-        local_width: their channels.
+        local_width: their channels, and those of the next.
+        forecast_layers: convolutions that tell a frame's latents from those of the two
+            frames before; the network is told, and mixes it into a prediction of x0.
+            0 in Wan.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
         controls: actions and camera that steer latent frames; by default none.
         shift: the time shift rule, "auto" (by clip size) or one number for all clips.
@@ -53,6 +56,7 @@ class DiTConfig:
     input_gate: bool = False
     local_layers: int = 0
     local_width: int = 128
+    forecast_layers: int = 0
     rope_fps: float = 16.0
     controls: Controls = field(default_factory=Controls)
     shift: float | Literal["auto"] = "auto"
@@ -63,7 +67,8 @@ class DiTConfig:
         for name in ("layers", "width", "heads", "mlp_width", "latent_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DiT {name} is {getattr(self, name)}: expected ≥ 1")
-        for name, least in (("local_layers", 0), ("local_width", 1)):
+        least_of = {"local_layers": 0, "local_width": 1, "forecast_layers": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(
                     f"DiT {name} is {getattr(self, name)}: expected ≥ {least}"

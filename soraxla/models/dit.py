@@ -22,7 +22,7 @@ from soraxla.models.layers import (
     layer_norm,
     linear,
 )
-from soraxla.models.local import LocalLayers, neighbours
+from soraxla.models.local import Forecast, LocalLayers, neighbours
 from soraxla.rope import rotary_tables
 from soraxla.sharding import Rules, constrain
 from soraxla.types import Array, PackedBatch
@@ -50,7 +50,7 @@ RULES: Rules = (
     (r"mlp\.in_proj\.bias", ("mlp",)),
     (r"mlp\.out_proj\.kernel", ("mlp", "embed")),
     (
-        r"(time_out|time_proj|head|gate|text_embed\.out_proj|local\..*)\.kernel",
+        r"(time_out|time_proj|head|(forecast_)?gate|text_embed\.out_proj|(local|forecast)\..*)\.kernel",
         ("embed", None),
     ),
     (r"(\w+_embed|time_in|text_embed\.in_proj)\.kernel", (None, "embed")),
@@ -62,8 +62,8 @@ def init(key: jax.Array, cfg: DiTConfig) -> Params:
     """Parameters, all fp32; those of the blocks are stacked on a leading layer axis.
 
     Linear layers start Xavier-uniform, as in DiT (arXiv 2212.09748). Zero at the start:
-    the known-mask and control embeddings, the modulation tables, the time projection,
-    the head and the input's gate. So gates are shut, and the first prediction is 0
+    the known-mask, control and forecast embeddings, the modulation tables, the time
+    projection, the head and the gates of what is mixed into a prediction. So gates are shut, and the first prediction is 0
     whatever the input. On a small text-to-latent task, loss over the zero predictor's
     in steps 31 to 60: 0.50 with all three branches shut, 0.73 with the gates at 1, 0.47
     as it is, cross-attention open.
@@ -116,6 +116,22 @@ def apply(
     variables = {"params": params, "lora": adapters or {}}
     inputs = (x, t, batch, known_t, text)
     return DiT(cfg).apply(variables, *inputs)  # pyright: ignore
+
+
+def forecast(
+    params: Params,
+    cfg: DiTConfig,
+    x: Float[Array, "b l p"],
+    t: Float[Array, "b l"],
+    batch: PackedBatch,
+) -> Float[Array, "b l p"]:
+    """What the two frames before each token's tell of it; x are the frames at times t.
+
+    A model without `forecast_layers` has none.
+    """
+    variables = {"params": params}
+    made: Any = DiT(cfg).apply(variables, x, 1.0 - t, batch, method="foretold")
+    return made
 
 
 def as_computed(params: Params, cfg: DiTConfig) -> Params:
@@ -235,7 +251,11 @@ class DiT(nn.Module):
             self.copy_attn = CopyAttention(cfg)
             self.gate = Linear(2 * cfg.patch_dim, dtype, zeros, out_dtype=fp32)
         if cfg.local_layers:
-            self.local = LocalLayers(cfg)
+            self.local = LocalLayers(cfg, cfg.local_layers)
+        if cfg.forecast_layers:
+            self.forecast = Forecast(cfg)
+            self.forecast_embed = linear(cfg.width, dtype, zero=True)
+            self.forecast_gate = Linear(cfg.patch_dim, dtype, zeros, out_dtype=fp32)
 
     def __call__(self, x_BLP, t, batch, known_t, text: Text | None = None):
         x, ctx, e_BRD = self.embed(x_BLP, t, batch, known_t, text)
@@ -246,7 +266,7 @@ class DiT(nn.Module):
         self, x, t, batch, known_t, text: Text | None = None
     ) -> tuple[jax.Array, Context, jax.Array]:
         """Tokens (B,L,D), what blocks read beside them, and the time embedding."""
-        cfg = self.cfg
+        cfg, x_BLP = self.cfg, x
         x = self.patch_embed(x)
         if cfg.position_embed:
             x = x + self.position_embed(position_features(batch.positions))
@@ -263,20 +283,25 @@ class DiT(nn.Module):
             self.text(batch) if text is None else (None, *text[2:])
         )
         segment = jnp.maximum(batch.segment_ids - 1, 0)
-        near = None
-        if cfg.local_layers:
-            places, ids = jnp.asarray(batch.positions), jnp.asarray(batch.segment_ids)
-            near = neighbours(places, ids, batch.draw.shape[1])
+        row = 2 * segment + batch.known.astype(segment.dtype)
+        near = forecast = None
+        if cfg.local_layers or cfg.forecast_layers:
+            near = _neighbours(batch)
+        if cfg.forecast_layers:
+            level = gather_rows(1.0 - rows[:, :, None], row)[:, :, 0]
+            forecast = self.forecast(jnp.asarray(x_BLP), level, near)
+            x = x + self.forecast_embed(forecast)
         ctx = Context(
             segment_ids=jnp.asarray(batch.segment_ids),
             cos=cos,
             sin=sin,
             modulation=modulation.reshape(*rows.shape, 6, cfg.width),
-            row=2 * segment + batch.known.astype(segment.dtype),
+            row=row,
             text=tokens,
             text_segment_ids=text_ids,
             text_bias=text_bias,
             near=near,
+            forecast=forecast,
         )
         return x, ctx, e_BRD
 
@@ -295,10 +320,15 @@ class DiT(nn.Module):
             copied = self.copy_attn(hidden, x_BLP, ctx)
             x = x + own * (x_BLP - x) + other * (copied - x)
             at_hand.append(copied)
+        if ctx.forecast is not None:
+            x = x + self.forecast_gate(hidden) * (ctx.forecast - x)
         if self.cfg.local_layers:
             at_hand, near = [*at_hand, x], jnp.asarray(ctx.near)
             x = x + self.local(hidden, jnp.stack(at_hand, axis=2), near)
         return jnp.where((ctx.segment_ids > 0)[:, :, None], x, 0.0)
+
+    def foretold(self, x: Array, level: Array, batch: PackedBatch) -> Array:
+        return self.forecast(x, level, _neighbours(batch))
 
     def text(self, batch: PackedBatch):
         """Text tokens at the model's width, their segment ids and logit biases."""
@@ -312,6 +342,11 @@ class DiT(nn.Module):
         for refiner in self.text_refiner:
             text = refiner(text, ids)
         return constrain(text, "batch", "text", None), ids, bias
+
+
+def _neighbours(batch: PackedBatch) -> Int[Array, "b l 10"]:
+    places, ids = jnp.asarray(batch.positions), jnp.asarray(batch.segment_ids)
+    return neighbours(places, ids, batch.draw.shape[1])
 
 
 def _add_pads(

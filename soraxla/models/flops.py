@@ -32,18 +32,24 @@ def token_flops(
     if cfg.input_gate:
         ends += 4 * cfg.patch_dim * sum(n * n for n in tokens)
     if cfg.local_layers:
-        ends += _local_flops(cfg) * all_tokens
+        at_hand = 3 if cfg.input_gate else 2
+        local = _local_flops(cfg, cfg.local_layers, 11, at_hand, cfg.width)
+        ends += local * all_tokens
+    if cfg.forecast_layers:
+        forecast = _local_flops(cfg, cfg.forecast_layers, 9, 2, 2)
+        ends += (forecast + 2 * 2 * cfg.patch_dim * d) * all_tokens
     time = 2 * (256 * d + d**2 + 6 * d**2) * len(tokens)
     return linear + 4 * d * layers * pairs + ends + time
 
 
-def _local_flops(cfg: DiTConfig) -> int:
-    """Of one token's local layers."""
+def _local_flops(
+    cfg: DiTConfig, layers: int, taps: int, at_hand: int, hidden: int
+) -> int:
+    """Of one token's convolutions, told `hidden` numbers and some latents at hand."""
     time, height, width = cfg.patch
     c, channels = cfg.local_width, time * cfg.latent_channels
-    at_hand = 3 if cfg.input_gate else 2
-    a_latent = (at_hand + 1) * channels * c + cfg.local_layers * (4 * c**2 + 11 * c)
-    return 2 * height * width * (a_latent + cfg.width * c)
+    a_latent = (at_hand + 1) * channels * c + layers * (4 * c**2 + taps * c)
+    return 2 * height * width * (a_latent + hidden * c)
 
 
 def text_flops(cfg: DiTConfig, text_tokens: Sequence[int]) -> int:

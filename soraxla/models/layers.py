@@ -33,6 +33,7 @@ class Context(NamedTuple):
     text_segment_ids: Int[Array, "b m"]
     text_bias: Float[Array, "b m"] | None
     near: Int[Array, "b l 10"] | None  # neighbours, for the local layers
+    forecast: Float[Array, "b l p"] | None  # of the tokens, by the frames before
 
 
 @jax.custom_vjp

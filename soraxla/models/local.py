@@ -121,9 +121,13 @@ class LocalLayer(nn.Module):
     """A block of ConvNeXt (arXiv 2201.03545): each channel's convolution, norm, MLP.
 
     Starts as the identity.
+
+    Attributes:
+        frames: the frames before and after one are read too.
     """
 
     cfg: DiTConfig
+    frames: bool = True
 
     @nn.compact
     def __call__(
@@ -131,10 +135,11 @@ class LocalLayer(nn.Module):
     ) -> Float[Array, "b n c"]:
         width, dtype = self.cfg.local_width, jnp.dtype(self.cfg.dtype)
         _, ph, pw = self.cfg.patch
-        taps = self.param("taps", nn.initializers.normal(11**-0.5), (11, width))
+        reach = 11 if self.frames else 9
+        taps = self.param("taps", nn.initializers.normal(reach**-0.5), (reach, width))
         cells = rearrange(x, "b (l ph pw) c -> b l ph pw c", ph=ph, pw=pw)
         y = jnp.zeros_like(cells)
-        for part, tap in zip(surroundings(cells, near), taps, strict=True):
+        for part, tap in zip(surroundings(cells, near)[:reach], taps, strict=True):
             y = y + part * tap.astype(dtype)[None, None, None, None, :]
         y = layer_norm(y.reshape(x.shape)).astype(dtype)
         return x + MLP(2 * width, width, dtype, zero=True, name="mlp")(y)
@@ -150,6 +155,8 @@ class LocalLayers(nn.Module):
     """
 
     cfg: DiTConfig
+    layers: int
+    frames: bool = True
 
     @nn.compact
     def __call__(
@@ -168,9 +175,37 @@ class LocalLayers(nn.Module):
         spread = linear(ph * pw * cfg.local_width, dtype, name="hidden_proj")(hidden)
         x = x + spread.reshape(x.shape)
         layer = LocalLayer if cfg.remat == "none" else nn.remat(LocalLayer)
-        for i in range(cfg.local_layers):
-            x = layer(cfg, name=f"layer_{i}")(x, near)
+        for i in range(self.layers):
+            x = layer(cfg, self.frames, name=f"layer_{i}")(x, near)
         zeros = nn.initializers.zeros
         head = Linear(pt * cfg.latent_channels, dtype, zeros, jnp.float32, name="head")
         added = head(layer_norm(x).astype(dtype))
         return rearrange(added, "b (l ph pw) (pt c) -> b l (pt ph pw c)", **sides)
+
+
+class Forecast(nn.Module):
+    """What a frame is to be, told by the two before it: the last, and what they add.
+
+    It sees nothing of the frame itself, so that it can be learnt from every frame of a
+    clip at once and without noise. Starts as a copy of the last.
+    """
+
+    cfg: DiTConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b l p"],
+        level: Float[Array, "b l"],
+        near: Int[Array, "b l 10"],
+    ) -> Float[Array, "b l p"]:
+        """`level` is how much of x is no noise: 1 clean … 0; it is 0 of no frame."""
+
+        def before(y: Array) -> Array:
+            return _fetch(y, near[:, :, 4], near[:, :, 5])
+
+        x = jnp.concatenate([x, level[:, :, None].astype(x.dtype)], axis=-1)
+        both = jnp.stack([before(x), before(before(x))], axis=2)
+        past, levels = both[..., :-1], both[..., -1]
+        layers = LocalLayers(self.cfg, self.cfg.forecast_layers, False, name="layers")
+        return past[:, :, 0] + layers(levels, past, near)

@@ -17,8 +17,8 @@ from soraxla.weights import Loaded, load_transformer, sha256_of_folder
 
 # How a model is computed; all else is what it is, and its folder's to say.
 _FREE = ("dtype", "remat")
-# A model without local layers may be given some: they start by adding nothing.
-_LOCAL = ("local_layers", "local_width")
+# A model without such layers may be given some: they start by adding nothing.
+_GIVEN = ("local_layers", "forecast_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,9 @@ def open_start(folder: Path) -> Start:
 def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
     """The configuration with the model and the process that the folder says.
 
-    `step.model.dtype` and `step.model.remat` may be chosen, and so may local layers
-    where the folder's model has none and all weights are trained; others may be named,
-    but only as they are.
+    `step.model.dtype` and `step.model.remat` may be chosen, and so may local and
+    forecast layers where the folder's model has none of them and all weights are
+    trained; others may be named, but only as they are.
 
     Raises:
         ValueError: an unknown setting, one that the folder contradicts, or no model to
@@ -71,8 +71,9 @@ def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any
         return dict(config)
     found = {"model": to_dict(start.dit.model), "process": start.dit.config["process"]}
     made, free = {}, _FREE
-    if step.get("lora") is None and not start.dit.model.local_layers:
-        free += _LOCAL
+    if step.get("lora") is None:
+        lacks = tuple(name for name in _GIVEN if not found["model"][name])
+        free += (*lacks, "local_width") if lacks == _GIVEN else lacks
     for part, cls in (("model", DiTConfig), ("process", Process)):
         given = _group(step, part)
         made[part] = to_dict(build(cls, {**found[part], **given}, f"step.{part}."))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,8 @@ class DiTStep:
 
     Attributes:
         lora: adapters are trained on frozen weights; None trains the weights.
+        part: all of the model, or its forecast alone, told the frames before as they
+            are. A step of that costs a third, and every frame of a clip is a lesson.
     """
 
     model: DiTConfig
@@ -43,8 +46,18 @@ class DiTStep:
     optim: OptimSettings = field(default_factory=OptimSettings)
     seed: int = 0
     lora: LoRA | None = None
+    part: Literal["all", "forecast"] = "all"
 
     def __post_init__(self) -> None:
+        if self.part not in ("all", "forecast"):
+            raise ValueError(f"step.part {self.part!r}: expected 'all' or 'forecast'")
+        if self.part == "forecast" and (
+            not self.model.forecast_layers or self.lora is not None
+        ):
+            raise ValueError(
+                "step.part is 'forecast', but the model has no forecast that could be "
+                "trained: set step.model.forecast_layers, and leave step.lora out"
+            )
         if self.lora is not None and self.optim.muon_learning_rate is not None:
             raise ValueError(
                 "optim.muon_learning_rate is set, but step.lora trains no matrix of a "
@@ -126,6 +139,8 @@ def dit_step(
         params, adapters = trained, None
         if cfg.lora is not None:
             params, adapters = base, lora.scaled(trained, cfg.lora)
+        if cfg.part == "forecast":
+            return forecast_error(params, *rows, cfg=cfg)
         return dit_error(
             params, *rows, cfg=cfg, purpose=Purpose.NOISE, adapters=adapters
         )
@@ -179,6 +194,28 @@ def dit_error(
     )
     target_BLP = process.target(batch.latents, eps_BLP, t_BL)
     return packed_mse(pred_BLP, target_BLP, batch, process.loss_weight(t_BL))
+
+
+def forecast_error(
+    params: PyTree,
+    batch: PackedBatch,
+    _: Float[Array, "b s"],
+    known_t_BS: Float[Array, "b s"],
+    *,
+    cfg: DiTStep,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The same two sums, of forecasts from frames that are all at the known time."""
+    eps_BLP = noise(
+        cfg.seed,
+        batch.draw,
+        batch.segment_ids,
+        batch.token_index,
+        batch.latents.shape[-1],
+    )
+    t_BL = token_times(known_t_BS, batch.segment_ids)
+    x_BLP = cfg.process.corrupt(batch.latents, eps_BLP, t_BL)
+    pred_BLP = dit.forecast(params, cfg.model, x_BLP, t_BL, batch)
+    return packed_mse(pred_BLP, batch.latents, batch)
 
 
 def _sum_of_parts(

@@ -276,7 +276,9 @@ def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
             f"{checkpoint}: its VAE is linear, which diffusers has no class for; "
             "export it in soraxla's own layout"
         )
-    if isinstance(model, DiTConfig) and (model.input_gate or model.local_layers):
+    if isinstance(model, DiTConfig) and (
+        model.input_gate or model.local_layers or model.forecast_layers
+    ):
         raise ValueError(
             f"{checkpoint}: its transformer adds to its answer beside the head, which "
             "Wan's does not; export it in soraxla's own layout"

@@ -29,6 +29,7 @@ CFG = DiTConfig(
 )
 GATED = dataclasses.replace(CFG, input_gate=True)
 LOCAL = dataclasses.replace(GATED, local_layers=2, local_width=6)
+TOLD = dataclasses.replace(LOCAL, forecast_layers=2)
 L, S, M = 14, 3, 10
 
 
@@ -140,7 +141,7 @@ def gradients(params, cfg, x, t, batch, known_t):
     return jax.grad(loss, argnums=(0, 1, 2, 3))(*inputs)
 
 
-@pytest.mark.parametrize("cfg", [CFG, GATED, LOCAL])
+@pytest.mark.parametrize("cfg", [CFG, GATED, LOCAL, TOLD])
 def test_a_packed_clip_is_computed_as_if_alone(cfg):
     """Nor do its place in the row and the padding's content matter."""
     weights = random_params(cfg)
@@ -305,7 +306,7 @@ def test_the_known_mask_says_nothing_at_the_start():
 def test_the_first_prediction_is_zero_and_learns_at_once():
     """After one step nothing waits behind a zero but what stands behind a shut gate."""
     row = pack(A, B, C)
-    for cfg in (CFG, GATED, LOCAL):
+    for cfg in (CFG, GATED, LOCAL, TOLD):
         assert np.all(np.asarray(run(start(cfg), cfg, *row)) == 0.0)
     grad = gradients(start(), CFG, *row)[0]
     assert np.any(grad["head"]["kernel"] != 0.0)
@@ -352,6 +353,7 @@ def test_sizes_are_those_they_are_named_after():
         ("xs", {"heads": 3}, "256 with 3 heads"),
         ("xs", {"layers": 0}, "layers is 0"),
         ("xs", {"local_width": 0}, "local_width is 0: expected ≥ 1"),
+        ("xs", {"forecast_layers": -1}, "forecast_layers is -1: expected ≥ 0"),
         ("wan_14b", {"text_refiner_layers": 1}, "text_pad_to=512"),
         ("xs", {"shift": -1.0}, "shift -1.0"),
     ],

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraxla.models.local import _fetch, neighbours, surroundings
+from soraxla.models.config import dit_config
+from soraxla.models.local import Forecast, _fetch, neighbours, surroundings
 
 GRIDS = [(2, 3, 4), (1, 2, 2), (3, 1, 5)]  # (t, h, w) of the clips of a row
 PADDING = 3
@@ -91,3 +92,52 @@ def test_a_sum_over_the_surroundings_is_a_convolution(patch):
             found[own], made.reshape(-1, ph, pw, 2), rtol=0, atol=2e-5
         )
         start += t * h * w
+
+
+def forecasting(seed=0):
+    """A forecast of random weights of rows of clips, (x, level) to tokens."""
+    cfg = dit_config(
+        "debug", latent_channels=3, local_width=8, forecast_layers=2, dtype="float32"
+    )
+    positions, ids = row()
+    near = neighbours(positions, ids, len(GRIDS))
+    x = np.random.default_rng(seed).normal(size=(1, ids.shape[1], cfg.patch_dim))
+    x, level = x.astype(np.float32), np.ones(ids.shape, np.float32)
+    model = Forecast(cfg)
+    start = model.init(jax.random.key(0), x, level, near)
+    rng = np.random.default_rng(1)
+    random = jax.tree.map(lambda p: 0.3 * rng.normal(size=p.shape), start)
+
+    def forecast(x, level=level, params=random):
+        return np.asarray(model.apply(params, x, level, near))
+
+    return forecast, x, start
+
+
+def test_a_forecast_is_told_by_the_two_frames_before_and_by_nothing_else():
+    forecast, x, _ = forecasting()
+    base, frame = forecast(x), 2 * 2  # of the clip of one frame, behind one of two
+    frames = [slice(0, 12), slice(12, 24), slice(24, 24 + frame)]
+    frames += [slice(28 + 5 * i, 33 + 5 * i) for i in range(3)]
+    told_by = {0: [1], 1: [], 2: [], 3: [4, 5], 4: [5], 5: []}
+    for changed, then in told_by.items():
+        other = x.copy()
+        other[0, frames[changed]] += 1.0
+        moved = np.any(forecast(other) != base, axis=-1)[0]
+        for i, place in enumerate(frames):
+            assert np.all(moved[place]) if i in then else not np.any(moved[place])
+
+
+def test_a_forecast_is_told_how_clean_those_frames_are():
+    forecast, x, _ = forecasting()
+    level = np.ones(x.shape[:2], np.float32)
+    level[:, :12] = 0.5  # of the first clip's first frame
+    moved = np.any(forecast(x, level) != forecast(x), axis=-1)[0]
+    np.testing.assert_array_equal(np.flatnonzero(moved), np.arange(12, 24))
+
+
+def test_a_fresh_forecast_is_the_frame_before():
+    forecast, x, start = forecasting()
+    found = forecast(x, params=start)
+    np.testing.assert_array_equal(found[0, 12:24], x[0, :12])
+    assert not np.any(found[0, :12])

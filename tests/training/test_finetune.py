@@ -291,6 +291,36 @@ def test_a_model_may_be_given_local_layers(folder, dataset, tmp_path):
             settings(way, chosen, model={"local_layers": 2})
 
 
+def test_a_forecast_is_given_and_trained_alone(folder, dataset, tmp_path):
+    """Everything else stays as it is to the bit, and so do predictions at first."""
+    start = open_start(folder)
+    model = {"forecast_layers": 1, "local_width": 4}
+    run = tmp_path / "run"
+    state, _, cfg = fine_tune(
+        "full", start, dataset, run, steps=3, model=model, part="forecast"
+    )
+    assert np.any(state.params["forecast"]["layers"]["head"]["kernel"])
+    assert not np.any(state.params["forecast_gate"]["kernel"])
+    kept = {name: state.params[name] for name in start.dit.params}
+    assert_same(start.dit.params, kept)
+    assert load_transformer(run).model == cfg.step.model
+    # It may still be given local layers, as wide as those it has.
+    more = settings("full", open_start(run), model={"local_layers": 1})
+    assert more.step.model.local_width == 4
+    with pytest.raises(ValueError, match="the folder says it"):
+        settings("full", open_start(run), model={"local_layers": 1, "local_width": 8})
+
+
+def test_a_model_without_a_forecast_has_none_to_train(folder):
+    start = open_start(folder)
+    with pytest.raises(ValueError, match=r"set step\.model\.forecast_layers") as error:
+        settings("full", start, part="forecast")
+    one_line(error)
+    with pytest.raises(ValueError, match=r"step\.part 'both': expected") as error:
+        settings("full", start, part="both")
+    one_line(error)
+
+
 @pytest.mark.parametrize("way", ["full", "lora"])
 def test_there_must_be_a_model(way):
     with pytest.raises(ValueError, match="name its folder with --init") as error:

@@ -191,6 +191,28 @@ def test_the_transformer_learns_a_batch_by_heart(fresh, step):
     assert state.step == 30 and state.skipped == 0
 
 
+def test_a_forecast_is_learnt_from_the_frames_before_as_they_are():
+    """At first it copies them, at their own small time; then it learns by heart."""
+    model = replace(DIT.model, forecast_layers=1, local_width=16)
+    cfg = replace(DIT, model=model, part="forecast")
+    train, state = quick(functools.partial(dit_step, cfg=cfg)), dit_init(cfg)
+    batch, frame = rows([B, C]), 4  # of 3 and 2 frames
+    keys = sample_keys(cfg.seed, Purpose.KNOWN, batch.draw)
+    t_BS = 0.1 * jax.vmap(jax.vmap(jax.random.uniform))(keys)
+    t_BL = token_times(t_BS, batch.segment_ids)
+    eps = noise(cfg.seed, batch.draw, batch.segment_ids, batch.token_index, 8)
+    x = np.array(Process().corrupt(batch.latents, eps, t_BL))
+    copied = np.concatenate([np.zeros_like(x[:, :frame]), x[:, :-frame]], axis=1)
+    copied[:, 3 * frame : 4 * frame] = 0.0  # the second clip's first
+    total, weight = packed_mse(jnp.asarray(copied), batch.latents, batch)
+    state, metrics = train(state, batch)
+    np.testing.assert_allclose(metrics["loss"], total / weight, rtol=1e-5)
+    for _ in range(100):
+        state, metrics = train(state, batch)
+    # Of the first frames, 2 of 5, nothing tells.
+    assert metrics["loss"] < 0.6 * total / weight
+
+
 # --- The autoencoder --------------------------------------------------------------
 
 
