@@ -8,7 +8,9 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
     soraxla worlds --world flat --clips 24000 --out worlds
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir worlds \
         --vae soraxla/assets/worlds/vae --out worlds_data
-    soraxla train --config configs/worlds.py --data worlds_data --init runs/pictures \
+    soraxla train --config configs/worlds.py:forecast --data worlds_data \
+        --init runs/pictures --workdir runs/forecast
+    soraxla train --config configs/worlds.py --data worlds_data --init runs/forecast \
         --workdir runs/worlds
 
 The card of the model that is shipped says how that one was trained, nearly so;

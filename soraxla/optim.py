@@ -14,8 +14,9 @@ class OptimSettings:
     decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
         the rate constant after the warm-up.
     muon_learning_rate: peak rate of the matrices in a transformer's blocks and local
-        and forecast layers, trained by Muon, its updates scaled to the RMS of AdamW's; None trains
-        them by AdamW, as embeddings, heads, tables, biases and gains always are.
+        and forecast layers, trained by Muon, its updates scaled to the RMS of AdamW's;
+        None trains them by AdamW, as embeddings, heads, tables, biases and gains always
+        are.
     ema_decay: limit of the moving average's decay; it starts as (1+k)/(10+k).
     """
 

@@ -243,7 +243,11 @@ def test_a_quarter_of_the_few_lead_into_the_clip_s_end():
     index = replace(make_index([40] * 3, frames=9), t=frames, stored=stored)
     mixture = Mixture(none=0.5, both_ends=0.5)
     spec = PackSpec(
-        row_length=400, text_length=999, max_segments=60, next_share=1.0, mixture=mixture
+        row_length=400,
+        text_length=999,
+        max_segments=60,
+        next_share=1.0,
+        mixture=mixture,
     )
     draws = [draw for row in plan(index, spec, 60) for draw in row]
     led = [d for d in draws if d.tail]
