@@ -36,7 +36,9 @@ def specs(abstract, rules, **sizes):
     return {name: s.spec for name, s in named_leaves(shardings).items()}
 
 
-GATED = dit_config("xl", input_gate=True, local_layers=2, latent_channels=96)
+GATED = dit_config(
+    "xl", input_gate=True, local_layers=2, forecast_layers=1, latent_channels=96
+)
 
 
 @pytest.mark.parametrize("model", [*SIZES.values(), GATED], ids=[*SIZES, "gated"])
