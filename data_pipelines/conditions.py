@@ -96,12 +96,14 @@ def lay(
     """A draw's tokens, their positions, and which are known.
 
     What is appended stands behind the clip, at its own time: frame f alone at f/4
-    latents, latent i of an end that begins with frame f at (f + 4i)/4.
+    latents, latent i of an end that begins with frame f at (f + 4i)/4. All of it counts
+    from the latent that the draw begins with.
     """
     whole_frames = 1 + _TEMPORAL * (len(latents) - 1)
     latents = latents[draw.start : draw.start + draw.latent_frames]
     behind = _appended(conditions, draw, whole_frames)
-    parts = [(latents, 0.0), *((z, first / _TEMPORAL) for first, z in behind)]
+    parts = [(latents, 0.0)]
+    parts += [(z, first / _TEMPORAL - draw.start) for first, z in behind]
     tokens, places = patching.lay(parts, patch, fps, rope_fps)
     pt, ph, pw = patch
     a_frame = latents.shape[1] * latents.shape[2] // (ph * pw)

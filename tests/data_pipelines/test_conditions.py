@@ -135,6 +135,13 @@ def test_what_is_appended_stands_at_its_own_time():
     np.testing.assert_array_equal(places[30:36, 1:], places[:6, 1:])
 
 
+def test_what_is_appended_is_as_far_from_a_window_as_from_its_part_of_the_clip():
+    whole = laid(draw(tail=1))[1]
+    window = laid(draw(tail=1, prefix=1, start=2, latent_frames=3))[1]
+    late = whole[0] - whole[2 * 6]  # 6 tokens a latent frame
+    np.testing.assert_allclose(window, whole[2 * 6 :] + late, rtol=0, atol=1e-6)
+
+
 def test_around_a_hole_tokens_are_known_and_tell_nothing_of_it():
     video = clip(17)
     made = with_a_hole(video)
