@@ -49,8 +49,6 @@ class DiTStep:
     part: Literal["all", "forecast"] = "all"
 
     def __post_init__(self) -> None:
-        if self.part not in ("all", "forecast"):
-            raise ValueError(f"step.part {self.part!r}: expected 'all' or 'forecast'")
         if self.part == "forecast" and (
             not self.model.forecast_layers or self.lora is not None
         ):

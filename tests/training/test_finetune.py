@@ -316,7 +316,7 @@ def test_a_model_without_a_forecast_has_none_to_train(folder):
     with pytest.raises(ValueError, match=r"set step\.model\.forecast_layers") as error:
         settings("full", start, part="forecast")
     one_line(error)
-    with pytest.raises(ValueError, match=r"step\.part 'both': expected") as error:
+    with pytest.raises(ValueError, match=r"step\.part' is 'both', expected") as error:
         settings("full", start, part="both")
     one_line(error)
 
