@@ -17,7 +17,7 @@ from soraxla.types import latent_frames
 
 TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
 _GREY = 128  # what a hole is filled with: the nearest to the middle of −1…1
-MEAN_FEW = 4.25  # latent frames of `a_few`
+MEAN_FEW = 4.25  # latent frames of `a_few`, about: 3.5 without ends, 4.5 with them
 _FEW_ENDS = 0.25  # share of those that lead into an end
 _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
 

@@ -23,6 +23,7 @@ _STEPS = (
     (0, 0, 1),
     *((0, 1, w) for w in (-1, 0, 1)),
 )
+_BEFORE, _AFTER = _STEPS.index((-1, 0, 0)), _STEPS.index((1, 0, 0))
 
 
 def neighbours(
@@ -114,7 +115,7 @@ def surroundings(
     around = [
         window[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)
     ]
-    return [*around, fetch(4, x), fetch(5, x)]
+    return [*around, fetch(_BEFORE, x), fetch(_AFTER, x)]
 
 
 class LocalLayer(nn.Module):
@@ -152,6 +153,10 @@ class LocalLayers(nn.Module):
     each of them, in blocks of convolutions. Tokens alone agree with each other
     only through attention; a shape that lies across several wants more. Starts by
     adding 0.
+
+    Attributes:
+        layers: how many.
+        frames: as of a `LocalLayer`.
     """
 
     cfg: DiTConfig
@@ -187,7 +192,7 @@ class Forecast(nn.Module):
     """What a frame is to be, told by the two before it: the last, and what they add.
 
     It sees nothing of the frame itself, so that it can be learnt from every frame of a
-    clip at once and without noise. Starts as a copy of the last.
+    clip at once, with next to no noise. Starts as a copy of the last.
     """
 
     cfg: DiTConfig
@@ -202,10 +207,11 @@ class Forecast(nn.Module):
         """`level` is how much of x is no noise: 1 clean … 0; it is 0 of no frame."""
 
         def before(y: Array) -> Array:
-            return _fetch(y, near[:, :, 4], near[:, :, 5])
+            return _fetch(y, near[:, :, _BEFORE], near[:, :, _AFTER])
 
         x = jnp.concatenate([x, level[:, :, None].astype(x.dtype)], axis=-1)
-        both = jnp.stack([before(x), before(before(x))], axis=2)
+        last = before(x)
+        both = jnp.stack([last, before(last)], axis=2)
         past, levels = both[..., :-1], both[..., -1]
         layers = LocalLayers(self.cfg, self.cfg.forecast_layers, False, name="layers")
         return past[:, :, 0] + layers(levels, past, near)

@@ -176,14 +176,7 @@ def dit_error(
     process = cfg.process
     t_BS = jnp.minimum(t_BS, process.max_time)
     known_t_BS = jnp.zeros_like(t_BS) if known_t_BS is None else known_t_BS
-    eps_BLP = noise(
-        cfg.seed,
-        batch.draw,
-        batch.segment_ids,
-        batch.token_index,
-        batch.latents.shape[-1],
-        purpose=purpose,
-    )
+    eps_BLP = _noise_of(batch, cfg, purpose)
     t_BL, known_t_BL = (token_times(t, batch.segment_ids) for t in (t_BS, known_t_BS))
     t_BL = jnp.where(batch.known, known_t_BL, t_BL)
     x_BLP = process.corrupt(batch.latents, eps_BLP, t_BL)
@@ -203,17 +196,18 @@ def forecast_error(
     cfg: DiTStep,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The same two sums, of forecasts from frames that are all at the known time."""
-    eps_BLP = noise(
-        cfg.seed,
-        batch.draw,
-        batch.segment_ids,
-        batch.token_index,
-        batch.latents.shape[-1],
-    )
     t_BL = token_times(known_t_BS, batch.segment_ids)
+    eps_BLP = _noise_of(batch, cfg, Purpose.NOISE)
     x_BLP = cfg.process.corrupt(batch.latents, eps_BLP, t_BL)
     pred_BLP = dit.forecast(params, cfg.model, x_BLP, t_BL, batch)
     return packed_mse(pred_BLP, batch.latents, batch)
+
+
+def _noise_of(
+    batch: PackedBatch, cfg: DiTStep, purpose: Purpose
+) -> Float[Array, "b l p"]:
+    ids, numbers = batch.segment_ids, batch.latents.shape[-1]
+    return noise(cfg.seed, batch.draw, ids, batch.token_index, numbers, purpose=purpose)
 
 
 def _sum_of_parts(
