@@ -161,10 +161,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--cfg-scale", type=float, default=SampleSettings().cfg_scale)
     parser.add_argument("--image-scale", type=float, default=1.0)
+    parser.add_argument("--takes", type=int, default=1)
     parser.add_argument("--window", type=int, help="of clips extended forward")
     args = parser.parse_args()
     settings = SampleSettings(
-        steps=args.steps, cfg_scale=args.cfg_scale, image_scale=args.image_scale
+        steps=args.steps,
+        cfg_scale=args.cfg_scale,
+        image_scale=args.image_scale,
+        takes=args.takes,
     )
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
@@ -189,7 +193,7 @@ def main() -> None:
             "sha256": sha256_of_tree(pipeline.dit.params),
             "settings": {
                 name: getattr(args, name)
-                for name in ("steps", "cfg_scale", "image_scale", "window")
+                for name in ("steps", "cfg_scale", "image_scale", "takes", "window")
             },
             "joins": found,
             "drift": drift,

@@ -14,12 +14,13 @@ from jaxtyping import Float, PyTree, UInt8
 
 from soraxla.compiler import jit
 from soraxla.diffusion.process import Process, Purpose, noise, token_times
+from soraxla.evals.joins import join_ratio
 from soraxla.hub import local
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
-from soraxla.recipes import Studio, recipe
-from soraxla.request import Request, SampleSettings
+from soraxla.recipes import Studio, joins, recipe
+from soraxla.request import Loop, Request, SampleSettings
 from soraxla.sampling import SOLVERS, Grid, Guidance, Nothing, guided, sample
 from soraxla.sampling.rows import Layout, Rows, pack_clips, unpack_clips
 from soraxla.sampling.tasks import Clip
@@ -68,7 +69,29 @@ class Pipeline:
         Requests of all sizes and tasks are sampled together in packed rows; what else
         is asked for does not change a video (its place in `requests` does). Where a
         task samples several clips one after the other, each waits for the next round.
+
+        Raises:
+            ValueError: several takes of a task without joins.
         """
+        places = [self.joins(request) for request in requests]
+        if settings.takes > 1 and not all(places):
+            task = type(requests[places.index([])].task).__name__
+            raise ValueError(
+                f"takes is {settings.takes}, but {task} has no join with given frames "
+                "to choose by: set it to 1"
+            )
+        made = [{} for _ in requests]
+        for i, video in self._takes([*requests] * settings.takes, settings):
+            take, place = divmod(i, len(requests))
+            made[place][take] = video
+            if len(made[place]) == settings.takes:
+                closed = isinstance(requests[place].task, Loop)
+                yield place, _best(made[place], places[place], closed)
+                made[place].clear()
+
+    def _takes(
+        self, requests: Sequence[Request], settings: SampleSettings
+    ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         texts = dict(enumerate(self.text_encoder([r.prompt for r in requests])))
         recipes = {i: recipe(self.studio(r)) for i, r in enumerate(requests)}
         clips = {i: next(steps) for i, steps in recipes.items()}
@@ -81,6 +104,10 @@ class Pipeline:
                 except StopIteration as done:
                     yield i, done.value
             clips, first_draw = following, first_draw + _ROUND
+
+    def joins(self, request: Request) -> list[int]:
+        """The first frame after each join with given frames; see `recipes.joins`."""
+        return joins(self.studio(request))
 
     def studio(self, request: Request) -> Studio:
         """The request as this VAE and transformer see it.
@@ -155,6 +182,16 @@ class Pipeline:
             guidance=settings.guidance,
             first_draw=first_draw,
         )
+
+
+def _best(
+    takes: Mapping[int, np.ndarray], places: list[int], closed: bool
+) -> np.ndarray:
+    """The take whose joins show least; of equals, the first."""
+    if len(takes) == 1:
+        return takes[0]
+    ratios = {i: join_ratio(takes[i], places, closed=closed) for i in sorted(takes)}
+    return takes[min(ratios, key=lambda i: ratios[i])]
 
 
 @functools.lru_cache(maxsize=8)

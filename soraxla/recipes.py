@@ -135,9 +135,9 @@ def recipe(studio: Studio) -> Recipe:
             between = frames - len(first) - len(last)
             made = yield from _between(first, last, between, studio, steered_from=0)
             return np.concatenate([first, made, last])
-        case Extend(video=video, direction=direction):
-            video, new = fitted(video), frames - len(video)
-            before = {"forward": 0, "backward": new, "both": new // 2}[direction]
+        case Extend(video=video):
+            before, new = _before(task, frames), frames - len(video)
+            video = fitted(video)
             parts = [video]
             if before:
                 parts.insert(0, (yield from _between(nothing, video, before, studio)))
@@ -154,8 +154,7 @@ def recipe(studio: Studio) -> Recipe:
             return np.concatenate([before, made, after])
         case Loop(video=video):
             if video is None:
-                length = frames - min(BRIDGE, frames - studio.overlap_frames)
-                video = yield from _between(nothing, nothing, length, studio)
+                video = yield from _between(nothing, nothing, _around(studio), studio)
             video = fitted(video)
             made = yield from _between(video, video, frames - len(video), studio)
             return np.concatenate([video, made])
@@ -168,6 +167,40 @@ def recipe(studio: Studio) -> Recipe:
             return (yield from _inpainted(*_on_canvas(video, studio), studio))
         case _:
             assert_never(task)
+
+
+def joins(studio: Studio) -> list[int]:
+    """The first frame after each join of what is given, or of a loop's first clip, with
+    what is made; a loop's last frame comes before its first.
+
+    Of tasks that have none it is empty.
+    """
+    task, frames = studio.request.task, studio.request.frames
+    match task:
+        case Animate(first=first, last=last):
+            places = [first is not None, (frames - 1) * (last is not None)]
+        case Extend(video=video):
+            before = _before(task, frames)
+            places = [before, (before + len(video)) % frames]
+        case Connect(before=before, after=after):
+            places = [len(before), frames - len(after)]
+        case Loop(video=video):
+            return [0, _around(studio) if video is None else len(video)]
+        case _:
+            places = []
+    return sorted({int(place) for place in places} - {0})
+
+
+def _before(task: Extend, frames: int) -> int:
+    """How many of the frames come before the clip."""
+    new = frames - len(task.video)
+    return {"forward": 0, "backward": new, "both": new // 2}[task.direction]
+
+
+def _around(studio: Studio) -> int:
+    """Frames of the clip that a loop from a prompt alone begins with."""
+    frames = studio.request.frames
+    return frames - min(BRIDGE, frames - studio.overlap_frames)
 
 
 def _between(

@@ -277,7 +277,9 @@ class SampleSettings:
         condition_noise: the time to which what is given is noised before the network
             sees it; it comes out as it was given.
         negative_prompt: what guidance leads away from; "" is any video.
-        seed: request number i of a call always gets the noise of (seed, i).
+        takes: how often a video is made; of several, the one whose joins with what is
+            given show least is kept.
+        seed: request number i of a call always gets the noise of (seed, i) first.
     """
 
     steps: int = 30
@@ -287,6 +289,7 @@ class SampleSettings:
     image_scale: float = 1.0
     condition_noise: float = 0.0
     negative_prompt: str = ""
+    takes: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -296,6 +299,8 @@ class SampleSettings:
             )
         if not 1 <= self.steps <= 1000:
             raise ValueError(f"steps is {self.steps}, expected 1 to 1000")
+        if not 1 <= self.takes <= 100:
+            raise ValueError(f"takes is {self.takes}, expected 1 to 100")
         if not 0 <= self.condition_noise <= 0.5:
             raise ValueError(
                 f"condition_noise is {self.condition_noise}, expected 0 to 0.5"

@@ -10,7 +10,7 @@ class Usual(NamedTuple):
     """The size that a model has seen most of.
 
     `onward` are the frames that a clip is best extended by at once; None is as many as
-    the model was trained with.
+    the model was trained with. `takes` are made of what is to join given frames.
     """
 
     width: int
@@ -18,9 +18,10 @@ class Usual(NamedTuple):
     frames: int
     fps: float
     onward: int | None = None
+    takes: int = 1
 
 
-WORLDS = Usual(width=64, height=64, frames=33, fps=16.0, onward=8)
+WORLDS = Usual(width=64, height=64, frames=33, fps=16.0, onward=8, takes=4)
 
 
 def small_vae() -> Path:

@@ -1,10 +1,12 @@
 """`soraxla generate`: videos and images from prompts, pictures and clips."""
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soraxla.assets import WORLDS, Usual, worlds_model
 from soraxla.cli import media, sampling
 
 if TYPE_CHECKING:
@@ -40,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'forward*8,left*4,dig", for models that know such actions',
     )
     sampling.add_arguments(parser)
+    parser.add_argument(
+        "--takes",
+        type=int,
+        metavar="N",
+        help="how often each video is made; the one whose joins with given frames show "
+        f"least is kept (default: 1; {WORLDS.takes} without --checkpoint where there "
+        "are joins)",
+    )
 
 
 def _add_length(parser: argparse.ArgumentParser) -> None:
@@ -84,13 +94,14 @@ def run(args: argparse.Namespace) -> None:
     import jax
     from tqdm import tqdm
 
-    from soraxla.assets import worlds_model
     from soraxla.pipeline import load
     from soraxla.sharding import sampling_mesh
     from soraxla.video_io import check_writable, write_video
 
     # Everything a user can get wrong is found before the long work starts.
     settings = sampling.settings_of(args)
+    if args.takes is not None:
+        settings = dataclasses.replace(settings, takes=args.takes)
     requests = _requests(args)
     outs = _outs(args.out, len(requests))
     for out in outs:
@@ -100,6 +111,8 @@ def run(args: argparse.Namespace) -> None:
         pipeline = load(args.checkpoint or worlds_model())
         if args.actions is not None:
             requests = [_acting(args.actions, r, pipeline) for r in requests]
+        if args.takes is None and not args.checkpoint and pipeline.joins(requests[0]):
+            settings = dataclasses.replace(settings, takes=WORLDS.takes)
         _note_windows(pipeline, requests[0])
         videos = pipeline.generate_each(requests, settings)
         for place, video in tqdm(videos, total=len(requests), unit="video"):
@@ -108,7 +121,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":
-    from soraxla.assets import WORLDS, Usual
     from soraxla.request import Animate, Extend, Request, own_frames
 
     prompts, task = _prompts(args), media.task_of(args)
@@ -152,8 +164,6 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
 
 def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
     """The request with actions in the frames that are generated, from the first on."""
-    import dataclasses
-
     import numpy as np
 
     from soraxla.controls import parse_actions

@@ -67,6 +67,8 @@ def refuse(refusal, tmp_path, checkpoint):
         ({"window": 12}, "window is 12, expected 13 to"),
         ({"fit": "stretch"}, "Known: cover, crop, pad"),
         ({"seed": -1}, "seed is -1"),
+        ({"takes": 0}, "takes is 0, expected 1 to 100"),
+        ({"takes": 2}, "takes is 2, but Animate has no join with given frames"),
         ({"solver": "huen"}, "did you mean 'heun'?"),
     ],
 )

@@ -38,9 +38,8 @@ def test_joins_lie_within_the_clip(joins):
         join_ratio(brightening([0, 1, 2, 3, 4]), joins)
 
 
-def test_a_clip_of_joins_alone_is_refused():
-    with pytest.raises(ValueError, match="every step is a join"):
-        join_ratio(brightening([0, 1]), [1])
+def test_a_clip_of_joins_alone_is_as_one_in_which_nothing_moves():
+    assert join_ratio(brightening([0, 2]), [1]) == pytest.approx(4.0)
 
 
 def test_drift_is_of_the_channel_that_drifts_most():
