@@ -6,7 +6,7 @@ Ten clips of 33 frames at 64×64 a task. A join passes when its step between fra
 most 1.5 times the clip's median step. Clips in which the simulator's own steps at these
 places are larger, since what moves is hidden for most of them, are not asked: the truth
 itself would fail. The same is asked of the transformer with random weights, which
-should fail. Drift: scenes in which nothing moves, extended by four
+should fail. Drift: scenes of the simulator in which nothing moves, extended by four
 windows; the change of the mean colour, of 255.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.harness import conditions, write_json
 from data_pipelines.worlds import WORLDS, Episode, World
+from data_pipelines.worlds.sizes import Size
 from soraxla.assets import worlds_model
 from soraxla.evals.joins import colour_drift, join_ratio
 from soraxla.evals.worldbench.cases import FIRST_SEED
@@ -41,6 +42,7 @@ from soraxla.trees import sha256_of_tree
 CLIPS, FRAMES, GIVEN = 10, 33, 17
 PASSES = 1.5
 OVERLAP, WINDOWS = 9, 4
+SIZE = Size(width=64, height=64, frames=FRAMES, fps=16.0)
 FIRST = FIRST_SEED + 500_000_000  # beyond what WorldBench asks
 
 
@@ -49,12 +51,24 @@ def held_out(count: int) -> list[Episode]:
 
     def passing(simulate: World) -> Iterator[Episode]:
         for seed in itertools.count(FIRST):
-            clip = simulate(seed, width=64, height=64, frames=FRAMES, fps=16.0)
+            clip = simulate(seed, **SIZE._asdict())
             if max(own_ratios(clip).values()) <= PASSES:
                 yield clip
 
     worlds = [passing(WORLDS[name]) for name in ("occlusion", "physics", "marks")]
     return [next(worlds[i % 3]) for i in range(count)]
+
+
+def still(count: int) -> list[Episode]:
+    """Scenes in which nothing moves, as their captions say: shapes that rest."""
+
+    def resting() -> Iterator[Episode]:
+        for seed in itertools.count(FIRST):
+            clip = WORLDS["occlusion"](seed, **SIZE._asdict())
+            if not np.ptp(clip.video, axis=0).any():
+                yield clip
+
+    return list(itertools.islice(resting(), count))
 
 
 def own_ratios(clip: Episode) -> dict[str, float]:
@@ -115,24 +129,25 @@ def ratios(
 
 def drifts(pipeline: Pipeline, settings: SampleSettings, window: int) -> list[float]:
     """Between the given frames and those of the last of four windows."""
-    stills = [clip.video[:1].repeat(FRAMES, axis=0) for clip in held_out(6)]
     last = window - OVERLAP
     frames = FRAMES + WINDOWS * last
+    scenes = still(6)
     requests = [
-        dataclasses.replace(request(Extend(video=still), "", frames), window=window)
-        for still in stills
+        request(Extend(video=scene.video), scene.caption, frames) for scene in scenes
     ]
+    requests = [dataclasses.replace(r, window=window) for r in requests]
     made = dict(pipeline.generate_each(requests, settings))
-    return [colour_drift(still, made[i][-last:]) for i, still in enumerate(stills)]
+    ends = [made[i][-last:] for i in range(len(scenes))]
+    return [colour_drift(s.video, end) for s, end in zip(scenes, ends, strict=True)]
 
 
 def request(task: Task, prompt: str, frames: int) -> Request:
     return Request(
         prompt=prompt,
-        width=64,
-        height=64,
+        width=SIZE.width,
+        height=SIZE.height,
         frames=frames,
-        fps=16.0,
+        fps=SIZE.fps,
         task=task,
         overlap=OVERLAP,
     )
