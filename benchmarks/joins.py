@@ -1,13 +1,14 @@
-"""Do the joins of a model's clips show, and do its colours drift? On held-out worlds.
+"""Do the joins of a model's clips show, do they go on as the simulator does, and do
+colours drift? On held-out worlds.
 
     python -m benchmarks.joins [--checkpoint DIR] [--window FRAMES] [--json FILE]
 
 Ten clips of 33 frames at 64×64 a task. A join passes when its step between frames is at
 most 1.5 times the clip's median step. Clips in which the simulator's own steps at these
 places are larger, since what moves is hidden for most of them, are not asked: the truth
-itself would fail. The same is asked of the transformer with random weights, which
-should fail. Drift: scenes of the simulator in which nothing moves, extended by four
-windows; the change of the mean colour, of 255.
+itself would fail. The same is asked, of one take, of the transformer with random
+weights, which should fail. Drift: scenes of the simulator in which nothing moves,
+extended by four windows, without guidance; the change of the mean colour, of 255.
 """
 
 import argparse
@@ -105,13 +106,17 @@ def tasks(clip: Episode, other: Episode) -> dict[str, tuple[Task, int, list[int]
     }
 
 
-def ratios(
+def joined(
     pipeline: Pipeline, settings: SampleSettings, window: int | None
-) -> dict[str, list[float]]:
-    """By task, the join ratio of each clip; they are extended forward in windows."""
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """By task, the join ratio of each clip; they are extended forward in windows.
+
+    And how far those are from the simulator's, by the frames after what was given: the
+    root of the mean square over all of them, of 255.
+    """
     clips = held_out(CLIPS)
     asked = [tasks(clip, clips[i - 1]) for i, clip in enumerate(clips)]
-    found = {}
+    found, far = {}, {}
     for name in asked[0]:
         requests = [
             request(task[name][0], clip.caption, task[name][1])
@@ -124,7 +129,18 @@ def ratios(
         found[name] = [
             join_ratio(made[i], joins, closed=name == "loop") for i in range(CLIPS)
         ]
-    return found
+        if name == "forward":
+            far = {str(after): distance(clips, made, after) for after in (4, 8, 12)}
+    return found, far
+
+
+def distance(clips: list[Episode], made: dict[int, np.ndarray], after: int) -> float:
+    frame = GIVEN + after - 1
+    errors = [
+        made[i][frame].astype(np.float64) - clip.video[frame]
+        for i, clip in enumerate(clips)
+    ]
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def drifts(pipeline: Pipeline, settings: SampleSettings, window: int) -> list[float]:
@@ -177,6 +193,7 @@ def main() -> None:
     parser.add_argument("--cfg-scale", type=float, default=SampleSettings().cfg_scale)
     parser.add_argument("--image-scale", type=float, default=1.0)
     parser.add_argument("--takes", type=int, default=1)
+    parser.add_argument("--condition-noise", type=float, default=0.0)
     parser.add_argument("--window", type=int, help="of clips extended forward")
     args = parser.parse_args()
     settings = SampleSettings(
@@ -184,33 +201,30 @@ def main() -> None:
         cfg_scale=args.cfg_scale,
         image_scale=args.image_scale,
         takes=args.takes,
+        condition_noise=args.condition_noise,
     )
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
-        found = {
-            "model": ratios(pipeline, settings, args.window),
-            "random weights": ratios(
-                with_random_weights(pipeline), settings, args.window
-            ),
-        }
-        plain = SampleSettings(steps=args.steps, cfg_scale=1.0)
+        found, far = joined(pipeline, settings, args.window)
+        once = dataclasses.replace(settings, takes=1)
+        chance, _ = joined(with_random_weights(pipeline), once, args.window)
+        plain = dataclasses.replace(once, cfg_scale=1.0, image_scale=1.0)
         drift = {
             f"{WINDOWS} windows of {window}": drifts(pipeline, plain, window)
             for window in sorted({args.window or FRAMES, FRAMES})
         }
-    for source, by_task in found.items():
+    for source, by_task in (("model", found), ("random weights", chance)):
         print(f"{source}: joins of at most {PASSES} times the median step")
         print("\n".join(f"  {row(*item)}" for item in by_task.items()))
+    print("away from the simulator's, of 255, after so many frames:", far)
     for windows, values in drift.items():
         print(f"drift over {windows}, of 255: {np.round(values, 2).tolist()}")
     if args.json:
         results = {
             "sha256": sha256_of_tree(pipeline.dit.params),
-            "settings": {
-                name: getattr(args, name)
-                for name in ("steps", "cfg_scale", "image_scale", "takes", "window")
-            },
-            "joins": found,
+            "settings": dataclasses.asdict(settings) | {"window": args.window},
+            "joins": {"model": found, "random weights": chance},
+            "distance": far,
             "drift": drift,
         }
         write_json(args.json, {**conditions(), "results": results})
