@@ -12,6 +12,8 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
         --init runs/pictures --workdir runs/forecast
     soraxla train --config configs/worlds.py --data worlds_data --init runs/forecast \
         --workdir runs/worlds
+    soraxla train --config configs/worlds.py:details --data worlds_data \
+        --init runs/worlds --workdir runs/details
 
 The card of the model that is shipped says how that one was trained, nearly so;
 `--init soraxla/assets/worlds` goes on from it.
@@ -38,26 +40,25 @@ class Stage(NamedTuple):
     rows: int
     pack: PackSpec
     part: Literal["all", "forecast"] = "all"
+    shift: float | None = None
 
 
+_CLIPS = PackSpec(
+    row_length=512,
+    text_length=224,
+    max_segments=20,
+    cut_share=0.6,
+    next_share=0.6,
+    mixture=EVERY_TASK,
+)
 _STAGES = {
     # A picture costs a tenth of a clip and says as much of what words look like.
     "pictures": Stage(
         1200, 1.5e-3, 1, PackSpec(row_length=2048, text_length=1664, max_segments=112)
     ),
-    "clips": Stage(
-        7000,
-        1e-3,
-        4,
-        PackSpec(
-            row_length=512,
-            text_length=224,
-            max_segments=20,
-            cut_share=0.6,
-            next_share=0.6,
-            mixture=EVERY_TASK,
-        ),
-    ),
+    "clips": Stage(7000, 1e-3, 4, _CLIPS),
+    # Nearly clean clips, which the shift that tells what a clip is about hardly has.
+    "details": Stage(700, 0.9e-3, 4, _CLIPS, shift=2.0),
     # A first frame is given, since nothing before it tells of it.
     "forecast": Stage(
         3000,
@@ -80,7 +81,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
         raise ValueError(
             f"unknown stage {stage!r}: expected one of {', '.join(_STAGES)}"
         )
-    steps, rate, rows, pack, part = _STAGES[stage]
+    steps, rate, rows, pack, part, shift = _STAGES[stage]
     training = DiTTraining(
         step=DiTStep(
             model=dit_config(
@@ -113,6 +114,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
         ),
         pack=pack,
         batch_rows=rows,
+        shift=shift,
         loop=LoopSettings(steps=steps, checkpoint_every=250),
     )
     return ConfigDict({"kind": "dit", **to_dict(training)})

@@ -106,6 +106,20 @@ def assert_same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+def test_times_may_be_shifted_otherwise_than_a_sampler_s(folder, dataset, tmp_path):
+    start = open_start(folder)
+    cfg = settings("full", start)
+    for shift in (None, 2.0):
+        job = dit_job(
+            replace(cfg, shift=shift), open_dataset(dataset), tmp_path, start=start
+        )
+        batch = next(iter(job.batches))
+        used = np.isin(np.arange(1, batch.shift.shape[1] + 1), batch.segment_ids)
+        assert np.all(batch.shift[0, used] == 2.0) == (shift == 2.0)
+    with pytest.raises(ValueError, match="time shift 0.0: expected 'auto' or a number"):
+        replace(cfg, shift=0.0)
+
+
 @pytest.mark.parametrize("way", ["full", "lora"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype):
