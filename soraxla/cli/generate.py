@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'forward*8,left*4,dig", for models that know such actions',
     )
     sampling.add_arguments(parser)
+    parser.set_defaults(condition_noise=None)
     parser.add_argument(
         "--takes",
         type=int,
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.video_io import check_writable, write_video
 
     # Everything a user can get wrong is found before the long work starts.
+    if args.condition_noise is None:
+        args.condition_noise = 0.0 if args.checkpoint else WORLDS.condition_noise
     settings = sampling.settings_of(args)
     if args.takes is not None:
         settings = dataclasses.replace(settings, takes=args.takes)

@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--condition-noise",
         type=float,
+        default=0.0,
         metavar="T",
         help="time to which what is given is noised for the network (default: 0; "
-        f"{WORLDS.condition_noise} without --checkpoint)",
+        f"of `generate` without --checkpoint {WORLDS.condition_noise})",
     )
     group.add_argument("--negative-prompt", default="")
     group.add_argument("--seed", type=int, default=0)
@@ -44,16 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def settings_of(args: argparse.Namespace) -> "SampleSettings":
     from soraxla.request import SampleSettings
 
-    noise = args.condition_noise
-    if noise is None:
-        noise = 0.0 if args.checkpoint else WORLDS.condition_noise
     return SampleSettings(
         steps=args.steps,
         solver=args.solver,
         cfg_scale=args.cfg_scale,
         cfg_interval=tuple(args.cfg_interval),
         image_scale=args.image_scale,
-        condition_noise=noise,
+        condition_noise=args.condition_noise,
         negative_prompt=args.negative_prompt,
         seed=args.seed,
     )
