@@ -36,10 +36,10 @@ def test_a_clip_is_extended_forward_a_few_frames_at_a_time(tmp_path, capsys):
     given = WORLDS["physics"](FIRST_SEED, frames=17, **SIZE).video
     write_video(tmp_path / "a.mp4", given, USUAL.fps)
     notes = {}
-    for direction in ("forward", "backward"):
+    for direction, takes in (("forward", []), ("backward", ["--takes", "1"])):
         out = tmp_path / f"{direction}.mp4"
         options = ["--extend", str(tmp_path / "a.mp4"), "--direction", direction]
-        options += ["--frames", "41", "--steps", "1", "--out", str(out)]
+        options += ["--frames", "41", "--steps", "1", "--out", str(out), *takes]
         assert main(["generate", *options]) == 0
         assert probe(out).frames == 41
         notes[direction] = capsys.readouterr().err
