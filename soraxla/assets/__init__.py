@@ -23,7 +23,7 @@ class Usual(NamedTuple):
     condition_noise: float = 0.0
 
 
-# Of clean frames it makes ever more contrast, of noisier ones ever less.
+# Of clean frames it makes ever more contrast.
 WORLDS = Usual(
     width=64,
     height=64,
