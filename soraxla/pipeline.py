@@ -20,7 +20,7 @@ from soraxla.models import dit
 from soraxla.models.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
 from soraxla.recipes import Studio, joins, recipe
-from soraxla.request import Loop, Request, SampleSettings
+from soraxla.request import Request, SampleSettings
 from soraxla.sampling import SOLVERS, Grid, Guidance, Nothing, guided, sample
 from soraxla.sampling.rows import Layout, Rows, pack_clips, unpack_clips
 from soraxla.sampling.tasks import Clip
@@ -85,8 +85,7 @@ class Pipeline:
             take, place = divmod(i, len(requests))
             made[place][take] = video
             if len(made[place]) == settings.takes:
-                closed = isinstance(requests[place].task, Loop)
-                yield place, _best(made[place], places[place], closed)
+                yield place, _best(made[place], places[place])
                 made[place].clear()
 
     def _takes(
@@ -184,14 +183,14 @@ class Pipeline:
         )
 
 
-def _best(
-    takes: Mapping[int, np.ndarray], places: list[int], closed: bool
-) -> np.ndarray:
+def _best(takes: Mapping[int, np.ndarray], places: list[int]) -> np.ndarray:
     """The take whose joins show least; of equals, the first."""
     if len(takes) == 1:
         return takes[0]
-    ratios = {i: join_ratio(takes[i], places, closed=closed) for i in sorted(takes)}
-    return takes[min(ratios, key=lambda i: ratios[i])]
+    closed = 0 in places  # the first frame of a loop alone comes after a join
+    return takes[
+        min(sorted(takes), key=lambda i: join_ratio(takes[i], places, closed=closed))
+    ]
 
 
 @functools.lru_cache(maxsize=8)

@@ -178,7 +178,7 @@ def joins(studio: Studio) -> list[int]:
     task, frames = studio.request.task, studio.request.frames
     match task:
         case Animate(first=first, last=last):
-            places = [first is not None, (frames - 1) * (last is not None)]
+            places = [1] * (first is not None) + [frames - 1] * (last is not None)
         case Extend(video=video):
             before = _before(task, frames)
             places = [before, (before + len(video)) % frames]
@@ -188,7 +188,7 @@ def joins(studio: Studio) -> list[int]:
             return [0, _around(studio) if video is None else len(video)]
         case _:
             places = []
-    return sorted({int(place) for place in places} - {0})
+    return sorted(set(places) - {0})
 
 
 def _before(task: Extend, frames: int) -> int:

@@ -132,10 +132,8 @@ def dit_job(
     def fine_tuned(params: PyTree) -> TrainState:
         # Copies: the loop donates its state, and `start` stays the caller's.
         params = jax.tree.map(jnp.copy, params)
-        if jax.eval_shape(fresh).params.keys() - params.keys():
-            # What the model is given beside its own starts fresh.
-            params = {**fresh().params, **params}
-        return create(params, cfg.step.optim, {})
+        # What the model is given beside its own starts fresh.
+        return create({**fresh().params, **params}, cfg.step.optim, {})
 
     for what, expected, found in (
         ("latent channels", model.latent_channels, card["latent_channels"]),

@@ -164,11 +164,12 @@ def test_known_tokens_have_a_time_of_their_own_and_no_loss(step, fresh, state):
     assert abs(float(seen - changed)) > 1e-3
 
 
-def test_accumulation_changes_neither_loss_nor_update(step, state):
-    """Parts of very different weight: of three clips, and of one and none."""
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_changes_neither_loss_nor_update(step, state, parts):
+    """Parts of very different weight: of one clip, of three, of none at all."""
     tiny = clip(3, (1, 2, 2), 5)
     batch = rows([A, B], [tiny], [C], [])
-    in_parts = quick(functools.partial(dit_step, cfg=DIT, accumulate=2))
+    in_parts = quick(functools.partial(dit_step, cfg=DIT, accumulate=parts))
     (one, expected), (other, found) = step(state, batch), in_parts(state, batch)
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
