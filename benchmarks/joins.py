@@ -24,6 +24,7 @@ from benchmarks.harness import conditions, write_json
 from data_pipelines.worlds import WORLDS, Episode, World
 from data_pipelines.worlds.sizes import Size
 from soraxla.assets import worlds_model
+from soraxla.cli import sampling
 from soraxla.evals.joins import colour_drift, join_ratio
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.models import dit
@@ -189,20 +190,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default=worlds_model())
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--cfg-scale", type=float, default=SampleSettings().cfg_scale)
-    parser.add_argument("--image-scale", type=float, default=1.0)
     parser.add_argument("--takes", type=int, default=1)
-    parser.add_argument("--condition-noise", type=float, default=0.0)
     parser.add_argument("--window", type=int, help="of clips extended forward")
+    sampling.add_arguments(parser)
     args = parser.parse_args()
-    settings = SampleSettings(
-        steps=args.steps,
-        cfg_scale=args.cfg_scale,
-        image_scale=args.image_scale,
-        takes=args.takes,
-        condition_noise=args.condition_noise,
-    )
+    settings = dataclasses.replace(sampling.settings_of(args), takes=args.takes)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
         found, far = joined(pipeline, settings, args.window)

@@ -237,7 +237,8 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
             guidance=guidance,
         )
         x = corrupted(jnp.minimum(grid.t[0], process.max_time), known_t)
-        x = sample(denoise, x, batch, grid, process=process, solver=SOLVERS[solver])
+        how = {"process": process, "solver": SOLVERS[solver], "seed": key}
+        x = sample(denoise, x, batch, grid, **how)
         return constrain(x, None, None, None)  # all of it to every host
 
     return jit(run)

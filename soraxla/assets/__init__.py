@@ -21,6 +21,7 @@ class Usual(NamedTuple):
     onward: int | None = None
     takes: int = 1
     condition_noise: float = 0.0
+    solver: str = "euler"
 
 
 # Of clean frames it makes ever more contrast.

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'forward*8,left*4,dig", for models that know such actions',
     )
     sampling.add_arguments(parser)
-    parser.set_defaults(condition_noise=None)
+    parser.set_defaults(solver=None, condition_noise=None)
     parser.add_argument(
         "--takes",
         type=int,
@@ -100,8 +100,10 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.video_io import check_writable, write_video
 
     # Everything a user can get wrong is found before the long work starts.
-    if args.condition_noise is None:
-        args.condition_noise = 0.0 if args.checkpoint else WORLDS.condition_noise
+    usual = _usual(args)
+    for name in ("solver", "condition_noise"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(usual, name))
     settings = sampling.settings_of(args)
     if args.takes is not None:
         settings = dataclasses.replace(settings, takes=args.takes)
@@ -114,8 +116,8 @@ def run(args: argparse.Namespace) -> None:
         pipeline = load(args.checkpoint or worlds_model())
         if args.actions is not None:
             requests = [_acting(args.actions, r, pipeline) for r in requests]
-        if args.takes is None and not args.checkpoint and pipeline.joins(requests[0]):
-            settings = dataclasses.replace(settings, takes=WORLDS.takes)
+        if args.takes is None and usual.takes > 1 and pipeline.joins(requests[0]):
+            settings = dataclasses.replace(settings, takes=usual.takes)
         _note_windows(pipeline, requests[0])
         videos = pipeline.generate_each(requests, settings)
         for place, video in tqdm(videos, total=len(requests), unit="video"):
@@ -123,11 +125,14 @@ def run(args: argparse.Namespace) -> None:
             tqdm.write(str(outs[place]))
 
 
+def _usual(args: argparse.Namespace) -> Usual:
+    return Usual(256, 256, 1, 24.0) if args.checkpoint else WORLDS
+
+
 def _requests(args: argparse.Namespace) -> "list[Request]":
     from soraxla.request import Animate, Extend, Request, own_frames
 
-    prompts, task = _prompts(args), media.task_of(args)
-    usual = Usual(256, 256, 1, 24.0) if args.checkpoint else WORLDS
+    prompts, task, usual = _prompts(args), media.task_of(args), _usual(args)
     size = args.canvas or args.size
     if size is None and not args.checkpoint and isinstance(task, Animate):
         size = f"{usual.width}x{usual.height}"  # a photograph is far from its worlds

@@ -13,7 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--steps", type=int, default=30, help="sampler steps")
     group.add_argument(
-        "--solver", default="euler", help="euler, ddim, heun, wan-euler or unipc"
+        "--solver",
+        default="euler",
+        help="euler, ddim, heun, unipc, wan-euler or, with noise, euler-ancestral "
+        f"(default: euler; of `generate` without --checkpoint {WORLDS.solver})",
     )
     group.add_argument("--cfg-scale", type=float, default=4.0)
     group.add_argument(

@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     POSTERIOR = 4  # the VAE's posterior sample, by training step
     EVAL = 5  # the noise of an evaluation, never trained on
     KNOWN = 6  # the training time of a draw's known tokens
+    STOP = 7  # the noise that a sampler adds on the way
 
 
 @dataclass(frozen=True, kw_only=True)

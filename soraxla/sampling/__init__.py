@@ -12,6 +12,7 @@ from soraxla.sampling.loop import sample
 from soraxla.sampling.solvers import (
     SOLVERS,
     Euler,
+    EulerAncestral,
     Heun,
     Solver,
     Stop,
@@ -24,6 +25,7 @@ __all__ = [
     "Condition",
     "Denoise",
     "Euler",
+    "EulerAncestral",
     "Grid",
     "Guidance",
     "Heun",

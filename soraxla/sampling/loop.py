@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int, Key
 
-from soraxla.diffusion.process import Process, token_times
+from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.sampling.grid import Grid
 from soraxla.sampling.guidance import Denoise
 from soraxla.sampling.solvers import Solver, Stop
@@ -19,6 +19,7 @@ def sample(
     *,
     process: Process,
     solver: Solver,
+    seed: int | Key[jax.Array, ""] = 0,
 ) -> Float[Array, "b l p"]:
     """Clean latents from corrupted ones; known tokens are `batch.latents`, padding 0.
 
@@ -30,7 +31,10 @@ def sample(
         batch: segments and known tokens; the conditions themselves belong to
             `denoise`, and each segment's shift to the grid.
         grid: `solver.grid(steps, batch.shift)`, made outside of any jit.
+        seed: of the noise that a stochastic solver adds.
     """
+    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    key = jax.random.fold_in(key, int(Purpose.STOP))
     ids_BL = jnp.asarray(batch.segment_ids)
     padding_BL1 = (ids_BL == 0)[:, :, None]
     known_BL1 = jnp.asarray(batch.known)[:, :, None]
@@ -43,10 +47,15 @@ def sample(
         alpha, sigma = process.levels(of_tokens(t_BS))
         return sigma / (alpha + sigma), alpha + sigma
 
-    def stop(at: Grid) -> Stop:
+    def stop(at: Grid, number: Int[Array, ""]) -> Stop:
+        def fresh() -> Array:
+            own = jax.random.fold_in(key, number)
+            place = batch.draw, batch.segment_ids, batch.token_index
+            return noise(own, *place, x.shape[-1], purpose=Purpose.STOP)
+
         t_BS = jnp.minimum(at.t, process.max_time)
         asked_BS = jnp.minimum(at.asked, process.max_time)
-        return Stop(s=levels(t_BS)[0], t=t_BS, asked=asked_BS)
+        return Stop(s=levels(t_BS)[0], t=t_BS, asked=asked_BS, fresh=fresh)
 
     def velocity(z: Array, at: Stop) -> Array:
         x_t = jnp.where(known_BL1, x, z * levels(at.t)[1])
@@ -54,12 +63,14 @@ def sample(
         x0, eps = process.to_x0_eps(pred, x_t, of_tokens(at.t))
         return eps - x0
 
-    def step(carry: tuple, ends: tuple[Grid, Grid]):
-        return solver.step(velocity, *carry, *map(stop, ends)), None
+    def step(carry: tuple, ends: tuple):
+        return solver.step(velocity, *carry, *(stop(*end) for end in ends)), None
 
-    here, there = Grid(*(x[:-1] for x in grid)), Grid(*(x[1:] for x in grid))
-    first = stop(Grid(*(x[0] for x in grid)))
+    def of_stops(which: int | slice) -> tuple[Grid, Array]:
+        return Grid(*(x[which] for x in grid)), jnp.arange(len(grid.t))[which]
+
+    first, ends = stop(*of_stops(0)), (of_stops(slice(-1)), of_stops(slice(1, None)))
     z = jnp.asarray(x) / levels(first.t)[1]
-    (z, _), _ = jax.lax.scan(step, (z, solver.start(z, first)), (here, there))
+    (z, _), _ = jax.lax.scan(step, (z, solver.start(z, first)), ends)
     z = jnp.where(known_BL1, batch.latents, z)
     return jnp.where(padding_BL1, 0.0, z)

@@ -1,4 +1,4 @@
-"""Solvers of the sampling ODE, one code for every schedule.
+"""Solvers of the sampling ODE (and SDE), one code for every schedule.
 
 With z = x/(α+σ) and s = σ/(α+σ), the probability-flow ODE of any Gaussian schedule is
 dz/ds = ε − x0, rectified flow's own (arXiv 2209.03003; Karras et al., arXiv 2206.00364,
@@ -18,11 +18,15 @@ from soraxla.types import Array
 
 
 class Stop(NamedTuple):
-    """One stop of the grid; a solver reads s and hands the rest to `velocity`."""
+    """One stop of the grid; a solver reads s and hands t and asked to `velocity`.
+
+    `fresh` is standard normal noise (b l p) that is drawn for this stop alone.
+    """
 
     s: Float[Array, "b l 1"]
     t: Float[Array, "b s"]
     asked: Float[Array, "b s"]
+    fresh: Callable[[], Array]
 
 
 # (z, where it stands) → ε − x0, (b l p).
@@ -85,6 +89,32 @@ class Euler(_OneStep):
         there: Stop,
     ) -> tuple[Float[Array, "b l p"], tuple[()]]:
         return z + (there.s - here.s) * velocity(z, here), memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class EulerAncestral(_OneStep):
+    """Euler's step with the noise of the reverse process: DDPM's ancestral sampling
+    (arXiv 2006.11239), which is DDIM's with η = 1.
+
+    Of the noise that is left, as much is drawn anew as a Gaussian process that is at x0
+    and at z may have lost on the way. So what an imperfect network has done wrong is
+    noised over, and done again.
+    """
+
+    def step(
+        self,
+        velocity: Velocity,
+        z: Float[Array, "b l p"],
+        memory: tuple[()],
+        here: Stop,
+        there: Stop,
+    ) -> tuple[Float[Array, "b l p"], tuple[()]]:
+        towards = velocity(z, here)
+        x0 = z - here.s * towards
+        kept = (1.0 - here.s) * there.s / ((1.0 - there.s) * here.s)
+        fresh = jnp.sqrt(jnp.maximum(1.0 - jnp.square(kept), 0.0))
+        eps = kept * (x0 + towards) + fresh * there.fresh()
+        return (1.0 - there.s) * x0 + there.s * eps, memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +205,7 @@ class UniPC:
 SOLVERS: dict[str, Solver] = {
     "euler": Euler(),
     "ddim": Euler(),
+    "euler-ancestral": EulerAncestral(),
     "heun": Heun(),
     "wan-euler": WanEuler(),
     "unipc": UniPC(),

@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 
 from soraxla.diffusion import PREDICTIONS, SCHEDULES, Process, token_times
-from soraxla.sampling import SOLVERS, Euler, Grid, Heun, UniPC, sample
+from soraxla.sampling import (
+    SOLVERS,
+    Euler,
+    EulerAncestral,
+    Grid,
+    Heun,
+    UniPC,
+    sample,
+)
 from soraxla.types import PackedBatch
 
 SOLVED = [name for name in SOLVERS if name != "ddim"]  # which is Euler's
+ODE = [name for name in SOLVED if name != "euler-ancestral"]
 
 
 def solvers(*names):
@@ -22,18 +31,20 @@ def solvers(*names):
 def row(*tokens, shift, length=None, known=()):
     """One row of segments of so many tokens; known tokens are 5."""
     ids = np.repeat(np.arange(1, len(tokens) + 1), tokens).astype(np.int32)
-    ids = np.pad(ids, (0, (length or len(ids)) - len(ids)))[None]
+    index = np.concatenate([np.arange(n, dtype=np.int32) for n in tokens])
+    padding = (0, (length or len(ids)) - len(ids))
+    ids, index = np.pad(ids, padding)[None], np.pad(index, padding)[None]
     zeros = np.zeros((*ids.shape, 1), np.float32)
     return PackedBatch(
         latents=np.full((*ids.shape, 2), 5.0, np.float32),
         segment_ids=ids,
-        token_index=ids,
+        token_index=index,
         positions=np.zeros((*ids.shape, 3), np.float32),
         known=np.isin(np.arange(ids.shape[1]), known)[None],
         controls=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
-        draw=np.zeros((1, len(tokens)), np.uint32),
+        draw=np.arange(len(tokens), dtype=np.uint32)[None],
         shift=np.array([shift], np.float32),
     )
 
@@ -60,7 +71,7 @@ def oracle(process, batch):
     return denoise
 
 
-def run(process, solver, steps, batch, noise, *, exact_times=True):
+def run(process, solver, steps, batch, noise, *, exact_times=True, seed=0):
     """Steps are a loop's length, not code: compiled with as little effort as can be.
 
     The network is told the very time of its latents, which UniPC's own grid rounds.
@@ -77,6 +88,7 @@ def run(process, solver, steps, batch, noise, *, exact_times=True):
                 grid,
                 process=process,
                 solver=solver,
+                seed=seed,
             ),
             compiler_options=options,
         )(noise)
@@ -127,7 +139,7 @@ def moments(images):
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@solvers(*SOLVED)
+@solvers(*ODE)
 def test_gaussian_data_are_sampled_to_their_mean_and_covariance(
     solver, schedule, prediction
 ):
@@ -348,6 +360,64 @@ def test_euler_is_ddim(schedule):
         eps = oracle(process, batch)(x, t)
         x = alpha_next * (x - sigma * eps) / alpha + sigma_next * eps
     np.testing.assert_allclose(out, x, rtol=0, atol=2e-5)
+
+
+def ddpm(process, grid):
+    """Mean and covariance of what x' ~ q(x' | x, x0) leads to, with the oracle's x0."""
+    alpha, sigma = (
+        x[0, :, 0].astype(float) for x in map(np.asarray, process.levels(grid))
+    )
+    mean, variance = np.zeros(2), np.ones(2)  # along the axes
+    for here, there in itertools.pairwise(zip(alpha, sigma, strict=True)):
+        (a, s), (a_next, s_next) = here, there
+        gain = a * VARIANCES / (a**2 * VARIANCES + s**2)
+        step = a / a_next
+        added = s**2 - (step * s_next) ** 2
+        of_x, of_x0 = step * s_next**2 / s**2, a_next * added / s**2
+        slope = of_x + of_x0 * gain
+        mean = slope * mean + of_x0 * (1 - a * gain) * (MEAN @ AXES)
+        variance = slope**2 * variance + added * s_next**2 / s**2
+    return AXES @ mean, AXES @ np.diag(variance) @ AXES.T
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_ancestral_sampling_is_ddpm_s(schedule):
+    """Of 8,000 samples, mean and covariance within 4 standard errors of the formula's,
+    which with more steps come to be the data's."""
+    process, solver = Process(schedule=schedule, prediction="v"), EulerAncestral()
+    n, biases = 8000, []
+    noise = np.random.default_rng(0).normal(size=(1, n, 2)).astype(np.float32)
+    batch = row(n, shift=[2.0])
+    for steps in (5, 50, 500):
+        grid = np.asarray(solver.grid(steps, batch.shift).t)[None, :, 0, 0]
+        mean, covariance = ddpm(process, grid)
+        biases.append(np.abs(covariance - COVARIANCE).max())
+        out = run(process, solver, steps, batch, noise)[0].astype(np.float64)
+        deviation = np.sqrt(np.diag(covariance))
+        assert np.all(np.abs(out.mean(0) - mean) < 4 * deviation / math.sqrt(n))
+        spread = np.sqrt(np.outer(deviation**2, deviation**2) + covariance**2)
+        error = np.abs(np.cov(out.T) - covariance)
+        assert np.all(error < 4 * spread / math.sqrt(n))
+    assert biases[2] < 0.5 * biases[1] < 0.25 * biases[0]
+
+
+def test_an_ancestor_s_noise_is_of_its_seed_and_its_clip_s():
+    """The same in another row, and another at every stop, for another clip and seed."""
+    process, solver = Process(), EulerAncestral()
+    shift, noise = [3.0, 3.0], np.zeros((1, 6, 2), np.float32)
+    both, alone = row(3, 3, shift=shift), row(3, shift=shift[:1])
+
+    def sampled(batch, seed):
+        x = noise[:, : batch.known.shape[1]]
+        return run(process, solver, 4, batch, x, seed=seed)
+
+    first = sampled(both, 0)
+    np.testing.assert_allclose(sampled(alone, 0), first[:, :3], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(sampled(both, 0), first)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(sampled(both, key), first)
+    assert np.all(np.abs(sampled(both, 1) - first) > 1e-4)
+    assert np.all(np.abs(first[:, :3] - first[:, 3:]) > 1e-4)
 
 
 @solvers("euler", "heun")
