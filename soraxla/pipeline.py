@@ -237,8 +237,15 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
             guidance=guidance,
         )
         x = corrupted(jnp.minimum(grid.t[0], process.max_time), known_t)
-        how = {"process": process, "solver": SOLVERS[solver], "seed": key}
-        x = sample(denoise, x, batch, grid, **how)
+        x = sample(
+            denoise,
+            x,
+            batch,
+            grid,
+            process=process,
+            solver=SOLVERS[solver],
+            seed=key,
+        )
         return constrain(x, None, None, None)  # all of it to every host
 
     return jit(run)

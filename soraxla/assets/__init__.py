@@ -21,7 +21,6 @@ class Usual(NamedTuple):
     onward: int | None = None
     takes: int = 1
     condition_noise: float = 0.0
-    solver: str = "euler"
 
 
 # Of clean frames it makes ever more contrast.

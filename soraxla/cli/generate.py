@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'forward*8,left*4,dig", for models that know such actions',
     )
     sampling.add_arguments(parser)
-    parser.set_defaults(solver=None, condition_noise=None)
+    parser.set_defaults(condition_noise=None)
     parser.add_argument(
         "--takes",
         type=int,
@@ -101,9 +101,8 @@ def run(args: argparse.Namespace) -> None:
 
     # Everything a user can get wrong is found before the long work starts.
     usual = _usual(args)
-    for name in ("solver", "condition_noise"):
-        if getattr(args, name) is None:
-            setattr(args, name, getattr(usual, name))
+    if args.condition_noise is None:
+        args.condition_noise = usual.condition_noise
     settings = sampling.settings_of(args)
     if args.takes is not None:
         settings = dataclasses.replace(settings, takes=args.takes)

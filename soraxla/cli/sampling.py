@@ -15,8 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--solver",
         default="euler",
-        help="euler, ddim, heun, unipc, wan-euler or, with noise, euler-ancestral "
-        f"(default: euler; of `generate` without --checkpoint {WORLDS.solver})",
+        help="euler, ddim, euler-ancestral, heun, wan-euler or unipc",
     )
     group.add_argument("--cfg-scale", type=float, default=4.0)
     group.add_argument(

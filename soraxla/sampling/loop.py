@@ -8,6 +8,7 @@ from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.sampling.grid import Grid
 from soraxla.sampling.guidance import Denoise
 from soraxla.sampling.solvers import Solver, Stop
+from soraxla.sharding import constrain
 from soraxla.types import Array, PackedBatch
 
 
@@ -48,14 +49,15 @@ def sample(
         return sigma / (alpha + sigma), alpha + sigma
 
     def stop(at: Grid, number: Int[Array, ""]) -> Stop:
-        def fresh() -> Array:
+        def drawn() -> Array:
             own = jax.random.fold_in(key, number)
             place = batch.draw, batch.segment_ids, batch.token_index
-            return noise(own, *place, x.shape[-1], purpose=Purpose.STOP)
+            eps = noise(own, *place, x.shape[-1], purpose=Purpose.STOP)
+            return constrain(eps, "batch", "tokens", None)
 
         t_BS = jnp.minimum(at.t, process.max_time)
         asked_BS = jnp.minimum(at.asked, process.max_time)
-        return Stop(s=levels(t_BS)[0], t=t_BS, asked=asked_BS, fresh=fresh)
+        return Stop(s=levels(t_BS)[0], t=t_BS, asked=asked_BS, noise=drawn)
 
     def velocity(z: Array, at: Stop) -> Array:
         x_t = jnp.where(known_BL1, x, z * levels(at.t)[1])

@@ -20,13 +20,13 @@ from soraxla.types import Array
 class Stop(NamedTuple):
     """One stop of the grid; a solver reads s and hands t and asked to `velocity`.
 
-    `fresh` is standard normal noise (b l p) that is drawn for this stop alone.
+    `noise` draws standard normal noise (b l p) of this stop's own, 0 at padding.
     """
 
     s: Float[Array, "b l 1"]
     t: Float[Array, "b s"]
     asked: Float[Array, "b s"]
-    fresh: Callable[[], Array]
+    noise: Callable[[], Array]
 
 
 # (z, where it stands) → ε − x0, (b l p).
@@ -93,12 +93,10 @@ class Euler(_OneStep):
 
 @dataclass(frozen=True, kw_only=True)
 class EulerAncestral(_OneStep):
-    """Euler's step with the noise of the reverse process: DDPM's ancestral sampling
-    (arXiv 2006.11239), which is DDIM's with η = 1.
+    """Euler's step with the noise of the reverse process: x' ~ q(x' | x, x0), DDPM's
+    ancestral sampling (arXiv 2006.11239), which is DDIM's with η = 1.
 
-    Of the noise that is left, as much is drawn anew as a Gaussian process that is at x0
-    and at z may have lost on the way. So what an imperfect network has done wrong is
-    noised over, and done again.
+    So what an imperfect network has done wrong is noised over, and done again.
     """
 
     def step(
@@ -109,11 +107,11 @@ class EulerAncestral(_OneStep):
         here: Stop,
         there: Stop,
     ) -> tuple[Float[Array, "b l p"], tuple[()]]:
-        towards = velocity(z, here)
-        x0 = z - here.s * towards
-        kept = (1.0 - here.s) * there.s / ((1.0 - there.s) * here.s)
-        fresh = jnp.sqrt(jnp.maximum(1.0 - jnp.square(kept), 0.0))
-        eps = kept * (x0 + towards) + fresh * there.fresh()
+        v = velocity(z, here)
+        x0 = z - here.s * v
+        kept = _ratio((1.0 - here.s) * there.s, (1.0 - there.s) * here.s)
+        renewed = jnp.sqrt(jnp.maximum(1.0 - jnp.square(kept), 0.0))
+        eps = kept * (x0 + v) + renewed * there.noise()
         return (1.0 - there.s) * x0 + there.s * eps, memory
 
 

@@ -402,10 +402,11 @@ def test_ancestral_sampling_is_ddpm_s(schedule):
 
 
 def test_an_ancestor_s_noise_is_of_its_seed_and_its_clip_s():
-    """The same in another row, and another at every stop, for another clip and seed."""
+    """The same at another place in a row, and another for another clip or seed."""
     process, solver = Process(), EulerAncestral()
     shift, noise = [3.0, 3.0], np.zeros((1, 6, 2), np.float32)
     both, alone = row(3, 3, shift=shift), row(3, shift=shift[:1])
+    second = alone._replace(draw=both.draw[:, 1:])
 
     def sampled(batch, seed):
         x = noise[:, : batch.known.shape[1]]
@@ -413,6 +414,7 @@ def test_an_ancestor_s_noise_is_of_its_seed_and_its_clip_s():
 
     first = sampled(both, 0)
     np.testing.assert_allclose(sampled(alone, 0), first[:, :3], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(sampled(second, 0), first[:, 3:], rtol=0, atol=1e-6)
     np.testing.assert_array_equal(sampled(both, 0), first)
     key = jax.random.key(0)
     np.testing.assert_array_equal(sampled(both, key), first)
