@@ -12,7 +12,10 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
         --init runs/pictures --workdir runs/forecast
     soraxla train --config configs/worlds.py --data worlds_data --init runs/forecast \
         --workdir runs/worlds
-    soraxla train --config configs/worlds.py:details --data worlds_data \
+    soraxla worlds --world flat --clips 76000 --pictures 0.8 --seed 2 --out mixed
+    soraxla prepare --source tfds:soraxla_worlds/flat --data-dir mixed \
+        --vae soraxla/assets/worlds/vae --out mixed_data
+    soraxla train --config configs/worlds.py:details --data mixed_data \
         --init runs/worlds --workdir runs/details
 
 The card of the model that is shipped says how that one was trained, nearly so;
@@ -45,8 +48,8 @@ class Stage(NamedTuple):
 
 _CLIPS = PackSpec(
     row_length=512,
-    text_length=224,
-    max_segments=20,
+    text_length=288,
+    max_segments=24,
     cut_share=0.6,
     next_share=0.6,
     mixture=EVERY_TASK,
@@ -57,8 +60,9 @@ _STAGES = {
         1200, 1.5e-3, 1, PackSpec(row_length=2048, text_length=1664, max_segments=112)
     ),
     "clips": Stage(7000, 1e-3, 4, _CLIPS),
-    # Nearly clean clips, which the shift that tells what a clip is about hardly has.
-    "details": Stage(700, 0.9e-3, 4, _CLIPS, shift=2.0),
+    # Nearly clean clips, which the shift that tells what a clip is about hardly has,
+    # and pictures among them, lest what things look like is learnt no further.
+    "details": Stage(1800, 1.1e-3, 4, _CLIPS, shift=2.0),
     # A first frame is given, since nothing before it tells of it.
     "forecast": Stage(
         3000,
