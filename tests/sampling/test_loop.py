@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from soraxla.diffusion import PREDICTIONS, SCHEDULES, Process, token_times
-from soraxla.sampling import (
-    SOLVERS,
-    Euler,
-    Grid,
-    Heun,
-    UniPC,
-    sample,
-)
+from soraxla.sampling import SOLVERS, Euler, Grid, Heun, UniPC, sample
 from soraxla.types import PackedBatch
 
 SOLVED = [name for name in SOLVERS if name != "ddim"]  # which is Euler's
