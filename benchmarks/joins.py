@@ -82,8 +82,11 @@ def own_ratios(clip: Episode) -> dict[str, float]:
     }
 
 
-def tasks(clip: Episode, other: Episode) -> dict[str, tuple[Task, int, list[int]]]:
-    """Task, frames of the result, and the first frame after each join."""
+def tasks(
+    clip: Episode, other: Episode, strength: float = 1.0
+) -> dict[str, tuple[Task, int, list[int]]]:
+    """Task, frames of the result, and the first frame after each join; connections and
+    loops start at the strength."""
     video = clip.video
     return {
         "first frame": (Animate(first=video[:1]), FRAMES, [1]),
@@ -99,16 +102,16 @@ def tasks(clip: Episode, other: Episode) -> dict[str, tuple[Task, int, list[int]
             [FRAMES - GIVEN],
         ),
         "connect": (
-            Connect(before=video[:GIVEN], after=other.video[:GIVEN]),
+            Connect(before=video[:GIVEN], after=other.video[:GIVEN], strength=strength),
             2 * GIVEN + 15,
             [GIVEN, GIVEN + 15],
         ),
-        "loop": (Loop(video=video[:GIVEN]), FRAMES, [0, GIVEN]),
+        "loop": (Loop(video=video[:GIVEN], strength=strength), FRAMES, [0, GIVEN]),
     }
 
 
 def joined(
-    pipeline: Pipeline, settings: SampleSettings, window: int | None
+    pipeline: Pipeline, settings: SampleSettings, window: int | None, strength: float
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """By task, the join ratio of each clip; they are extended forward in windows.
 
@@ -116,7 +119,7 @@ def joined(
     root of the mean square over all of them, of 255.
     """
     clips = held_out(CLIPS)
-    asked = [tasks(clip, clips[i - 1]) for i, clip in enumerate(clips)]
+    asked = [tasks(clip, clips[i - 1], strength) for i, clip in enumerate(clips)]
     found, far = {}, {}
     for name in asked[0]:
         requests = [
@@ -192,14 +195,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--takes", type=int, default=1)
     parser.add_argument("--window", type=int, help="of clips extended forward")
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="of connections and loops"
+    )
     sampling.add_arguments(parser)
     args = parser.parse_args()
     settings = dataclasses.replace(sampling.settings_of(args), takes=args.takes)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
-        found, far = joined(pipeline, settings, args.window)
+        onward = args.window, args.strength
+        found, far = joined(pipeline, settings, *onward)
         once = dataclasses.replace(settings, takes=1)
-        chance, _ = joined(with_random_weights(pipeline), once, args.window)
+        chance, _ = joined(with_random_weights(pipeline), once, *onward)
         plain = dataclasses.replace(once, cfg_scale=1.0, image_scale=1.0)
         drift = {
             f"{WINDOWS} windows of {window}": drifts(pipeline, plain, window)
@@ -214,7 +221,8 @@ def main() -> None:
     if args.json:
         results = {
             "sha256": sha256_of_tree(pipeline.dit.params),
-            "settings": dataclasses.asdict(settings) | {"window": args.window},
+            "settings": dataclasses.asdict(settings)
+            | {"window": args.window, "strength": args.strength},
             "joins": {"model": found, "random weights": chance},
             "distance": far,
             "drift": drift,

@@ -6,7 +6,7 @@ returns the video; whoever drives it may sample the clips of many recipes togeth
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -27,6 +27,7 @@ from soraxla.request import (
     Request,
 )
 from soraxla.sampling.seams import (
+    cross_fade,
     whole_patches,
     with_frames,
     with_surroundings,
@@ -147,16 +148,17 @@ def recipe(studio: Studio) -> Recipe:
                 )
                 parts.append(after)
             return np.concatenate(parts)
-        case Connect(before=before, after=after):
+        case Connect(before=before, after=after, strength=strength):
             before, after = fitted(before), fitted(after)
             new = frames - len(before) - len(after)
-            made = yield from _between(before, after, new, studio)
+            made = yield from _between(before, after, new, studio, strength=strength)
             return np.concatenate([before, made, after])
-        case Loop(video=video):
+        case Loop(video=video, strength=strength):
             if video is None:
                 video = yield from _between(nothing, nothing, _around(studio), studio)
             video = fitted(video)
-            made = yield from _between(video, video, frames - len(video), studio)
+            new = frames - len(video)
+            made = yield from _between(video, video, new, studio, strength=strength)
             return np.concatenate([video, made])
         case Edit(video=video, strength=strength):
             return (yield from _edited(fitted(video), strength, studio))
@@ -210,12 +212,14 @@ def _between(
     studio: Studio,
     *,
     steered_from: int | None = None,
+    strength: float = 1.0,
 ) -> Recipe:
     """So many frames that lead from one clip to another; either may have no frame.
 
     Both are encoded alone. What comes before is the known beginning of the clip that is
     sampled, what comes after stands behind it at its own time. The request's actions
     and camera steer it where `before` begins with frame `steered_from` of the video.
+    Below a `strength` of 1 sampling starts from a cross-fade of the two.
     """
     steering = None
     if steered_from is not None:
@@ -234,6 +238,11 @@ def _between(
         alone = (Alone(latents=studio.encode(after), place=first),)
     prefix = studio.encode(before)
     clip = starting_with(prefix, end, studio.request.fps, alone, steering)
+    if strength < 1:
+        fade = cross_fade(before[-1], after[0], frames)
+        latents = studio.encode(np.concatenate([before, fade, after]))
+        latents[: len(prefix)] = prefix
+        clip = replace(clip, latents=latents, strength=strength)
     video = studio.decode((yield from _by_windows(clip, studio)), total)
     given = dict(enumerate(before)) | dict(enumerate(after, total - len(after)))
     return with_frames(video, given)[len(before) : total - len(after)]

@@ -41,17 +41,26 @@ class Extend:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Connect:
-    """Two clips and a transition between them."""
+    """Two clips and a transition between them.
+
+    `strength` is u, where sampling the transition starts: from 1, noise, down to a
+    cross-fade.
+    """
 
     before: Video = field(repr=False)
     after: Video = field(repr=False)
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loop:
-    """A clip and what leads from its end to its beginning; None makes the clip too."""
+    """A clip and what leads from its end to its beginning; None makes the clip too.
+
+    `strength` is as of `Connect`.
+    """
 
     video: Video | None = field(default=None, repr=False)
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -245,9 +254,10 @@ class Request:
                 f"unknown direction {task.direction!r}"
                 f"{nearest(task.direction, DIRECTIONS)}"
             )
-        if isinstance(task, Edit) and not 0 < task.strength <= 1:
+        if isinstance(task, Edit | Connect | Loop) and not 0 < task.strength <= 1:
+            least = "as it was" if isinstance(task, Edit) else "a cross-fade"
             raise ValueError(
-                f"strength is {task.strength}, expected above 0 (as it was) up to 1 "
+                f"strength is {task.strength}, expected above 0 ({least}) up to 1 "
                 "(made anew)"
             )
         if isinstance(task, Outpaint):

@@ -19,6 +19,7 @@ from soraxla.request import (
     Outpaint,
     Request,
 )
+from soraxla.sampling.seams import cross_fade
 from soraxla.weights import Loaded
 
 SIDE, FRAMES = 32, 65
@@ -153,6 +154,24 @@ def test_a_connection_of_any_length_is_exact():
     video, [clip] = drive(studio(task, 55), oracle((TRUTH[11:48], 0)))
     np.testing.assert_array_equal(video, TRUTH[:55])
     assert known_frames(clip) == (3, [6.25])
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Connect(before=TRUTH[:20], after=OTHER[:20], strength=0.5),
+        Loop(video=TRUTH[:20], strength=0.5),
+    ],
+)
+def test_a_bridge_may_start_from_a_cross_fade(task):
+    """Nothing but the beginning is known in place, as at full strength."""
+    after = getattr(task, "after", TRUTH)[:9]
+    job = studio(task, 20 + 15 + 20 * isinstance(task, Connect))
+    _, [clip] = drive(job, lambda clip: clip.latents)
+    fade = cross_fade(TRUTH[19], after[0], 15)
+    start = np.concatenate([TRUTH[11:20], fade, after])
+    np.testing.assert_array_equal(decode(None, CFG, clip.latents), start)
+    assert clip.strength == 0.5 and known_frames(clip) == (3, [6.0])
 
 
 def test_a_loop_is_written_once_around():

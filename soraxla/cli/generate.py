@@ -131,7 +131,8 @@ def _usual(args: argparse.Namespace) -> Usual:
 def _requests(args: argparse.Namespace) -> "list[Request]":
     from soraxla.request import Animate, Extend, Request, own_frames
 
-    prompts, task, usual = _prompts(args), media.task_of(args), _usual(args)
+    prompts, usual = _prompts(args), _usual(args)
+    task = media.task_of(args, usual.bridge)
     size = args.canvas or args.size
     if size is None and not args.checkpoint and isinstance(task, Animate):
         size = f"{usual.width}x{usual.height}"  # a photograph is far from its worlds

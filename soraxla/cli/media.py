@@ -5,14 +5,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soraxla.assets import WORLDS
+
 if TYPE_CHECKING:
     import numpy as np
 
     from soraxla.request import Request, Task
 
 # Options that only mean something beside another.
-_BESIDE = {"direction": "extend", "strength": "edit", "mask": "inpaint"}
-_BESIDE |= {"canvas": "inpaint", "invert": "mask"}
+_BESIDE = {
+    "direction": ("extend",),
+    "strength": ("edit", "connect", "loop"),
+    "mask": ("inpaint",),
+    "canvas": ("inpaint",),
+    "invert": ("mask",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--strength",
         type=float,
-        help="of --edit: where sampling starts, from 0, as it was, to 1, noise "
-        "(default: 0.6)",
+        help="of --edit, --connect and --loop: where sampling starts, from 0, the clip "
+        "as it was or a cross-fade, to 1, noise (default: 0.6 of --edit, 1 of the "
+        f"others; {WORLDS.bridge} without --checkpoint)",
     )
     group.add_argument(
         "--mask", type=Path, metavar="P", help="picture, white where to regenerate"
@@ -67,8 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def task_of(args: argparse.Namespace) -> "Task":
-    """What the options give, files read.
+def task_of(args: argparse.Namespace, bridge: float) -> "Task":
+    """What the options give, files read; connections and loops start at the strength
+    `bridge` where the options name none.
 
     Raises:
         ValueError, OSError: options that do not go together, a file that cannot be
@@ -89,11 +98,14 @@ def task_of(args: argparse.Namespace) -> "Task":
         return Extend(
             video=_clip(args.extend), direction=args.direction or Extend.direction
         )
+    if args.strength is not None:
+        bridge = args.strength
     if args.connect is not None:
         before, after = map(_clip, args.connect)
-        return Connect(before=before, after=after)
+        return Connect(before=before, after=after, strength=bridge)
     if args.loop is not None:
-        return Loop(video=None if args.loop == Path() else _clip(args.loop))
+        video = None if args.loop == Path() else _clip(args.loop)
+        return Loop(video=video, strength=bridge)
     if args.edit is not None:
         strength = Edit.strength if args.strength is None else args.strength
         return Edit(video=_clip(args.edit), strength=strength)
@@ -176,9 +188,16 @@ def _check_together(args: argparse.Namespace) -> None:
         if task is not None and getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} does not go with --{task}: give one of them")
-    for name, other in _BESIDE.items():
-        if getattr(args, name) is not None and getattr(args, other) is None:
-            raise ValueError(f"--{name} means nothing without --{other}: add it")
+    for name, others in _BESIDE.items():
+        if getattr(args, name) is None or any(
+            getattr(args, other) is not None for other in others
+        ):
+            continue
+        either, it = (
+            " or ".join(f"--{x}" for x in others),
+            "one" if others[1:] else "it",
+        )
+        raise ValueError(f"--{name} means nothing without {either}: add {it}")
     if args.inpaint is not None and (args.mask is None) == (args.canvas is None):
         raise ValueError(
             "--inpaint takes either --mask, what to regenerate, or --canvas, the size "

@@ -64,6 +64,8 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ("--edit a.mp4 --strength 0", "strength is 0.0, expected above 0"),
         ("--edit a.mp4 --strength 1.5", "strength is 1.5, expected above 0"),
         ("--edit a.mp4 --strength nan", "strength is nan, expected above 0"),
+        ("--loop a.mp4 --strength 0", "expected above 0 (a cross-fade)"),
+        ("--connect a.mp4 a.mp4 --strength 2", "strength is 2.0, expected above 0"),
         ("--edit a.mp4 --frames 12", "frames is 12, but the clip to change has 9"),
         ("--inpaint a.mp4", "--inpaint takes either --mask"),
         (
@@ -87,7 +89,10 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ("--image mask.png --edit a.mp4", "--image does not go with --edit"),
         ("--edit a.mp4 --loop a.mp4", "not allowed with argument"),
         ("--prompt x --mask mask.png", "--mask means nothing without --inpaint"),
-        ("--prompt x --strength 0.5", "--strength means nothing without --edit"),
+        (
+            "--prompt x --strength 0.5",
+            "means nothing without --edit or --connect or --loop: add one",
+        ),
         ("--prompt x --direction both", "--direction means nothing without --extend"),
         ("--edit a.mp4 --invert", "--invert means nothing without --mask"),
     ],

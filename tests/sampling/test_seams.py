@@ -7,6 +7,7 @@ from soraxla.mixture import greyed
 from soraxla.sampling.seams import (
     FADE,
     RIM,
+    cross_fade,
     fit,
     whole_patches,
     with_frames,
@@ -24,6 +25,16 @@ def ramp(height, width):
     red = np.broadcast_to(255 * x.T / width, (height, width))
     green = np.broadcast_to(255 * y / height, (height, width))
     return np.stack([red, green, 0 * red], axis=-1).round().astype(np.uint8)[None]
+
+
+def test_a_cross_fade_is_slow_at_its_ends_and_the_same_both_ways():
+    before, after = noise(4, 5, 3), noise(4, 5, 3, seed=1)
+    fade = cross_fade(before, after, 15).astype(int)
+    np.testing.assert_allclose(fade[::-1], cross_fade(after, before, 15), atol=1)
+    np.testing.assert_allclose(fade[7], (before.astype(int) + after) / 2, atol=1)
+    whole = np.concatenate([before[None], fade, after[None]]).astype(int)
+    steps = np.abs(np.diff(whole, axis=0)).mean((1, 2, 3))
+    assert (np.diff(steps[:8]) > 0).all() and steps[0] < steps[7] / 5
 
 
 # --- Size -------------------------------------------------------------------------
