@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from soraxla import patching
-from soraxla.mixture import TAILS, greyed
+from soraxla.mixture import GREYED, TAILS, greyed
 from soraxla.patching import Patch, patchify
 from soraxla.planning import Draw
 
@@ -19,7 +19,6 @@ Tensors = Mapping[str, np.ndarray]
 EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
 
 _INNER_FRAMES = 2  # encoded alone beside the last one
-_SPATIAL_SHARE = 0.05
 _TEMPORAL = 4  # frames a latent
 _FRAME, _TAIL, _HOLE, _GREYED = "frame_", "tail_", "hole", "greyed"
 
@@ -51,7 +50,7 @@ def encode_conditions(
     for tail in TAILS:
         if frames >= tail + 4:
             made[f"{_TAIL}{tail}"] = encode(video[-tail:])
-    if rng.random() < _SPATIAL_SHARE:
+    if rng.random() < GREYED:
         hole = random_hole(rng, video.shape[1] // cell, video.shape[2] // cell)
         made[_HOLE] = hole.astype(np.float32)
         pixels = hole.repeat(cell, axis=0).repeat(cell, axis=1)

@@ -102,7 +102,9 @@ class TfdsSource(Sequence[TfdsSample]):
         steering = {
             name: example[name]
             for name in ("actions", "camera")
-            if getattr(self, name) and len(example[name]) == len(frames)
+            if getattr(self, name)
+            and len(example[name]) == len(frames)
+            and np.size(example[name])  # a world without actions has none of each frame
         }
         return Media(caption, fps, map(_rgb, frames), **steering)
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from soraxla.types import latent_frames
 
+GREYED = 0.05  # of the clips, those that are encoded with a hole in them too
 TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
 _GREY = 128  # what a hole is filled with: the nearest to the middle of −1…1
 MEAN_FEW = 4.25  # latent frames of `a_few`, about: 3.5 without ends, 4.5 with them
@@ -113,12 +114,20 @@ def given(
 ) -> Given:
     """Draws what is given; where a clip has too few frames or lacks it, nothing is.
 
+    Few clips have an encoding with a hole, and those draw it as often as makes its
+    share of all.
+
     Args:
         u: random numbers in [0, 1).
         frames: latent frames of each clip, which are all of it if anything is stored.
     """
-    edges = np.cumsum(mixture.shares)[:-1]
-    task = np.searchsorted(edges, u[:, 0], side="right")
+    holes = np.where(stored.spatial > 0, min(1.0, mixture.spatial / GREYED), 0.0)
+    around = u[:, 0] < holes
+    left = (u[:, 0] - holes) / np.where(around, 1.0, 1.0 - holes)  # even again
+    others = np.where(np.array(TASKS) == "spatial", 0.0, mixture.shares)
+    edges = np.cumsum(others / max(others.sum(), 1e-9))[:-1]
+    task = np.searchsorted(edges, left, side="right")
+    task[around] = TASKS.index("spatial")
 
     def asked(*names: str) -> Bool[np.ndarray, " k"]:
         return np.isin(task, [TASKS.index(name) for name in names])
@@ -143,7 +152,6 @@ def given(
     alone = np.where(last, 1 << np.maximum(stored.alone - 1, 0), 0)
     some = 1 + (u[:, 1] * (2**stored.alone - 1)).astype(np.int64)
     alone = np.where(asked("frames") & (stored.alone > 0), some, alone)
-    around = asked("spatial") & (stored.spatial > 0)
     return Given(start, prefix, alone, tail, around)
 
 

@@ -19,7 +19,7 @@ from soraxla.hub import local
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
-from soraxla.recipes import Studio, joins, recipe
+from soraxla.recipes import Studio, joins, recipe, stretches
 from soraxla.request import Request, SampleSettings
 from soraxla.sampling import SOLVERS, Grid, Guidance, Nothing, guided, sample
 from soraxla.sampling.rows import Layout, Rows, pack_clips, unpack_clips
@@ -30,8 +30,7 @@ from soraxla.types import Array, PackedBatch
 from soraxla.wan import load_wan
 from soraxla.weights import Loaded, load_transformer, load_vae
 
-# From the draws of a round's clips to those of the next round's.
-_ROUND = 2**20
+_TAKE = 2**24  # from the draws of a take to those of the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,28 +80,33 @@ class Pipeline:
                 "to choose by: set it to 1"
             )
         made = [{} for _ in requests]
-        for i, video in self._takes([*requests] * settings.takes, settings):
-            take, place = divmod(i, len(requests))
+        takes = {
+            _TAKE * take + place: request
+            for take in range(settings.takes)
+            for place, request in enumerate(requests)
+        }
+        for i, video in self._takes(takes, settings):
+            take, place = divmod(i, _TAKE)
             made[place][take] = video
             if len(made[place]) == settings.takes:
                 yield place, _best(made[place], places[place])
                 made[place].clear()
 
     def _takes(
-        self, requests: Sequence[Request], settings: SampleSettings
+        self, requests: Mapping[int, Request], settings: SampleSettings
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
-        texts = dict(enumerate(self.text_encoder([r.prompt for r in requests])))
-        recipes = {i: recipe(self.studio(r)) for i, r in enumerate(requests)}
-        clips = {i: next(steps) for i, steps in recipes.items()}
-        first_draw = 0
+        prompts = self.text_encoder([r.prompt for r in requests.values()])
+        texts = dict(zip(requests, prompts, strict=True))
+        recipes = {i: recipe(self.studio(r)) for i, r in requests.items()}
+        clips, turn = {i: next(steps) for i, steps in recipes.items()}, 0
         while clips:
             following = {}
-            for i, latents in self.sample_clips(clips, texts, settings, first_draw):
+            for i, latents in self.sample_clips(clips, texts, settings, turn):
                 try:
                     following[i] = recipes[i].send(latents)
                 except StopIteration as done:
                     yield i, done.value
-            clips, first_draw = following, first_draw + _ROUND
+            clips, turn = following, turn + 1
 
     def joins(self, request: Request) -> list[int]:
         """The first frame after each join with given frames; see `recipes.joins`."""
@@ -112,7 +116,8 @@ class Pipeline:
         """The request as this VAE and transformer see it.
 
         Raises:
-            ValueError: actions or a camera that the transformer does not know.
+            ValueError: actions or a camera that the transformer does not know, or
+                windows that cannot be; see `Studio.ends`.
         """
         known, actions = self.dit.model.controls, request.actions
         if actions is not None and actions.shape[1:] != (len(known.actions),):
@@ -122,34 +127,36 @@ class Pipeline:
             )
         if request.camera is not None and not known.camera:
             raise ValueError("a camera is given, but the model is not steered by one")
-        return Studio(
+        studio = Studio(
             request=request,
             vae=self.vae,
             patch=self.dit.model.patch,
             limit=self.dit.config.get("max_latent_frames"),
         )
+        for stretch in stretches(studio):
+            studio.ends(stretch)
+        return studio
 
     def sample_clips(
         self,
         clips: Mapping[int, Clip],
         texts: Mapping[int, np.ndarray],
         settings: SampleSettings,
-        first_draw: int = 0,
+        turn: int = 0,
     ) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
         """Latents of clips, by their keys, as they are done.
 
-        Clip i has text i and the noise of draw first_draw + i. Those that start at one
-        strength go together: they have as many steps.
+        Clip i has text i and the noise of draw i, another one every turn. Those that
+        start at one strength go together: they have as many steps.
         """
         run = sampler(self.dit.model, self.process, settings.solver, settings.guidance)
-        known_t, key = (
-            np.float32(settings.condition_noise),
-            jax.random.key(settings.seed),
-        )
+        known_t = np.float32(settings.condition_noise)
+        key = jax.random.fold_in(jax.random.key(settings.seed), turn)
         for strength in sorted({clip.strength for clip in clips.values()}):
             chosen = {i: c for i, c in clips.items() if c.strength == strength}
-            steps = math.ceil(strength * settings.steps)
-            for rows in self.rows(chosen, texts, settings, first_draw):
+            # 0.28 · 25 is 7, and in floating point more than that.
+            steps = math.ceil(round(strength * settings.steps, 6))
+            for rows in self.rows(chosen, texts, settings):
                 shift = rows.batches[0].shift
                 grid = SOLVERS[settings.solver].grid(steps, shift, strength)
                 out = run(self.dit.params, rows.batches, grid, key, known_t)
@@ -162,7 +169,6 @@ class Pipeline:
         clips: Mapping[int, Clip],
         texts: Mapping[int, np.ndarray],
         settings: SampleSettings,
-        first_draw: int = 0,
     ) -> Iterator[Rows]:
         """The clips packed, with what guidance asks for beside them."""
         model = self.dit.model
@@ -179,7 +185,6 @@ class Pipeline:
             self.text_encoder([settings.negative_prompt])[0],
             layout=layout,
             guidance=settings.guidance,
-            first_draw=first_draw,
         )
 
 

@@ -7,7 +7,7 @@ returns the video; whoever drives it may sample the clips of many recipes togeth
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -120,6 +120,26 @@ class Studio:
                 given[name] = np.concatenate([rows, last.repeat(missing, axis=0)])
         return Steering(**given) if given else None
 
+    def ends(self, stretch: "Stretch") -> list[int]:
+        """Where the windows end that a stretch is made in, in latents.
+
+        Raises:
+            ValueError: windows that are no longer than their overlap, or of which the
+                last, which alone is told what comes after, has nothing to make.
+        """
+        before, new, after = stretch
+        ends = window_ends(
+            self.latents(before + new + after), self.window, self.overlap
+        )
+        if len(ends) > 1 and before and after and ends[-2] > self.place(before + new):
+            assert self.window is not None
+            raise ValueError(
+                f"windows of {self.frames(self.window)} frames that overlap by "
+                f"{self.overlap_frames} make all new frames before they come to the "
+                f"{after} after them: give a longer window or a shorter overlap"
+            )
+        return ends
+
     @property
     def _temporal(self) -> int:
         return self.vae.model.temporal
@@ -193,6 +213,42 @@ def joins(studio: Studio) -> list[int]:
     return sorted(set(places) - {0})
 
 
+class Stretch(NamedTuple):
+    """Frames in a row that are made: how many the model is told of on either side."""
+
+    before: int
+    new: int
+    after: int
+
+
+def stretches(studio: Studio) -> list[Stretch]:
+    """What is made of a video, one after the other."""
+    task, frames = studio.request.task, studio.request.frames
+
+    def told(length: int) -> int:
+        return min(length, studio.overlap_frames)
+
+    match task:
+        case Animate(first=first, last=last):
+            ends = int(first is not None), int(last is not None)
+            return [Stretch(ends[0], frames - sum(ends), ends[1])]
+        case Extend(video=video):
+            own, before, new = len(video), _before(task, frames), frames - len(video)
+            parts = [Stretch(0, before, told(own)), Stretch(told(own), new - before, 0)]
+            return [part for part in parts if part.new]
+        case Connect(before=before, after=after):
+            new = frames - len(before) - len(after)
+            return [Stretch(told(len(before)), new, told(len(after)))]
+        case Loop(video=None):
+            around = _around(studio)
+            end = told(around)
+            return [Stretch(0, around, 0), Stretch(end, frames - around, end)]
+        case Loop(video=np.ndarray() as video):
+            end = told(len(video))
+            return [Stretch(end, frames - len(video), end)]
+    return [Stretch(0, frames, 0)]
+
+
 def _before(task: Extend, frames: int) -> int:
     """How many of the frames come before the clip."""
     new = frames - len(task.video)
@@ -228,16 +284,15 @@ def _between(
         steering = studio.steering(first, shared + frames + len(after))
     before, after = before[-studio.overlap_frames :], after[: studio.overlap_frames]
     total = len(before) + frames + len(after)
-    end = studio.latents(total)
-    windows = len(window_ends(end, studio.window, studio.overlap))
-    if windows > 1 and len(after) and not len(before):
-        return (yield from _backward(after, frames, studio))
+    ends = studio.ends(Stretch(len(before), frames, len(after)))
+    if len(ends) > 1 and len(after) and not len(before):
+        return (yield from _backward(after, frames, studio, steered_from))
     alone = ()
     if len(after):
         first = studio.place(total - len(after))
         alone = (Alone(latents=studio.encode(after), place=first),)
     prefix = studio.encode(before)
-    clip = starting_with(prefix, end, studio.request.fps, alone, steering)
+    clip = starting_with(prefix, ends[-1], studio.request.fps, alone, steering)
     if strength < 1:
         fade = cross_fade(before[-1], after[0], frames)
         latents = studio.encode(np.concatenate([before, fade, after]))
@@ -248,14 +303,19 @@ def _between(
     return with_frames(video, given)[len(before) : total - len(after)]
 
 
-def _backward(after: Video, frames: int, studio: Studio) -> Recipe:
+def _backward(
+    after: Video, frames: int, studio: Studio, steered_from: int | None
+) -> Recipe:
     """What comes before a clip, the last window first; each is the end of the next."""
     made, window = after[:0], studio.window
     assert window is not None
     while len(made) < frames:
         later = np.concatenate([made, after])[: studio.overlap_frames]
         new = min(frames - len(made), studio.frames(window) - len(later))
-        part = yield from _between(after[:0], later, new, studio)
+        first = steered_from
+        if first is not None:
+            first += frames - len(made) - new
+        part = yield from _between(after[:0], later, new, studio, steered_from=first)
         made = np.concatenate([part, made])
     return made
 
@@ -292,7 +352,9 @@ def _inpainted(video: Video, hole: Bool[np.ndarray, "_ _"], studio: Studio) -> R
 def _fitted_mask(mask: Bool[np.ndarray, "_ _"], request: Request) -> np.ndarray:
     """At the request's size, as the video is brought to it."""
     white = np.repeat(mask[None, :, :, None] * np.uint8(255), 3, axis=-1)
-    return request.fitted(white)[0, :, :, 0] >= 128
+    hole = request.fitted(white)[0, :, :, 0]
+    # A line that is thinner than a pixel is one still.
+    return hole >= max(1, min(128, int(hole.max())))
 
 
 def _on_canvas(video: Video, studio: Studio) -> tuple[Video, np.ndarray]:

@@ -267,6 +267,11 @@ class Request:
                     f"the canvas of {self.width}x{self.height} is smaller than the "
                     f"clip's {width}x{height}: give a larger one"
                 )
+            if (height, width) == (self.height, self.width):
+                raise ValueError(
+                    f"the canvas is {width}x{height}, the clip's own size, so that "
+                    "nothing is to be made: give a larger one"
+                )
 
 
 def new_frames(request: Request) -> int:

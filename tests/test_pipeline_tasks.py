@@ -92,6 +92,31 @@ def test_an_edit_at_full_strength_is_generation_and_at_none_the_clip(
     assert np.abs(latents_of(pipeline, [half])[0] - z).max() > 0.1
 
 
+@pytest.mark.parametrize(
+    ("strength", "steps", "taken"),
+    [(0.28, 25, 7), (0.56, 25, 14), (0.5, 5, 3), (1.0, 4, 4)],
+)
+def test_an_edit_takes_its_share_of_the_steps(
+    monkeypatch, pipeline, strength, steps, taken
+):
+    """⌈strength · steps⌉, which in floating point is one more at times."""
+    grids = []
+
+    def watched(*_):
+        return lambda params, batches, grid, *rest: (
+            grids.append(grid) or np.zeros_like(batches[0].latents)
+        )
+
+    monkeypatch.setattr("soraxla.pipeline.sampler", watched)
+    edit = dataclasses.replace(PLAIN, task=Edit(video=waves(17), strength=strength))
+    list(
+        pipeline.generate_each(
+            [edit], dataclasses.replace(SETTINGS, steps=steps, takes=1)
+        )
+    )
+    assert [len(grid.t) for grid in grids] == [taken + 1]
+
+
 # --- What the network is shown ----------------------------------------------------
 
 
@@ -166,8 +191,8 @@ def test_windows_have_noise_of_their_own_and_are_decoded_in_one_stream(
     )
     rng, draws, made = np.random.default_rng(0), [], []
 
-    def fake(self, clips, texts, settings, first_draw):
-        draws.append((first_draw, sorted(clips)))
+    def fake(self, clips, texts, settings, turn):
+        draws.append((turn, sorted(clips)))
         for i, clip in clips.items():
             z = rng.normal(size=clip.latents.shape).astype(np.float32)
             z = np.where(clip.known[..., None], clip.latents, z)
@@ -180,6 +205,6 @@ def test_windows_have_noise_of_their_own_and_are_decoded_in_one_stream(
     one = dataclasses.replace(PLAIN, frames=1)
     results = list(short.generate_each([one, long], SETTINGS))
     assert [place for place, _ in results] == [0, 1]
-    assert draws == [(0, [0, 1]), (2**20, [1]), (2**21, [1])]
+    assert draws == [(0, [0, 1]), (1, [1]), (2, [1])]
     whole = decode_clip(pipeline.vae.params, tiny.VAE, np.concatenate(made))
     np.testing.assert_array_equal(results[1][1], whole[:25])

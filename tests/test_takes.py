@@ -59,15 +59,23 @@ def test_joins_stand_between_what_is_given_and_what_is_made(
 
 def test_the_take_whose_joins_show_least_is_kept(pipeline):
     asked = [request(Extend(video=CLIP), 21), request(Loop(video=CLIP), 24)]
-    single = dict(pipeline.generate_each(asked * 3, ONCE))
     kept = dict(pipeline.generate_each(asked, dataclasses.replace(ONCE, takes=3)))
     assert sorted(kept) == [0, 1]
+    again = {2**24 * i + place: asked[place] for i in range(3) for place in range(2)}
+    single = dict(pipeline._takes(again, ONCE))
     for place, wanted in enumerate(asked):
         joins, closed = pipeline.joins(wanted), isinstance(wanted.task, Loop)
-        takes = [single[place + 2 * i] for i in range(3)]
+        takes = [single[place + 2**24 * i] for i in range(3)]
         ratios = [join_ratio(take, joins, closed=closed) for take in takes]
         assert len(set(ratios)) == 3
         np.testing.assert_array_equal(kept[place], takes[int(np.argmin(ratios))])
+
+
+def test_a_take_is_the_same_whatever_else_is_asked_for(pipeline):
+    twice = dataclasses.replace(ONCE, takes=2)
+    asked = [request(Loop(video=CLIP), 24), request(Extend(video=CLIP), 21)]
+    [(_, alone)] = pipeline.generate_each(asked[:1], twice)
+    np.testing.assert_array_equal(dict(pipeline.generate_each(asked, twice))[0], alone)
 
 
 def test_without_a_join_there_is_nothing_to_choose_by(pipeline):

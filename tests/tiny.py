@@ -1,5 +1,7 @@
 """Models small enough to compile in a second or two, with weights that all matter."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,14 +54,15 @@ def loaded_vae():
     return Loaded(params=vae_params(), model=VAE, config=config)
 
 
-def loaded_dit():
+def loaded_dit(controls=DIT.controls):
+    cfg = replace(DIT, controls=controls)
     config = {
         "kind": "dit",
-        "model": to_dict(DIT),
+        "model": to_dict(cfg),
         "process": {"schedule": "rectified_flow", "prediction": "flow"},
         "text_encoder": "hashed:16",
     }
-    return Loaded(params=dit_params(), model=DIT, config=config)
+    return Loaded(params=dit_params(cfg), model=cfg, config=config)
 
 
 def quick(function):

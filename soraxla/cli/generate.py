@@ -181,28 +181,34 @@ def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
     if not names:
         raise ValueError("--actions: this model knows none; leave it out")
     rows, new = parse_actions(text, names), new_frames(request)
-    # From a prompt alone, what is done before the first frame is not seen.
-    new -= isinstance(request.task, Animate) and request.task.first is None
+    first = request.frames - new
+    if isinstance(request.task, Animate):
+        # What is done before the first frame is not seen, of a prompt's either.
+        first, new = 1, new - (request.task.first is None)
     if len(rows) > new:
         raise ValueError(
             f"--actions last {len(rows)} frames, but {new} are generated: ask for more "
             "frames, or do less"
         )
     actions = np.zeros((request.frames, len(names)), np.float32)
-    first = request.frames - new
     actions[first : first + len(rows)] = rows
     return dataclasses.replace(request, actions=actions)
 
 
 def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
-    from soraxla.request import new_frames
+    from soraxla.recipes import stretches
 
-    studio, new = pipeline.studio(request), new_frames(request)
-    if studio.window is not None and studio.latents(new) > studio.window:
-        media.note(
-            f"{new} frames are more than the {studio.frames(studio.window)} that are "
-            "made at once: they are made window by window (--window)"
-        )
+    studio = pipeline.studio(request)
+    for stretch in stretches(studio):
+        if len(studio.ends(stretch)) > 1:
+            assert studio.window is not None
+            beside = stretch.before + stretch.after
+            told = f", and {beside} beside them," if beside else ""
+            media.note(
+                f"{stretch.new} frames{told} are more than the "
+                f"{studio.frames(studio.window)} that are sampled at once: they are "
+                "made window by window (--window)"
+            )
 
 
 def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
@@ -248,7 +254,7 @@ def _prompts(args: argparse.Namespace) -> list[tuple[str, str]]:
     if file is None:
         return [("", args.prompt or "")]
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file}: is not UTF-8 (byte {error.start}); save it as UTF-8"

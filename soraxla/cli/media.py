@@ -112,11 +112,11 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
     if args.inpaint is not None and args.canvas is not None:
         return Outpaint(video=_clip(args.inpaint))
     if args.inpaint is not None:
-        mask = _picture(args.mask)[0].mean(axis=-1) >= 127.5
+        video, mask = _clip(args.inpaint), _picture(args.mask)[0].mean(axis=-1) >= 127.5
         if args.invert:
             mask = ~mask
         try:
-            return Inpaint(video=_clip(args.inpaint), mask=mask)
+            return Inpaint(video=video, mask=mask)
         except ValueError as error:
             raise ValueError(f"{args.mask}: {error}") from None
     pictures = (args.image, args.last_image)
@@ -126,7 +126,8 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
 
 def own_size(task: "Task") -> "tuple[Task, int, int] | None":
     """The task at its own frames' size, rounded down to patches, which is said; and
-    that width and height. None if it is given no frames."""
+    that width and height. What else is given of the same size is cut alike. None if it
+    is given no frames."""
     import dataclasses
 
     from soraxla.request import MIN_SIDE, Inpaint, videos
@@ -135,12 +136,15 @@ def own_size(task: "Task") -> "tuple[Task, int, int] | None":
     given = videos(task)
     if not given:
         return None
-    name, video = next(iter(given.items()))
-    rows, columns = video.shape[1:3]
+    rows, columns = next(iter(given.values())).shape[1:3]
     height, width = (side // MIN_SIDE * MIN_SIDE for side in (rows, columns))
     if (height, width) == (rows, columns) or not (height and width):
         return task, columns, rows
-    changes = {name: fit(video, width, height, "crop")}
+    changes = {
+        name: fit(video, width, height, "crop")
+        for name, video in given.items()
+        if video.shape[1:3] == (rows, columns)
+    }
     if isinstance(task, Inpaint):
         mask = task.mask.astype("uint8")[None, :, :, None].repeat(3, axis=-1)
         changes["mask"] = fit(mask, width, height, "crop")[0, :, :, 0] > 0
@@ -167,13 +171,19 @@ def note_fit(request: "Request") -> None:
 
 
 def own_fps(args: argparse.Namespace) -> float | None:
-    """The rate of the clip that is given, None without one."""
+    """The rate of the clip that is given, of two the first's, which is said where they
+    differ; None without one."""
     from soraxla.video_io import probe
 
-    paths = [args.extend, args.edit, args.inpaint, *(args.connect or [None])[:1]]
+    paths = [args.extend, args.edit, args.inpaint, *(args.connect or [])]
     paths.append(None if args.loop == Path() else args.loop)
-    films = (probe(path) for path in paths if path is not None)
-    return next((film.fps for film in films if not film.is_image), None)
+    films = {path: probe(path) for path in paths if path is not None}
+    rates = {path: film.fps for path, film in films.items() if not film.is_image}
+    first = next(iter(rates.values()), None)
+    for path, fps in rates.items():
+        if fps != first:
+            note(f"{path}: its {fps:g} frames a second are played at {first:g}")
+    return first
 
 
 def note(text: str) -> None:

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from soraxla.evals.worldbench import record, report, runner
+    from soraxla.evals.worldbench.cases import heard
     from soraxla.pipeline import load
     from soraxla.settings import to_dict
     from soraxla.sharding import sampling_mesh
@@ -100,14 +101,18 @@ def run(args: argparse.Namespace) -> None:
         pipeline = load(plan.checkpoint)
         models = {"transformer": pipeline.dit, "vae": pipeline.vae}
         sha256 = {k: sha256_of_tree(model.params) for k, model in models.items()}
+        configs = {k: model.config for k, model in models.items()}
+        sha256["settings"] = record.sha256_of_json(configs)
         if plan.sha256 not in (None, sha256):
             raise ValueError(
-                f"{plan.checkpoint}: holds other weights than {args.manifest} was made "
-                "with; give theirs as --checkpoint"
+                f"{plan.checkpoint}: holds other weights or settings than "
+                f"{args.manifest} was made with; give theirs as --checkpoint"
             )
         cases, outcomes = plan.draw(), {}
         for case in itertools.chain(*cases.values()):
-            request_of(case.ask, plan.windows)  # says what is wrong with them
+            # Says what is wrong with its windows.
+            ask = heard(case.ask, pipeline.dit.model.controls)
+            pipeline.studio(request_of(ask, plan.windows))
         with tqdm(total=2 * sum(map(len, cases.values())), unit="clip") as bar:
             for name, each in cases.items():
                 bar.set_description(name)

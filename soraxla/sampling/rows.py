@@ -54,13 +54,12 @@ def pack_clips(
     *,
     layout: Layout,
     guidance: Guidance,
-    first_draw: int = 0,
 ) -> Iterator[Rows]:
     """Rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and draw first + i."""
     laid = {i: lay(clip, layout.patch, layout.rope_fps) for i, clip in clips.items()}
     draws = [
         Draw(
-            draw=first_draw + i,
+            draw=i,
             sample=i,
             tokens=len(laid[i].known),
             text_tokens=len(texts[i]),

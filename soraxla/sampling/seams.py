@@ -83,9 +83,10 @@ def cross_fade(
     before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"], frames: int
 ) -> UInt8[np.ndarray, "{frames} h w 3"]:
     """Frames that lead from one to the other, slowly at both ends (3w² − 2w³)."""
-    w = np.arange(1, frames + 1, dtype=np.float32) / (frames + 1)
-    w = (w * w * (3 - 2 * w))[:, None, None, None]
-    return _to_uint8((1 - w) * before[None] + w * after[None])
+    w = np.arange(1, frames + 1) / (frames + 1)
+    return np.stack(
+        [_to_uint8((1 - x) * before + x * after) for x in w**2 * (3 - 2 * w)]
+    )
 
 
 def with_frames(

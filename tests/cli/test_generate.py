@@ -198,9 +198,9 @@ def test_an_image_is_the_first_frame_of_every_prompt(checkpoint, media, tmp_path
 
 
 def test_an_odd_size_and_length_come_out_exactly(checkpoint, tmp_path):
-    """And another prompt beside it changes nothing."""
+    """And another prompt beside it changes nothing, nor the file's byte order mark."""
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a red ball\n\na blue cube\n")
+    prompts.write_text("a red ball\n\na blue cube\n", encoding="utf-8-sig")
     options = ["--checkpoint", str(checkpoint), "--size", "33x21", "--frames", "6"]
     options += ["--steps", "1", "--fps", "12"]
     both = ["--prompts-file", str(prompts), "--out", str(tmp_path / "{}.mp4")]

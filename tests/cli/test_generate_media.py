@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from soraxla.cli.main import main
+from soraxla.sampling.seams import fit
 from soraxla.video_io import probe, read_clip, write_video
 
 
@@ -75,6 +76,12 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ("--inpaint a.mp4 --mask black.png", "black.png: the mask is empty"),
         ("--inpaint a.mp4 --mask a.mp4", "a.mp4: holds a film, expected a picture"),
         ("--inpaint a.mp4 --canvas 32x64", "the canvas of 32x64 is smaller than"),
+        ("--inpaint a.mp4 --canvas 48x32", "the clip's own size, so that nothing"),
+        ("--inpaint words.mp4 --mask mask.png", "generate: words.mp4: is corrupt"),
+        (
+            "--connect a.mp4 a.mp4 --window 17",
+            "overlap by 9 make all new frames before they come to the 9 after them",
+        ),
         ("--inpaint a.mp4 --canvas big", "--canvas is 'big', expected WIDTHxHEIGHT"),
         (
             "--inpaint a.mp4 --canvas 64x64 --size 64x64",
@@ -131,10 +138,24 @@ def test_a_clip_gives_its_size_length_and_rate(make, clips):
     assert np.abs(outside - read_clip(clips / "a.mp4")[:, 16:, 24:]).mean() > 10
 
 
+def test_both_clips_are_cut_alike_and_played_alike(make, clips):
+    large = np.tile(read_clip(clips / "a.mp4"), (1, 2, 1, 1))[:, :40, :44]
+    for name, fps in (("large", 12), ("fast", 24)):
+        write_video(clips / f"{name}.mp4", large, fps)
+    video, info, notes = make("--connect large.mp4 fast.mp4 --frames 20 --strength 0.5")
+    assert video.shape == (20, 32, 32, 3) and round(info.fps) == 12
+    assert "fast.mp4: its 24 frames a second are played at 12" in notes
+    assert "brought to" not in notes
+    assert np.abs(video[:9].astype(int) - video[-9:]).mean() < 2.5
+    assert np.abs(fit(large, 32, 32, "cover").astype(int) - video[:9]).mean() > 8
+
+
 def test_more_than_is_made_at_once_is_made_by_windows(make, clips):
     video, _, notes = make("--extend a.mp4 --frames 27 --window 17 --size 32x32")
     assert video.shape == (27, 32, 32, 3)
     assert "video: 48x32 is brought to 32x32 by --fit cover" in notes
-    assert "18 frames are more than the 17 that are made at once" in notes
+    assert (
+        "18 frames, and 9 beside them, are more than the 17 that are sampled" in notes
+    )
     given = read_clip(clips / "a.mp4")[:, :, 8:40]
     assert np.abs(video[:9].astype(int) - given).mean() < 4

@@ -43,8 +43,8 @@ def test_a_clip_is_extended_forward_a_few_frames_at_a_time(tmp_path, capsys):
         assert main(["generate", *options]) == 0
         assert probe(out).frames == 41
         notes[direction] = capsys.readouterr().err
-    assert "24 frames are more than the 17 that are made at once" in notes["forward"]
-    assert "made at once" not in notes["backward"]
+    assert "24 frames, and 9 beside them, are more than the 17" in notes["forward"]
+    assert "sampled at once" not in notes["backward"]
 
 
 def test_what_stands_still_goes_on_standing_where_a_clip_is_extended():

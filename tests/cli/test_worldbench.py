@@ -83,7 +83,7 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
         manifest = changed(**keys)
         return refusal("worldbench", "--manifest", manifest, "--out", tmp_path / "o")
 
-    assert "holds other weights" in refuse(sha256={"vae": "0"})
+    assert "holds other weights or settings" in refuse(sha256={"vae": "0"})
     families = read(first, "manifest.json")["families"]
     families["physics"][1]["prompt"] = "something else"
     assert "the worlds have changed" in refuse(families=families)

@@ -1,5 +1,6 @@
 """What a run leaves: `results.json`, and a `manifest.json` that runs it again."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -13,7 +14,7 @@ from data_pipelines.worlds.sizes import Size
 from soraxla.evals.worldbench.cases import Case
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome, draw_cases
 
-FORMAT = 2
+FORMAT = 3
 _PACKAGES = ("soraxla", "jax", "jaxlib", "numpy", "scipy", "flax")
 # What a manifest must have to run again; the rest is for people.
 _NEEDED = {
@@ -70,7 +71,8 @@ def manifest(
     checkpoint: str,
     sha256: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All that a run is a function of; `sha256` is of the parameters of each model."""
+    """All that a run is a function of; `sha256` is of the parameters of each model, and
+    of their settings."""
     return {
         "format": FORMAT,
         "checkpoint": checkpoint,
@@ -88,6 +90,10 @@ def manifest(
         "packages": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
     }
+
+
+def sha256_of_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -175,8 +181,15 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Of the checkout that this file is in, with "+" if it is changed; else None."""
-    git = ("git", "-C", str(Path(__file__).parent))
+    here = Path(__file__)
+    git = ("git", "-C", str(here.parent))
     try:
+        # A copy that is installed within another project is none of its files.
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", here.name],
+            capture_output=True,
+            check=True,
+        )
         head = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         )

@@ -91,6 +91,7 @@ def test_prepare_reads_it_as_a_source(stored):
     size = draw_size(3)
     frames = list(media.frames)
     assert (len(frames), media.fps) == (size.frames, size.fps)
+    assert media.actions is None  # of a world without a player
     assert frames[0].shape == (size.height, size.width, 3)
 
 

@@ -1,0 +1,65 @@
+"""`generate --actions`: when each is done, and that the network is told."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from soraxla.cli.generate import _acting
+from soraxla.controls import Controls
+from soraxla.pipeline import assemble
+from soraxla.request import Animate, Extend, Request, SampleSettings
+from tests import tiny
+
+CLIP = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+KNOWN = Controls(actions=("go", "dig"))
+
+
+def acting(text, task, frames):
+    model = SimpleNamespace(controls=KNOWN)
+    request = Request(
+        prompt="a walk", width=32, height=32, fps=12.0, frames=frames, task=task
+    )
+    pipeline = SimpleNamespace(dit=SimpleNamespace(model=model))
+    return _acting(text, request, pipeline)
+
+
+@pytest.mark.parametrize(
+    ("task", "frames", "first", "most"),
+    [
+        (Animate(), 9, 1, 8),
+        (Animate(first=CLIP[:1]), 9, 1, 8),
+        (Animate(last=CLIP[:1]), 9, 1, 7),
+        (Animate(first=CLIP[:1], last=CLIP[:1]), 9, 1, 7),
+        (Extend(video=CLIP), 20, 9, 11),
+    ],
+)
+def test_actions_begin_with_the_first_frame_that_they_can_change(
+    task, frames, first, most
+):
+    rows = acting(f"go*{most - 1},dig", task, frames).actions
+    place = np.arange(frames)
+    dig = place == first + most - 1
+    np.testing.assert_array_equal(rows[:, 1], dig)
+    np.testing.assert_array_equal(
+        rows[:, 0], (place >= first) & (place < first + most) & ~dig
+    )
+    with pytest.raises(ValueError, match=f"last {most + 1} frames, but {most} are"):
+        acting(f"go*{most + 1}", task, frames)
+
+
+def test_an_unknown_action_is_refused():
+    with pytest.raises(ValueError, match="'gp' is no action: did you mean 'go'"):
+        acting("gp*2", Animate(), 9)
+
+
+def test_the_network_is_told_what_is_done():
+    """Other actions, another clip, but for the frames that are given."""
+    pipeline = assemble(tiny.loaded_dit(KNOWN), tiny.loaded_vae())
+    task, settings = Extend(video=CLIP), SampleSettings(steps=1, cfg_scale=1.0)
+    one, two = (
+        dict(pipeline.generate_each([acting(text, task, 20)], settings))[0]
+        for text in ("go*4", "dig*4")
+    )
+    np.testing.assert_array_equal(one[:9], two[:9])
+    assert np.abs(one[9:].astype(int) - two[9:]).max() > 0
