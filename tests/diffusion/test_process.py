@@ -16,6 +16,7 @@ from soraxla.diffusion import (
     sample_keys,
     token_times,
 )
+from soraxla.sharding import constrain, sampling_mesh
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,22 @@ def test_one_draw_has_the_same_noise_in_any_row_and_place():
     np.testing.assert_array_equal(eps[0, 3:5], eps[1, :2])
     longer = noise(0, DRAW[:1, :1], np.ones((1, 9), np.int32), np.arange(9)[None], 4)
     np.testing.assert_array_equal(eps[0, :3], longer[0, :3])
+
+
+def test_eight_devices_draw_the_noise_of_one_to_the_bit():
+    draw, ids, index = DRAW, *(np.tile(x, 4) for x in (IDS, INDEX))
+
+    def made():
+        return jax.jit(lambda *x: constrain(noise(0, *x, 4), "batch", "tokens", None))(
+            draw, ids, index
+        )
+
+    one = made()
+    with jax.set_mesh(sampling_mesh()):
+        many = made()
+    assert (len(one.sharding.device_set), len(many.sharding.device_set)) == (1, 8)
+    assert many.addressable_shards[0].data.size == many.size // 8
+    np.testing.assert_array_equal(many, one)
 
 
 def test_everything_that_should_matter_to_noise_does():
