@@ -11,6 +11,7 @@ from typing import NamedTuple, assert_never
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from scipy.ndimage import maximum_filter
 
 from soraxla.autoencode import decode_clip, encode_clip
 from soraxla.mixture import greyed
@@ -350,11 +351,12 @@ def _inpainted(video: Video, hole: Bool[np.ndarray, "_ _"], studio: Studio) -> R
 
 
 def _fitted_mask(mask: Bool[np.ndarray, "_ _"], request: Request) -> np.ndarray:
-    """At the request's size, as the video is brought to it."""
+    """At the request's size, as the video is brought to it; thin lines stay lines."""
+    rows, columns = mask.shape
+    scale = int(min(rows / request.height, columns / request.width))
+    mask = maximum_filter(mask, 1 + scale if scale > 1 else 1)
     white = np.repeat(mask[None, :, :, None] * np.uint8(255), 3, axis=-1)
-    hole = request.fitted(white)[0, :, :, 0]
-    # A line that is thinner than a pixel is one still.
-    return hole >= max(1, min(128, int(hole.max())))
+    return request.fitted(white)[0, :, :, 0] >= 128
 
 
 def _on_canvas(video: Video, studio: Studio) -> tuple[Video, np.ndarray]:
