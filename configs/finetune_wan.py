@@ -49,6 +49,8 @@ def get_config(way: str = "lora") -> ConfigDict:
                 PackSpec(row_length=32768, text_length=4096, max_segments=32)
             ),
             "batch_rows": 1,
+            "accumulate": 1,
+            "shift": None,
             "mesh": to_dict(MeshSettings()),
             "loop": to_dict(
                 LoopSettings(

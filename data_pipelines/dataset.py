@@ -1,5 +1,6 @@
 """A prepared dataset: its card and sizes in memory, its samples read on demand."""
 
+import resource
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from data_pipelines import records
 from soraxla.mixture import Stored
 from soraxla.planning import PlanIndex
 
+_OTHER_FILES = 256  # open beside the shards
 _PLACES = ("shard", "record")
 _SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
 
@@ -112,7 +114,9 @@ def open_dataset(path: str | Path) -> Dataset:
             f"{table.num_rows} rows, {records.CARD} says {card['samples']}",
         )
     column = {name: table[name].to_numpy() for name in table.column_names}
-    for shard in np.unique(column["shard"]):
+    shards = np.unique(column["shard"])
+    _allow_open(path, len(shards) + _OTHER_FILES)
+    for shard in shards:
         _require(path / records.shard_name(int(shard)))
     empty_text = _read_empty_text(path / records.EMPTY_TEXT)
     return Dataset(
@@ -130,6 +134,19 @@ def open_dataset(path: str | Path) -> Dataset:
         record=column["record"],
         empty_text=empty_text,
     )
+
+
+def _allow_open(path: Path, files: int) -> None:
+    """Raises how many files this process may have open, or ValueError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= files or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < files:
+        raise ValueError(
+            f"{path}: needs {files} open files, of which {hard} are allowed here; "
+            "allow more (ulimit -Hn), or prepare it with a larger --shard-size"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
 def check_vae(dataset: Dataset, sha256: str) -> None:

@@ -154,14 +154,17 @@ def segments(
     shift: ShiftRule,
     rope_fps: float,
     controls: Controls = NO_CONTROLS,
+    *,
+    most: int | None = None,
 ) -> list[Segment]:
-    """Every sample whole, with its caption; its number is its draw."""
+    """Every sample, or the first so many, whole, with its caption; its number is its
+    draw."""
     layout = Layout(shift, rope_fps, controls)
     return [
         _segment(
             dataset, layout, Draw(i, i, 0, 0, int(dataset.plan.t[i]), True), STEERING
         )
-        for i in range(len(dataset))
+        for i in range(len(dataset))[:most]
     ]
 
 

@@ -30,6 +30,7 @@ from data_pipelines.conditions import EncodeVideo, stored
 from data_pipelines.encoders import Encoders, EncodeText, Unreadable
 from data_pipelines.media import Media, Sample
 from data_pipelines.sources import Item, fingerprint, open_source
+from soraxla.hosts import only_run
 
 _SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
 
@@ -100,7 +101,7 @@ def prepare(
     Raises:
       ValueError: in one line, for a bad source or setting, too many bad samples, or an
         `out` that holds something else, or a dataset of other settings.
-      OSError: `out` cannot be written.
+      OSError: `out` cannot be written, or another run is writing it.
     """
     _check_numbers(max_tokens=max_tokens, max_bad=max_bad, shard_size=shard_size)
     settings = _Settings(
@@ -115,19 +116,21 @@ def prepare(
     identity = _identity(samples, settings)
     if (out / records.CARD).is_file():
         return _finished(out, identity)
-    notes = _claim(out, identity)
-    encode = Encoders(encode_video, encode_text, vae_spatial)
-    empty_text = encode.one_text("")
-    with _Progress(len(samples), notes, max_bad=max_bad, shown=progress) as meter:
-        while meter.done < len(samples):
-            notes.append(
-                _write_shard(out, len(notes), samples, encode, settings, meter)
-            )
-    steering = {
-        "actions": list(getattr(samples, "actions", ())),
-        "camera": bool(getattr(samples, "camera", False)),
-    }
-    return _finish(out, notes, empty_text, vae_dir, settings, steering, identity)
+    _check_ours(out)
+    with only_run(out / records.PROGRESS):
+        notes = _claim(out, identity)
+        encode = Encoders(encode_video, encode_text, vae_spatial)
+        empty_text = encode.one_text("")
+        with _Progress(len(samples), notes, max_bad=max_bad, shown=progress) as meter:
+            while meter.done < len(samples):
+                notes.append(
+                    _write_shard(out, len(notes), samples, encode, settings, meter)
+                )
+        steering = {
+            "actions": list(getattr(samples, "actions", ())),
+            "camera": bool(getattr(samples, "camera", False)),
+        }
+        return _finish(out, notes, empty_text, vae_dir, settings, steering, identity)
 
 
 def _check_numbers(*, max_tokens: int, max_bad: float | int, shard_size: int) -> None:
@@ -165,15 +168,17 @@ def _other_run(out: Path) -> str:
     )
 
 
-def _claim(out: Path, identity: str) -> list[_Note]:
-    """Makes `out` ready for work; returns the notes of the shards that are done."""
+def _check_ours(out: Path) -> None:
     progress = out / records.PROGRESS
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; name a folder")
     if out.is_dir() and not progress.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty and holds no dataset; name a new folder")
-    progress.mkdir(parents=True, exist_ok=True)
-    notes = []
+
+
+def _claim(out: Path, identity: str) -> list[_Note]:
+    """Makes `out` ready for work; returns the notes of the shards that are done."""
+    progress, notes = out / records.PROGRESS, []
     while (note := progress / f"{len(notes):05d}.json").is_file():
         notes.append(_Note(**json.loads(note.read_bytes())))
     file = progress / "fingerprint"

@@ -5,6 +5,7 @@ in `data_pipelines.tfds_source`, which is imported only when one is asked for.
 """
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,7 +59,8 @@ def fingerprint(samples: Sequence[Sample]) -> object:
             for item in samples
             if isinstance(item, Item)
         ]
-    return [getattr(samples, "name", ""), len(samples)]
+    names = ("name", "content")
+    return [*(getattr(samples, name, "") for name in names), len(samples)]
 
 
 def folder(path: str | os.PathLike[str]) -> list[Item]:
@@ -99,7 +101,8 @@ _Row = tuple[str, object, object]
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    # Not by splitlines, to which a caption may hold ends of lines.
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -113,7 +116,7 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    reader = csv.reader(_text(path).splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     columns: list[str] | None = None
     while True:
         where = f"{path}:{reader.line_num + 1}"  # a quoted caption may run over lines

@@ -68,7 +68,13 @@ class TfdsSource(Sequence[TfdsSample]):
                 f"tfds:{name}: cannot be read as ArrayRecord ({_first_line(error)}); "
                 "prepare it with: tfds build --file_format=array_record"
             ) from None
-        self.name = f"{self._data.dataset_info.full_name}/{split}"
+        info = self._data.dataset_info
+        self.name = f"{info.full_name}/{split}"
+        # A name and a length are those of many datasets.
+        self.content = {
+            name: [whole.num_bytes, list(whole.shard_lengths or ())]
+            for name, whole in info.splits.items()
+        }
         self._features = dict((self._data.dataset_info.features or {}).items())
         self._media = _one_of(self._features, (*_CLIPS, *_PICTURES), name, "clips")
         self._caption = _one_of(self._features, _CAPTIONS, name, "captions")

@@ -6,8 +6,8 @@ picture those of one frame.
 """
 
 import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,8 @@ from soraxla.video_io import VideoInfo, probe, read_frames
 
 _MAX_SHAPES = 4
 _SHAPE, _WINDOW = 0, 1  # purposes of a random stream
+
+_Frames = list[np.ndarray] | np.ndarray  # (t, h, w, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,32 +152,41 @@ class WindowIterator(grain.DatasetIterator):
 class _ClipCache:
     """Decoded clips up to a number of bytes, the least recently used given up first.
 
-    A film larger than the whole budget is never held: its window is streamed.
+    A film larger than the whole budget is never held: its window is streamed. Where one
+    has fewer frames than its container says, windows beyond its end are its last.
     """
 
     def __init__(self, budget: int):
         self._budget, self._held = budget, 0
         self._clips: OrderedDict[Path, np.ndarray] = OrderedDict()
 
-    def frames(
-        self, file: Path, info: VideoInfo, start: int, count: int
-    ) -> Iterator[np.ndarray] | np.ndarray:
+    def frames(self, file: Path, info: VideoInfo, start: int, count: int) -> _Frames:
         assert info.frames is not None
         size = info.frames * info.height * info.width * 3
         if file in self._clips:
             self._clips.move_to_end(file)
-            return self._clips[file][start : start + count]
-        if size > self._budget:
-            return islice(read_frames(file), start, start + count)
-        while self._held + size > self._budget:
-            self._held -= self._clips.popitem(last=False)[1].nbytes
-        clip = np.stack(list(read_frames(file)))
-        expected = (info.frames, info.height, info.width, 3)
-        if clip.shape != expected:
-            raise ValueError(f"{file}: holds {clip.shape}, but declares {expected}")
-        self._clips[file] = clip
-        self._held += clip.nbytes
-        return clip[start : start + count]
+        elif size > self._budget:
+            window = list(islice(read_frames(file), start, start + count))
+            if len(window) < count:
+                window = list(deque(read_frames(file), maxlen=count))
+            return self._whole(file, info, window, count)
+        else:
+            while self._clips and self._held + size > self._budget:
+                self._held -= self._clips.popitem(last=False)[1].nbytes
+            self._clips[file] = np.stack(list(read_frames(file)))
+            self._held += self._clips[file].nbytes
+        clip = self._clips[file]
+        start = max(0, min(start, len(clip) - count))
+        return self._whole(file, info, clip[start : start + count], count)
+
+    @staticmethod
+    def _whole(file: Path, info: VideoInfo, window: _Frames, count: int) -> _Frames:
+        if len(window) < count or window[0].shape != (info.height, info.width, 3):
+            raise ValueError(
+                f"{file}: holds fewer or other frames than the {info.frames} of "
+                f"{info.width}x{info.height} it declares; take it out, or write it anew"
+            )
+        return window
 
 
 def _measured(file: Path) -> VideoInfo:

@@ -198,7 +198,7 @@ def only_run(workdir: Path) -> Iterator[None]:
         if not free:
             raise BlockingIOError(
                 f"{workdir}: another run is at work here; wait for its end, or choose "
-                "another --workdir"
+                "another folder"
             )
         yield
 

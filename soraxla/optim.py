@@ -1,5 +1,6 @@
 """AdamW as video diffusion trains it, or Muon for matrices of hidden layers."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -29,6 +30,28 @@ class OptimSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        for name, high in (
+            ("learning_rate", math.inf),
+            ("muon_learning_rate", math.inf),
+            ("warmup_steps", math.inf),
+            ("b1", 1.0),
+            ("b2", 1.0),
+            ("weight_decay", math.inf),
+            ("ema_decay", 1.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < high:
+                below = f" and below {high:g}" if high < math.inf else ""
+                raise ValueError(
+                    f"optim.{name} is {value}, expected a number from 0 on{below}"
+                )
+        if not self.clip_norm > 0:
+            raise ValueError(
+                f"optim.clip_norm is {self.clip_norm}, expected above 0: inf clips "
+                "nothing"
+            )
 
 
 def schedule(settings: OptimSettings, peak: float) -> optax.Schedule:

@@ -282,7 +282,16 @@ def _refusal(error: Exception, what: str, topology: str) -> Exception:
 
 
 def train_program(cfg: DiTTraining, mesh: Mesh) -> Program:
-    """The train step."""
+    """The train step.
+
+    Raises:
+        ValueError: there is LoRA, whose frozen weights are of no configuration.
+    """
+    if cfg.step.lora is not None:
+        raise ValueError(
+            "step.lora trains adapters of a folder's weights, which is not planned: "
+            "leave it out, for what training the whole model takes"
+        )
     job = Job(
         settings={},
         init=functools.partial(dit_init, cfg.step),

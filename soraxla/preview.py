@@ -1,7 +1,8 @@
 """Contact sheets for a training in progress."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,29 @@ from data_pipelines.dataset import Dataset
 from soraxla.autoencode import decode_clip, encode_clip
 from soraxla.contact_sheet import SheetRow, contact_sheet
 from soraxla.models.vae import VAEConfig
-from soraxla.pipeline import assemble
-from soraxla.request import Request, SampleSettings
-from soraxla.settings import to_dict
+from soraxla.pipeline import Pipeline
+from soraxla.request import MAX_WORDS, Request, SampleSettings
 from soraxla.training.state import TrainState
 from soraxla.training.steps import DiTStep, dit_params, latent_statistics
 from soraxla.video_io import read_clip
 from soraxla.weights import Loaded, load_vae
 
-_SHOWN = 4
+_SHOWN, _FRAMES = 4, 17
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """A text encoder that knows a dataset's embeddings, and nothing else.
+
+    The one they were made by is large, and need not be on this machine.
+    """
+
+    name: str
+    width: int
+    known: Mapping[str, np.ndarray]
+
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        return [self.known[text] for text in texts]
 
 
 def dit_preview(step: DiTStep, dataset: Dataset) -> Callable[..., Image.Image]:
@@ -29,26 +44,35 @@ def dit_preview(step: DiTStep, dataset: Dataset) -> Callable[..., Image.Image]:
     Asked with a state and, in a training with LoRA, the frozen parameters.
     """
     vae = load_vae(dataset.path / "vae")
-    rows = dataset.index.slice(0, _SHOWN).to_pylist()
-    requests = [
-        Request(
-            prompt=row["caption"],
-            width=row["width"],
-            height=row["height"],
-            frames=row["frames"],
-            fps=row["fps"] or 24.0,
-        )
-        for row in rows
-    ]
+
+    @functools.cache
+    def shown() -> tuple[list[Request], _Stored]:
+        rows = dataset.index.slice(0, _SHOWN).to_pylist()
+        requests = [
+            Request(
+                prompt=" ".join(row["caption"].split()[:MAX_WORDS]),
+                width=row["width"],
+                height=row["height"],
+                frames=row["frames"],
+                fps=row["fps"] or 24.0,
+            )
+            for row in rows
+        ]
+        known = {r.prompt: dataset.read(i).text for i, r in enumerate(requests)}
+        known[""] = dataset.empty_text
+        card = dataset.card
+        return requests, _Stored(card["text_encoder"], card["text_width"], known)
 
     def preview(state: TrainState, base: PyTree = None) -> Image.Image:
-        config = {
-            "text_encoder": dataset.card["text_encoder"],
-            "process": to_dict(step.process),
-        }
+        requests, encoder = shown()
         params = dit_params(state.ema, base, step)
-        loaded = Loaded(params=params, model=step.model, config=config)
-        videos = assemble(loaded, vae).generate_each(requests, SampleSettings(steps=20))
+        pipeline = Pipeline(
+            dit=Loaded(params=params, model=step.model, config={}),
+            vae=vae,
+            process=step.process,
+            text_encoder=encoder,
+        )
+        videos = pipeline.generate_each(requests, SampleSettings(steps=20))
         return contact_sheet(
             [
                 SheetRow(caption=requests[i].prompt, clips=[video])
@@ -63,13 +87,17 @@ def vae_preview(
     model: VAEConfig, files: list[Path]
 ) -> Callable[[TrainState], Image.Image]:
     """Shows the first four files, at most 17 frames of each, beside their decodings."""
-    clips = [crop(read_clip(path)[:17], model) for path in files[:_SHOWN]]
+
+    @functools.cache
+    def clips() -> dict[Path, np.ndarray]:
+        found = {path: crop(read_clip(path, _FRAMES), model) for path in files[:_SHOWN]}
+        return {path: clip for path, clip in found.items() if clip.size}
 
     def preview(state: TrainState) -> Image.Image:
         mean, std = latent_statistics(state.extra)
         cfg = dataclasses.replace(model, latent_mean=mean, latent_std=std)
         rows = []
-        for path, clip in zip(files, clips, strict=False):
+        for path, clip in clips().items():
             back = decode_clip(state.ema, cfg, encode_clip(state.ema, cfg, clip))
             rows.append(SheetRow(caption=path.name, clips=[clip, back]))
         return contact_sheet(rows, titles=["real", "reconstructed"])

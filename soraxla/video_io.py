@@ -17,6 +17,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,9 +131,11 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[UInt8[np.ndarray, "h w
             yield from _constant_rate(_animation(im, durations), count / sum(durations))
 
 
-def read_clip(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "t h w 3"]:
-    """A whole clip as one uint8 (T, H, W, 3) array, for files known to be short."""
-    return np.stack(list(read_frames(path)))
+def read_clip(
+    path: str | os.PathLike[str], most: int | None = None
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """A clip as one uint8 (T, H, W, 3) array, of long ones `most` frames."""
+    return np.stack(list(islice(read_frames(path), most)))
 
 
 def _constant_rate(timed: Iterable[_Timed], rate: float) -> Iterator[np.ndarray]:

@@ -66,7 +66,11 @@ while true; do
         status=$?
         state=$(queue_state ACTIVE) || state=unknown
         case $state in
-        SUSPENDING | SUSPENDED | FAILED) ended=preempted ;;
+        SUSPENDING | SUSPENDED | FAILED)
+            # What was never given, for want of quota or in time, is not asked for again.
+            [[ $launched || $state != FAILED ]] || exit "$status"
+            ended=preempted
+            ;;
         *) # a mistake; or, of what has worked before, something that passes
             tries=$((tries + 1))
             [[ $launched ]] && ((tries < PATIENCE)) || exit "$status"

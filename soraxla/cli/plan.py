@@ -48,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh",
         metavar="AXIS=N,…",
-        help="such as fsdp=32,context=2; what is left out is 1, fsdp takes the rest "
-        "(default: the configuration's; context over all chips of sample, vae-decode)",
+        help="such as fsdp=32,context=2; of the chips that are left, fsdp takes as "
+        "many as suit the model's width, data the rest (default: the configuration's; "
+        "context over all chips of sample, vae-decode)",
     )
     parser.add_argument(
         "--size", default="1280x720", metavar="WxH", help="of vae-decode, in pixels"

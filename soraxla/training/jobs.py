@@ -21,6 +21,7 @@ from soraxla.diffusion.schedule import time_shift
 from soraxla.hosts import barrier, is_main
 from soraxla.models import dit
 from soraxla.models.vae import VAEConfig
+from soraxla.optim import OptimSettings
 from soraxla.packing import PackSpec
 from soraxla.planning import longest
 from soraxla.settings import to_dict
@@ -48,6 +49,7 @@ from soraxla.training.steps import (
     vae_init,
     vae_step,
 )
+from soraxla.trees import sha256_of_tree
 from soraxla.video_io import MEDIA_SUFFIXES
 from soraxla.weights import Loaded, sha256_of_folder
 
@@ -77,6 +79,7 @@ class DiTTraining:
     mesh: MeshSettings = field(default_factory=MeshSettings)
 
     def __post_init__(self) -> None:
+        _check_decay(self.step.optim, self.loop)
         if self.shift is not None:
             time_shift(self.shift, height=1, width=1, latent_frames=1)  # refuses it
         for name in ("batch_rows", "accumulate"):
@@ -94,6 +97,17 @@ class VAETraining:
     windows: WindowSpec
     loop: LoopSettings
     mesh: MeshSettings = field(default_factory=MeshSettings)
+
+    def __post_init__(self) -> None:
+        _check_decay(self.step.optim, self.loop)
+
+
+def _check_decay(optim: OptimSettings, loop: LoopSettings) -> None:
+    if optim.decay_steps is not None and loop.steps > optim.decay_steps:
+        raise ValueError(
+            f"loop.steps is {loop.steps}, but the rate is 0 from optim.decay_steps "
+            f"= {optim.decay_steps} on: set both alike, or that to None"
+        )
 
 
 def dit_job(
@@ -251,6 +265,7 @@ def vae_job(
             f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
         )
     batches = WindowDataset(files, cfg.windows, seed=cfg.step.seed)
+    init = {} if start is None else {"init": {"sha256": sha256_of_tree(start.params)}}
     if start is None and cfg.step.model.linear:
         start = linear_start(cfg.step.model, batches, seed=cfg.step.seed)
 
@@ -263,7 +278,7 @@ def vae_job(
         return create(jax.tree.map(jnp.copy, params), cfg.step.optim, moments)
 
     return Job(
-        settings={"kind": "vae", **to_dict(cfg)},
+        settings={"kind": "vae", **to_dict(cfg), **init},
         init=fine_tuned if start else functools.partial(vae_init, cfg.step),
         init_args=(jax.device_get(start.params),) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
@@ -298,7 +313,13 @@ def media_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder of videos")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES)
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in MEDIA_SUFFIXES
+        and p.is_file()
+        and not p.name.startswith(".")
+    )
     if not files:
         raise ValueError(
             f"{folder}: no media, expected files ending in "

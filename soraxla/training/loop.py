@@ -169,7 +169,7 @@ def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
                 pending = None
                 log.flush()
                 checkpoints.save(step, state, batches.get_state())
-            if loop.preview_every and step % loop.preview_every == 0:
+            if not stop and loop.preview_every and step % loop.preview_every == 0:
                 _preview(job, state, workdir, step)
             if stop:
                 break
@@ -192,7 +192,8 @@ def _write(log: MetricsLog | NoLog, pending: tuple[int, Metrics] | None) -> None
     if metrics["skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
         raise FloatingPointError(
             f"step {step}: no finite gradient for {MAX_SKIPPED_IN_A_ROW} steps in a "
-            "row; lower the rates in step.optim, or go on from an earlier checkpoint"
+            "row; start from these weights anew with lower rates in step.optim: "
+            "--init this training's folder, and another --workdir"
         )
 
 

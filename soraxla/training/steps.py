@@ -56,6 +56,11 @@ class DiTStep:
                 "step.part is 'forecast', but the model has no forecast that could be "
                 "trained: set step.model.forecast_layers, and leave step.lora out"
             )
+        if self.part == "forecast" and self.optim.weight_decay:
+            raise ValueError(
+                f"optim.weight_decay is {self.optim.weight_decay}, expected 0 where "
+                "step.part is 'forecast': the rest is not trained, only shrunk"
+            )
         if self.lora is not None and self.optim.muon_learning_rate is not None:
             raise ValueError(
                 "optim.muon_learning_rate is set, but step.lora trains no matrix of a "

@@ -255,6 +255,21 @@ def test_other_settings_into_the_same_folder_are_refused(
     assert content(out) == before
 
 
+def test_two_runs_do_not_write_one_folder(media, tmp_path):
+    refused = []
+
+    def meanwhile(frames):
+        if not refused:
+            refused.append(1)
+            with pytest.raises(BlockingIOError, match="another run is at work here"):
+                run(media, tmp_path / "out")
+        return encode_video(frames)
+
+    run(media, tmp_path / "out", encode_video=meanwhile)
+    run(media, tmp_path / "plain")
+    assert refused and content(tmp_path / "out") == content(tmp_path / "plain")
+
+
 def test_a_folder_of_other_things_is_not_touched(media, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -1,12 +1,14 @@
 """Windows: native pixels only, one shape a batch, exact resume."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from data_pipelines import SAMPLES, windows
 from data_pipelines.sources import folder
 from data_pipelines.windows import WindowDataset, WindowShape, WindowSpec
-from soraxla.video_io import read_clip, read_frames
+from soraxla.video_io import probe, read_clip, read_frames
 
 CLIP = WindowShape(frames=5, height=48, width=64, batch=3)
 STILL = WindowShape(frames=1, height=112, width=112, batch=2, weight=0.5)
@@ -115,6 +117,33 @@ def test_the_memory_budget_changes_nothing_but_memory(files, budget, monkeypatch
     for step in range(8):
         free.batch_at(step)
     assert decoded == 0
+
+
+@pytest.mark.parametrize("budget", [0, 2_000_000])
+@pytest.mark.parametrize("missing", [3, 40])
+def test_a_film_shorter_than_it_says_gives_its_last_frames(
+    files, budget, missing, monkeypatch
+):
+    """Or is named, where a window does not fit in it."""
+    film = next(file for file in files if file.suffix == ".mp4")
+    real = read_clip(film)
+
+    def longer(file):
+        info = probe(file)
+        return dataclasses.replace(info, frames=len(real) + missing)
+
+    monkeypatch.setattr(windows, "probe", longer)
+    spec = WindowSpec(shapes=(CLIP,), cache_bytes=budget)
+    dataset = WindowDataset([film], spec, seed=0)
+    for step in range(4):
+        for window in dataset.batch_at(step)["video"]:
+            assert contains(real, window)
+    much = dataclasses.replace(CLIP, frames=len(real) + 1)
+    dataset = WindowDataset(
+        [film], WindowSpec(shapes=(much,), cache_bytes=budget), seed=0
+    )
+    with pytest.raises(ValueError, match="holds fewer or other frames than the"):
+        dataset.batch_at(0)
 
 
 def test_steps_follow_the_weights(files):

@@ -56,6 +56,13 @@ def test_a_tpu_that_is_taken_away_before_the_launch_is_replaced(cloud):
     ]
 
 
+def test_a_tpu_that_is_never_given_is_not_asked_for_for_ever(cloud):
+    cloud.states("ABSENT", "WAITING_FOR_RESOURCES", "FAILED")
+    done = run(cloud)
+    assert done.returncode == 3 and "tpu is FAILED" in done.stderr
+    assert cloud.verbs().count("create") == 1
+
+
 def test_a_setup_that_has_worked_before_is_tried_again(cloud):
     cloud.states("ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE")
     cloud.answers("UNREACHABLE", "UNREACHABLE", "UNREACHABLE", FINISHED)

@@ -5,8 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.windows import WindowShape, WindowSpec
+from soraxla.models.vae import VAEConfig
 from soraxla.optim import OptimSettings, schedule
+from soraxla.training.jobs import VAETraining
+from soraxla.training.loop import LoopSettings
 from soraxla.training.state import create, update
+from soraxla.training.steps import VAEStep
 from soraxla.trees import named_leaves
 
 SETTINGS = OptimSettings(learning_rate=0.1, warmup_steps=1, ema_decay=0.5)
@@ -117,6 +122,32 @@ def test_the_rate_warms_up_then_stays_or_decays_to_nothing():
     with pytest.raises(ValueError, match="decay_steps is 4, expected more") as error:
         schedule(OptimSettings(warmup_steps=4, decay_steps=4), 2.0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"learning_rate": -1e-4}, "optim.learning_rate is -0.0001, expected a number"),
+        ({"b1": 1.0}, "optim.b1 is 1.0, expected a number from 0 on and below 1"),
+        ({"ema_decay": 5.0}, "optim.ema_decay is 5.0"),
+        ({"clip_norm": 0.0}, "optim.clip_norm is 0.0, expected above 0"),
+        ({"weight_decay": float("nan")}, "optim.weight_decay is nan"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused(setting, text):
+    with pytest.raises(ValueError, match=text):
+        OptimSettings(**setting)
+
+
+def test_steps_at_a_rate_of_0_are_refused():
+    step = VAEStep(
+        model=VAEConfig(), optim=OptimSettings(decay_steps=100, warmup_steps=1)
+    )
+    shape = WindowShape(frames=1, height=16, width=16, batch=1)
+    windows = WindowSpec(shapes=(shape,))
+    VAETraining(step=step, windows=windows, loop=LoopSettings(steps=100))
+    with pytest.raises(ValueError, match=r"loop\.steps is 101, but the rate is 0 from"):
+        VAETraining(step=step, windows=windows, loop=LoopSettings(steps=101))
 
 
 def test_muon_turns_the_matrices_of_blocks_and_adamw_the_rest():

@@ -195,6 +195,8 @@ def test_a_forecast_is_learnt_from_the_frames_before_as_they_are():
     """At first it copies them, at their own small time; then it learns by heart."""
     model = replace(DIT.model, forecast_layers=1, local_width=16)
     cfg = replace(DIT, model=model, part="forecast")
+    with pytest.raises(ValueError, match=r"expected 0 where step\.part is 'forecast'"):
+        replace(cfg, optim=replace(cfg.optim, weight_decay=0.1))
     train = quick(functools.partial(dit_step, cfg=cfg))
     state = quick(functools.partial(dit_init, cfg))()
     batch, frame = rows([B, C]), 4  # of 3 and 2 frames

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines.sources import open_source
+from data_pipelines.sources import fingerprint, open_source
 from data_pipelines.worlds import WORLDS, builder, draw_size
 
 CLIPS = 12
@@ -93,6 +93,15 @@ def test_prepare_reads_it_as_a_source(stored):
     assert (len(frames), media.fps) == (size.frames, size.fps)
     assert media.actions is None  # of a world without a player
     assert frames[0].shape == (size.height, size.width, 3)
+
+
+def test_clips_of_another_seed_are_another_source(stored, tmp_path):
+    build(tmp_path, seed=1)
+    one, other = (
+        fingerprint(open_source("tfds:soraxla_worlds/marks", data_dir=root))
+        for root in (stored, tmp_path)
+    )
+    assert one[0] == other[0] and one != other
 
 
 def test_a_data_dir_without_a_dataset_is_refused(tmp_path):
