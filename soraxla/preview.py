@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ class _Stored:
     width: int
     known: Mapping[str, np.ndarray]
 
-    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+    def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [self.known[text] for text in texts]
 
 

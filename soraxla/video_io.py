@@ -15,6 +15,7 @@ as square.
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -50,6 +51,7 @@ VIDEO_SUFFIXES = (
 MEDIA_SUFFIXES = PICTURE_SUFFIXES + VIDEO_SUFFIXES
 
 _ANIMATED = ("GIF", "WEBP", "PNG")  # not MPO or TIFF: their frames are other pictures
+_GAP = 600  # seconds between frames that are no film's, but a broken stamp's
 _UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
 _EXIF_ORIENTATION, _EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
@@ -84,7 +86,9 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     if path.suffix.lower() in PICTURE_SUFFIXES:
         with _opened_picture(path) as im:
             width, height = im.size
-            if im.getexif().get(_EXIF_ORIENTATION) in _EXIF_SIDEWAYS:
+            if im.format == "TIFF":  # which Pillow itself turns, once it is decoded
+                width, height = ImageOps.exif_transpose(im).size
+            elif im.getexif().get(_EXIF_ORIENTATION) in _EXIF_SIDEWAYS:
                 width, height = height, width
             count = _picture_frames(im)
             fps = count / sum(_durations(im)) if count > 1 else 0.0
@@ -109,7 +113,8 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[UInt8[np.ndarray, "h w
     """Streams the RGB frames of a clip on the constant grid of its average rate.
 
     Yields at least one uint8 (H, W, 3) array; a picture yields exactly one. Alpha is
-    laid over white. Consecutive frames may be the same object: copy before writing.
+    laid over white, but for VP8 and VP9, whose decoders drop it. Consecutive frames may
+    be the same object: copy before writing.
 
     Raises FileNotFoundError, or ValueError in one line for a file that is empty,
     corrupt, without pictures, or truncated: a film cut short yields what it holds and
@@ -168,7 +173,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 def _opened_video(path: Path):
     """Yields (container, first video stream); turns FFmpeg's errors into ValueError."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:  # a name may hold a colon
             streams = [s for s in container.streams.video if not _is_cover(s)]
             if not streams:
                 raise ValueError(f"{path}: has no video stream (sound only?)")
@@ -190,7 +195,8 @@ def _average_rate(stream) -> float:
 
 def _decode(path: Path, container, stream) -> Iterator[_Timed]:
     """Decodes all frames with times from 0; raises ValueError if the file is cut."""
-    rate, packets, first, end, shape = _average_rate(stream), 0, None, 0.0, None
+    rate, packets, first, shape = _average_rate(stream), 0, None, None
+    end, start, slack = 0.0, 0.0, 0.0
     for packet in container.demux(stream):
         packets += packet.size > 0
         if packet.is_corrupt:
@@ -198,8 +204,15 @@ def _decode(path: Path, container, stream) -> Iterator[_Timed]:
         for frame in packet.decode():
             time = end if frame.time is None else frame.time
             first = time if first is None else first
-            start = max(time - first, 0.0)
+            before, start = start, max(time - first, 0.0)
             length = float((frame.duration or 0) * (frame.time_base or 0))
+            if start - end > _GAP:
+                raise ValueError(
+                    f"{path}: has a gap of {_seconds(start - end)} in its time stamps; "
+                    "re-encode it"
+                )
+            # How long a frame stays that does not say so is not known of the last one.
+            slack = max(slack, 0.75 / rate, 0.0 if length else start - before)
             end = max(end, start + (length or 1 / rate))
             pixels = _turn(_video_pixels(frame), frame)
             if shape is not None and pixels.shape != shape:
@@ -214,7 +227,8 @@ def _decode(path: Path, container, stream) -> Iterator[_Timed]:
         raise ValueError(f"{path}: holds no video frame that can be decoded")
     declared = _declared_seconds(container, stream)
     missing = packets < stream.frames if stream.frames else True
-    if missing and end < declared - 0.75 / rate:
+    # Lengths are counted from 0, wherever the first frame stands.
+    if missing and max(first or 0.0, 0.0) + end < declared - slack:
         span = f"{_seconds(end)} of {_seconds(declared)}"
         raise ValueError(f"{path}: is truncated ({span} can be read)")
 
@@ -273,7 +287,8 @@ def _opened_picture(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
         raise ValueError(f"{path}: is larger than {limit}") from None
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow's for broken files
+    # Pillow's for broken files.
+    except (OSError, SyntaxError, EOFError, IndexError, struct.error) as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise ValueError(f"{path}: is corrupt or truncated ({reason})") from None
 
@@ -308,7 +323,8 @@ def _rgb(im: Image.Image) -> np.ndarray:
         grey = np.nan_to_num(np.asarray(im, np.float64))
         # Floats in [0, 1] are taken as black to white, wide integers as 16 bits.
         scale = 255 if im.mode == "F" and grey.max() <= 1 else 1
-        scale = 1 / 257 if im.mode.startswith("I") and grey.max() > 255 else scale
+        wide = im.mode.startswith("I;16") or (im.mode == "I" and grey.max() > 255)
+        scale = 1 / 257 if wide else scale
         grey = np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if im.has_transparency_data:

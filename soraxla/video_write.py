@@ -76,9 +76,11 @@ def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) ->
         if suffix not in (".mp4", ".webm"):
             raise ValueError(f"{path}: a codec can be chosen for .mp4 and .webm only")
         try:
-            av.Codec(codec, "w")
+            kind = av.Codec(codec, "w").type
         except av.codec.codec.UnknownCodecError:
-            raise ValueError(f"unknown video encoder {codec!r}") from None
+            kind = ""
+        if kind != "video":
+            raise ValueError(f"unknown video encoder {codec!r}")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: the folder {folder} does not exist")
@@ -172,7 +174,7 @@ def _write_film(
     height, width = first.shape[:2]
     name = codec or film.codec
     with av.open(
-        str(temporary), "w", format=film.container, options=film.muxer
+        f"file:{temporary}", "w", format=film.container, options=film.muxer
     ) as container:
         stream = container.add_stream(
             name, rate=rate, options={} if codec else film.options

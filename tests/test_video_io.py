@@ -352,3 +352,46 @@ def test_a_missing_file_is_refused(tmp_path):
         probe(tmp_path / "a.mp4")
     with pytest.raises(FileNotFoundError, match="no such file"):
         next(read_frames(tmp_path))
+
+
+def test_an_animation_cut_anywhere_is_refused_or_read(tmp_path):
+    """Pillow raises what it likes; a reader gets ValueError."""
+    write_video(tmp_path / "a.gif", ramps(4, 16, 24), 10)
+    whole = (tmp_path / "a.gif").read_bytes()
+    refused = 0
+    for length in range(20, len(whole), 7):
+        (tmp_path / "cut.gif").write_bytes(whole[:length])
+        try:
+            read_clip(tmp_path / "cut.gif")
+        except ValueError as error:
+            refused += "corrupt" in str(error)
+    assert refused > 50
+
+
+def test_a_bare_name_may_hold_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("10:30.mp4", "a:b.gif"):
+        write_video(name, ramps(3, 16, 24), 10)
+        assert len(read_clip(name)) == probe(name).frames == 3
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_tiff_is_as_large_as_is_said(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(ramps(1, 20, 30)[0]).save(tmp_path / "a.tiff", exif=exif)
+    info = probe(tmp_path / "a.tiff")
+    assert read_clip(tmp_path / "a.tiff").shape[1:3] == (info.height, info.width)
+
+
+def test_a_film_may_begin_late(tmp_path):
+    """Matroska tells when a stream ends, not how long it is."""
+    times = [1500 + 100 * i for i in range(12)]
+    encode(tmp_path / "late.mkv", ramps(12, 32, 32), times)
+    assert len(read_clip(tmp_path / "late.mkv")) >= 12
+
+
+def test_a_wild_time_stamp_is_refused(tmp_path):
+    encode(tmp_path / "wild.mkv", ramps(4, 32, 32), [0, 100, 200, 900_000])
+    with pytest.raises(ValueError, match="has a gap of"):
+        read_clip(tmp_path / "wild.mkv")

@@ -259,7 +259,7 @@ def _prompts(args: argparse.Namespace) -> list[tuple[str, str]]:
         raise ValueError(
             f"{file}: is not UTF-8 (byte {error.start}); save it as UTF-8"
         ) from None
-    lines = enumerate(text.splitlines(), start=1)
+    lines = enumerate(text.split("\n"), start=1)
     prompts = [(f"{file} line {n}", line.strip()) for n, line in lines if line.strip()]
     if not prompts:
         raise ValueError(f"{file}: holds no prompt; write one a line")

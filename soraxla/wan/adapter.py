@@ -1,6 +1,7 @@
 """Adapters of Wan in files, as diffusers' `load_lora_weights` has them: out and in."""
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,13 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
             theirs = place.name.removesuffix(".weight")
             tensors |= _theirs(f"transformer.{theirs}", part, matrix, step.lora)
     partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial / ADAPTER, metadata={"format": "pt"})
-    partial.rename(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_file(tensors, partial / ADAPTER, metadata={"format": "pt"})
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _trained(folder: Path, settings: dict[str, Any]) -> tuple[DiTStep, PyTree]:
@@ -132,5 +137,5 @@ class Adapter:
         )
         scale = 1.0
         if "alpha" in parts:
-            scale = float(self._tensors[parts["alpha"]][()]) / len(a)
+            scale = self._tensors[parts["alpha"]][()].astype(np.float32).item() / len(a)
         return (tensor.astype(np.float32) + scale * (b @ a)).astype(tensor.dtype)

@@ -20,6 +20,7 @@ from soraxla.diffusion.process import Process
 from soraxla.hub import local
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
+from soraxla.models.text import full_name
 from soraxla.models.vae import VAEConfig
 from soraxla.settings import to_dict
 from soraxla.sharding import WHOLE, set_shardings
@@ -190,7 +191,9 @@ def import_wan(
         if "dit" not in parts:
             raise ValueError(f"{adapter}: adapts a transformer; give that too")
         parts["dit"].adapt(adapter)
-    if text_encoder is None and "dit" in parts:
+    if text_encoder is not None:
+        text_encoder = full_name(text_encoder)
+    elif "dit" in parts:
         own = sources[0] / "text_encoder"
         if not own.is_dir():
             raise ValueError(

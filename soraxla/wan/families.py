@@ -87,6 +87,7 @@ def dit_config_of(
     """
     try:
         width, channels, *patch = shapes["patch_embedding.weight"]
+        pt, ph, pw = patch
         outputs = shapes["proj_out.weight"][0]
         mlp_width = shapes["blocks.0.ffn.net.0.proj.weight"][0]
         text_width = shapes["condition_embedder.text_embedder.linear_1.weight"][1]
@@ -95,7 +96,7 @@ def dit_config_of(
             f"{where}: not a Wan transformer (no {error}); supported: {SUPPORTED}"
         ) from error
     if any(".add_k_proj." in name for name in shapes) or outputs != channels * (
-        patch[0] * patch[1] * patch[2]
+        pt * ph * pw
     ):
         raise ValueError(
             f"{where}: a Wan model with {channels} input channels that takes images in "

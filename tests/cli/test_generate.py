@@ -85,6 +85,7 @@ def test_bad_requests(refuse, changes, text):
         ("out/a.png", {"frames": 5}, "a.png: a PNG holds one frame"),
         ("out/a.gif", {"fps": 60}, "fps is 60"),
         ("out/a.mp4", {"codec": "h266x"}, "unknown video encoder 'h266x'"),
+        ("out/a.mp4", {"codec": "aac"}, "unknown video encoder 'aac'"),
         ("out/a.gif", {"codec": "libx264"}, ".mp4 and .webm only"),
         ("out/a.mp4", {"codec": "mpeg4", "size": "33x32"}, "use even sides"),
     ],
@@ -200,7 +201,8 @@ def test_an_image_is_the_first_frame_of_every_prompt(checkpoint, media, tmp_path
 def test_an_odd_size_and_length_come_out_exactly(checkpoint, tmp_path):
     """And another prompt beside it changes nothing, nor the file's byte order mark."""
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a red ball\n\na blue cube\n", encoding="utf-8-sig")
+    text = "a red ball\n\na blue\u2028cube\n"  # a line, though it looks like two
+    prompts.write_text(text, encoding="utf-8-sig")
     options = ["--checkpoint", str(checkpoint), "--size", "33x21", "--frames", "6"]
     options += ["--steps", "1", "--fps", "12"]
     both = ["--prompts-file", str(prompts), "--out", str(tmp_path / "{}.mp4")]

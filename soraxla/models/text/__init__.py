@@ -1,5 +1,5 @@
 """Text encoders: prompts in, token embeddings out."""
 
-from soraxla.models.text.encoder import TextEncoder, load_text_encoder
+from soraxla.models.text.encoder import TextEncoder, full_name, load_text_encoder
 
-__all__ = ["TextEncoder", "load_text_encoder"]
+__all__ = ["TextEncoder", "full_name", "load_text_encoder"]

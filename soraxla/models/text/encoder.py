@@ -1,6 +1,7 @@
 """What a text encoder is, and how one is found by name. Loads JAX only with weights."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -65,6 +66,22 @@ _ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
     "minilm": _minilm,
     **{kind: _pretrained(kind) for kind in ("umt5", "t5", "clip", "bert")},
 }
+
+
+def full_name(name: str) -> str:
+    """The name with its folder's full path, for a record that is read elsewhere.
+
+    Raises:
+        ValueError: an encoder that is not known, or no folder of one.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in _ENCODERS:
+        raise ValueError(f"unknown text encoder {name!r}{nearest(kind, _ENCODERS)}")
+    if kind in ("hashed", "minilm"):
+        return name
+    if not (Path(argument) / "config.json").is_file():
+        raise ValueError(f"{argument}: holds no config.json of a {kind} text encoder")
+    return f"{kind}:{Path(argument).resolve()}"
 
 
 def load_text_encoder(name: str) -> TextEncoder:

@@ -133,8 +133,9 @@ def _sentence_places(folder: Path, cfg: Any) -> int:
     if not path.is_file():
         return cfg.max_position_embeddings
     try:
-        limit = int(json.loads(path.read_text(encoding="utf-8"))["max_seq_length"])
-    except (ValueError, KeyError, TypeError) as error:
+        limit = json.loads(path.read_text(encoding="utf-8")).get("max_seq_length")
+        limit = cfg.max_position_embeddings if limit is None else int(limit)
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error}); download it again") from error
     return min(limit, cfg.max_position_embeddings)
 
