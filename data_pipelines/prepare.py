@@ -130,7 +130,10 @@ def prepare(
             "actions": list(getattr(samples, "actions", ())),
             "camera": bool(getattr(samples, "camera", False)),
         }
-        return _finish(out, notes, empty_text, vae_dir, settings, steering, identity)
+        card = _finish(out, notes, empty_text, vae_dir, settings, steering, identity)
+    # With the lock, which some file systems keep as long as it is open.
+    shutil.rmtree(out / records.PROGRESS)
+    return card
 
 
 def _check_numbers(*, max_tokens: int, max_bad: float | int, shard_size: int) -> None:
@@ -384,5 +387,4 @@ def _finish(
         "fingerprint": identity,
     }
     records.write_json(out / records.CARD, card)
-    shutil.rmtree(out / records.PROGRESS)
     return card

@@ -7,11 +7,11 @@ picture those of one frame.
 
 import copy
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -22,7 +22,8 @@ from soraxla.video_io import VideoInfo, probe, read_frames
 _MAX_SHAPES = 4
 _SHAPE, _WINDOW = 0, 1  # purposes of a random stream
 
-_Frames = list[np.ndarray] | np.ndarray  # (t, h, w, 3)
+_Frames = TypeVar("_Frames", list[np.ndarray], np.ndarray)
+_WHOLE = slice(None), slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +124,8 @@ class WindowDataset(grain.IterDataset):
         start = int(rng.integers(info.frames - shape.frames + 1))
         top = int(rng.integers(info.height - shape.height + 1))
         left = int(rng.integers(info.width - shape.width + 1))
-        frames = self._clips.frames(self._files[member], info, start, shape.frames)
-        return np.stack(
-            [f[top : top + shape.height, left : left + shape.width] for f in frames]
-        )
+        crop = slice(top, top + shape.height), slice(left, left + shape.width)
+        return self._clips.window(self._files[member], info, start, shape.frames, crop)
 
 
 class WindowIterator(grain.DatasetIterator):
@@ -160,33 +159,52 @@ class _ClipCache:
         self._budget, self._held = budget, 0
         self._clips: OrderedDict[Path, np.ndarray] = OrderedDict()
 
-    def frames(self, file: Path, info: VideoInfo, start: int, count: int) -> _Frames:
+    def window(
+        self,
+        file: Path,
+        info: VideoInfo,
+        start: int,
+        count: int,
+        crop: tuple[slice, slice],
+    ) -> UInt8[np.ndarray, "t h w 3"]:
         assert info.frames is not None
         size = info.frames * info.height * info.width * 3
         if file in self._clips:
             self._clips.move_to_end(file)
         elif size > self._budget:
-            window = list(islice(read_frames(file), start, start + count))
-            if len(window) < count:
-                window = list(deque(read_frames(file), maxlen=count))
-            return self._whole(file, info, window, count)
+            frames = list(islice(_cropped(file, info, crop), start, start + count))
+            if len(frames) < count:
+                frames = list(deque(_cropped(file, info, crop), maxlen=count))
+            return np.stack(_enough(file, info, frames, count))
         else:
             while self._clips and self._held + size > self._budget:
                 self._held -= self._clips.popitem(last=False)[1].nbytes
-            self._clips[file] = np.stack(list(read_frames(file)))
+            self._clips[file] = np.stack(list(_cropped(file, info, _WHOLE)))
             self._held += self._clips[file].nbytes
         clip = self._clips[file]
         start = max(0, min(start, len(clip) - count))
-        return self._whole(file, info, clip[start : start + count], count)
+        return _enough(file, info, clip[start : start + count, *crop], count)
 
-    @staticmethod
-    def _whole(file: Path, info: VideoInfo, window: _Frames, count: int) -> _Frames:
-        if len(window) < count or window[0].shape != (info.height, info.width, 3):
+
+def _cropped(
+    file: Path, info: VideoInfo, crop: tuple[slice, slice]
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    for frame in read_frames(file):
+        if frame.shape != (info.height, info.width, 3):
             raise ValueError(
-                f"{file}: holds fewer or other frames than the {info.frames} of "
-                f"{info.width}x{info.height} it declares; take it out, or write it anew"
+                f"{file}: holds {frame.shape[1]}x{frame.shape[0]}, but declares "
+                f"{info.width}x{info.height}; take it out, or write it anew"
             )
-        return window
+        yield frame[crop]
+
+
+def _enough(file: Path, info: VideoInfo, frames: _Frames, count: int) -> _Frames:
+    if len(frames) < count:
+        raise ValueError(
+            f"{file}: holds {len(frames)} frames, but declares {info.frames}; take it "
+            "out, or write it anew"
+        )
+    return frames
 
 
 def _measured(file: Path) -> VideoInfo:

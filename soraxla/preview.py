@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,8 @@ def vae_preview(
 
     @functools.cache
     def clips() -> dict[Path, np.ndarray]:
-        found = {path: crop(read_clip(path, _FRAMES), model) for path in files[:_SHOWN]}
-        return {path: clip for path, clip in found.items() if clip.size}
+        found = ((path, crop(read_clip(path, _FRAMES), model)) for path in files)
+        return dict(islice(((path, clip) for path, clip in found if clip.size), _SHOWN))
 
     def preview(state: TrainState) -> Image.Image:
         mean, std = latent_statistics(state.extra)

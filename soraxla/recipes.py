@@ -5,6 +5,7 @@ A recipe is a generator. It yields a clip to sample, is sent the latents, and in
 returns the video; whoever drives it may sample the clips of many recipes together.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
@@ -132,7 +133,12 @@ class Studio:
         ends = window_ends(
             self.latents(before + new + after), self.window, self.overlap
         )
-        if len(ends) > 1 and before and after and ends[-2] > self.place(before + new):
+        if (
+            len(ends) > 1
+            and before
+            and after
+            and ends[-2] >= self.latents(before + new)
+        ):
             assert self.window is not None
             raise ValueError(
                 f"windows of {self.frames(self.window)} frames that overlap by "
@@ -353,8 +359,8 @@ def _inpainted(video: Video, hole: Bool[np.ndarray, "_ _"], studio: Studio) -> R
 def _fitted_mask(mask: Bool[np.ndarray, "_ _"], request: Request) -> np.ndarray:
     """At the request's size, as the video is brought to it; thin lines stay lines."""
     rows, columns = mask.shape
-    scale = int(min(rows / request.height, columns / request.width))
-    mask = maximum_filter(mask, 1 + scale if scale > 1 else 1)
+    scale = min(rows / request.height, columns / request.width)
+    mask = maximum_filter(mask, 1 + math.ceil(scale) if scale > 1 else 1)
     white = np.repeat(mask[None, :, :, None] * np.uint8(255), 3, axis=-1)
     return request.fitted(white)[0, :, :, 0] >= 128
 

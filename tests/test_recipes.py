@@ -140,6 +140,15 @@ def test_inpainting_keeps_what_is_around_whole_patches():
     np.testing.assert_array_equal(clip.known, np.broadcast_to(~hole, (5, 4, 4)))
 
 
+@pytest.mark.parametrize("row", range(10, 20))
+def test_a_line_stays_one_however_little_it_is_scaled(row):
+    video = np.zeros((17, 48, 48, 3), np.uint8)
+    mask = np.zeros((48, 48), bool)
+    mask[row] = True
+    _, [clip] = drive(studio(Inpaint(video=video, mask=mask), 17), anything)
+    assert (~clip.known).all(axis=(0, 2)).any()
+
+
 def test_a_hole_thinner_than_a_pixel_is_one_still():
     video = OTHER[:17].repeat(8, axis=1).repeat(8, axis=2)
     mask = np.zeros(video.shape[1:3], bool)

@@ -181,7 +181,7 @@ def own_fps(args: argparse.Namespace) -> float | None:
     rates = {path: film.fps for path, film in films.items() if not film.is_image}
     first = next(iter(rates.values()), None)
     for path, fps in rates.items():
-        if fps != first:
+        if f"{fps:g}" != f"{first:g}":
             note(f"{path}: its {fps:g} frames a second are played at {first:g}")
     return first
 

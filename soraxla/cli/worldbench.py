@@ -101,8 +101,15 @@ def run(args: argparse.Namespace) -> None:
         pipeline = load(plan.checkpoint)
         models = {"transformer": pipeline.dit, "vae": pipeline.vae}
         sha256 = {k: sha256_of_tree(model.params) for k, model in models.items()}
-        configs = {k: model.config for k, model in models.items()}
-        sha256["settings"] = record.sha256_of_json(configs)
+        settings = [
+            *(to_dict(model.model) for model in models.values()),
+            to_dict(pipeline.process),
+            pipeline.dit.config.get("max_latent_frames"),
+            pipeline.text_encoder.name.partition(":")[
+                0
+            ],  # its folder may lie elsewhere
+        ]
+        sha256["settings"] = record.sha256_of_json(settings)
         if plan.sha256 not in (None, sha256):
             raise ValueError(
                 f"{plan.checkpoint}: holds other weights or settings than "
@@ -121,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
                     each,
                     pipeline.dit.model.controls,
                     _generator(pipeline, plan),
-                    _autoencoder(pipeline),
+                    _autoencoder(pipeline, plan),
                     bar.update,
                 )
     manifest = record.manifest(
@@ -208,9 +215,9 @@ def _generator(pipeline: "Pipeline", plan: _Plan) -> "Generate":
     return generate
 
 
-def _autoencoder(pipeline: "Pipeline") -> "Autoencode":
+def _autoencoder(pipeline: "Pipeline", plan: _Plan) -> "Autoencode":
     def autoencode(ask: "Ask", video: "np.ndarray") -> "np.ndarray":
-        studio = pipeline.studio(request_of(ask, Windows()))
+        studio = pipeline.studio(request_of(ask, plan.windows))
         return studio.decode(studio.encode(video), len(video))
 
     return autoencode

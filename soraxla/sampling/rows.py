@@ -55,7 +55,7 @@ def pack_clips(
     layout: Layout,
     guidance: Guidance,
 ) -> Iterator[Rows]:
-    """Rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and draw first + i."""
+    """Rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and draw i."""
     laid = {i: lay(clip, layout.patch, layout.rope_fps) for i, clip in clips.items()}
     draws = [
         Draw(

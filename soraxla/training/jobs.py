@@ -105,8 +105,9 @@ class VAETraining:
 def _check_decay(optim: OptimSettings, loop: LoopSettings) -> None:
     if optim.decay_steps is not None and loop.steps > optim.decay_steps:
         raise ValueError(
-            f"loop.steps is {loop.steps}, but the rate is 0 from optim.decay_steps "
-            f"= {optim.decay_steps} on: set both alike, or that to None"
+            f"loop.steps is {loop.steps}, but from step.optim.decay_steps = "
+            f"{optim.decay_steps} on the rate is 0: set both alike; a folder that was "
+            "trained so is gone on from by --init, in another --workdir"
         )
 
 
@@ -318,7 +319,7 @@ def media_files(folder: Path) -> list[Path]:
         for p in folder.rglob("*")
         if p.suffix.lower() in MEDIA_SUFFIXES
         and p.is_file()
-        and not p.name.startswith(".")
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     )
     if not files:
         raise ValueError(

@@ -192,8 +192,8 @@ def _write(log: MetricsLog | NoLog, pending: tuple[int, Metrics] | None) -> None
     if metrics["skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
         raise FloatingPointError(
             f"step {step}: no finite gradient for {MAX_SKIPPED_IN_A_ROW} steps in a "
-            "row; start from these weights anew with lower rates in step.optim: "
-            "--init this training's folder, and another --workdir"
+            "row; lower the rates in step.optim and begin again in another --workdir, "
+            "or, --init this folder, from its last checkpoint"
         )
 
 

@@ -79,9 +79,12 @@ def full_name(name: str) -> str:
         raise ValueError(f"unknown text encoder {name!r}{nearest(kind, _ENCODERS)}")
     if kind in ("hashed", "minilm"):
         return name
-    if not (Path(argument) / "config.json").is_file():
-        raise ValueError(f"{argument}: holds no config.json of a {kind} text encoder")
-    return f"{kind}:{Path(argument).resolve()}"
+    if not argument:
+        raise ValueError(f"text encoder {name!r} names no folder: write {kind}:PATH")
+    folder = Path(argument).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: holds no config.json of a {kind} text encoder")
+    return f"{kind}:{folder.resolve()}"
 
 
 def load_text_encoder(name: str) -> TextEncoder:
