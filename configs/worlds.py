@@ -12,7 +12,7 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
         --init runs/pictures --workdir runs/forecast
     soraxla train --config configs/worlds.py --data worlds_data --init runs/forecast \
         --workdir runs/worlds
-    soraxla worlds --world flat --clips 76000 --pictures 0.8 --seed 2 --out mixed
+    soraxla worlds --world flat --clips 92000 --pictures 0.65 --seed 2 --out mixed
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir mixed \
         --vae soraxla/assets/worlds/vae --out mixed_data
     soraxla train --config configs/worlds.py:details --data mixed_data \
@@ -62,7 +62,7 @@ _STAGES = {
     "clips": Stage(7000, 1e-3, 4, _CLIPS),
     # Nearly clean clips, which the shift that tells what a clip is about hardly has,
     # and pictures among them, lest what things look like is learnt no further.
-    "details": Stage(1800, 1.1e-3, 4, _CLIPS, shift=2.0),
+    "details": Stage(1900, 1.1e-3, 4, _CLIPS, shift=3.0),
     # A first frame is given, since nothing before it tells of it.
     "forecast": Stage(
         3000,
