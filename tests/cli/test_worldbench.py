@@ -88,7 +88,7 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
     families["physics"][1]["prompt"] = "something else"
     assert "the worlds have changed" in refuse(families=families)
     assert "unknown family, 'magic'" in refuse(families={"magic": []})
-    assert "expected 2" in refuse(format=1)
+    assert "expected 3" in refuse(format=1)
     assert "is no manifest" in refuse(sampler=3)
     assert "is no manifest" in refuse(size={"width": 64})
     assert "is no manifest" in refuse(windows={"window": 9})
