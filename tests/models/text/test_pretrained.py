@@ -60,7 +60,9 @@ def test_a_sentence_encoder_reads_as_much_as_it_was_trained_on(tmp_path):
     assert load_text_encoder(f"bert:{folder}").tokenizer.limit == 64
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
     assert load_text_encoder(f"bert:{folder}").tokenizer.limit == 32
-    (folder / "sentence_bert_config.json").write_text('{"other": 32}')
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": null}')
+    assert load_text_encoder(f"bert:{folder}").tokenizer.limit == 64
+    (folder / "sentence_bert_config.json").write_text("[32]")
     with pytest.raises(ValueError, match=r"sentence_bert_config\.json: damaged"):
         load_text_encoder(f"bert:{folder}")
 
