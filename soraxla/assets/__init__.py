@@ -25,8 +25,7 @@ class Usual(NamedTuple):
     condition_noise: float = 0.0
 
 
-# Of clean frames it makes ever more contrast, and from noise no way from one clip to
-# another, such as it has never seen.
+# Of clean frames it makes ever more contrast.
 WORLDS = Usual(
     width=64,
     height=64,
