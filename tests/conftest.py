@@ -3,9 +3,19 @@
 import os
 
 import jax
+import pytest
 
 # Nothing in the user's own cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def lossless(monkeypatch):
+    """Recipes have the VAE of `tests.lossless`."""
+    from tests.lossless import decode, encode
+
+    monkeypatch.setattr("soraxla.recipes.encode_clip", encode)
+    monkeypatch.setattr("soraxla.recipes.decode_clip", decode)

@@ -19,11 +19,7 @@ from tests.lossless import (
     studio,
 )
 
-
-@pytest.fixture(autouse=True)
-def lossless(monkeypatch):
-    monkeypatch.setattr("soraxla.recipes.encode_clip", encode)
-    monkeypatch.setattr("soraxla.recipes.decode_clip", decode)
+pytestmark = pytest.mark.usefixtures("lossless")
 
 
 # --- With an oracle for a sampler, every task returns the truth -------------------

@@ -21,11 +21,7 @@ from tests.lossless import (
     studio,
 )
 
-
-@pytest.fixture(autouse=True)
-def lossless(monkeypatch):
-    monkeypatch.setattr("soraxla.recipes.encode_clip", encode)
-    monkeypatch.setattr("soraxla.recipes.decode_clip", decode)
+pytestmark = pytest.mark.usefixtures("lossless")
 
 
 def test_a_long_clip_goes_by_windows_that_begin_with_what_the_last_one_made():

@@ -95,9 +95,8 @@ def dit_config_of(
         raise ValueError(
             f"{where}: not a Wan transformer (no {error}); supported: {SUPPORTED}"
         ) from error
-    if any(".add_k_proj." in name for name in shapes) or outputs != channels * (
-        pt * ph * pw
-    ):
+    second = any(".add_k_proj." in name for name in shapes)
+    if second or outputs != channels * pt * ph * pw:
         raise ValueError(
             f"{where}: a Wan model with {channels} input channels that takes images in "
             f"a second way (image-to-video); supported: {SUPPORTED}"

@@ -1,6 +1,7 @@
 """Batches from a prepared dataset: what the plan says, and resumed exactly."""
 
 import json
+import resource
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -325,3 +326,14 @@ def test_what_steers_a_clip_comes_to_its_tokens(tmp_path, monkeypatch):
         assert (batch.controls[batch.segment_ids > 0, 0] == 1).all()
     with pytest.raises(ValueError, match="knows the actions"):
         batches_of(dataset, controls=Controls(actions=("fly",)))
+
+
+def test_as_many_files_may_be_open_as_there_are_shards(tmp_path, monkeypatch):
+    data, allowed = write_dataset(tmp_path / "data"), []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: allowed.append(both))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1000))
+    open_dataset(data)
+    assert allowed == [(258, 1000)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 257))
+    with pytest.raises(ValueError, match="needs 258 open files, of which 257"):
+        open_dataset(data)

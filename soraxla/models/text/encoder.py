@@ -61,10 +61,11 @@ def _pretrained(kind: str) -> Callable[[str], TextEncoder]:
     return load
 
 
+_FOLDERS = ("umt5", "t5", "clip", "bert")
 _ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
     "hashed": _hashed,
     "minilm": _minilm,
-    **{kind: _pretrained(kind) for kind in ("umt5", "t5", "clip", "bert")},
+    **{kind: _pretrained(kind) for kind in _FOLDERS},
 }
 
 
@@ -74,10 +75,8 @@ def full_name(name: str) -> str:
     Raises:
         ValueError: an encoder that is not known, or no folder of one.
     """
-    kind, _, argument = name.partition(":")
-    if kind not in _ENCODERS:
-        raise ValueError(f"unknown text encoder {name!r}{nearest(kind, _ENCODERS)}")
-    if kind in ("hashed", "minilm"):
+    kind, argument = _parts(name)
+    if kind not in _FOLDERS:
         return name
     if not argument:
         raise ValueError(f"text encoder {name!r} names no folder: write {kind}:PATH")
@@ -98,7 +97,12 @@ def load_text_encoder(name: str) -> TextEncoder:
         ValueError: a name or an argument it does not know; for a folder, see
             `pretrained.load_pretrained`.
     """
+    kind, argument = _parts(name)
+    return _ENCODERS[kind](argument)
+
+
+def _parts(name: str) -> tuple[str, str]:
     kind, _, argument = name.partition(":")
     if kind not in _ENCODERS:
         raise ValueError(f"unknown text encoder {name!r}{nearest(kind, _ENCODERS)}")
-    return _ENCODERS[kind](argument)
+    return kind, argument
