@@ -3,12 +3,14 @@ colours drift? On held-out worlds.
 
     python -m benchmarks.joins [--checkpoint DIR] [--window FRAMES] [--json FILE]
 
-Ten clips of 33 frames at 64×64 a task. A join passes when its step between frames is at
-most 1.5 times the clip's median step. Clips in which the simulator's own steps at these
-places are larger, since what moves is hidden for most of them, are not asked: the truth
-itself would fail. The same is asked, of one take, of the transformer with random
-weights, which should fail. Drift: scenes of the simulator in which nothing moves,
-extended by four windows, without guidance; the change of the mean colour, of 255.
+Twenty clips of 33 frames at 64×64 a task; settings are chosen on others (`--choosing`).
+A join passes when its step between frames is at most 1.5 times the clip's median step.
+Clips in which the simulator's own steps at these places are larger, since what moves is
+hidden for most of them, are not asked: the truth itself would fail. The same is asked,
+of one take, of the transformer with random weights, which should fail. Drift: scenes of
+the simulator in which nothing moves, extended by four windows, without guidance; the
+change of the mean colour, of 255. A join says nothing of a cut further on, so that of
+what leads from clip to clip, or around, the largest step is told too, over the mean.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,11 +28,12 @@ from data_pipelines.worlds import WORLDS, Episode, World
 from data_pipelines.worlds.sizes import Size
 from soraxla.assets import worlds_model
 from soraxla.cli import sampling
-from soraxla.evals.joins import colour_drift, join_ratio
+from soraxla.evals.joins import colour_drift, frame_errors, join_ratio
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.models import dit
 from soraxla.pipeline import Pipeline, load
 from soraxla.request import (
+    BRIDGE,
     Animate,
     Connect,
     Extend,
@@ -41,18 +45,25 @@ from soraxla.request import (
 from soraxla.sharding import sampling_mesh
 from soraxla.trees import sha256_of_tree
 
-CLIPS, FRAMES, GIVEN = 10, 33, 17
+CLIPS, FRAMES, GIVEN = 20, 33, 17
 PASSES = 1.5
 OVERLAP, WINDOWS = 9, 4
 SIZE = Size(width=64, height=64, frames=FRAMES, fps=16.0)
-FIRST = FIRST_SEED + 500_000_000  # beyond what WorldBench asks
+# Of these tasks what is made, with a given frame on either side.
+WAYS = {
+    "connect": slice(GIVEN - 1, GIVEN + BRIDGE + 1),
+    "loop": slice(GIVEN - 1, FRAMES + 1),
+}
+# Beyond what WorldBench asks: clips that settings are chosen on, and those that tell.
+CHOOSING, TELLING = FIRST_SEED + 500_000_000, FIRST_SEED + 600_000_000
 
 
-def held_out(count: int) -> list[Episode]:
-    """Clips of the three flat worlds in turn whose own joins pass."""
+def held_out(count: int, first: int) -> list[Episode]:
+    """Clips of the three flat worlds in turn, of seeds from `first` on, whose own joins
+    pass."""
 
     def passing(simulate: World) -> Iterator[Episode]:
-        for seed in itertools.count(FIRST):
+        for seed in itertools.count(first):
             clip = simulate(seed, **SIZE._asdict())
             if max(own_ratios(clip).values()) <= PASSES:
                 yield clip
@@ -61,11 +72,11 @@ def held_out(count: int) -> list[Episode]:
     return [next(worlds[i % 3]) for i in range(count)]
 
 
-def still(count: int) -> list[Episode]:
+def still(count: int, first: int) -> list[Episode]:
     """Scenes in which nothing moves, as their captions say: shapes that rest."""
 
     def resting() -> Iterator[Episode]:
-        for seed in itertools.count(FIRST):
+        for seed in itertools.count(first):
             clip = WORLDS["occlusion"](seed, **SIZE._asdict())
             if not np.ptp(clip.video, axis=0).any():
                 yield clip
@@ -103,24 +114,38 @@ def tasks(
         ),
         "connect": (
             Connect(before=video[:GIVEN], after=other.video[:GIVEN], strength=strength),
-            2 * GIVEN + 15,
-            [GIVEN, GIVEN + 15],
+            2 * GIVEN + BRIDGE,
+            [GIVEN, GIVEN + BRIDGE],
         ),
         "loop": (Loop(video=video[:GIVEN], strength=strength), FRAMES, [0, GIVEN]),
     }
 
 
-def joined(
-    pipeline: Pipeline, settings: SampleSettings, window: int | None, strength: float
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """By task, the join ratio of each clip; they are extended forward in windows.
+class Found(NamedTuple):
+    """Of each clip, by task.
 
-    And how far those are from the simulator's, by the frames after what was given: the
-    root of the mean square over all of them, of 255.
+    Attributes:
+        joins: the join ratio.
+        cuts: of what leads from clip to clip, the largest step over the mean.
+        far: by the frames after what was given, how far forward extensions are from the
+            simulator's: the root of the mean square over all of them, of 255.
     """
-    clips = held_out(CLIPS)
+
+    joins: dict[str, list[float]]
+    cuts: dict[str, list[float]]
+    far: dict[str, float]
+
+
+def joined(
+    pipeline: Pipeline,
+    settings: SampleSettings,
+    clips: list[Episode],
+    window: int | None,
+    strength: float,
+) -> Found:
+    """Of all tasks; clips are extended forward in windows."""
     asked = [tasks(clip, clips[i - 1], strength) for i, clip in enumerate(clips)]
-    found, far = {}, {}
+    found = Found({}, {}, {})
     for name in asked[0]:
         requests = [
             request(task[name][0], clip.caption, task[name][1])
@@ -130,15 +155,25 @@ def joined(
             requests = [dataclasses.replace(r, window=window) for r in requests]
         made = dict(pipeline.generate_each(requests, settings))
         joins = asked[0][name][2]
-        found[name] = [
-            join_ratio(made[i], joins, closed=name == "loop") for i in range(CLIPS)
+        videos = [made[i] for i in range(len(clips))]
+        found.joins[name] = [
+            join_ratio(video, joins, closed=name == "loop") for video in videos
         ]
         if name == "forward":
-            far = {str(after): distance(clips, made, after) for after in (4, 8, 12)}
-    return found, far
+            for after in (4, 8, 12):
+                found.far[str(after)] = distance(clips, videos, after)
+        if name in WAYS:
+            found.cuts[name] = [largest_over_mean(v, WAYS[name]) for v in videos]
+    return found
 
 
-def distance(clips: list[Episode], made: dict[int, np.ndarray], after: int) -> float:
+def largest_over_mean(video: np.ndarray, way: slice) -> float:
+    """Of the steps between frames, round to the first, from one given to the next."""
+    errors = frame_errors(np.concatenate([video, video[:1]])[way])
+    return float(errors.max() / max(errors.mean(), 0.5))
+
+
+def distance(clips: list[Episode], made: list[np.ndarray], after: int) -> float:
     frame = GIVEN + after - 1
     errors = [
         made[i][frame].astype(np.float64) - clip.video[frame]
@@ -147,11 +182,12 @@ def distance(clips: list[Episode], made: dict[int, np.ndarray], after: int) -> f
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
-def drifts(pipeline: Pipeline, settings: SampleSettings, window: int) -> list[float]:
+def drifts(
+    pipeline: Pipeline, settings: SampleSettings, scenes: list[Episode], window: int
+) -> list[float]:
     """Between the given frames and those of the last of four windows."""
     last = window - OVERLAP
     frames = FRAMES + WINDOWS * last
-    scenes = still(6)
     requests = [
         request(Extend(video=scene.video), scene.caption, frames) for scene in scenes
     ]
@@ -193,6 +229,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default=worlds_model())
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--choosing", action="store_true", help="the clips that settings are chosen on"
+    )
     parser.add_argument("--takes", type=int, default=1)
     parser.add_argument("--window", type=int, help="of clips extended forward")
     parser.add_argument(
@@ -203,28 +242,36 @@ def main() -> None:
     settings = dataclasses.replace(sampling.settings_of(args), takes=args.takes)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
-        onward = args.window, args.strength
-        found, far = joined(pipeline, settings, *onward)
+        first = CHOOSING if args.choosing else TELLING
+        clips = held_out(CLIPS, first)
+        found = joined(pipeline, settings, clips, args.window, args.strength)
         once = dataclasses.replace(settings, takes=1)
-        chance, _ = joined(with_random_weights(pipeline), once, *onward)
+        random = with_random_weights(pipeline)
+        chance = joined(random, once, clips, args.window, args.strength)
         plain = dataclasses.replace(once, cfg_scale=1.0, image_scale=1.0)
+        scenes = still(6, first)
         drift = {
-            f"{WINDOWS} windows of {window}": drifts(pipeline, plain, window)
+            f"{WINDOWS} windows of {window}": drifts(pipeline, plain, scenes, window)
             for window in sorted({args.window or FRAMES, FRAMES})
         }
-    for source, by_task in (("model", found), ("random weights", chance)):
+    for source, by_task in (("model", found.joins), ("random weights", chance.joins)):
         print(f"{source}: joins of at most {PASSES} times the median step")
         print("\n".join(f"  {row(*item)}" for item in by_task.items()))
-    print("away from the simulator's, of 255, after so many frames:", far)
+    for name, cuts in found.cuts.items():
+        print(
+            f"{name}: largest over mean step on the way, median {np.median(cuts):.1f}"
+        )
+    print("away from the simulator's, of 255, after so many frames:", found.far)
     for windows, values in drift.items():
         print(f"drift over {windows}, of 255: {np.round(values, 2).tolist()}")
     if args.json:
         results = {
             "sha256": sha256_of_tree(pipeline.dit.params),
             "settings": dataclasses.asdict(settings)
-            | {"window": args.window, "strength": args.strength},
-            "joins": {"model": found, "random weights": chance},
-            "distance": far,
+            | {"window": args.window, "strength": args.strength, "first seed": first},
+            "joins": {"model": found.joins, "random weights": chance.joins},
+            "cuts": found.cuts,
+            "distance": found.far,
             "drift": drift,
         }
         write_json(args.json, {**conditions(), "results": results})

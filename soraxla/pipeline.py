@@ -19,13 +19,14 @@ from soraxla.hub import local
 from soraxla.models import dit
 from soraxla.models.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
-from soraxla.recipes import Studio, joins, recipe, stretches
+from soraxla.recipes import joins, recipe, stretches
 from soraxla.request import Request, SampleSettings
 from soraxla.sampling import SOLVERS, Grid, Guidance, Nothing, guided, sample
 from soraxla.sampling.rows import Layout, Rows, pack_clips, unpack_clips
 from soraxla.sampling.tasks import Clip
 from soraxla.settings import build
 from soraxla.sharding import constrain
+from soraxla.studio import Studio
 from soraxla.types import Array, PackedBatch
 from soraxla.wan import load_wan
 from soraxla.weights import Loaded, load_transformer, load_vae
@@ -155,7 +156,7 @@ class Pipeline:
         for strength in sorted({clip.strength for clip in clips.values()}):
             chosen = {i: c for i, c in clips.items() if c.strength == strength}
             # 0.28 · 25 is 7, and in floating point more than that.
-            steps = math.ceil(round(strength * settings.steps, 6))
+            steps = max(1, math.ceil(round(strength * settings.steps, 6)))
             for rows in self.rows(chosen, texts, settings):
                 shift = rows.batches[0].shift
                 grid = SOLVERS[settings.solver].grid(steps, shift, strength)

@@ -5,18 +5,17 @@ A recipe is a generator. It yields a clip to sample, is sent the latents, and in
 returns the video; whoever drives it may sample the clips of many recipes together.
 """
 
+import itertools
 import math
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, assert_never
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool
 from scipy.ndimage import maximum_filter
 
-from soraxla.autoencode import decode_clip, encode_clip
 from soraxla.mixture import greyed
-from soraxla.patching import Patch
 from soraxla.request import (
     BRIDGE,
     Animate,
@@ -37,119 +36,13 @@ from soraxla.sampling.seams import (
 from soraxla.sampling.tasks import (
     Alone,
     Clip,
-    Steering,
     starting_with,
     window_ends,
     window_of,
 )
-from soraxla.weights import Loaded
+from soraxla.studio import Stretch, Studio, Video
 
-Video = UInt8[np.ndarray, "_ _ _ 3"]
-Latents = Float[np.ndarray, "_ _ _ z"]
 Recipe = Generator[Clip, np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Studio:
-    """A request, and the VAE between its pixels and the latents of patches."""
-
-    request: Request
-    vae: Loaded
-    patch: Patch
-    limit: int | None  # latent frames the model was trained with at most
-
-    @property
-    def cell(self) -> tuple[int, int]:
-        """Pixels of a patch, (height, width)."""
-        spatial, (_, rows, columns) = self.vae.model.spatial, self.patch
-        return rows * spatial, columns * spatial
-
-    @property
-    def window(self) -> int | None:
-        """Most latent frames to sample at once."""
-        asked = self.request.window
-        return self.limit if asked is None else 1 + (asked - 1) // self._temporal
-
-    @property
-    def overlap(self) -> int:
-        """Latent frames that a window shares with the one before."""
-        return 1 + (self.request.overlap - 1) // self._temporal
-
-    @property
-    def overlap_frames(self) -> int:
-        """Frames of as many latents at the beginning of a clip."""
-        return self.frames(self.overlap)
-
-    def frames(self, latents: int) -> int:
-        """Frames of a clip of so many latent frames."""
-        return 1 + (latents - 1) * self._temporal
-
-    def latents(self, frames: int) -> int:
-        """Latent frames of a clip, the next multiple up."""
-        return 1 + -(-(frames - 1) // self._temporal)
-
-    def place(self, frame: int) -> float:
-        """Where a frame that begins what is encoded alone stands, in latents."""
-        return frame / self._temporal
-
-    def encode(self, video: Video) -> Latents:
-        """Filled up to whole patches and latents by repeating edges."""
-        cfg, (rows, columns) = self.vae.model, self.cell
-        below, right = -video.shape[1] % rows, -video.shape[2] % columns
-        if not len(video):
-            sides = video.shape[1] + below, video.shape[2] + right
-            grid = (side // cfg.spatial for side in sides)
-            return np.zeros((0, *grid, cfg.latent_channels), np.float32)
-        missing = self.frames(self.latents(len(video))) - len(video)
-        padding = ((0, missing), (0, below), (0, right), (0, 0))
-        return encode_clip(self.vae.params, cfg, np.pad(video, padding, mode="edge"))
-
-    def decode(self, latents: Latents, frames: int) -> Video:
-        """The first frames, at the request's size."""
-        video = decode_clip(self.vae.params, self.vae.model, latents)
-        return video[:frames, : self.request.height, : self.request.width]
-
-    def steering(self, first: int, frames: int) -> Steering | None:
-        """What the request says of so many frames of the video, filled up to whole
-        latents: with no action, where the camera is."""
-        missing = self.frames(self.latents(frames)) - frames
-        given = {}
-        for name in ("actions", "camera"):
-            rows = getattr(self.request, name)
-            if rows is not None:
-                rows = rows[first : first + frames]
-                last = rows[-1:] if name == "camera" else np.zeros_like(rows[-1:])
-                given[name] = np.concatenate([rows, last.repeat(missing, axis=0)])
-        return Steering(**given) if given else None
-
-    def ends(self, stretch: "Stretch") -> list[int]:
-        """Where the windows end that a stretch is made in, in latents.
-
-        Raises:
-            ValueError: windows that are no longer than their overlap, or of which the
-                last, which alone is told what comes after, has nothing to make.
-        """
-        before, new, after = stretch
-        ends = window_ends(
-            self.latents(before + new + after), self.window, self.overlap
-        )
-        if (
-            len(ends) > 1
-            and before
-            and after
-            and ends[-2] >= self.latents(before + new)
-        ):
-            assert self.window is not None
-            raise ValueError(
-                f"windows of {self.frames(self.window)} frames that overlap by "
-                f"{self.overlap_frames} make all new frames before they come to the "
-                f"{after} after them: give a longer window or a shorter overlap"
-            )
-        return ends
-
-    @property
-    def _temporal(self) -> int:
-        return self.vae.model.temporal
 
 
 def recipe(studio: Studio) -> Recipe:
@@ -178,14 +71,14 @@ def recipe(studio: Studio) -> Recipe:
         case Connect(before=before, after=after, strength=strength):
             before, after = fitted(before), fitted(after)
             new = frames - len(before) - len(after)
-            made = yield from _between(before, after, new, studio, strength=strength)
+            made = yield from _bridge(before, after, new, strength, studio)
             return np.concatenate([before, made, after])
         case Loop(video=video, strength=strength):
             if video is None:
                 video = yield from _between(nothing, nothing, _around(studio), studio)
             video = fitted(video)
             new = frames - len(video)
-            made = yield from _between(video, video, new, studio, strength=strength)
+            made = yield from _bridge(video, video, new, strength, studio)
             return np.concatenate([video, made])
         case Edit(video=video, strength=strength):
             return (yield from _edited(fitted(video), strength, studio))
@@ -204,56 +97,55 @@ def joins(studio: Studio) -> list[int]:
 
     Of tasks that have none it is empty.
     """
-    task, frames = studio.request.task, studio.request.frames
-    match task:
-        case Animate(first=first, last=last):
-            places = [1] * (first is not None) + [frames - 1] * (last is not None)
-        case Extend(video=video):
-            before = _before(task, frames)
-            places = [before, (before + len(video)) % frames]
-        case Connect(before=before, after=after):
-            places = [len(before), frames - len(after)]
-        case Loop(video=video):
-            return [0, _around(studio) if video is None else len(video)]
-        case _:
-            places = []
-    return sorted(set(places) - {0})
-
-
-class Stretch(NamedTuple):
-    """Frames in a row that are made: how many the model is told of on either side."""
-
-    before: int
-    new: int
-    after: int
+    closed = [0] if isinstance(studio.request.task, Loop) else []
+    return closed + list(itertools.accumulate(run.frames for run in _runs(studio)))[:-1]
 
 
 def stretches(studio: Studio) -> list[Stretch]:
     """What is made of a video, one after the other."""
+    task, runs = studio.request.task, _runs(studio)
+    told = [0 if run.made else min(run.frames, studio.overlap_frames) for run in runs]
+    told = [0, *told, told[0] if isinstance(task, Loop) else 0]
+    ways = [
+        Stretch(told[i], run.frames, told[i + 2])
+        for i, run in enumerate(runs)
+        if run.made
+    ]
+    if isinstance(task, Connect | Loop) and task.strength < 1:
+        [way] = ways
+        apart = [way._replace(after=0), way._replace(before=0)]
+        ways = [*apart, way] if task.strength else apart
+    if isinstance(task, Loop) and task.video is None:
+        ways.insert(0, Stretch(0, runs[0].frames, 0))
+    return ways
+
+
+class _Run(NamedTuple):
+    """Frames in a row of a video."""
+
+    frames: int
+    made: bool  # from what stands beside them
+
+
+def _runs(studio: Studio) -> list[_Run]:
+    """A video's, given and made in turn; a loop's first clip is as if given."""
     task, frames = studio.request.task, studio.request.frames
-
-    def told(length: int) -> int:
-        return min(length, studio.overlap_frames)
-
     match task:
         case Animate(first=first, last=last):
             ends = int(first is not None), int(last is not None)
-            return [Stretch(ends[0], frames - sum(ends), ends[1])]
+            runs = [(ends[0], False), (frames - sum(ends), True), (ends[1], False)]
         case Extend(video=video):
-            own, before, new = len(video), _before(task, frames), frames - len(video)
-            parts = [Stretch(0, before, told(own)), Stretch(told(own), new - before, 0)]
-            return [part for part in parts if part.new]
+            before, new = _before(task, frames), frames - len(video)
+            runs = [(before, True), (len(video), False), (new - before, True)]
         case Connect(before=before, after=after):
-            new = frames - len(before) - len(after)
-            return [Stretch(told(len(before)), new, told(len(after)))]
-        case Loop(video=None):
-            around = _around(studio)
-            end = told(around)
-            return [Stretch(0, around, 0), Stretch(end, frames - around, end)]
-        case Loop(video=np.ndarray() as video):
-            end = told(len(video))
-            return [Stretch(end, frames - len(video), end)]
-    return [Stretch(0, frames, 0)]
+            own = len(before), len(after)
+            runs = [(own[0], False), (frames - sum(own), True), (own[1], False)]
+        case Loop(video=video):
+            own = _around(studio) if video is None else len(video)
+            runs = [(own, False), (frames - own, True)]
+        case _:
+            runs = [(frames, True)]
+    return [_Run(*run) for run in runs if run[0]]
 
 
 def _before(task: Extend, frames: int) -> int:
@@ -268,6 +160,25 @@ def _around(studio: Studio) -> int:
     return frames - min(BRIDGE, frames - studio.overlap_frames)
 
 
+def _bridge(
+    before: Video, after: Video, frames: int, strength: float, studio: Studio
+) -> Recipe:
+    """So many frames that lead from one clip into another.
+
+    Below a `strength` of 1 what follows the one and what leads to the other are made
+    each by itself, and sampling starts from a cross-fade of the two; at 0 that is all.
+    """
+    fade = None
+    if strength < 1:
+        onward = yield from _between(before, after[:0], frames, studio)
+        towards = yield from _between(before[:0], after, frames, studio)
+        fade = cross_fade(onward, towards)
+        if strength == 0:
+            return fade
+    way = before, after, frames, studio
+    return (yield from _between(*way, start=fade, strength=strength))
+
+
 def _between(
     before: Video,
     after: Video,
@@ -275,6 +186,7 @@ def _between(
     studio: Studio,
     *,
     steered_from: int | None = None,
+    start: Video | None = None,
     strength: float = 1.0,
 ) -> Recipe:
     """So many frames that lead from one clip to another; either may have no frame.
@@ -282,32 +194,36 @@ def _between(
     Both are encoded alone. What comes before is the known beginning of the clip that is
     sampled, what comes after stands behind it at its own time. The request's actions
     and camera steer it where `before` begins with frame `steered_from` of the video.
-    Below a `strength` of 1 sampling starts from a cross-fade of the two.
+    From `start`, such frames, sampling starts at the `strength`.
     """
-    steering = None
-    if steered_from is not None:
-        shared = min(len(before), studio.overlap_frames)
-        first = steered_from + len(before) - shared
-        steering = studio.steering(first, shared + frames + len(after))
+    first_new = None if steered_from is None else steered_from + len(before)
     before, after = before[-studio.overlap_frames :], after[: studio.overlap_frames]
-    total = len(before) + frames + len(after)
     ends = studio.ends(Stretch(len(before), frames, len(after)))
     if len(ends) > 1 and len(after) and not len(before):
         return (yield from _backward(after, frames, studio, steered_from))
+    total = len(before) + frames + len(after)
+    skipped = 0
+    if len(after) and not len(before):
+        # More is made in front, so that what comes after stands where it did in
+        # training, on a whole latent.
+        skipped = studio.frames(studio.latents(total)) - total
+        total += skipped
+    steering = None
+    if first_new is not None:
+        steering = studio.steering(first_new - len(before) - skipped, total)
     alone = ()
     if len(after):
         first = studio.place(total - len(after))
         alone = (Alone(latents=studio.encode(after), place=first),)
     prefix = studio.encode(before)
     clip = starting_with(prefix, ends[-1], studio.request.fps, alone, steering)
-    if strength < 1:
-        fade = cross_fade(before[-1], after[0], frames)
-        latents = studio.encode(np.concatenate([before, fade, after]))
+    if start is not None:
+        latents = studio.encode(np.concatenate([before, start, after]))
         latents[: len(prefix)] = prefix
         clip = replace(clip, latents=latents, strength=strength)
     video = studio.decode((yield from _by_windows(clip, studio)), total)
     given = dict(enumerate(before)) | dict(enumerate(after, total - len(after)))
-    return with_frames(video, given)[len(before) : total - len(after)]
+    return with_frames(video, given)[len(before) + skipped : total - len(after)]
 
 
 def _backward(

@@ -43,8 +43,8 @@ class Extend:
 class Connect:
     """Two clips and a transition between them.
 
-    `strength` is u, where sampling the transition starts: from 1, noise, down to a
-    cross-fade.
+    `strength` is u, where sampling the transition starts: from 1, noise, down to 0, a
+    cross-fade of what follows the one and what leads to the other.
     """
 
     before: Video = field(repr=False)
@@ -254,11 +254,15 @@ class Request:
                 f"unknown direction {task.direction!r}"
                 f"{nearest(task.direction, DIRECTIONS)}"
             )
-        if isinstance(task, Edit | Connect | Loop) and not 0 < task.strength <= 1:
-            least = "as it was" if isinstance(task, Edit) else "a cross-fade"
+        if isinstance(task, Edit) and not 0 < task.strength <= 1:
             raise ValueError(
-                f"strength is {task.strength}, expected above 0 ({least}) up to 1 "
+                f"strength is {task.strength}, expected above 0 (as it was) up to 1 "
                 "(made anew)"
+            )
+        if isinstance(task, Connect | Loop) and not 0 <= task.strength <= 1:
+            raise ValueError(
+                f"strength is {task.strength}, expected 0 (a cross-fade) to 1 (made "
+                "anew)"
             )
         if isinstance(task, Outpaint):
             height, width = task.video.shape[1:3]

@@ -14,8 +14,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def lossless(monkeypatch):
-    """Recipes have the VAE of `tests.lossless`."""
+    """Studios have the VAE of `tests.lossless`."""
     from tests.lossless import decode, encode
 
-    monkeypatch.setattr("soraxla.recipes.encode_clip", encode)
-    monkeypatch.setattr("soraxla.recipes.decode_clip", decode)
+    monkeypatch.setattr("soraxla.studio.encode_clip", encode)
+    monkeypatch.setattr("soraxla.studio.decode_clip", decode)

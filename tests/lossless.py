@@ -7,8 +7,9 @@ every task has to return the truth to the bit.
 import numpy as np
 
 from soraxla.models.vae import VAEConfig
-from soraxla.recipes import Studio, recipe
+from soraxla.recipes import recipe
 from soraxla.request import Request
+from soraxla.studio import Studio
 from soraxla.weights import Loaded
 
 SIDE, FRAMES = 32, 65

@@ -91,6 +91,7 @@ L3 soraxla/training/finetune.py
 L3 soraxla/training/linear_start.py
 L3 soraxla/training/jobs.py
 L4 soraxla/request.py
+L4 soraxla/studio.py
 L4 soraxla/recipes.py
 L4 soraxla/pipeline.py
 L4 soraxla/plan.py

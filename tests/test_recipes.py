@@ -44,6 +44,18 @@ def test_animation(first, last, known):
     assert known_frames(clip) == known and clip.fps == 12.0
 
 
+def test_what_comes_after_stands_at_a_whole_latent_if_nothing_is_before():
+    """As in training: 3 frames more are made, in which nothing is done, and dropped."""
+    actions = np.arange(1, 31, dtype=np.float32)[:, None]
+    job = studio(Animate(last=TRUTH[29:30]), 30, actions=actions)
+    whole = np.concatenate([OTHER[:3], TRUTH[:30]])
+    video, [clip] = drive(job, oracle((whole, 0)))
+    np.testing.assert_array_equal(video, TRUTH[:30])
+    assert known_frames(clip) == (0, [8.0])
+    told = clip.steering.actions[:, 0]
+    np.testing.assert_array_equal(told, np.arange(-2, 31).clip(0))
+
+
 def test_extension_forward():
     """Three latents of the clip's last 9 frames are known."""
     task = Extend(video=TRUTH[:20])
@@ -84,22 +96,30 @@ def test_a_connection_of_any_length_is_exact():
     assert known_frames(clip) == (3, [6.25])
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        Connect(before=TRUTH[:20], after=OTHER[:20], strength=0.5),
-        Loop(video=TRUTH[:20], strength=0.5),
-    ],
-)
-def test_a_bridge_may_start_from_a_cross_fade(task):
-    """Nothing but the beginning is known in place, as at full strength."""
-    after = getattr(task, "after", TRUTH)[:9]
-    job = studio(task, 20 + 15 + 20 * isinstance(task, Connect))
-    _, [clip] = drive(job, lambda clip: clip.latents)
-    fade = cross_fade(TRUTH[19], after[0], 15)
-    start = np.concatenate([TRUTH[11:20], fade, after])
-    np.testing.assert_array_equal(decode(None, CFG, clip.latents), start)
-    assert clip.strength == 0.5 and known_frames(clip) == (3, [6.0])
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+@pytest.mark.parametrize("kind", [Connect, Loop])
+def test_a_bridge_may_start_from_a_cross_fade_or_be_one(kind, strength):
+    """Of what follows the one and what leads to the other, made one after the other; in
+    what is sampled of it the beginning alone is known in place."""
+    after = TRUTH if kind is Loop else OTHER
+    onward = np.concatenate([TRUTH[11:20], TRUTH[40:56]])
+    towards = np.concatenate([OTHER[40:56], after[:9]])
+    fade = cross_fade(onward[9:24], towards[1:16])
+    start = np.concatenate([TRUTH[11:20], fade, after[:9]])
+    pieces = [(onward, 0), (towards, 0), (start, 0)]
+    if kind is Connect:
+        task = Connect(before=TRUTH[:20], after=OTHER[:20], strength=strength)
+    else:
+        task = Loop(video=TRUTH[:20], strength=strength)
+    frames = 20 + 15 + 20 * (kind is Connect)
+    video, clips = drive(studio(task, frames), oracle(*pieces))
+    np.testing.assert_array_equal(video[20:35], fade)
+    known = [known_frames(clip) for clip in clips]
+    assert known == [(3, []), (0, [4.0]), (3, [6.0])][: 3 if strength else 2]
+    assert {clip.strength for clip in clips[:2]} == {1.0}
+    if strength:
+        np.testing.assert_array_equal(decode(None, CFG, clips[2].latents), start)
+        assert clips[2].strength == strength
 
 
 def test_a_loop_is_written_once_around():

@@ -65,6 +65,8 @@ def test_windows_that_come_too_late_to_what_comes_after_are_refused(task):
     with pytest.raises(ValueError, match="come to the 9 after them: give a longer"):
         drive(job, anything)
     drive(replace(job, limit=6), anything)
+    apart = replace(job.request, task=replace(task, strength=0.0))
+    drive(replace(job, request=apart), anything)  # nothing is between two
 
 
 def test_a_way_back_in_windows_is_steered_all_along():
@@ -86,7 +88,13 @@ def test_a_way_back_in_windows_is_steered_all_along():
         (Extend(video=TRUTH[:20]), 36, [(9, 16, 0)]),
         (Extend(video=TRUTH[:20], direction="both"), 40, [(0, 10, 9), (9, 10, 0)]),
         (Connect(before=TRUTH[:20], after=OTHER[:12]), 92, [(9, 60, 9)]),
+        (
+            Connect(before=TRUTH[:20], after=OTHER[:12], strength=0.5),
+            92,
+            [(9, 60, 0), (0, 60, 9), (9, 60, 9)],
+        ),
         (Loop(video=TRUTH[:20]), 35, [(9, 15, 9)]),
+        (Loop(strength=0.0), 33, [(0, 18, 0), (9, 15, 0), (0, 15, 9)]),
         (Loop(), 33, [(0, 18, 0), (9, 15, 9)]),
         (Edit(video=TRUTH), FRAMES, [(0, 65, 0)]),
     ],
@@ -119,7 +127,7 @@ def test_the_decoder_sees_the_whole_clip_at_once(monkeypatch):
         seen.append(latents)
         return decode(params, cfg, latents)
 
-    monkeypatch.setattr("soraxla.recipes.decode_clip", watched)
+    monkeypatch.setattr("soraxla.studio.decode_clip", watched)
     job = studio(Animate(), 65, limit=9, prompt="x")
     drive(job, oracle((TRUTH, 0), (TRUTH, 4), (TRUTH, 9)))
     np.testing.assert_array_equal(*seen, encode(None, CFG, TRUTH))

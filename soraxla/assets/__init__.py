@@ -32,7 +32,7 @@ WORLDS = Usual(
     frames=33,
     fps=16.0,
     onward=8,
-    bridge=0.6,
+    bridge=0.0,
     takes=4,
     condition_noise=0.03,
 )

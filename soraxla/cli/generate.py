@@ -198,17 +198,19 @@ def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
 def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
     from soraxla.recipes import stretches
 
-    studio = pipeline.studio(request)
+    studio, notes = pipeline.studio(request), []
     for stretch in stretches(studio):
         if len(studio.ends(stretch)) > 1:
             assert studio.window is not None
             beside = stretch.before + stretch.after
             told = f", and {beside} beside them," if beside else ""
-            media.note(
+            notes.append(
                 f"{stretch.new} frames{told} are more than the "
                 f"{studio.frames(studio.window)} that are sampled at once: they are "
                 "made window by window (--window)"
             )
+    for note in dict.fromkeys(notes):  # both ways may be as long
+        media.note(note)
 
 
 def _rehearse(out: Path, request: "Request", codec: str | None) -> None:

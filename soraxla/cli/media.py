@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="of --edit, --connect and --loop: where sampling starts, from 0, the clip "
         "as it was or a cross-fade, to 1, noise (default: 0.6 of --edit, 1 of the "
-        f"others; {WORLDS.bridge} without --checkpoint)",
+        f"others, which without --checkpoint is {WORLDS.bridge:g})",
     )
     group.add_argument(
         "--mask", type=Path, metavar="P", help="picture, white where to regenerate"

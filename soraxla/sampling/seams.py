@@ -80,13 +80,12 @@ def whole_patches(
 
 
 def cross_fade(
-    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"], frames: int
-) -> UInt8[np.ndarray, "{frames} h w 3"]:
-    """Frames that lead from one to the other, slowly at both ends (3w² − 2w³)."""
-    w = np.arange(1, frames + 1) / (frames + 1)
-    return np.stack(
-        [_to_uint8((1 - x) * before + x * after) for x in w**2 * (3 - 2 * w)]
-    )
+    before: UInt8[np.ndarray, "t h w 3"], after: UInt8[np.ndarray, "t h w 3"]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The first clip turns into the second, slowly at both ends (6w⁵ − 15w⁴ + 10w³)."""
+    w = np.arange(1, len(before) + 1)[:, None, None, None] / (len(before) + 1)
+    w = w**3 * (6 * w**2 - 15 * w + 10)
+    return _to_uint8((1 - w) * before + w * after)
 
 
 def with_frames(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from soraxla.cli.main import main
+from soraxla.cli.main import main, parser
+from soraxla.cli.media import task_of
 from soraxla.sampling.seams import fit
 from soraxla.video_io import probe, read_clip, write_video
 
@@ -65,8 +66,8 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ("--edit a.mp4 --strength 0", "strength is 0.0, expected above 0"),
         ("--edit a.mp4 --strength 1.5", "strength is 1.5, expected above 0"),
         ("--edit a.mp4 --strength nan", "strength is nan, expected above 0"),
-        ("--loop a.mp4 --strength 0", "expected above 0 (a cross-fade)"),
-        ("--connect a.mp4 a.mp4 --strength 2", "strength is 2.0, expected above 0"),
+        ("--loop a.mp4 --strength -0.1", "-0.1, expected 0 (a cross-fade) to 1 (made"),
+        ("--connect a.mp4 a.mp4 --strength 2", "strength is 2.0, expected 0 (a cross"),
         ("--edit a.mp4 --frames 12", "frames is 12, but the clip to change has 9"),
         ("--inpaint a.mp4", "--inpaint takes either --mask"),
         (
@@ -159,3 +160,24 @@ def test_more_than_is_made_at_once_is_made_by_windows(make, clips):
     )
     given = read_clip(clips / "a.mp4")[:, :, 8:40]
     assert np.abs(video[:9].astype(int) - given).mean() < 4
+    _, _, notes = make("--loop a.mp4 --frames 27 --window 17 --strength 0 --size 32x32")
+    assert notes.count("18 frames, and 9 beside them") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "strength"),
+    [
+        ("--connect a.mp4 a.mp4", 0.25),
+        ("--connect a.mp4 a.mp4 --strength 0", 0.0),
+        ("--loop a.mp4", 0.25),
+        ("--loop a.mp4 --strength 0", 0.0),
+        ("--loop --prompt x", 0.25),
+        ("--edit a.mp4", 0.6),
+    ],
+)
+def test_bridges_have_the_models_own_strength_unless_another_is_named(
+    clips, monkeypatch, options, strength
+):
+    monkeypatch.chdir(clips)
+    args = parser().parse_args(["generate", *options.split()])
+    assert task_of(args, 0.25).strength == strength

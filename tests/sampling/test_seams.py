@@ -28,13 +28,21 @@ def ramp(height, width):
 
 
 def test_a_cross_fade_is_slow_at_its_ends_and_the_same_both_ways():
-    before, after = noise(4, 5, 3), noise(4, 5, 3, seed=1)
-    fade = cross_fade(before, after, 15).astype(int)
-    np.testing.assert_allclose(fade[::-1], cross_fade(after, before, 15), atol=1)
-    np.testing.assert_allclose(fade[7], (before.astype(int) + after) / 2, atol=1)
-    whole = np.concatenate([before[None], fade, after[None]]).astype(int)
+    before, after = (noise(1, 4, 5, 3, seed=i).repeat(15, axis=0) for i in (0, 1))
+    fade = cross_fade(before, after).astype(int)
+    np.testing.assert_allclose(fade[::-1], cross_fade(after, before), atol=1)
+    np.testing.assert_allclose(fade[7], (before[7].astype(int) + after[7]) / 2, atol=1)
+    whole = np.concatenate([before[:1], fade, after[:1]]).astype(int)
     steps = np.abs(np.diff(whole, axis=0)).mean((1, 2, 3))
-    assert (np.diff(steps[:8]) > 0).all() and steps[0] < steps[7] / 5
+    assert (np.diff(steps[:8]) > 0).all() and steps[0] < steps[7] / 20
+
+
+def test_a_cross_fade_is_of_frames_in_step():
+    before, after = noise(3, 2, 2, 3), noise(3, 2, 2, 3, seed=1)
+    fade = cross_fade(before, after)
+    for i, w in enumerate((53 / 512, 0.5, 459 / 512)):
+        expected = (1 - w) * before[i] + w * after[i]
+        np.testing.assert_allclose(fade[i], expected, atol=0.51)
 
 
 # --- Size -------------------------------------------------------------------------
