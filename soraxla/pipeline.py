@@ -64,7 +64,7 @@ class Pipeline:
     def generate_each(
         self, requests: Sequence[Request], settings: SampleSettings
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
-        """Yields (place in `requests`, video) as they are done.
+        """(place in `requests`, video) as they are done.
 
         Requests of all sizes and tasks are sampled together in packed rows; what else
         is asked for does not change a video (its place in `requests` does). Where a
@@ -75,11 +75,19 @@ class Pipeline:
         """
         places = [self.joins(request) for request in requests]
         if settings.takes > 1 and not all(places):
-            task = type(requests[places.index([])].task).__name__
             raise ValueError(
-                f"takes is {settings.takes}, but {task} has no join with given frames "
-                "to choose by: set it to 1"
+                f"takes is {settings.takes}, but what is asked for has no join with "
+                "given frames to choose by: set it to 1"
             )
+        return self._kept(requests, settings, places)
+
+    def _kept(
+        self,
+        requests: Sequence[Request],
+        settings: SampleSettings,
+        places: Sequence[list[int]],
+    ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
+        """Of the takes of each request the best, once all are made."""
         made = [{} for _ in requests]
         takes = {
             _TAKE * take + place: request

@@ -242,7 +242,7 @@ class Request:
             verb = "is" if given == 1 else "are"
             raise ValueError(
                 f"frames is {self.frames}, of which {given} {verb} given: ask for "
-                f"more, such as {given + 24}"
+                f"more, such as {own_frames(task) or given + 24}"
             )
         if isinstance(task, Loop) and not given and self.frames < 2 * self.overlap:
             raise ValueError(

@@ -77,9 +77,9 @@ def _add_length(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=int,
         metavar="FRAMES",
-        help="made at once at most; longer videos are made window by window (default: "
-        "what the model was trained with; the overlap and 8 to extend a clip forward "
-        "without --checkpoint)",
+        help="made at once at most, from the overlap and 4 on; longer videos are made "
+        "window by window (default: what the model was trained with; the overlap and 8 "
+        "to extend a clip forward without --checkpoint)",
     )
     group.add_argument(
         "--overlap",
@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
     outs = _outs(args.out, len(requests))
     for out in outs:
         check_writable(out, codec=args.codec)
+        media.check_kept(args, out)
     _rehearse(outs[0], requests[0], args.codec)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint or worlds_model())

@@ -124,6 +124,13 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
     return Animate(first=first, last=last)
 
 
+def check_kept(args: argparse.Namespace, out: Path) -> None:
+    """Raises ValueError if `out` is a file that is given."""
+    for path in (*_films(args), args.image, args.last_image, args.mask):
+        if path is not None and out.is_file() and out.samefile(path):
+            raise ValueError(f"{out}: is what is given; write to another file (--out)")
+
+
 def own_size(task: "Task") -> "tuple[Task, int, int] | None":
     """The task at its own frames' size, rounded down to patches, which is said; and
     that width and height. What else is given of the same size is cut alike. None if it
@@ -175,15 +182,19 @@ def own_fps(args: argparse.Namespace) -> float | None:
     differ; None without one."""
     from soraxla.video_io import probe
 
-    paths = [args.extend, args.edit, args.inpaint, *(args.connect or [])]
-    paths.append(None if args.loop == Path() else args.loop)
-    films = {path: probe(path) for path in paths if path is not None}
+    films = {path: probe(path) for path in _films(args)}
     rates = {path: film.fps for path, film in films.items() if not film.is_image}
     first = next(iter(rates.values()), None)
     for path, fps in rates.items():
         if f"{fps:g}" != f"{first:g}":
             note(f"{path}: its {fps:g} frames a second are played at {first:g}")
     return first
+
+
+def _films(args: argparse.Namespace) -> list[Path]:
+    paths = [args.extend, args.edit, args.inpaint, *(args.connect or [])]
+    paths.append(None if args.loop == Path() else args.loop)
+    return [path for path in paths if path is not None]
 
 
 def note(text: str) -> None:

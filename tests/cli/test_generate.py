@@ -68,12 +68,24 @@ def refuse(refusal, tmp_path, checkpoint):
         ({"fit": "stretch"}, "Known: cover, crop, pad"),
         ({"seed": -1}, "seed is -1"),
         ({"takes": 0}, "takes is 0, expected 1 to 100"),
-        ({"takes": 2}, "takes is 2, but Animate has no join with given frames"),
+        (
+            {"takes": 2},
+            "takes is 2, but what is asked for has no join with given frames",
+        ),
         ({"solver": "huen"}, "did you mean 'heun'?"),
     ],
 )
 def test_bad_requests(refuse, changes, text):
     assert text in refuse(**changes)
+
+
+def test_takes_of_nothing_to_choose_by_are_refused_before_a_bar_is_shown(
+    checkpoint, tmp_path, capsys
+):
+    options = ["--checkpoint", str(checkpoint), "--prompt", "a", "--size", "32x32"]
+    options += ["--takes", "2", "--out", str(tmp_path / "a.mp4")]
+    assert main(["generate", *options]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

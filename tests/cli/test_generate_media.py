@@ -50,6 +50,7 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ("--extend words.mp4 --frames 20", "words.mp4: is corrupt or not a video"),
         ("--extend a.mp4", "frames is 1, of which 9 are given: ask for more"),
         ("--extend a.mp4 --frames 9", "frames is 9, of which 9 are given"),
+        ("--connect a.mp4 a.mp4 --frames 18", "ask for more, such as 33"),
         (
             "--extend a.mp4 --frames 20 --direction forwards",
             "unknown direction 'forwards': did you mean 'forward'?",
@@ -107,6 +108,26 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
 )
 def test_bad_media(refuse, options, text):
     assert text in refuse(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ("--connect a.mp4 short.mp4 --overlap 5", "short.mp4"),
+        ("--loop a.mp4", "a.mp4"),
+        ("--inpaint a.mp4 --mask mask.png --frames 9", "mask.png"),
+        ("--image mask.png", "../{}/mask.png"),
+    ],
+)
+def test_what_is_given_is_not_written_over(
+    refusal, checkpoint, clips, monkeypatch, options, name
+):
+    monkeypatch.chdir(clips)
+    before = {path: path.read_bytes() for path in clips.iterdir()}
+    name = name.format(clips.name)
+    words = ["generate", "--checkpoint", checkpoint, "--frames", 33, "--out", name]
+    assert f"{name}: is what is given;" in refusal(*words, *options.split())
+    assert {path: path.read_bytes() for path in clips.iterdir()} == before
 
 
 @pytest.fixture
