@@ -1,13 +1,15 @@
 """What measures: turns, comparisons before timing, and a peer in its own process."""
 
 import json
+import os
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import gallery, gpu
+from benchmarks import gallery, gpu, joins
 from benchmarks.harness import (
     Peer,
     check_equal,
@@ -17,7 +19,21 @@ from benchmarks.harness import (
     write_report,
 )
 from benchmarks.sizes import published_sizes, tokens_of
+from soraxla.assets import WORLDS as USUAL
+from soraxla.assets import worlds_model
 from soraxla.cli.main import parser
+from soraxla.pipeline import load
+from soraxla.request import SampleSettings
+from soraxla.sharding import sampling_mesh
+from soraxla.trees import sha256_of_tree
+
+# What `soraxla generate` does where no checkpoint is named.
+AS_USED = {
+    "takes": USUAL.takes,
+    "condition_noise": USUAL.condition_noise,
+    "strength": USUAL.bridge,
+    "window": joins.OVERLAP + (USUAL.onward or 0),
+}
 
 
 def recorder(name, log, seconds):
@@ -125,6 +141,39 @@ def test_the_gallerys_commands_are_commands_on_what_it_is_given(tmp_path):
         assert f"docs/gallery/{args.out}" in readme
     assert len(made) == 11
     assert read == {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_joins_on_record_are_of_the_shipped_model_as_it_is_used():
+    """And do not show in eight clips of ten, where those of random weights do."""
+    file = gallery.ROOT / "benchmarks" / "results" / "joins_worlds.json"
+    record = json.loads(file.read_text())["results"]
+    assert record["sha256"] == sha256_of_tree(load(worlds_model()).dit.params)
+    used = {name: record["settings"][name] for name in AS_USED}
+    assert used == AS_USED and record["settings"]["first seed"] == joins.TELLING
+    for name, ratios in record["joins"]["model"].items():
+        assert len(ratios) == 20 and passing(ratios) >= 16, name
+        assert passing(record["joins"]["random weights"][name]) <= 4, name
+
+
+@pytest.mark.skipif("SORAXLA_SMOKE" in os.environ, reason="some twenty minutes")
+def test_joins_of_the_shipped_model_do_not_show():
+    settings = SampleSettings(
+        steps=20,
+        cfg_scale=1.0,
+        image_scale=2.0,
+        takes=USUAL.takes,
+        condition_noise=USUAL.condition_noise,
+    )
+    clips = joins.held_out(10, joins.TELLING)
+    with jax.set_mesh(sampling_mesh()):
+        pipeline = load(worlds_model())
+        found = joins.joined(pipeline, settings, clips, AS_USED["window"], USUAL.bridge)
+    for name, ratios in found.joins.items():
+        assert passing(ratios) >= 8, name
+
+
+def passing(ratios):
+    return sum(ratio <= joins.PASSES for ratio in ratios)
 
 
 def test_the_mix_of_sizes_is_as_published_and_shrinks_exactly():
