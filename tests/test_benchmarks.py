@@ -150,12 +150,12 @@ def test_the_joins_on_record_are_of_the_shipped_model_as_it_is_used():
     assert record["sha256"] == sha256_of_tree(load(worlds_model()).dit.params)
     used = {name: record["settings"][name] for name in AS_USED}
     assert used == AS_USED and record["settings"]["first seed"] == joins.TELLING
-    for name, ratios in record["joins"]["model"].items():
-        assert len(ratios) == 20 and passing(ratios) >= 16, name
-        assert passing(record["joins"]["random weights"][name]) <= 4, name
+    check_joins(record["joins"]["model"])
+    for name, ratios in record["joins"]["random weights"].items():
+        assert passing(ratios) <= 0.2 * joins.CLIPS, name
 
 
-@pytest.mark.skipif("SORAXLA_SMOKE" in os.environ, reason="some twenty minutes")
+@pytest.mark.skipif("SORAXLA_SMOKE" in os.environ, reason="some forty minutes")
 def test_joins_of_the_shipped_model_do_not_show():
     settings = SampleSettings(
         steps=20,
@@ -164,12 +164,16 @@ def test_joins_of_the_shipped_model_do_not_show():
         takes=USUAL.takes,
         condition_noise=USUAL.condition_noise,
     )
-    clips = joins.held_out(10, joins.TELLING)
+    clips = joins.held_out(joins.CLIPS, joins.TELLING)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(worlds_model())
         found = joins.joined(pipeline, settings, clips, AS_USED["window"], USUAL.bridge)
-    for name, ratios in found.joins.items():
-        assert passing(ratios) >= 8, name
+    check_joins(found.joins)
+
+
+def check_joins(found):
+    for name, ratios in found.items():
+        assert len(ratios) == joins.CLIPS and passing(ratios) >= 0.8 * joins.CLIPS, name
 
 
 def passing(ratios):
