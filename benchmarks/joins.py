@@ -168,7 +168,8 @@ def joined(
 
 
 def largest_over_mean(video: np.ndarray, way: slice) -> float:
-    """Of the steps between frames, round to the first, from one given to the next."""
+    """Of the steps between frames, round to the first, from one given to the next; over
+    half a grey value, where the mean is less."""
     errors = frame_errors(np.concatenate([video, video[:1]])[way])
     return float(errors.max() / max(errors.mean(), 0.5))
 

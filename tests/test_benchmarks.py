@@ -1,5 +1,6 @@
 """What measures: turns, comparisons before timing, and a peer in its own process."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -143,10 +144,15 @@ def test_the_gallerys_commands_are_commands_on_what_it_is_given(tmp_path):
     assert read == {path.name for path in tmp_path.iterdir()}
 
 
-def test_the_joins_on_record_are_of_the_shipped_model_as_it_is_used():
-    """And do not show in eight clips of ten, where those of random weights do."""
+@pytest.fixture
+def record():
+    """Of the joins of the shipped model."""
     file = gallery.ROOT / "benchmarks" / "results" / "joins_worlds.json"
-    record = json.loads(file.read_text())["results"]
+    return json.loads(file.read_text())["results"]
+
+
+def test_the_joins_on_record_are_of_the_shipped_model_as_it_is_used(record):
+    """And do not show in eight clips of ten, where those of random weights do."""
     assert record["sha256"] == sha256_of_tree(load(worlds_model()).dit.params)
     used = {name: record["settings"][name] for name in AS_USED}
     assert used == AS_USED and record["settings"]["first seed"] == joins.TELLING
@@ -156,18 +162,17 @@ def test_the_joins_on_record_are_of_the_shipped_model_as_it_is_used():
 
 
 @pytest.mark.skipif("SORAXLA_SMOKE" in os.environ, reason="some forty minutes")
-def test_joins_of_the_shipped_model_do_not_show():
-    settings = SampleSettings(
-        steps=20,
-        cfg_scale=1.0,
-        image_scale=2.0,
-        takes=USUAL.takes,
-        condition_noise=USUAL.condition_noise,
-    )
-    clips = joins.held_out(joins.CLIPS, joins.TELLING)
+def test_joins_do_not_show_where_those_on_record_did_not(record):
+    """All of them, made anew with the settings on record."""
+    used = record["settings"]
+    names = [field.name for field in dataclasses.fields(SampleSettings)]
+    settings = {name: used[name] for name in names}
+    settings["cfg_interval"] = tuple(settings["cfg_interval"])
+    clips = joins.held_out(joins.CLIPS, used["first seed"])
+    onward = used["window"], used["strength"]
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(worlds_model())
-        found = joins.joined(pipeline, settings, clips, AS_USED["window"], USUAL.bridge)
+        found = joins.joined(pipeline, SampleSettings(**settings), clips, *onward)
     check_joins(found.joins)
 
 

@@ -83,9 +83,10 @@ def cross_fade(
     before: UInt8[np.ndarray, "t h w 3"], after: UInt8[np.ndarray, "t h w 3"]
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """The first clip turns into the second, slowly at both ends (6w⁵ − 15w⁴ + 10w³)."""
-    w = np.arange(1, len(before) + 1)[:, None, None, None] / (len(before) + 1)
+    w = np.arange(1, len(before) + 1) / (len(before) + 1)
     w = w**3 * (6 * w**2 - 15 * w + 10)
-    return _to_uint8((1 - w) * before + w * after)
+    pairs = zip(w, before, after, strict=True)
+    return np.stack([_to_uint8((1 - x) * one + x * other) for x, one, other in pairs])
 
 
 def with_frames(
