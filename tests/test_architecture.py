@@ -52,6 +52,7 @@ L1 soraxla/video_io.py
 L1 soraxla/contact_sheet.py
 L1 soraxla/tensors.py
 L1 soraxla/diffusion/schedule.py
+L1 soraxla/diffusion/normal.py
 L1 soraxla/diffusion/process.py
 L1 soraxla/diffusion/loss.py
 L1 soraxla/diffusion/__init__.py

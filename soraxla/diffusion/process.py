@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key, UInt32
 
+from soraxla.diffusion.normal import normal
 from soraxla.diffusion.schedule import SCHEDULES
 from soraxla.types import Array
 
@@ -157,7 +158,7 @@ def noise(
     """
 
     def token(key, index):
-        return jax.random.normal(jax.random.fold_in(key, index), (patch_dim,))
+        return normal(jax.random.fold_in(key, index), (patch_dim,))
 
     def row(keys, ids, index):
         return jax.vmap(token)(keys[jnp.maximum(ids - 1, 0)], index)

@@ -98,13 +98,15 @@ def test_one_draw_has_the_same_noise_in_any_row_and_place():
     np.testing.assert_array_equal(eps[0, :3], longer[0, :3])
 
 
-def test_eight_devices_draw_the_noise_of_one_to_the_bit():
+@pytest.mark.parametrize("patch_dim", [4, 11, 16])
+def test_eight_devices_draw_the_noise_of_one_to_the_bit(patch_dim):
+    """Also where a token's numbers fill no whole vector."""
     draw, ids, index = DRAW, *(np.tile(x, 4) for x in (IDS, INDEX))
 
     def made():
-        return jax.jit(lambda *x: constrain(noise(0, *x, 4), "batch", "tokens", None))(
-            draw, ids, index
-        )
+        return jax.jit(
+            lambda *x: constrain(noise(0, *x, patch_dim), "batch", "tokens", None)
+        )(draw, ids, index)
 
     one = made()
     with jax.set_mesh(sampling_mesh()):
