@@ -28,8 +28,8 @@ from benchmarks.harness import (
     timed,
     write_report,
 )
-from soraxla.attention import attention
-from soraxla.compiler import jit
+from soraxla.ops.attention import attention
+from soraxla.parallel.compiler import jit
 
 
 def segment_lengths(tokens: int, segments: int) -> np.ndarray:

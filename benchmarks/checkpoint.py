@@ -15,9 +15,9 @@ from pathlib import Path
 import jax
 
 from benchmarks.harness import Timing, race, write_report
-from soraxla.checkpoint import Checkpoints
-from soraxla.compiler import jit
-from soraxla.models.config import dit_config
+from soraxla.models.dit.config import dit_config
+from soraxla.parallel.compiler import jit
+from soraxla.training.saving import Checkpoints
 from soraxla.training.steps import DiTStep, dit_init
 
 

@@ -20,7 +20,7 @@ from benchmarks.harness import ROOT
 from data_pipelines.worlds import WORLDS
 from soraxla.assets import WORLDS as USUAL
 from soraxla.evals.worldbench.cases import FIRST_SEED
-from soraxla.video_write import write_video
+from soraxla.media.write import write_video
 
 FOLDER = ROOT / "docs" / "gallery"
 FIRST = FIRST_SEED + 700_000_000  # beyond what WorldBench and joins ask

@@ -35,22 +35,24 @@ from jaxtyping import PyTree
 from benchmarks.attention import segment_lengths, with_gradients
 from benchmarks.harness import check_equal, conditions, write_json
 from benchmarks.sizes import published_sizes
-from soraxla import attention
-from soraxla.autoencode import decode_clip
-from soraxla.compiler import jit
+from soraxla.core.types import LatentGrid, PackedBatch
+from soraxla.diffusion.guidance import Guidance, guided
 from soraxla.diffusion.process import Process
-from soraxla.kernels import gpu_cudnn, xla_flash
-from soraxla.kernels.engine import Engine
+from soraxla.diffusion.sampler import sample
+from soraxla.diffusion.solvers import Euler
+from soraxla.generation.vae_streaming import decode_clip
 from soraxla.models import dit, vae
-from soraxla.models.config import DiTConfig, dit_config
-from soraxla.models.flops import token_flops, train_flops
-from soraxla.models.vae import VAEConfig
-from soraxla.packing import PackSpec, Segment, pack
-from soraxla.patching import positions
-from soraxla.planning import plan_steps
-from soraxla.sampling import Euler, Guidance, guided, sample
+from soraxla.models.dit.config import DiTConfig, dit_config
+from soraxla.models.dit.flops import token_flops, train_flops
+from soraxla.models.vae.model import VAEConfig
+from soraxla.ops import attention
+from soraxla.ops.engines import gpu_cudnn, xla_flash
+from soraxla.ops.engines.engine import Engine
+from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.patchify import positions
+from soraxla.packing.schedule import plan_steps
+from soraxla.parallel.compiler import jit
 from soraxla.training.steps import DiTStep, dit_init, dit_step
-from soraxla.types import LatentGrid, PackedBatch
 
 # Dense bf16 TFLOP/s by the data sheets.
 PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}

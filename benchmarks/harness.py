@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peer import clock
-from soraxla.compiler import compiler_options, jit
+from soraxla.parallel.compiler import compiler_options, jit
 
 ROOT = Path(__file__).parent.parent
 CALIBRATION = 2048  # side of the matrices of the plain product

@@ -19,10 +19,10 @@ from benchmarks.harness import matmul, race, ratio, timed, write_report
 from benchmarks.packing import STEP
 from benchmarks.sizes import published_sizes
 from data_pipelines.dataset import open_dataset
-from data_pipelines.packed import packed_batches
-from soraxla.compiler import jit
-from soraxla.diffusion.schedule import time_shift
-from soraxla.packing import PackSpec
+from data_pipelines.loader import packed_batches
+from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.packing.pack import PackSpec
+from soraxla.parallel.compiler import jit
 from soraxla.training.steps import dit_init, dit_step
 from tests.data_pipelines.datasets import write_dataset
 

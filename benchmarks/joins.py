@@ -28,11 +28,11 @@ from data_pipelines.worlds import WORLDS, Episode, World
 from data_pipelines.worlds.sizes import Size
 from soraxla.assets import worlds_model
 from soraxla.cli import sampling
+from soraxla.core.trees import sha256_of_tree
 from soraxla.evals.joins import colour_drift, frame_errors, join_ratio
 from soraxla.evals.worldbench.cases import FIRST_SEED
-from soraxla.models import dit
-from soraxla.pipeline import Pipeline, load
-from soraxla.request import (
+from soraxla.generation.pipeline import Pipeline, load
+from soraxla.generation.request import (
     BRIDGE,
     Animate,
     Connect,
@@ -42,8 +42,8 @@ from soraxla.request import (
     SampleSettings,
     Task,
 )
-from soraxla.sharding import sampling_mesh
-from soraxla.trees import sha256_of_tree
+from soraxla.models import dit
+from soraxla.parallel.mesh import sampling_mesh
 
 CLIPS, FRAMES, GIVEN = 20, 33, 17
 PASSES = 1.5

@@ -30,16 +30,16 @@ import numpy as np
 
 from benchmarks.harness import Contender, Timing, matmul, race, timed, write_report
 from benchmarks.sizes import published_sizes, tokens_of
-from soraxla.compiler import jit
-from soraxla.models.config import dit_config
-from soraxla.packing import PackSpec, Segment, pack
-from soraxla.planning import (
+from soraxla.models.dit.config import dit_config
+from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.schedule import (
     fill,
     imbalance,
     plan_steps,
     plan_window,
     window_draws,
 )
+from soraxla.parallel.compiler import jit
 from soraxla.training.steps import DiTStep, dit_init, dit_step
 
 STEP = DiTStep(model=dit_config("xs", layers=4))

@@ -30,12 +30,15 @@ from benchmarks.harness import (
     timed,
     write_report,
 )
-from soraxla.compiler import jit
+from soraxla.core.types import LatentGrid, PackedBatch
+from soraxla.diffusion.guidance import Guidance, guided
 from soraxla.diffusion.process import Process
+from soraxla.diffusion.sampler import sample
+from soraxla.diffusion.solvers import Euler
+from soraxla.diffusion.time_grid import Grid
 from soraxla.models import dit
-from soraxla.models.config import DiTConfig
-from soraxla.sampling import Euler, Grid, Guidance, guided, sample
-from soraxla.types import LatentGrid, PackedBatch
+from soraxla.models.dit.config import DiTConfig
+from soraxla.parallel.compiler import jit
 
 GRIDS = {"clip": LatentGrid(t=5, h=32, w=64), "image": LatentGrid(t=1, h=32, w=32)}
 STEPS, SCALE = 4, 5.0

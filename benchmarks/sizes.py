@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from soraxla.planning import PlanIndex
+from soraxla.packing.schedule import PlanIndex
 
 FILE = Path(__file__).with_name("sizes.json")
 _VAE = 8  # pixels to a latent

@@ -29,13 +29,13 @@ from benchmarks.harness import (
     timed,
     write_report,
 )
-from soraxla.compiler import jit
+from soraxla.core.types import LatentGrid, PackedBatch
 from soraxla.diffusion.process import Purpose, noise
 from soraxla.models import dit
-from soraxla.models.flops import train_flops
+from soraxla.models.dit.flops import train_flops
+from soraxla.parallel.compiler import jit
 from soraxla.training.state import create
 from soraxla.training.steps import DiTStep, dit_error, dit_step
-from soraxla.types import LatentGrid, PackedBatch
 
 GRID = LatentGrid(t=5, h=32, w=64)
 TIME = np.full((1, 1), 0.6, np.float32)  # of what is compared
@@ -148,7 +148,7 @@ def main(python: str, dtype: str, rounds: int, file: Path | None) -> None:
 
 
 def inputs_to_tokens(clip: np.ndarray) -> np.ndarray:
-    from soraxla.patching import patchify
+    from soraxla.packing.patchify import patchify
 
     return np.asarray(patchify(clip.transpose(0, 2, 3, 4, 1), wan.DIT.patch))
 

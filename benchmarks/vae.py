@@ -27,8 +27,8 @@ from benchmarks.harness import (
     timed,
     write_report,
 )
-from soraxla.compiler import jit
 from soraxla.models import vae
+from soraxla.parallel.compiler import jit
 
 FRAMES, SIDE = 17, 96
 FORMS = {"float32": ("fp32",), "bfloat16": ("autocast", "bf16 weights")}

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from soraxla.autoencode import decode_clip, encode_clip, psnr
-from soraxla.training.jobs import media_files
-from soraxla.video_io import read_frames
-from soraxla.weights import load_vae
+from soraxla.checkpoints.model_folder import load_vae
+from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
+from soraxla.media.read import read_frames
+from soraxla.training.experiment import media_files
 
 FRAMES, SIDE = 17, 112
 

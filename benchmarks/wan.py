@@ -10,16 +10,16 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from soraxla.checkpoints.model_folder import save_folder
+from soraxla.checkpoints.wan import export_wan
+from soraxla.core.config import to_dict
+from soraxla.core.types import LatentGrid, PackedBatch
 from soraxla.diffusion.process import Process
 from soraxla.models import dit, vae
-from soraxla.models.config import DiTConfig, dit_config
-from soraxla.models.vae import VAEConfig
-from soraxla.packing import PackSpec, Segment, pack
-from soraxla.patching import patchify, positions, unpatchify
-from soraxla.settings import to_dict
-from soraxla.types import LatentGrid, PackedBatch
-from soraxla.wan import export_wan
-from soraxla.weights import save_folder
+from soraxla.models.dit.config import DiTConfig, dit_config
+from soraxla.models.vae.model import VAEConfig
+from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.patchify import patchify, positions, unpatchify
 
 TEXT = 512  # tokens: as many as Wan pads to, so that no side skips a pad
 

@@ -16,7 +16,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from data_pipelines.worlds import WORLDS
 from data_pipelines.worlds.builder import FEATURES, example
-from soraxla.contact_sheet import SheetRow, contact_sheet
+from soraxla.media.contact_sheet import SheetRow, contact_sheet
 
 CLIPS = 60
 SHOWN = {

@@ -18,12 +18,12 @@ folder's, so it has no settings here. Clips keep their own sizes and share rows 
 
 from ml_collections import ConfigDict
 
-from soraxla.lora import LoRA
-from soraxla.optim import OptimSettings
-from soraxla.packing import PackSpec
-from soraxla.settings import to_dict
-from soraxla.sharding import MeshSettings
+from soraxla.core.config import to_dict
+from soraxla.models.dit.lora import LoRA
+from soraxla.packing.pack import PackSpec
+from soraxla.parallel.mesh import MeshSettings
 from soraxla.training.loop import LoopSettings
+from soraxla.training.optim import OptimSettings
 
 
 def get_config(way: str = "lora") -> ConfigDict:

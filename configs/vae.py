@@ -14,12 +14,12 @@ it does a picture, so the second run starts from there.
 
 from ml_collections import ConfigDict
 
-from data_pipelines.windows import WindowShape, WindowSpec
-from soraxla.models.vae import VAEConfig
-from soraxla.optim import OptimSettings
-from soraxla.settings import to_dict
-from soraxla.training.jobs import VAETraining
+from data_pipelines.vae_windows import WindowShape, WindowSpec
+from soraxla.core.config import to_dict
+from soraxla.models.vae.model import VAEConfig
+from soraxla.training.experiment import VAETraining
 from soraxla.training.loop import LoopSettings
+from soraxla.training.optim import OptimSettings
 from soraxla.training.steps import VAEStep
 
 # (frames, height, width, batch, weight)

@@ -26,14 +26,14 @@ from typing import Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
+from soraxla.core.config import to_dict
 from soraxla.diffusion.process import Process
-from soraxla.mixture import EVERY_TASK, Mixture
-from soraxla.models.config import dit_config
-from soraxla.optim import OptimSettings
-from soraxla.packing import PackSpec
-from soraxla.settings import to_dict
-from soraxla.training.jobs import DiTTraining
+from soraxla.models.dit.config import dit_config
+from soraxla.packing.conditioning import EVERY_TASK, Mixture
+from soraxla.packing.pack import PackSpec
+from soraxla.training.experiment import DiTTraining
 from soraxla.training.loop import LoopSettings
+from soraxla.training.optim import OptimSettings
 from soraxla.training.steps import DiTStep
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from soraxla import patching
-from soraxla.mixture import GREYED, TAILS, greyed
-from soraxla.patching import Patch, patchify
-from soraxla.planning import Draw
+from soraxla.packing.conditioning import GREYED, TAILS, greyed
+from soraxla.packing.patchify import Patch, lay_tokens, patchify
+from soraxla.packing.schedule import Draw
 
 Tensors = Mapping[str, np.ndarray]
 EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
@@ -103,7 +102,7 @@ def lay(
     behind = _appended(conditions, draw, whole_frames)
     parts = [(latents, 0.0)]
     parts += [(z, first / _TEMPORAL - draw.start) for first, z in behind]
-    tokens, places = patching.lay(parts, patch, fps, rope_fps)
+    tokens, places = lay_tokens(parts, patch, fps, rope_fps)
     pt, ph, pw = patch
     a_frame = latents.shape[1] * latents.shape[2] // (ph * pw)
     own = len(latents) // pt * a_frame

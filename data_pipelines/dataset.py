@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 
 from data_pipelines import records
-from soraxla.mixture import Stored
-from soraxla.planning import PlanIndex
+from soraxla.packing.conditioning import Stored
+from soraxla.packing.schedule import PlanIndex
 
 _OTHER_FILES = 256  # open beside the shards
 _PLACES = ("shard", "record")

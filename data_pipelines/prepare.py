@@ -28,9 +28,9 @@ from tqdm import tqdm
 from data_pipelines import records, transforms
 from data_pipelines.conditions import EncodeVideo, stored
 from data_pipelines.encoders import Encoders, EncodeText, Unreadable
-from data_pipelines.media import Media, Sample
-from data_pipelines.sources import Item, fingerprint, open_source
-from soraxla.hosts import only_run
+from data_pipelines.sources.files import Item, fingerprint, open_source
+from data_pipelines.sources.media import Media, Sample
+from soraxla.parallel.multihost import only_run
 
 _SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
 

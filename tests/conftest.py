@@ -17,5 +17,5 @@ def lossless(monkeypatch):
     """Studios have the VAE of `tests.lossless`."""
     from tests.lossless import decode, encode
 
-    monkeypatch.setattr("soraxla.studio.encode_clip", encode)
-    monkeypatch.setattr("soraxla.studio.decode_clip", decode)
+    monkeypatch.setattr("soraxla.generation.context.encode_clip", encode)
+    monkeypatch.setattr("soraxla.generation.context.decode_clip", decode)

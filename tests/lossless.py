@@ -6,11 +6,11 @@ every task has to return the truth to the bit.
 
 import numpy as np
 
-from soraxla.models.vae import VAEConfig
-from soraxla.recipes import recipe
-from soraxla.request import Request
-from soraxla.studio import Studio
-from soraxla.weights import Loaded
+from soraxla.checkpoints.model_folder import Loaded
+from soraxla.generation.context import Studio
+from soraxla.generation.request import Request
+from soraxla.generation.tasks import recipe
+from soraxla.models.vae.model import VAEConfig
 
 SIDE, FRAMES = 32, 65
 CFG = VAEConfig(base_width=1, latent_channels=4 * 8 * 8 * 3)

@@ -23,10 +23,10 @@ from benchmarks.sizes import published_sizes, tokens_of
 from soraxla.assets import WORLDS as USUAL
 from soraxla.assets import worlds_model
 from soraxla.cli.main import parser
-from soraxla.pipeline import load
-from soraxla.request import SampleSettings
-from soraxla.sharding import sampling_mesh
-from soraxla.trees import sha256_of_tree
+from soraxla.core.trees import sha256_of_tree
+from soraxla.generation.pipeline import load
+from soraxla.generation.request import SampleSettings
+from soraxla.parallel.mesh import sampling_mesh
 
 # What `soraxla generate` does where no checkpoint is named.
 AS_USED = {

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soraxla.checkpoints.model_folder import Loaded
+from soraxla.core.config import to_dict
 from soraxla.models import dit, vae
-from soraxla.models.config import dit_config
-from soraxla.models.vae import VAEConfig
-from soraxla.settings import to_dict
-from soraxla.weights import Loaded
+from soraxla.models.dit.config import dit_config
+from soraxla.models.vae.model import VAEConfig
 
 VAE = VAEConfig(
     base_width=4,

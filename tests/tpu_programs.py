@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from soraxla.attention import attention
-from soraxla.compiler import jit
+from soraxla.core.types import PackedBatch
 from soraxla.models import vae
-from soraxla.models.config import dit_config
-from soraxla.models.vae import VAEConfig
-from soraxla.sharding import make_mesh
+from soraxla.models.dit.config import dit_config
+from soraxla.models.vae.model import VAEConfig
+from soraxla.ops.attention import attention
+from soraxla.parallel.compiler import jit
+from soraxla.parallel.mesh import make_mesh
 from soraxla.training.steps import DiTStep, dit_init, dit_step
-from soraxla.types import PackedBatch
 
 B, L, S, M = 1, 256, 4, 64
 

@@ -5,7 +5,7 @@ from collections.abc import Generator
 import numpy as np
 from jaxtyping import Float
 
-from soraxla import controls
+from soraxla.packing import controls
 
 # A row of actions has a number for each, 1 where it is done and 0 where not.
 ACTIONS = (

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from data_pipelines.worlds.voxel_terrain import SIZE, TALL
-from soraxla.compiler import jit
-from soraxla.types import Array
+from soraxla.core.types import Array
+from soraxla.parallel.compiler import jit
 
 FARTHEST = 12  # cells; how far a leap looks for blocks
 # Half of what the land repeats after: no block is seen twice.

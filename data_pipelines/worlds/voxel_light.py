@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8, UInt16
 
 from data_pipelines.worlds.voxel_cast import gather
 from data_pipelines.worlds.voxel_terrain import SIZE, TALL, value_noise
-from soraxla.types import Array
+from soraxla.core.types import Array
 
 _CLOUDS_AT = 90.0  # height of the clouds, in blocks
 _CLOUD = 3  # blocks, the side of a cell of cloud

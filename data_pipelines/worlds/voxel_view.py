@@ -24,8 +24,8 @@ from data_pipelines.worlds.voxel_cast import (
     trace,
 )
 from data_pipelines.worlds.voxel_light import Sky, gradient, light, sky_colour
-from soraxla.compiler import jit
-from soraxla.types import Array
+from soraxla.core.types import Array
+from soraxla.parallel.compiler import jit
 
 FOV = 70.0  # degrees, of the height of a picture
 

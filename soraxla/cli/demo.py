@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from soraxla.demo import FULL, SMOKE, demo
+    from soraxla.tools.demo import FULL, SMOKE, demo
 
     if args.workdir.exists() and not args.workdir.is_dir():
         raise ValueError(f"{args.workdir}: is a file; name a folder")

@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> None:
 
     from data_pipelines.dataset import open_dataset
     from soraxla.cli.train import load_config, replace_setting
-    from soraxla.doctor import examine
-    from soraxla.settings import build
-    from soraxla.sharding import make_mesh
+    from soraxla.core.config import build
+    from soraxla.parallel.mesh import make_mesh
+    from soraxla.tools.preflight import examine
+    from soraxla.training.experiment import DiTTraining
     from soraxla.training.finetune import open_start, settings_of
-    from soraxla.training.jobs import DiTTraining
 
     config = load_config(args.config)
     for assignment in args.set:

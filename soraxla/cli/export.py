@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import jax
 
-    from soraxla.sharding import sampling_mesh
+    from soraxla.parallel.mesh import sampling_mesh
 
     if args.adapter and args.layout != "wan":
         raise ValueError("--adapter is a file for diffusers; use export wan --adapter")
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _export_wan(args: argparse.Namespace) -> None:
-    from soraxla.wan.adapter import export_adapter
-    from soraxla.wan.convert import OURS, export_wan
+    from soraxla.checkpoints.wan.adapter import export_adapter
+    from soraxla.checkpoints.wan.convert import OURS, export_wan
 
     if args.dtype is not None:
         raise ValueError("export wan keeps the types of the weights; leave out --dtype")
@@ -64,8 +64,13 @@ def _export_wan(args: argparse.Namespace) -> None:
 def _export_ours(args: argparse.Namespace) -> None:
     import shutil
 
-    from soraxla.checkpoint import read_settings
-    from soraxla.weights import load_dit, load_vae, read_config, save_folder
+    from soraxla.checkpoints.model_folder import (
+        load_dit,
+        load_vae,
+        read_config,
+        save_folder,
+    )
+    from soraxla.training.saving import read_settings
 
     out, dtype = args.out, args.dtype or "float32"
     if out.exists():

@@ -10,8 +10,8 @@ from soraxla.assets import WORLDS, Usual, worlds_model
 from soraxla.cli import media, sampling
 
 if TYPE_CHECKING:
-    from soraxla.pipeline import Pipeline
-    from soraxla.request import Request
+    from soraxla.generation.pipeline import Pipeline
+    from soraxla.generation.request import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,9 +95,9 @@ def run(args: argparse.Namespace) -> None:
     import jax
     from tqdm import tqdm
 
-    from soraxla.pipeline import load
-    from soraxla.sharding import sampling_mesh
-    from soraxla.video_io import check_writable, write_video
+    from soraxla.generation.pipeline import load
+    from soraxla.media.read import check_writable, write_video
+    from soraxla.parallel.mesh import sampling_mesh
 
     # Everything a user can get wrong is found before the long work starts.
     usual = _usual(args)
@@ -130,7 +130,7 @@ def _usual(args: argparse.Namespace) -> Usual:
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":
-    from soraxla.request import Animate, Extend, Request, own_frames
+    from soraxla.generation.request import Animate, Extend, Request, own_frames
 
     prompts, usual = _prompts(args), _usual(args)
     task = media.task_of(args, usual.bridge)
@@ -175,8 +175,8 @@ def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
     """The request with actions in the frames that are generated, from the first on."""
     import numpy as np
 
-    from soraxla.controls import parse_actions
-    from soraxla.request import Animate, new_frames
+    from soraxla.generation.request import Animate, new_frames
+    from soraxla.packing.controls import parse_actions
 
     names = pipeline.dit.model.controls.actions
     if not names:
@@ -197,7 +197,7 @@ def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
 
 
 def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
-    from soraxla.recipes import stretches
+    from soraxla.generation.tasks import stretches
 
     studio, notes = pipeline.studio(request), []
     for stretch in stretches(studio):
@@ -220,7 +220,7 @@ def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
 
     import numpy as np
 
-    from soraxla.video_io import write_video
+    from soraxla.media.read import write_video
 
     black = np.zeros((request.height, request.width, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from soraxla.wan import import_wan
+    from soraxla.checkpoints.wan import import_wan
 
     import_wan(
         args.sources, args.out, text_encoder=args.text_encoder, adapter=args.adapter

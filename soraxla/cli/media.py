@@ -10,7 +10,7 @@ from soraxla.assets import WORLDS
 if TYPE_CHECKING:
     import numpy as np
 
-    from soraxla.request import Request, Task
+    from soraxla.generation.request import Request, Task
 
 # Options that only mean something beside another.
 _BESIDE = {
@@ -83,7 +83,7 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
         ValueError, OSError: options that do not go together, a file that cannot be
             read, a mask of another size than its clip.
     """
-    from soraxla.request import (
+    from soraxla.generation.request import (
         Animate,
         Connect,
         Edit,
@@ -137,8 +137,8 @@ def own_size(task: "Task") -> "tuple[Task, int, int] | None":
     is given no frames."""
     import dataclasses
 
-    from soraxla.request import MIN_SIDE, Inpaint, videos
-    from soraxla.sampling.seams import fit
+    from soraxla.generation.blending import fit
+    from soraxla.generation.request import MIN_SIDE, Inpaint, videos
 
     given = videos(task)
     if not given:
@@ -164,7 +164,7 @@ def own_size(task: "Task") -> "tuple[Task, int, int] | None":
 
 def note_fit(request: "Request") -> None:
     """Says what frames of another size than the request's become."""
-    from soraxla.request import Outpaint, videos
+    from soraxla.generation.request import Outpaint, videos
 
     if isinstance(request.task, Outpaint):
         return
@@ -180,7 +180,7 @@ def note_fit(request: "Request") -> None:
 def own_fps(args: argparse.Namespace) -> float | None:
     """The rate of the clip that is given, of two the first's, which is said where they
     differ; None without one."""
-    from soraxla.video_io import probe
+    from soraxla.media.read import probe
 
     films = {path: probe(path) for path in _films(args)}
     rates = {path: film.fps for path, film in films.items() if not film.is_image}
@@ -229,14 +229,14 @@ def _check_together(args: argparse.Namespace) -> None:
 
 
 def _clip(path: Path) -> "np.ndarray":
-    from soraxla.video_io import read_clip
+    from soraxla.media.read import read_clip
 
     return read_clip(path)
 
 
 def _picture(path: Path) -> "np.ndarray":
     """One frame."""
-    from soraxla.video_io import probe, read_clip
+    from soraxla.media.read import probe, read_clip
 
     if not probe(path).is_image:
         raise ValueError(f"{path}: holds a film, expected a picture; save one frame")

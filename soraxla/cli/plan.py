@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from soraxla.plan import Plan
+    from soraxla.tools.memory_plan import Plan
 
 _SHOWN = 8
 # libtpu shall neither look for a TPU and its workers, nor say that there are none.
@@ -90,20 +90,20 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def _plan(args: argparse.Namespace) -> "Plan":
-    from soraxla.autoencode import chunk
+    from soraxla.checkpoints.wan.families import WAN_VAES
     from soraxla.cli.generate import parse_size
     from soraxla.cli.train import load_config, replace_setting
-    from soraxla.models.vae import VAEConfig
-    from soraxla.plan import (
+    from soraxla.core.config import build
+    from soraxla.generation.vae_streaming import chunk
+    from soraxla.models.vae.model import VAEConfig
+    from soraxla.tools.memory_plan import (
         fitted,
         plan_decoding,
         plan_sampling,
         plan_training,
         topology_name,
     )
-    from soraxla.settings import build
-    from soraxla.training.jobs import DiTTraining
-    from soraxla.wan.families import WAN_VAES
+    from soraxla.training.experiment import DiTTraining
 
     config = load_config(args.config)
     if config.pop("kind", None) != "dit":

@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> None:
     from data_pipelines import SAMPLES
     from data_pipelines.prepare import prepare
     from soraxla.assets import small_vae
-    from soraxla.autoencode import encode_clip
+    from soraxla.checkpoints.model_folder import load_vae, vae_as_folder
+    from soraxla.generation.vae_streaming import encode_clip
     from soraxla.models.text import load_text_encoder
-    from soraxla.sharding import sampling_mesh
-    from soraxla.weights import load_vae, vae_as_folder
+    from soraxla.parallel.mesh import sampling_mesh
 
     with jax.set_mesh(sampling_mesh()):
         encoder = load_text_encoder(args.text_encoder)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from soraxla.assets import WORLDS
 
 if TYPE_CHECKING:
-    from soraxla.request import SampleSettings
+    from soraxla.generation.request import SampleSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> "SampleSettings":
-    from soraxla.request import SampleSettings
+    from soraxla.generation.request import SampleSettings
 
     return SampleSettings(
         steps=args.steps,

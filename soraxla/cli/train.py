@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from soraxla import hosts
+    from soraxla.parallel import multihost
 
     config = load_config(args.config)
     for assignment in args.set:
@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
     if args.workdir.exists() and not args.workdir.is_dir():
         raise ValueError(f"--workdir {args.workdir}: is a file, expected a folder")
-    group = hosts.group(args.coordinator, args.processes, args.process_id)
+    group = multihost.group(args.coordinator, args.processes, args.process_id)
     if group is not None:
-        hosts.join(group)
+        multihost.join(group)
     train = _train_vae if kind == "vae" else _train_dit
     train(args, config)
 
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> None:
 def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
     import jax
 
-    from soraxla.preview import vae_preview
-    from soraxla.settings import build
-    from soraxla.sharding import make_mesh
-    from soraxla.training.jobs import VAETraining, media_files, vae_job
+    from soraxla.checkpoints.model_folder import load_vae
+    from soraxla.core.config import build
+    from soraxla.parallel.mesh import make_mesh
+    from soraxla.training.experiment import VAETraining, media_files, vae_job
     from soraxla.training.loop import train
-    from soraxla.weights import load_vae
+    from soraxla.training.preview import vae_preview
 
     cfg = build(VAETraining, config)
     mesh = make_mesh(cfg.mesh)
@@ -88,12 +88,12 @@ def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     import jax
 
     from data_pipelines.dataset import open_dataset
-    from soraxla.preview import dit_preview
-    from soraxla.settings import build
-    from soraxla.sharding import make_mesh
+    from soraxla.core.config import build
+    from soraxla.parallel.mesh import make_mesh
+    from soraxla.training.experiment import DiTTraining, dit_job
     from soraxla.training.finetune import open_start, settings_of
-    from soraxla.training.jobs import DiTTraining, dit_job
     from soraxla.training.loop import train
+    from soraxla.training.preview import dit_preview
 
     start = open_start(args.init) if args.init else None
     cfg = build(DiTTraining, settings_of(config, start))
@@ -149,7 +149,7 @@ def replace_setting(config: dict[str, Any], assignment: str) -> None:
     """
     import ast
 
-    from soraxla.settings import nearest
+    from soraxla.core.config import nearest
 
     key, separator, text = assignment.partition("=")
     if not separator:

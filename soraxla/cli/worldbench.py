@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from soraxla.evals.worldbench.cases import Ask, Autoencode, Case, Generate
-    from soraxla.pipeline import Pipeline
-    from soraxla.request import Request, SampleSettings
+    from soraxla.generation.pipeline import Pipeline
+    from soraxla.generation.request import Request, SampleSettings
 
 _ASKED = ("families", "clips", "size", "frames", "fps", "window", "overlap")
 
@@ -87,12 +87,12 @@ def run(args: argparse.Namespace) -> None:
     import jax
     from tqdm import tqdm
 
+    from soraxla.core.config import to_dict
+    from soraxla.core.trees import sha256_of_tree
     from soraxla.evals.worldbench import record, report, runner
     from soraxla.evals.worldbench.cases import heard
-    from soraxla.pipeline import load
-    from soraxla.settings import to_dict
-    from soraxla.sharding import sampling_mesh
-    from soraxla.trees import sha256_of_tree
+    from soraxla.generation.pipeline import load
+    from soraxla.parallel.mesh import sampling_mesh
 
     # Everything a user can get wrong is found before the long work starts.
     record.check_new(args.out)
@@ -152,9 +152,9 @@ def run(args: argparse.Namespace) -> None:
 def _first_run(args: argparse.Namespace) -> _Plan:
     from data_pipelines.worlds.sizes import Size
     from soraxla.cli.generate import parse_size
+    from soraxla.core.config import nearest
     from soraxla.evals.worldbench.cases import SIZE
     from soraxla.evals.worldbench.runner import FAMILIES, draw_cases
-    from soraxla.settings import nearest
 
     if args.checkpoint is None:
         raise ValueError("give what is to be measured as --checkpoint")
@@ -185,9 +185,9 @@ def _first_run(args: argparse.Namespace) -> _Plan:
 
 
 def _rerun(args: argparse.Namespace) -> _Plan:
+    from soraxla.core.config import build
     from soraxla.evals.worldbench.record import cases_of, read_manifest
-    from soraxla.request import SampleSettings
-    from soraxla.settings import build
+    from soraxla.generation.request import SampleSettings
 
     other = [getattr(args, name) for name in _ASKED]
     if any(value is not None for value in other) or (
@@ -225,7 +225,7 @@ def _autoencoder(pipeline: "Pipeline", plan: _Plan) -> "Autoencode":
 
 def request_of(ask: "Ask", windows: Windows) -> "Request":
     """What is given is known to the model, as the beginning of the clip."""
-    from soraxla.request import Animate, Extend, Request
+    from soraxla.generation.request import Animate, Extend, Request
 
     given, size = ask.given, ask.size
     overlap = max(len(given), 5)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from soraxla.types import Array, PackedBatch
+from soraxla.core.types import Array, PackedBatch
 
 
 def packed_mse(

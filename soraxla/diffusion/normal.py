@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Key
 
-from soraxla.types import Array
+from soraxla.core.types import Array
 
 # log(m) = f − f²/2 + f³ · poly(f), f = m − 1, √½ ≤ m < √2: coefficients of Cephes.
 _LOG = (

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key, UInt32
 
+from soraxla.core.types import Array
+from soraxla.diffusion.noise_schedule import SCHEDULES
 from soraxla.diffusion.normal import normal
-from soraxla.diffusion.schedule import SCHEDULES
-from soraxla.types import Array
 
 ScheduleName = Literal["rectified_flow", "ddpm_linear", "ddpm_cosine"]
 Prediction = Literal["flow", "eps", "x0", "v"]

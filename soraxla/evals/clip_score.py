@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from soraxla.compiler import encoder_dtype, jit
 from soraxla.models.text import clip, clip_vision
 from soraxla.models.text.tokens import Tokenizer, clean_markup, load_tokenizer
+from soraxla.parallel.compiler import encoder_dtype, jit
 
 _FRAMES = 16  # run at once; the last batch of a video is filled up
 

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from soraxla.compiler import jit
+from soraxla.core.types import Array, PackedBatch
+from soraxla.diffusion.noise_schedule import shift_time
 from soraxla.diffusion.process import Process, Purpose, noise, token_times
-from soraxla.diffusion.schedule import shift_time
 from soraxla.models import dit
-from soraxla.models.config import DiTConfig
-from soraxla.packing import PackSpec, Segment, pack
-from soraxla.planning import Draw, fewest_rows
-from soraxla.types import Array, PackedBatch
+from soraxla.models.dit.config import DiTConfig
+from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.schedule import Draw, fewest_rows
+from soraxla.parallel.compiler import jit
 
 TRIPLES = 64
 

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 
 from data_pipelines.dataset import Dataset, check_vae
+from soraxla.checkpoints.model_folder import Loaded, load_transformer, sha256_of_folder
+from soraxla.core.config import build, to_dict
+from soraxla.core.trees import sha256_of_tree
 from soraxla.diffusion.process import Process
-from soraxla.models.config import DiTConfig
-from soraxla.settings import build, to_dict
-from soraxla.sharding import host_mesh
-from soraxla.trees import sha256_of_tree
-from soraxla.weights import Loaded, load_transformer, sha256_of_folder
+from soraxla.models.dit.config import DiTConfig
+from soraxla.parallel.mesh import host_mesh
 
 # How a model is computed; all else is what it is, and its folder's to say.
 _FREE = ("dtype", "remat")

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soraxla.checkpoints.model_folder import Loaded
+from soraxla.core.config import to_dict
 from soraxla.models import vae
-from soraxla.models.vae import VAEConfig
-from soraxla.models.vae_linear import principal_components
-from soraxla.settings import to_dict
-from soraxla.weights import Loaded
+from soraxla.models.vae.linear import principal_components
+from soraxla.models.vae.model import VAEConfig
 
 _BATCHES = 256
 

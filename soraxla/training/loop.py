@@ -11,10 +11,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from soraxla.checkpoint import Checkpoints, write_settings
-from soraxla.compiler import jit
-from soraxla.hosts import Preemption, is_main, only_run
-from soraxla.sharding import (
+from soraxla.parallel.compiler import jit
+from soraxla.parallel.mesh import (
     WHOLE,
     Rules,
     cut,
@@ -22,8 +20,10 @@ from soraxla.sharding import (
     param_shardings,
     with_shardings,
 )
-from soraxla.training.metrics import MetricsLog, NoLog
-from soraxla.training.profile import Profiler
+from soraxla.parallel.multihost import Preemption, is_main, only_run
+from soraxla.training.metrics_log import MetricsLog, NoLog
+from soraxla.training.profiling import Profiler
+from soraxla.training.saving import Checkpoints, write_settings
 from soraxla.training.state import Metrics, TrainState
 
 MAX_SKIPPED_IN_A_ROW = 20

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int, PyTree
 
-from soraxla.optim import OptimSettings, optimizer
-from soraxla.trees import moving_average
-from soraxla.types import Array
+from soraxla.core.trees import moving_average
+from soraxla.core.types import Array
+from soraxla.training.optim import OptimSettings, optimizer
 
 Metrics = dict[str, Array]
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray, PyTree, UInt8
 
-from soraxla import lora
+from soraxla.core.types import Array, PackedBatch
 from soraxla.diffusion.loss import packed_mse
+from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import (
     Process,
     Purpose,
@@ -17,14 +18,13 @@ from soraxla.diffusion.process import (
     sample_keys,
     token_times,
 )
-from soraxla.diffusion.schedule import sample_times
-from soraxla.lora import LoRA
 from soraxla.models import dit, vae
-from soraxla.models.config import DiTConfig
-from soraxla.optim import OptimSettings
-from soraxla.sharding import PACKED_AXES, WHOLE, LogicalAxes, Rules, constrain
+from soraxla.models.dit import lora
+from soraxla.models.dit.config import DiTConfig
+from soraxla.models.dit.lora import LoRA
+from soraxla.parallel.mesh import PACKED_AXES, WHOLE, LogicalAxes, Rules, constrain
+from soraxla.training.optim import OptimSettings
 from soraxla.training.state import Metrics, TrainState, create, update
-from soraxla.types import Array, PackedBatch
 
 # Known tokens are trained at times up to this.
 _KNOWN_NOISE = 0.1

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from soraxla.checkpoints.model_folder import save_folder
 from soraxla.cli.main import main
+from soraxla.core.config import to_dict
 from soraxla.diffusion.process import Process
+from soraxla.media.read import write_video
 from soraxla.models import dit, vae
-from soraxla.models.config import dit_config
-from soraxla.settings import to_dict
-from soraxla.video_io import write_video
-from soraxla.weights import save_folder
+from soraxla.models.dit.config import dit_config
 
 VAE = vae.VAEConfig(base_width=4, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from soraxla.cli.generate import _acting
-from soraxla.controls import Controls
-from soraxla.pipeline import assemble
-from soraxla.request import Animate, Extend, Request, SampleSettings
+from soraxla.generation.pipeline import assemble
+from soraxla.generation.request import Animate, Extend, Request, SampleSettings
+from soraxla.packing.controls import Controls
 from tests import tiny
 
 CLIP = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
-from soraxla import doctor
+from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.cli.main import main
-from soraxla.packing import PackSpec
+from soraxla.media.read import write_video
+from soraxla.packing.pack import PackSpec
+from soraxla.tools import preflight
+from soraxla.training.experiment import DiTTraining
 from soraxla.training.finetune import open_start
-from soraxla.training.jobs import DiTTraining
 from soraxla.training.loop import LoopSettings
 from soraxla.training.steps import DiTStep
-from soraxla.video_io import write_video
-from soraxla.weights import save_folder, sha256_of_folder
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 
@@ -78,13 +78,13 @@ def test_another_vae_s_dataset_is_told(patient):
         loop=LoopSettings(steps=1),
     )
     dataset = open_dataset(patient / "dataset")
-    first = next(doctor.examine(cfg, start, dataset, patient / "media"))
+    first = next(preflight.examine(cfg, start, dataset, patient / "media"))
     assert first.name == "dataset matches" and not first.well
     assert "was prepared with another VAE" in first.found, first.found
 
 
 def test_all_well_is_status_0(patient, capsys, monkeypatch):
-    well = doctor.Check("memory", True, "enough")
-    monkeypatch.setattr(doctor, "examine", lambda *_: iter([well]))
+    well = preflight.Check("memory", True, "enough")
+    monkeypatch.setattr(preflight, "examine", lambda *_: iter([well]))
     assert main(command(patient)) == 0
     assert capsys.readouterr().out == "ok    memory: enough\n"

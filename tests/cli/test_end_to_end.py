@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from soraxla.cli.main import main
-from soraxla.video_io import probe, read_clip
+from soraxla.media.read import probe, read_clip
 
 # One shape, since compiles are most of the time.
 ONE_WINDOW = "windows.shapes=[{'frames': 5, 'height': 32, 'width': 32, 'batch': 1}]"

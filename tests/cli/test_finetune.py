@@ -6,9 +6,9 @@ import shutil
 import pytest
 from safetensors.numpy import load_file
 
+from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.cli.main import main
-from soraxla.video_io import read_clip
-from soraxla.weights import save_folder, sha256_of_folder
+from soraxla.media.read import read_clip
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 from tests.golden.wan import part, write_transformer

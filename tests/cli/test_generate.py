@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from soraxla.cli.main import main
-from soraxla.sampling.seams import fit
-from soraxla.video_io import probe, read_clip
+from soraxla.generation.blending import fit
+from soraxla.media.read import probe, read_clip
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 
 from soraxla.cli.main import main, parser
 from soraxla.cli.media import task_of
-from soraxla.sampling.seams import fit
-from soraxla.video_io import probe, read_clip, write_video
+from soraxla.generation.blending import fit
+from soraxla.media.read import probe, read_clip, write_video
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_a_wrong_command_line_is_one_line(refusal, arguments, text):
 
 def test_every_solver_is_in_the_help(monkeypatch, capsys):
     """The help loads no solver, so that their names stand there once more."""
-    from soraxla.sampling import SOLVERS
+    from soraxla.diffusion.solvers import SOLVERS
 
     monkeypatch.setenv("COLUMNS", "200")  # no name is cut at its hyphen
     with pytest.raises(SystemExit):

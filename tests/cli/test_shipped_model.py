@@ -9,9 +9,9 @@ from soraxla.assets import WORLDS as USUAL
 from soraxla.assets import worlds_model
 from soraxla.cli.main import main
 from soraxla.evals.worldbench.cases import FIRST_SEED
-from soraxla.pipeline import load
-from soraxla.request import Extend, Request, SampleSettings
-from soraxla.video_io import probe, write_video
+from soraxla.generation.pipeline import load
+from soraxla.generation.request import Extend, Request, SampleSettings
+from soraxla.media.read import probe, write_video
 
 SIZE = {"width": USUAL.width, "height": USUAL.height, "fps": USUAL.fps}
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
-from soraxla.checkpoint import SETTINGS
 from soraxla.cli.main import main
 from soraxla.models.text import load_text_encoder
+from soraxla.training.saving import SETTINGS
 from tests.models.text.golden import write_encoder
 
 VAE = "configs/vae.py:debug"
@@ -35,7 +35,7 @@ def refuse(refusal, tmp_path):
         ("configs/dot.py", [], "no such configuration"),
         ("README.md", [], "not a Python file"),
         ("setup.cfg:", [], "no such configuration"),
-        ("soraxla/types.py", [], "cannot be used as a configuration"),
+        ("soraxla/core/types.py", [], "cannot be used as a configuration"),
         ("configs/dit.py:huge", [], "unknown DiT size 'huge': did you mean"),
         ("configs/vae.py:huge", [], "unknown VAE size 'huge'"),
         (VAE, ["loop.stpes=3"], "unknown 'stpes': did you mean 'steps'?"),

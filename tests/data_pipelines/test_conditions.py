@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.conditions import encode_conditions, lay, random_hole
-from soraxla.mixture import greyed
-from soraxla.patching import patchify, positions
-from soraxla.planning import Draw
-from soraxla.types import LatentGrid
+from soraxla.core.types import LatentGrid
+from soraxla.packing.conditioning import greyed
+from soraxla.packing.patchify import patchify, positions
+from soraxla.packing.schedule import Draw
 
 CELL, PATCH, FPS, ROPE_FPS = 16, (1, 2, 2), 12.0, 16.0
 LAYOUT = {"patch": PATCH, "fps": FPS, "rope_fps": ROPE_FPS}

@@ -14,7 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines import records, transforms
 from data_pipelines.prepare import prepare
-from soraxla.video_io import read_clip, write_video
+from soraxla.media.read import read_clip, write_video
 
 DOC = Path(__file__).parents[2] / "docs" / "dataset.md"
 

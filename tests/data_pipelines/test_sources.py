@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines import SAMPLES
-from data_pipelines.sources import fingerprint, folder, open_source
+from data_pipelines.sources.files import fingerprint, folder, open_source
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def stored(tmp_path_factory):
 
 
 def test_tfds_clips(stored):
-    from data_pipelines.tfds_source import TfdsSource
+    from data_pipelines.sources.tfds import TfdsSource
 
     clips = TfdsSource("tiny_clips", data_dir=stored)
     assert [clip.uid for clip in clips] == [
@@ -245,7 +245,7 @@ def test_tfds_clips(stored):
 
 
 def test_tfds_pictures_take_their_label_as_caption(stored):
-    from data_pipelines.tfds_source import TfdsSource
+    from data_pipelines.sources.tfds import TfdsSource
 
     pictures = TfdsSource("tiny_pictures", data_dir=stored)
     assert len(pictures) == 3
@@ -268,7 +268,7 @@ def test_tfds_pictures_take_their_label_as_caption(stored):
     ],
 )
 def test_tfds_names_that_do_not_exist(stored, name, text):
-    from data_pipelines.tfds_source import TfdsSource
+    from data_pipelines.sources.tfds import TfdsSource
 
     with pytest.raises(ValueError, match=text) as error:
         TfdsSource(name, data_dir=stored)

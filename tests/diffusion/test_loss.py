@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraxla.diffusion import packed_mse
-from soraxla.types import PackedBatch
+from soraxla.core.types import PackedBatch
+from soraxla.diffusion.loss import packed_mse
 
 
 def _batch(rows, length, segments, known=()):

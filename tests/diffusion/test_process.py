@@ -7,16 +7,16 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from soraxla.diffusion import (
+from soraxla.diffusion.noise_schedule import SCHEDULES
+from soraxla.diffusion.process import (
     PREDICTIONS,
-    SCHEDULES,
     Process,
     Purpose,
     noise,
     sample_keys,
     token_times,
 )
-from soraxla.sharding import constrain, sampling_mesh
+from soraxla.parallel.mesh import constrain, sampling_mesh
 
 
 @pytest.mark.parametrize(

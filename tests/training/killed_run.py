@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 from data_pipelines.dataset import open_dataset
-from data_pipelines.packed import packed_batches
-from soraxla.diffusion.schedule import time_shift
-from soraxla.models.config import DiTConfig
-from soraxla.packing import PackSpec
-from soraxla.settings import to_dict
+from data_pipelines.loader import packed_batches
+from soraxla.core.config import to_dict
+from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.models.dit.config import DiTConfig
+from soraxla.packing.pack import PackSpec
 from soraxla.training.loop import Job, LoopSettings, train
 from soraxla.training.steps import DiTStep, dit_init, dit_step
 

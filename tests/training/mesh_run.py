@@ -11,15 +11,14 @@ from pathlib import Path
 import jax
 
 from data_pipelines.dataset import open_dataset
-from data_pipelines.packed import packed_batches
-from soraxla import hosts
-from soraxla.diffusion.schedule import time_shift
+from data_pipelines.loader import packed_batches
+from soraxla.core.config import to_dict
+from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.models import dit
-from soraxla.models.config import DiTConfig
-from soraxla.optim import OptimSettings
-from soraxla.packing import PackSpec
-from soraxla.settings import to_dict
-from soraxla.sharding import (
+from soraxla.models.dit.config import DiTConfig
+from soraxla.packing.pack import PackSpec
+from soraxla.parallel import multihost
+from soraxla.parallel.mesh import (
     PACKED_AXES,
     MeshSettings,
     make_mesh,
@@ -28,6 +27,7 @@ from soraxla.sharding import (
     put_rows,
 )
 from soraxla.training.loop import Job, LoopSettings, train
+from soraxla.training.optim import OptimSettings
 from soraxla.training.steps import DiTStep, dit_init, dit_step
 
 CFG = DiTStep(
@@ -79,7 +79,7 @@ def main(data, workdir, steps, mesh, devices, *group):
     jax.config.update("jax_num_cpu_devices", int(devices))
     if group:
         coordinator, processes, process = group
-        hosts.join(hosts.Group(coordinator, int(processes), int(process)))
+        multihost.join(multihost.Group(coordinator, int(processes), int(process)))
     run(data, workdir, int(steps), ast.literal_eval(mesh), checkpoint_every=4)
 
 

@@ -12,17 +12,21 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
+from soraxla.checkpoints.model_folder import (
+    load_transformer,
+    save_folder,
+    sha256_of_folder,
+)
 from soraxla.cli.train import load_config
+from soraxla.core.config import build, to_dict
+from soraxla.core.trees import named_leaves, sha256_of_tree
+from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import Purpose, sample_keys
-from soraxla.diffusion.schedule import sample_times
-from soraxla.models.config import dit_config
-from soraxla.settings import build, to_dict
+from soraxla.models.dit.config import dit_config
+from soraxla.training.experiment import DiTTraining, dit_job
 from soraxla.training.finetune import open_start, settings_of
-from soraxla.training.jobs import DiTTraining, dit_job
 from soraxla.training.loop import train
 from soraxla.training.steps import DiTStep, dit_error
-from soraxla.trees import named_leaves, sha256_of_tree
-from soraxla.weights import load_transformer, save_folder, sha256_of_folder
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soraxla.checkpoint import SETTINGS, Checkpoints
 from soraxla.training.loop import LoopSettings, train
+from soraxla.training.saving import SETTINGS, Checkpoints
 from tests.data_pipelines.datasets import write_dataset
 from tests.training import toy
 

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from soraxla.checkpoint import Checkpoints
-from soraxla.collectives import collectives
-from soraxla.mixture import TASKS
-from soraxla.models.config import dit_config
-from soraxla.packing import Segment, pack
-from soraxla.settings import to_dict
-from soraxla.sharding import PACKED_AXES, MeshSettings, make_mesh, partition_spec
-from soraxla.training.jobs import DiTTraining, check_mesh
+from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
+from soraxla.core.config import to_dict
+from soraxla.models.dit.config import dit_config
+from soraxla.packing.conditioning import TASKS
+from soraxla.packing.pack import Segment, pack
+from soraxla.parallel.collectives import collectives
+from soraxla.parallel.mesh import PACKED_AXES, MeshSettings, make_mesh, partition_spec
+from soraxla.training.experiment import DiTTraining, check_mesh
 from soraxla.training.loop import LoopSettings
+from soraxla.training.saving import Checkpoints
 from soraxla.training.steps import dit_init, dit_step
-from soraxla.weights import save_folder, sha256_of_folder
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 from tests.training import mesh_run

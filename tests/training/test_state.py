@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.windows import WindowShape, WindowSpec
-from soraxla.models.vae import VAEConfig
-from soraxla.optim import OptimSettings, schedule
-from soraxla.training.jobs import VAETraining
+from data_pipelines.vae_windows import WindowShape, WindowSpec
+from soraxla.core.trees import named_leaves
+from soraxla.models.vae.model import VAEConfig
+from soraxla.training.experiment import VAETraining
 from soraxla.training.loop import LoopSettings
+from soraxla.training.optim import OptimSettings, schedule
 from soraxla.training.state import create, update
 from soraxla.training.steps import VAEStep
-from soraxla.trees import named_leaves
 
 SETTINGS = OptimSettings(learning_rate=0.1, warmup_steps=1, ema_decay=0.5)
 PARAMS = {"w": jnp.asarray([1.0, -2.0]), "b": jnp.asarray([0.5])}

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from soraxla.core.types import LatentGrid
 from soraxla.diffusion.loss import packed_mse
+from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import Process, Purpose, noise, sample_keys, token_times
-from soraxla.diffusion.schedule import sample_times
 from soraxla.models import vae
-from soraxla.models.config import dit_config
-from soraxla.models.vae import VAEConfig
-from soraxla.optim import OptimSettings
-from soraxla.packing import PackSpec, Segment, pack
-from soraxla.patching import positions
+from soraxla.models.dit.config import dit_config
+from soraxla.models.vae.model import VAEConfig
+from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.patchify import positions
+from soraxla.training.optim import OptimSettings
 from soraxla.training.steps import (
     DiTStep,
     VAEStep,
@@ -26,7 +27,6 @@ from soraxla.training.steps import (
     vae_init,
     vae_step,
 )
-from soraxla.types import LatentGrid
 from tests.tiny import quick
 
 FAST = OptimSettings(learning_rate=3e-3, warmup_steps=1)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraxla.optim import OptimSettings
 from soraxla.training.loop import Job
+from soraxla.training.optim import OptimSettings
 from soraxla.training.state import create, update
 
 OPTIM = OptimSettings(learning_rate=0.05, warmup_steps=2)

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from data_pipelines.worlds.episode import Episode
 from data_pipelines.worlds.sizes import Size
 from data_pipelines.worlds.voxel_actions import ACTIONS
-from soraxla.controls import Controls
+from soraxla.packing.controls import Controls
 
 # Clip i of a dataset has the seed 2³²·s + i (`data_pipelines.worlds.builder`); from
 # here to 2³² lie seeds that no dataset has, unless of more than three billion clips.

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from soraxla.evals.worldbench.cases import Case, Measure, Score
 from soraxla.evals.worldbench.numbers import Number
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome
-from soraxla.video_write import write_video
+from soraxla.media.write import write_video
 
 _SHOWN = 8  # clips of a family
 _GAP = 2  # pixels between clips

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.worlds.sizes import Size
-from soraxla.controls import Controls
 from soraxla.evals.worldbench import (
     consistency,
     control,
@@ -28,6 +27,7 @@ from soraxla.evals.worldbench.cases import (
     unheard,
 )
 from soraxla.evals.worldbench.numbers import Number, family_ways, summarise
+from soraxla.packing.controls import Controls
 
 FAMILIES: dict[str, Family] = {
     "permanence": permanence.FAMILY,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int, PyTree
 
-from soraxla.models.layers import AffineLayerNorm
+from soraxla.core.types import Array
+from soraxla.models.dit.layers import AffineLayerNorm
 from soraxla.models.text import folder as hf
 from soraxla.models.text.layers import (
     ACTIVATIONS,
@@ -22,7 +23,6 @@ from soraxla.models.text.layers import (
     mask_bias,
     scan_blocks,
 )
-from soraxla.types import Array
 
 _BERT = {"bert": "google-bert/bert-base-uncased"}
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int, PyTree
 
-from soraxla.models.layers import AffineLayerNorm
+from soraxla.core.types import Array
+from soraxla.models.dit.layers import AffineLayerNorm
 from soraxla.models.text import folder as hf
 from soraxla.models.text.layers import (
     ACTIVATIONS,
@@ -21,7 +22,6 @@ from soraxla.models.text.layers import (
     mask_bias,
     scan_blocks,
 )
-from soraxla.types import Array
 
 WHERE = "openai/clip-vit-large-patch14"
 _LEGACY_EOS = 2  # what files said before the real id of the end token, the highest

@@ -14,7 +14,8 @@ from flax import linen as nn
 from jaxtyping import Float, PyTree, UInt8
 from PIL import Image
 
-from soraxla.models.layers import AffineLayerNorm
+from soraxla.core.types import Array
+from soraxla.models.dit.layers import AffineLayerNorm
 from soraxla.models.text import folder as hf
 from soraxla.models.text.clip import (
     Block,
@@ -24,7 +25,6 @@ from soraxla.models.text.clip import (
     tower_settings,
 )
 from soraxla.models.text.layers import dense, scan_blocks
-from soraxla.types import Array
 
 # Of the pixels it was trained on, 0…1.
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

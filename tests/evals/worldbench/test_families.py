@@ -5,9 +5,9 @@ import pytest
 
 from data_pipelines.worlds import occlusion
 from data_pipelines.worlds.sizes import Size
-from soraxla.controls import Controls
 from soraxla.evals.worldbench import cases as worldbench
 from soraxla.evals.worldbench import permanence, physics, runner, text
+from soraxla.packing.controls import Controls
 
 SIZE = Size(width=64, height=64, frames=25, fps=16.0)
 CLIPS = 3

@@ -8,12 +8,12 @@ import pytest
 
 from data_pipelines.worlds.occlusion import simulate
 from soraxla.assets import worlds_model
-from soraxla.autoencode import decode_clip, encode_clip
+from soraxla.checkpoints.model_folder import load_vae
 from soraxla.evals.worldbench import text
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.evals.worldbench.cases import SIZE as ASKED
 from soraxla.evals.worldbench.reading import NOTHING, read_shape
-from soraxla.weights import load_vae
+from soraxla.generation.vae_streaming import decode_clip, encode_clip
 
 SIZE = {"width": 64, "height": 64, "frames": 33, "fps": 12.0}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from soraxla.core.trees import named_leaves
 from soraxla.models.text import bert, clip, t5
-from soraxla.trees import named_leaves
 from tests.models.text.golden import read_case, weights, write_model
 
 UMT5 = read_case("t5", "umt5")

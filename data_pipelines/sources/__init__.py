@@ -1,0 +1,1 @@
+"""Sources of media: folders of files and TFDS datasets."""

@@ -1,0 +1,203 @@
+"""Where samples come from: a folder of media with captions, or a TFDS dataset.
+
+Both are sequences of samples with a `uid` and `open()`. TFDS datasets are
+in `data_pipelines.tfds_source`, which is imported only when one is asked for.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from data_pipelines.sources.media import Media, Sample
+from soraxla.media.read import MEDIA_SUFFIXES, probe, read_frames
+
+TFDS_PREFIX = "tfds:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A captioned media file; `uid` is its path inside the source, with slashes."""
+
+    file: Path
+    caption: str
+    uid: str
+
+    def open(self) -> Media:
+        """See `Sample.open`."""
+        return Media(self.caption, probe(self.file).fps, read_frames(self.file))
+
+
+def open_source(
+    source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
+) -> Sequence[Sample]:
+    """The samples of a folder, or of `tfds:NAME` or `tfds:NAME/SPLIT` in `data_dir`.
+
+    Without a `data_dir`, TFDS looks where it looks by itself (TFDS_DATA_DIR). Raises
+    what `folder` or `tfds_source.TfdsSource` raises, and ValueError for a `data_dir`
+    and a folder of media.
+    """
+    if isinstance(source, str) and source.startswith(TFDS_PREFIX):
+        from data_pipelines.sources.tfds import TfdsSource  # slow to import
+
+        return TfdsSource(source.removeprefix(TFDS_PREFIX), data_dir=data_dir)
+    if data_dir is not None:
+        raise ValueError(
+            f"{source}: is a folder of media, expected tfds:NAME with --data-dir"
+        )
+    return folder(source)
+
+
+def fingerprint(samples: Sequence[Sample]) -> object:
+    """What tells one source from another without reading its media (JSON)."""
+    if all(isinstance(sample, Item) for sample in samples[:1]):
+        return [
+            [item.uid, item.caption, item.file.stat().st_size]
+            for item in samples
+            if isinstance(item, Item)
+        ]
+    names = ("name", "content")
+    return [*(getattr(samples, name, "") for name in names), len(samples)]
+
+
+def folder(path: str | os.PathLike[str]) -> list[Item]:
+    """The captioned media of a folder, in the order of its list, or of file names.
+
+    Captions are read from the first of these that exists:
+
+    - `captions.jsonl`: a line `{"file": "a.mp4", "caption": "…"}` a sample;
+    - `captions.csv`: columns `file` and `caption`, named in the first line;
+    - one `NAME.txt` beside each `NAME.mp4`, `NAME.jpg`, …, also in folders below.
+
+    Raises:
+      FileNotFoundError: no such folder.
+      ValueError: in one line, with the line's number, for a list that is not UTF-8 or
+        malformed; a caption that is missing or empty; a `file` that is missing, stands
+        twice, or leaves the folder (absolute, by "..", or through a link).
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    lists = {"captions.jsonl": _jsonl_rows, "captions.csv": _csv_rows}
+    for name, rows in lists.items():
+        if (path / name).is_file():
+            items = _listed(path, rows(path / name))
+            break
+    else:
+        items = _beside(path)
+    if not items:
+        raise ValueError(
+            f"{path}: lists no media; expected captions.jsonl, captions.csv, or media "
+            f"files ({', '.join(MEDIA_SUFFIXES)}) with a .txt beside each"
+        )
+    return items
+
+
+# A row of a list: where it stands (for errors), and its two columns.
+_Row = tuple[str, object, object]
+
+
+def _jsonl_rows(path: Path) -> Iterator[_Row]:
+    # Not by splitlines, to which a caption may hold ends of lines.
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: is not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f'{where}: expected {{"file": …, "caption": …}}')
+        yield where, row.get("file"), row.get("caption")
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    columns: list[str] | None = None
+    while True:
+        where = f"{path}:{reader.line_num + 1}"  # a quoted caption may run over lines
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            raise ValueError(f"{where}: is not CSV ({error})") from None
+        if columns is None:
+            columns = cells
+            if "file" not in columns or "caption" not in columns:
+                break
+        elif len(cells) > len(columns):
+            raise ValueError(f"{where}: has too many columns; quote the caption")
+        elif cells:
+            row = dict(zip(columns, cells, strict=False))
+            yield where, row.get("file"), row.get("caption")
+    if columns is None or "file" not in columns or "caption" not in columns:
+        raise ValueError(f"{path}:1: expected the columns file,caption")
+
+
+def _text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte-order mark."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line}: is not UTF-8; save the captions as UTF-8"
+        ) from None
+
+
+def _listed(root: Path, rows: Iterable[_Row]) -> list[Item]:
+    seen: dict[Path, str] = {}
+    items = []
+    for where, name, caption in rows:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f'{where}: has no "file"')
+        file = _inside(root, name, where)
+        if file.resolve() in seen:
+            raise ValueError(
+                f"{where}: {name} is listed already, at {seen[file.resolve()]}"
+            )
+        seen[file.resolve()] = where
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f'{where}: {name} has no "caption", or an empty one')
+        items.append(
+            Item(
+                file=file,
+                caption=" ".join(caption.split()),
+                uid=file.relative_to(root).as_posix(),
+            )
+        )
+    return items
+
+
+def _inside(root: Path, name: str, where: str) -> Path:
+    """The file called `name`, once it is sure to lie in `root`."""
+    relative = PurePosixPath(name)
+    file = root / relative
+    if relative.is_absolute() or Path(name).is_absolute() or ".." in relative.parts:
+        raise ValueError(f"{where}: {name} leaves the folder; name a file inside it")
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{where}: {name} is a link out of the folder")
+    if not file.is_file():
+        raise ValueError(f"{where}: {name} does not exist in {root}")
+    return file
+
+
+def _beside(root: Path) -> list[Item]:
+    """Media with a .txt each, by name; hidden files and folders are left out."""
+    rows = []
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or file.suffix.lower() not in MEDIA_SUFFIXES or not file.is_file():
+            continue
+        text = file.with_suffix(".txt")
+        if not text.is_file():
+            raise ValueError(f"{file}: has no caption; expected it in {text.name}")
+        rows.append((str(text), name.as_posix(), _text(text)))
+    return _listed(root, rows)

@@ -1,0 +1,243 @@
+"""Pixel windows for training the VAE: random crops in space and time, unscaled.
+
+Every step has one shape out of a small table, so there are as many compiles as shapes.
+Nothing is padded or resized: a clip gives windows of the shapes that fit into it, a
+picture those of one frame.
+"""
+
+import copy
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grain
+import numpy as np
+from jaxtyping import UInt8
+
+from soraxla.media.read import VideoInfo, probe, read_frames
+
+_MAX_SHAPES = 4
+_SHAPE, _WINDOW = 0, 1  # purposes of a random stream
+
+_Frames = TypeVar("_Frames", list[np.ndarray], np.ndarray)
+_WHOLE = slice(None), slice(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowShape:
+    """A batch of `batch` windows of (frames, height, width), drawn `weight` often."""
+
+    frames: int
+    height: int
+    width: int
+    batch: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSpec:
+    """The table of window shapes (at most four), and the memory for decoded clips."""
+
+    shapes: tuple[WindowShape, ...]
+    cache_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.shapes) <= _MAX_SHAPES:
+            raise ValueError(
+                f"{len(self.shapes)} window shapes, expected 1 to {_MAX_SHAPES}: "
+                "each one costs a compile"
+            )
+        for shape in self.shapes:
+            if (
+                min(shape.frames, shape.height, shape.width, shape.batch) < 1
+                or not shape.weight > 0
+            ):
+                raise ValueError(f"{shape}: every number must be positive")
+
+
+class WindowDataset(grain.IterDataset):
+    """Endless batches {"video": uint8 (B, T, H, W, 3)}.
+
+    Batch k is a function of (seed, k) and the files alone; the iterator's whole state
+    is {"step": k}. The shape of a step is drawn by weight among the shapes that some
+    file is large enough for; each window's file uniformly among those files, its
+    corner uniformly inside.
+
+    Attributes:
+      skipped: how many files are smaller than every shape.
+      shapes: the shapes that at least one file is large enough for.
+
+    Raises:
+      ValueError: no file is large enough for any shape, or one cannot be read.
+    """
+
+    def __init__(self, files: Sequence[Path], spec: WindowSpec, *, seed: int):
+        super().__init__()
+        infos = [_measured(Path(file)) for file in files]
+        fits = [
+            [i for i, info in enumerate(infos) if _fits(info, shape)]
+            for shape in spec.shapes
+        ]
+        used = {i for members in fits for i in members}
+        if not used:
+            raise ValueError(_too_small(spec, infos))
+        self.skipped = len(infos) - len(used)
+        self.shapes = tuple(s for s, m in zip(spec.shapes, fits, strict=True) if m)
+        self._files = [Path(file) for file in files]
+        self._infos = infos
+        self._fits = [members for members in fits if members]
+        self._clips = _ClipCache(spec.cache_bytes)
+        self._seed = seed
+        self._own: Callable[[int], Sequence[int]] = range
+
+    def of_a_host(self, own: Callable[[int], Sequence[int]]) -> "WindowDataset":
+        """The same batches, of which only the windows own(B) of B are read."""
+        share = copy.copy(self)
+        share._own = own
+        return share
+
+    def __iter__(self) -> "WindowIterator":
+        return WindowIterator(self)
+
+    def batch_at(self, step: int) -> dict[str, UInt8[np.ndarray, "b t h w 3"]]:
+        """Batch number `step`."""
+        weights = np.array([shape.weight for shape in self.shapes])
+        rng = np.random.default_rng([self._seed, _SHAPE, step])
+        index = rng.choice(len(weights), p=weights / weights.sum())
+        shape = self.shapes[index]
+        windows = [
+            self._window(shape, self._fits[index], step, place)
+            for place in self._own(shape.batch)
+        ]
+        return {"video": np.stack(windows)}
+
+    def _window(
+        self, shape: WindowShape, members: list[int], step: int, place: int
+    ) -> np.ndarray:
+        rng = np.random.default_rng([self._seed, _WINDOW, step, place])
+        member = members[rng.integers(len(members))]
+        info = self._infos[member]
+        assert info.frames is not None
+        start = int(rng.integers(info.frames - shape.frames + 1))
+        top = int(rng.integers(info.height - shape.height + 1))
+        left = int(rng.integers(info.width - shape.width + 1))
+        crop = slice(top, top + shape.height), slice(left, left + shape.width)
+        return self._clips.window(self._files[member], info, start, shape.frames, crop)
+
+
+class WindowIterator(grain.DatasetIterator):
+    """Walks over a `WindowDataset`; its state is the number of the next batch."""
+
+    def __init__(self, dataset: WindowDataset):
+        super().__init__()
+        self._dataset = dataset
+        self._step = 0
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = self._dataset.batch_at(self._step)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"step": self._step}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._step = int(state["step"])
+
+
+class _ClipCache:
+    """Decoded clips up to a number of bytes, the least recently used given up first.
+
+    A film larger than the whole budget is never held: its window is streamed. Where one
+    has fewer frames than its container says, windows beyond its end are its last.
+    """
+
+    def __init__(self, budget: int):
+        self._budget, self._held = budget, 0
+        self._clips: OrderedDict[Path, np.ndarray] = OrderedDict()
+
+    def window(
+        self,
+        file: Path,
+        info: VideoInfo,
+        start: int,
+        count: int,
+        crop: tuple[slice, slice],
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        assert info.frames is not None
+        size = info.frames * info.height * info.width * 3
+        if file in self._clips:
+            self._clips.move_to_end(file)
+        elif size > self._budget:
+            frames = list(islice(_cropped(file, info, crop), start, start + count))
+            if len(frames) < count:
+                frames = list(deque(_cropped(file, info, crop), maxlen=count))
+            return np.stack(_enough(file, info, frames, count))
+        else:
+            while self._clips and self._held + size > self._budget:
+                self._held -= self._clips.popitem(last=False)[1].nbytes
+            self._clips[file] = np.stack(list(_cropped(file, info, _WHOLE)))
+            self._held += self._clips[file].nbytes
+        clip = self._clips[file]
+        start = max(0, min(start, len(clip) - count))
+        return _enough(file, info, clip[start : start + count, *crop], count)
+
+
+def _cropped(
+    file: Path, info: VideoInfo, crop: tuple[slice, slice]
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    for frame in read_frames(file):
+        if frame.shape != (info.height, info.width, 3):
+            raise ValueError(
+                f"{file}: holds {frame.shape[1]}x{frame.shape[0]}, but declares "
+                f"{info.width}x{info.height}; take it out, or write it anew"
+            )
+        yield frame[crop]
+
+
+def _enough(file: Path, info: VideoInfo, frames: _Frames, count: int) -> _Frames:
+    if len(frames) < count:
+        raise ValueError(
+            f"{file}: holds {len(frames)} frames, but declares {info.frames}; take it "
+            "out, or write it anew"
+        )
+    return frames
+
+
+def _measured(file: Path) -> VideoInfo:
+    """`probe`, with the frames counted where the container does not tell."""
+    info = probe(file)
+    if info.frames is not None:
+        return info
+    count = sum(1 for _ in read_frames(file))
+    return VideoInfo(
+        height=info.height,
+        width=info.width,
+        frames=count,
+        fps=info.fps,
+        is_image=info.is_image,
+    )
+
+
+def _fits(info: VideoInfo, shape: WindowShape) -> bool:
+    return (
+        (info.frames or 0) >= shape.frames
+        and info.height >= shape.height
+        and info.width >= shape.width
+    )
+
+
+def _too_small(spec: WindowSpec, infos: list[VideoInfo]) -> str:
+    if not infos:
+        return "there are no media files to take windows from"
+    smallest = min(spec.shapes, key=lambda s: s.frames * s.height * s.width)
+    largest = max(infos, key=lambda i: (i.frames or 0) * i.height * i.width)
+    return (
+        f"all {len(infos)} files are smaller than every window shape: the smallest "
+        f"shape is {smallest.frames} frames of {smallest.width}x{smallest.height}, the "
+        f"largest file {largest.frames} of {largest.width}x{largest.height}; choose a "
+        "smaller shape or larger files"
+    )

@@ -1,0 +1,1 @@
+"""Model folders, training folders and public weights."""

@@ -1,0 +1,141 @@
+"""Adapters of Wan in files, as diffusers' `load_lora_weights` has them: out and in."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from safetensors.numpy import save_file
+
+from soraxla.checkpoints.model_folder import from_training, restore_state
+from soraxla.checkpoints.wan.layout import diffusers_name, dit_places
+from soraxla.core.config import build
+from soraxla.core.trees import is_stacked, named_leaves, unstacked
+from soraxla.files.tensor_files import check_types, open_tensors
+from soraxla.models import dit
+from soraxla.models.dit.lora import LoRA
+from soraxla.training.steps import DiTStep, dit_init, dit_rules
+
+ADAPTER = "pytorch_lora_weights.safetensors"
+
+
+def export_adapter(checkpoint: Path, out: Path) -> None:
+    """Writes the averaged adapters to `out/pytorch_lora_weights.safetensors`.
+
+    Raises:
+        ValueError: `out` exists, `checkpoint` is no LoRA training folder, or an adapted
+            layer is none that diffusers can adapt.
+    """
+    if out.exists():
+        raise ValueError(f"{out}: exists; remove it or choose another --out")
+    step, adapters = from_training(checkpoint, "dit", _trained)
+    abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), step.model))
+    places = dit_places(step.model, abstract)
+    tensors = {}
+    for name, leaf in named_leaves(jax.device_get(adapters)).items():
+        layer, _, part = name.rpartition(".")
+        kernel = f"{layer}.kernel"
+        matrices = leaf if is_stacked(name) else leaf[None]
+        for one, matrix in zip(unstacked(kernel, leaf.shape), matrices, strict=True):
+            place = places.get(one)
+            if place is None or place.axes != "o i -> i o":
+                raise ValueError(
+                    f"{checkpoint}: diffusers has no adapter of {layer!r}; export the "
+                    "merged weights, by leaving out --adapter"
+                )
+            theirs = place.name.removesuffix(".weight")
+            tensors |= _theirs(f"transformer.{theirs}", part, matrix, step.lora)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_file(tensors, partial / ADAPTER, metadata={"format": "pt"})
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _trained(folder: Path, settings: dict[str, Any]) -> tuple[DiTStep, PyTree]:
+    step = build(DiTStep, settings["step"], "step.")
+    if step.lora is None:
+        raise ValueError(
+            f"{folder}: trains whole weights, it has no adapter; leave out --adapter"
+        )
+    return step, restore_state(folder, lambda: dit_init(step), dit_rules(step)).ema
+
+
+def _theirs(
+    layer: str, part: str, matrix: np.ndarray, lora: LoRA
+) -> dict[str, np.ndarray]:
+    # Readers take the scale for 1 where a file names no alpha, so `b` carries ours.
+    if part == "a":
+        return {f"{layer}.lora_A.weight": np.ascontiguousarray(matrix.T)}
+    return {f"{layer}.lora_B.weight": np.ascontiguousarray(lora.scale * matrix.T)}
+
+
+class Adapter:
+    """A file of LoRA matrices for a transformer, to be added to its weights.
+
+    Layers are named as diffusers or as Wan names them, after `transformer.` or
+    `diffusion_model.`; the scale is alpha / rank where the file says alpha, else 1.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]):
+        """
+        Args:
+            shapes: of the transformer's tensors, in diffusers' names.
+
+        Raises:
+            ValueError: the file is damaged, or holds what is not of this model.
+        """
+        self._tensors = open_tensors([path])
+        check_types(self._tensors.values())
+        self._names: dict[str, dict[str, str]] = {}  # weight → part → name in the file
+        strange = []
+        for name in self._tensors:
+            found = re.fullmatch(
+                r"(?:transformer\.|diffusion_model\.)?(.+)\."
+                r"(lora_A\.weight|lora_B\.weight|alpha)",
+                name,
+            )
+            weight = diffusers_name(f"{found[1]}.weight") if found else ""
+            if found is None or weight not in shapes:
+                strange.append(name)
+            else:
+                self._names.setdefault(weight, {})[found[2]] = name
+        strange += [
+            name
+            for weight, parts in self._names.items()
+            if not self._fits(parts, shapes[weight])
+            for name in parts.values()
+        ]
+        if strange or not self._names:
+            raise ValueError(
+                f"{path}: {len(strange)} of {len(self._tensors)} tensors are "
+                "no pair of LoRA matrices for this model, such as "
+                f"{min(strange, default='')!r}; give an adapter of this model"
+            )
+
+    def _fits(self, parts: Mapping[str, str], shape: tuple[int, ...]) -> bool:
+        if not {"lora_A.weight", "lora_B.weight"} <= parts.keys():
+            return False
+        a, b = (self._tensors[parts[f"lora_{x}.weight"]].shape for x in ("A", "B"))
+        return len(a) == len(b) == 2 and (b[0], a[1]) == shape and a[0] == b[1]
+
+    def add(self, weight: str, tensor: np.ndarray) -> np.ndarray:
+        """One of the transformer's tensors with its product added, in its own type."""
+        parts = self._names.get(weight)
+        if parts is None:
+            return tensor
+        a, b = (
+            self._tensors[parts[f"lora_{x}.weight"]][()].astype(np.float32)
+            for x in ("A", "B")
+        )
+        scale = 1.0
+        if "alpha" in parts:
+            scale = self._tensors[parts["alpha"]][()].astype(np.float32).item() / len(a)
+        return (tensor.astype(np.float32) + scale * (b @ a)).astype(tensor.dtype)

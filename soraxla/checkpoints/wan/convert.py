@@ -1,0 +1,372 @@
+"""`soraxla import wan` and `soraxla export wan`, a tensor at a time.
+
+No weight is changed on the way, unless an adapter is merged into it: types stay as they
+are stored, so that in and out again is the same to the bit. One file of the output (a
+block) is held at a time.
+"""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from soraxla.checkpoints.model_folder import (
+    Loaded,
+    abstract_params,
+    named_tensors,
+    write_folder,
+)
+from soraxla.checkpoints.wan.adapter import Adapter
+from soraxla.checkpoints.wan.families import (
+    SUPPORTED,
+    dit_config_of,
+    read_json,
+    vae_config_of,
+)
+from soraxla.checkpoints.wan.layout import (
+    Place,
+    diffusers_name,
+    dit_places,
+    is_original,
+    vae_places,
+)
+from soraxla.core.config import to_dict
+from soraxla.core.trees import is_stacked, named_leaves, unstacked
+from soraxla.diffusion.process import Process
+from soraxla.files.hub import local
+from soraxla.files.tensor_files import (
+    INDEX,
+    SUFFIX,
+    Stored,
+    check_tensors,
+    load_tensors,
+    model_files,
+    open_tensors,
+)
+from soraxla.models import dit
+from soraxla.models.dit.config import DiTConfig
+from soraxla.models.text import full_name
+from soraxla.models.vae.model import VAEConfig
+from soraxla.parallel.mesh import WHOLE, set_shardings
+
+_STEM = "diffusion_pytorch_model"
+OURS = "soraxla_only.safetensors"
+
+
+class Source:
+    """A Wan model in its files: our settings, and our tensors by our names."""
+
+    def __init__(
+        self,
+        model: DiTConfig | VAEConfig,
+        tensors: Mapping[str, Stored],
+        where: Path,
+    ):
+        """
+        Args:
+            tensors: by diffusers' names.
+        """
+        self.model = model
+        self.abstract = abstract_params(model)
+        self._tensors = tensors
+        self._adapter: Adapter | None = None
+        self._places = _places(model, self.abstract)
+        check_tensors(
+            tensors,
+            {place.name: place.their_shape for place in self._places.values()},
+            where,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Of our tensors, unstacked: Wan's and those that are ours alone."""
+        return [
+            name
+            for top, leaf in named_leaves(self.abstract).items()
+            for name in unstacked(top, leaf.shape)
+        ]
+
+    def read(self, name: str) -> np.ndarray:
+        """One of our tensors, as stored; what Wan has not is zero, which is how our
+        added embeddings say nothing."""
+        place = self._places.get(name)
+        if place is None:
+            return np.zeros(named_leaves(self.abstract)[name].shape, np.float32)
+        tensor = self._tensors[place.name][()]
+        if self._adapter is not None:
+            tensor = self._adapter.add(place.name, tensor)
+        return place.to_ours(tensor)
+
+    def adapt(self, path: Path) -> None:
+        """Adds a LoRA file to what is read from now on.
+
+        Raises:
+            ValueError: see `Adapter`.
+        """
+        places = self._places.values()
+        self._adapter = Adapter(path, {p.name: p.their_shape for p in places})
+
+    def load(self, **config: Any) -> Loaded:
+        """The model with its parameters in fp32."""
+        rules = dit.RULES if isinstance(self.model, DiTConfig) else WHOLE
+        shardings = set_shardings(self.abstract, rules)
+        params = load_tensors(self.read, self.abstract, shardings)
+        return Loaded(params=params, model=self.model, config=config)
+
+
+def open_transformer(path: Path) -> Source:
+    """The transformer of diffusers' folder (or its `transformer`), or of a file.
+
+    Raises:
+        ValueError: it is damaged, incomplete, not Wan's, or not supported.
+    """
+    path = path / "transformer" if (path / "transformer").is_dir() else path
+    return _transformer(path, open_tensors(_files(path)))
+
+
+def _transformer(path: Path, stored: Mapping[str, Stored]) -> Source:
+    renamed = diffusers_name if is_original(stored) else str
+    tensors = {renamed(name): tensor for name, tensor in stored.items()}
+    # diffusers keeps an image norm in some text-to-video files.
+    tensors = {k: v for k, v in tensors.items() if ".norm_added_q." not in k}
+    home = path if path.is_dir() else path.parent
+    if (home.parent / "transformer_2").is_dir():
+        raise ValueError(
+            f"{home.parent}: two transformers that take turns (Wan 2.2 A14B); "
+            f"supported: {SUPPORTED}"
+        )
+    scheduler = read_json(home.parent / "scheduler" / "scheduler_config.json")
+    model = dit_config_of(
+        _shapes(tensors),
+        read_json(home / "config.json"),
+        path,
+        shift=scheduler.get("flow_shift"),
+    )
+    return Source(model, tensors, path)
+
+
+def open_vae(path: Path) -> Source:
+    """The VAE of diffusers' folder (or its `vae`), or of a file.
+
+    Raises:
+        ValueError: as `open_transformer`.
+    """
+    path = path / "vae" if (path / "vae").is_dir() else path
+    return _vae(path, open_tensors(_files(path)))
+
+
+def _vae(path: Path, tensors: Mapping[str, Stored]) -> Source:
+    home = path if path.is_dir() else path.parent
+    config = read_json(home / "config.json")
+    return Source(vae_config_of(_shapes(tensors), config, path), tensors, path)
+
+
+def import_wan(
+    sources: list[Path],
+    out: Path,
+    *,
+    text_encoder: str | None = None,
+    adapter: Path | None = None,
+) -> None:
+    """Writes `out/dit` and `out/vae` from diffusers' folder, or from files of each.
+
+    Args:
+        text_encoder: reads the prompts; None takes the umT5 of diffusers' folder.
+        adapter: a LoRA file that is added to the transformer's weights.
+
+    Raises:
+        ValueError: `out` exists; a source is refused. Nothing is written then.
+    """
+    if out.exists():
+        raise ValueError(f"{out}: exists; remove it or choose another --out")
+    sources = [local(source) for source in sources]
+    parts = _parts(sources)
+    if adapter is not None:
+        if "dit" not in parts:
+            raise ValueError(f"{adapter}: adapts a transformer; give that too")
+        parts["dit"].adapt(adapter)
+    if text_encoder is not None:
+        text_encoder = full_name(text_encoder)
+    elif "dit" in parts:
+        own = sources[0] / "text_encoder"
+        if not own.is_dir():
+            raise ValueError(
+                f"{sources[0]}: holds no text encoder; name it, such as "
+                "--text-encoder umt5:PATH"
+            )
+        text_encoder = f"umt5:{own.resolve()}"
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for kind, source in parts.items():
+            config: dict[str, Any] = {"kind": kind, "model": to_dict(source.model)}
+            if text_encoder is not None and kind == "dit":
+                config |= _dit_config(text_encoder)
+            write_folder(partial / kind, source.names, source.read, config)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_wan(folder: Path) -> tuple[Loaded, Loaded]:
+    """Transformer and VAE of diffusers' folder, as they are; nothing is written.
+
+    Prompts are read by the folder's own umT5.
+
+    Raises:
+        ValueError: as `open_transformer`.
+    """
+    transformer, autoencoder = open_transformer(folder), open_vae(folder)
+    config = _dit_config(f"umt5:{folder / 'text_encoder'}")
+    return transformer.load(**config), autoencoder.load()
+
+
+def _dit_config(text_encoder: str) -> dict[str, Any]:
+    return {"process": to_dict(Process()), "text_encoder": text_encoder}
+
+
+def _parts(sources: list[Path]) -> dict[str, Source]:
+    if len(sources) == 1 and (sources[0] / "transformer").is_dir():
+        sources = [sources[0] / "transformer", sources[0] / "vae"]
+    parts: dict[str, Source] = {}
+    for path in sources:
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder; give diffusers' folder")
+        tensors = open_tensors(_files(path))
+        kind = "vae" if any(n.startswith("encoder.") for n in tensors) else "dit"
+        if kind in parts:
+            raise ValueError(
+                f"{path}: a second {kind}; give one transformer and one VAE"
+            )
+        parts[kind] = (_vae if kind == "vae" else _transformer)(path, tensors)
+    return parts
+
+
+def export_wan(checkpoint: Path, out: Path) -> list[str]:
+    """Writes `out/transformer` and `out/vae`, which diffusers loads.
+
+    Returns:
+        The tensors that diffusers cannot hold and that are not zero: they went to
+        `out/transformer/soraxla_only.safetensors`.
+
+    Raises:
+        ValueError: `out` exists; `checkpoint` is incomplete or damaged, or its VAE is
+            linear.
+    """
+    if out.exists():
+        raise ValueError(f"{out}: exists; remove it or choose another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _export_part(checkpoint, "vae", partial / "vae")
+        left = _export_part(checkpoint, "dit", partial / "transformer")
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return left
+
+
+def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
+    names, read, model = named_tensors(checkpoint, kind)
+    if isinstance(model, VAEConfig) and model.linear:
+        raise ValueError(
+            f"{checkpoint}: its VAE is linear, which diffusers has no class for; "
+            "export it in soraxla's own layout"
+        )
+    if isinstance(model, DiTConfig) and (
+        model.input_gate or model.local_layers or model.forecast_layers
+    ):
+        raise ValueError(
+            f"{checkpoint}: its transformer adds to its answer beside the head, which "
+            "Wan's does not; export it in soraxla's own layout"
+        )
+    places = _places(model, abstract_params(model))
+    config = _their_config(model)
+    shards: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        if name in places:
+            shards[".".join(name.split(".")[:2]) if is_stacked(name) else ""].append(
+                name
+            )
+    out.mkdir(parents=True)
+    weight_map, total = {}, 0
+    for i, members in enumerate(tqdm(shards.values(), unit="file", disable=None)):
+        file = f"{_STEM}-{i + 1:05d}-of-{len(shards):05d}{SUFFIX}"
+        if len(shards) == 1:
+            file = f"{_STEM}{SUFFIX}"
+        tensors = {
+            places[n].name: np.ascontiguousarray(places[n].to_theirs(read(n)))
+            for n in members
+        }
+        save_file(tensors, out / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(out / f"{_STEM}{INDEX}", index)
+    _write_json(out / "config.json", config)
+    ours = {n: read(n) for n in names if n not in places}
+    ours = {n: tensor for n, tensor in ours.items() if np.any(tensor)}
+    if ours:
+        save_file(ours, out / OURS)
+    return sorted(ours)
+
+
+def _their_config(model: DiTConfig | VAEConfig) -> dict[str, Any]:
+    if isinstance(model, VAEConfig):
+        return {
+            "_class_name": "AutoencoderKLWan",
+            "base_dim": model.base_width,
+            "decoder_base_dim": model.decoder_width,
+            "z_dim": model.latent_channels,
+            "dim_mult": model.multipliers,
+            "num_res_blocks": model.res_blocks,
+            "temperal_downsample": model.temporal_down,
+            "latents_mean": model.latent_mean,
+            "latents_std": model.latent_std,
+            "is_residual": model.residual,
+            "in_channels": 3 * model.pixel_patch**2,
+            "out_channels": 3 * model.pixel_patch**2,
+            "patch_size": model.pixel_patch if model.pixel_patch > 1 else None,
+            "scale_factor_temporal": model.temporal,
+            "scale_factor_spatial": model.spatial,
+        }
+    return {
+        "_class_name": "WanTransformer3DModel",
+        "patch_size": model.patch,
+        "num_attention_heads": model.heads,
+        "attention_head_dim": model.head_dim,
+        "in_channels": model.latent_channels,
+        "out_channels": model.latent_channels,
+        "text_dim": model.text_width,
+        "freq_dim": 256,
+        "ffn_dim": model.mlp_width,
+        "num_layers": model.layers,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+    }
+
+
+def _places(model: DiTConfig | VAEConfig, abstract: Any) -> dict[str, Place]:
+    if isinstance(model, DiTConfig):
+        return dit_places(model, abstract)
+    return vae_places(model, abstract)
+
+
+def _files(path: Path) -> list[Path]:
+    return model_files(path) if path.is_dir() else [path]
+
+
+def _shapes(tensors: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Types, settings, keyed random numbers and parameter trees."""

@@ -1,0 +1,70 @@
+"""Named leaves, counts, hashes and moving averages of parameter trees."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from soraxla.parallel.multihost import fetch
+
+STACKED = "blocks"  # what is below it has a leading layer axis
+
+
+def named_leaves(tree: PyTree, separator: str = ".") -> dict[str, Any]:
+    """Leaves by path: `{"encoder.conv_in.kernel": …}`, in the tree's own order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=separator): leaf
+        for path, leaf in leaves
+    }
+
+
+def nested(named: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """The tree of dicts whose named leaves these are."""
+    tree: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *parents, last = name.split(separator)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a parameter has a leading layer axis."""
+    return name.startswith(f"{STACKED}.")
+
+
+def unstacked(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The names under which a parameter is stored, one a layer if it is stacked."""
+    if not is_stacked(name):
+        return [name]
+    _, _, rest = name.partition(".")
+    return [f"{STACKED}.{i}.{rest}" for i in range(shape[0])]
+
+
+def count(tree: PyTree) -> int:
+    """How many numbers the leaves hold together."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def sha256_of_tree(tree: PyTree) -> str:
+    """One hash of the names, shapes and bytes of the leaves; a leaf in memory."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(named_leaves(tree).items()):
+        array = fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def moving_average(average: PyTree, new: PyTree, decay: Any) -> PyTree:
+    """decay · average + (1 − decay) · new, in fp32."""
+    return jax.tree.map(
+        lambda a, b: a + (1.0 - decay) * (b.astype(jnp.float32) - a), average, new
+    )

@@ -1,0 +1,1 @@
+"""Files that are not media: safetensors, hubs and hashes."""

@@ -1,0 +1,1 @@
+"""Requests to videos: tasks, condition latents, batching, blending."""

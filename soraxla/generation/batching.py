@@ -1,0 +1,170 @@
+"""Clips to sample, packed in rows under what conditions them."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from soraxla.core.types import Array, PackedBatch
+from soraxla.diffusion.guidance import Guidance
+from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.generation.condition_latents import Clip, Steering, Tokens, lay
+from soraxla.packing.controls import Controls, of_tokens
+from soraxla.packing.pack import PackSpec, Segment, pack, unpack
+from soraxla.packing.patchify import Patch, patch_grid, unpatchify
+from soraxla.packing.schedule import Draw, fewest_rows
+from soraxla.parallel.mesh import set_size
+
+# Tokens of the rows sampled together: enough to fill an accelerator, and short clips
+# share the cost of a step on a CPU.
+_TOKENS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a model's tokens lie: `patch`, `rope_fps`, `controls` and `shift` of its
+    configuration, and the pixels that a latent covers on each side."""
+
+    patch: Patch
+    rope_fps: float
+    controls: Controls
+    shift: float | Literal["auto"]
+    spatial: int
+
+
+class Rows(NamedTuple):
+    """Some clips, by their keys in row order, under one condition after the other:
+
+    the prompt; the negative prompt, where guidance asks for it; and where guidance
+    towards what is given does, the negative prompt with nothing given.
+    """
+
+    keys: list[int]
+    batches: tuple[PackedBatch, ...]
+
+
+def pack_clips(
+    clips: Mapping[int, Clip],
+    texts: Mapping[int, Float[np.ndarray, "_ e"]],
+    negative: Float[np.ndarray, "_ e"],
+    *,
+    layout: Layout,
+    guidance: Guidance,
+) -> Iterator[Rows]:
+    """Rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and draw i."""
+    laid = {i: lay(clip, layout.patch, layout.rope_fps) for i, clip in clips.items()}
+    draws = [
+        Draw(
+            draw=i,
+            sample=i,
+            tokens=len(laid[i].known),
+            text_tokens=len(texts[i]),
+            latent_frames=clip.grid.t,
+            caption_kept=True,
+        )
+        for i, clip in clips.items()
+    ]
+    budget = _budget(draws)
+    rows = fewest_rows(draws, budget)
+    at_once = max(1, _TOKENS_AT_ONCE // budget.row_length)
+    for start in range(0, len(rows), at_once):
+        chosen = rows[start : start + at_once]
+        segments = [
+            [
+                _segment(d, laid[d.sample], clips[d.sample], texts[d.sample], layout)
+                for d in row
+            ]
+            for row in chosen
+        ]
+        batches = [_pack(segments, budget)]
+        if guidance.cfg_scale != 1 or guidance.image_scale != 1:
+            batches.append(_pack(_negative(segments, negative), budget))
+        if guidance.image_scale != 1:
+            alone = [np.concatenate([laid[d.sample].alone for d in r]) for r in chosen]
+            batches.append(_with_nothing_given(batches[-1], alone))
+        yield Rows([d.sample for row in chosen for d in row], tuple(batches))
+
+
+def unpack_clips(
+    out: Float[Array, "b l p"], rows: Rows, clips: Mapping[int, Clip], patch: Patch
+) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
+    """The latents of each clip's own grid, without what stood behind it."""
+    found = (part for row in unpack(out, rows.batches[0].segment_ids) for part in row)
+    for i, part in zip(rows.keys, found, strict=True):
+        grid = clips[i].grid
+        tokens = np.asarray(part)[: math.prod(patch_grid(grid, patch))]
+        yield i, np.asarray(unpatchify(tokens, grid, patch))
+
+
+def _budget(draws: Sequence[Draw]) -> PackSpec:
+    # The devices along `context` share a row evenly.
+    unit = 128 * set_size("tokens")
+    longest, total = max(d.tokens for d in draws), sum(d.tokens for d in draws)
+    length = max(longest, min(1024, total))
+    return PackSpec(
+        row_length=unit * -(-length // unit),
+        text_length=max(256, max(draw.text_tokens for draw in draws)),
+        max_segments=32,
+    )
+
+
+def _segment(
+    draw: Draw, tokens: Tokens, clip: Clip, text: np.ndarray, layout: Layout
+) -> Segment:
+    grid, steering = clip.grid, clip.steering or Steering()
+    rows = layout.controls.rows(
+        grid.t, steering.actions, steering.camera, start=steering.start
+    )
+    in_grid = len(tokens.alone) - int(tokens.alone.sum())
+    return Segment(
+        tokens=np.asarray(tokens.latents),
+        known=tokens.known,
+        positions=tokens.positions,
+        controls=of_tokens(
+            rows, own=in_grid, tokens=len(tokens.alone), step=layout.patch[0]
+        ),
+        text=text,
+        draw=draw.draw,
+        shift=time_shift(
+            layout.shift,
+            height=grid.h * layout.spatial,
+            width=grid.w * layout.spatial,
+            latent_frames=grid.t,
+        ),
+    )
+
+
+def _negative(
+    rows: Sequence[Sequence[Segment]], text: np.ndarray
+) -> list[list[Segment]]:
+    """With the negative prompt, and steered by nothing."""
+    return [
+        [
+            dataclasses.replace(segment, text=text, controls=_none(segment))
+            for segment in r
+        ]
+        for r in rows
+    ]
+
+
+def _none(segment: Segment) -> np.ndarray | None:
+    return None if segment.controls is None else np.zeros_like(segment.controls)
+
+
+def _pack(rows: Sequence[Sequence[Segment]], budget: PackSpec) -> PackedBatch:
+    # Negative prompts may be longer than the prompts.
+    longest = max(sum(len(segment.text) for segment in row) for row in rows)
+    text_length = max(budget.text_length, longest)
+    return pack(rows, dataclasses.replace(budget, text_length=text_length))
+
+
+def _with_nothing_given(batch: PackedBatch, alone: Sequence[np.ndarray]) -> PackedBatch:
+    """What is known in place is as any other token, what stands behind is padding."""
+    ids = np.array(batch.segment_ids)
+    for row, beyond in zip(ids, alone, strict=True):
+        row[: len(beyond)][beyond] = 0
+    return batch._replace(segment_ids=ids, known=np.zeros_like(batch.known))

@@ -1,0 +1,191 @@
+"""Pixels that are given: brought to size, and put back in what comes out of the VAE, so
+that no join shows."""
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from scipy.ndimage import uniform_filter
+
+from soraxla.core.types import Array
+
+FADE = 4  # generated frames over which the difference at a seam fades
+RIM = 8  # generated pixels over which it fades around a hole
+# Of 255, mean over 5 x 5 pixels: a step at a seam that is no motion, and steps beside
+# one that are none.
+SLIGHT, AT_REST = 10.0, 4.0
+
+FITS = ("cover", "crop", "pad")
+
+
+def fit(
+    video: UInt8[np.ndarray, "t _ _ 3"], width: int, height: int, how: str
+) -> UInt8[np.ndarray, "t {height} {width} 3"]:
+    """The frames at the wanted size; frames of that size come back as they are.
+
+    "cover" scales a frame until it covers the size and cuts it at the centre, "crop"
+    cuts without scaling, "pad" scales a frame until it fits in and sets it on black.
+
+    Raises:
+        ValueError: "crop" of frames that are smaller than the size.
+    """
+    rows, columns = video.shape[1:3]
+    if (rows, columns) == (height, width):
+        return video
+    if how == "cover":
+        scale = min(rows / height, columns / width)  # pixels given for one wanted
+        cut = _centre(video, *(max(1, round(x * scale)) for x in (height, width)))
+        return _scaled(cut, width, height)
+    if how == "crop":
+        if rows < height or columns < width:
+            raise ValueError(
+                f"{columns}x{rows} pixels cannot be cut to {width}x{height}: choose a "
+                "smaller size, or cover or pad in place of crop"
+            )
+        return _centre(video, height, width)
+    scale = max(rows / height, columns / width)
+    inner = [max(1, round(side / scale)) for side in (rows, columns)]
+    out = np.zeros((len(video), height, width, 3), np.uint8)
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    out[:, top : top + inner[0], left : left + inner[1]] = _scaled(
+        video, inner[1], inner[0]
+    )
+    return out
+
+
+def _centre(video: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (video.shape[1] - height) // 2, (video.shape[2] - width) // 2
+    return video[:, top : top + height, left : left + width]
+
+
+def _scaled(video: np.ndarray, width: int, height: int) -> np.ndarray:
+    if video.shape[1:3] == (height, width):
+        return video
+    lanczos = Image.Resampling.LANCZOS
+    frames = (
+        Image.fromarray(frame).resize((width, height), lanczos) for frame in video
+    )
+    return np.stack([np.asarray(frame) for frame in frames])
+
+
+def whole_patches(
+    hole: Bool[np.ndarray, "h w"], side: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """The hole dilated to patches of `side` (height, width) pixels, which divide it."""
+    h, w = (n // s for n, s in zip(hole.shape, side, strict=True))
+    patches = hole.reshape(h, side[0], w, side[1]).any(axis=(1, 3))
+    return np.repeat(np.repeat(patches, side[0], axis=0), side[1], axis=1)
+
+
+def cross_fade(
+    before: UInt8[np.ndarray, "t h w 3"], after: UInt8[np.ndarray, "t h w 3"]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The first clip turns into the second, slowly at both ends (6w⁵ − 15w⁴ + 10w³)."""
+    w = np.arange(1, len(before) + 1) / (len(before) + 1)
+    w = w**3 * (6 * w**2 - 15 * w + 10)
+    pairs = zip(w, before, after, strict=True)
+    return np.stack([_to_uint8((1 - x) * one + x * other) for x, one, other in pairs])
+
+
+def with_frames(
+    video: UInt8[np.ndarray, "t h w 3"],
+    given: Mapping[int, UInt8[np.ndarray, "h w 3"]],
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The video with frames as they were given, not as the VAE gives them back.
+
+    The difference between the two is taken along, and fades over the next `FADE`
+    frames to both sides; between two given frames both are mixed. So is the step to the
+    first new frame where nothing moves: what stands still does not jump.
+    """
+    out = video.copy()
+    taken = functools.cache(functools.partial(_taken_along, video, given))
+    for f, frame in enumerate(video):
+        if f in given:
+            out[f] = given[f]
+            continue
+        sides = (max, (g for g in given if g < f)), (min, (g for g in given if g > f))
+        nearest = [g for pick, frames in sides if (g := pick(frames, default=-1)) >= 0]
+        weights = {g: 1 - abs(f - g) / (FADE + 1) for g in nearest}
+        weights = {g: weight for g, weight in weights.items() if weight > 0}
+        if weights:
+            total = max(1.0, sum(weights.values()))
+            parts = [
+                w / total * taken(g, 1 if g < f else -1) for g, w in weights.items()
+            ]
+            out[f] = _to_uint8(frame + np.sum(parts, axis=0))
+    return out
+
+
+def _taken_along(
+    video: UInt8[np.ndarray, "t h w 3"],
+    given: Mapping[int, UInt8[np.ndarray, "h w 3"]],
+    seam: int,
+    side: int,
+) -> Float[np.ndarray, "h w 3"]:
+    """What new frames on a side (1 after, -1 before) are given of the frame `seam`.
+
+    A step that is slight, or between frames that are at rest, is of the VAE's or the
+    model's making.
+    """
+
+    def step(a: int, b: int) -> Float[np.ndarray, "h w 3"]:
+        return video[a].astype(np.float32) - video[b]
+
+    def moved(a: int, b: int) -> Float[np.ndarray, "h w"]:
+        return uniform_filter(np.abs(step(a, b)).mean(-1), 5, mode="nearest")
+
+    new = seam + side
+    still = _up_to(SLIGHT, moved(seam, new))
+    beside = [(seam - side, seam)] if seam - side in given else []
+    after = new + side
+    if 0 <= after < len(video) and after not in given:
+        beside.append((new, after))
+    if beside:
+        most = np.max([moved(a, b) for a, b in beside], axis=0)
+        still = np.maximum(still, _up_to(AT_REST, most))
+    difference = given[seam].astype(np.float32) - video[seam]
+    return difference + still[:, :, None] * step(seam, new)
+
+
+def _up_to(limit: float, x: Array) -> Array:
+    """1 up to the limit, 0 from twice the limit on."""
+    return np.clip(2.0 - x / limit, 0.0, 1.0)
+
+
+def with_surroundings(
+    video: UInt8[np.ndarray, "t h w 3"],
+    given: UInt8[np.ndarray, "t h w 3"],
+    hole: Bool[np.ndarray, "h w"],
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The video with what was given around a hole.
+
+    The difference along the rim is taken into the hole, ring by ring as the mean of
+    its neighbours, and fades over `RIM` pixels.
+    """
+    out = np.where(hole[None, :, :, None], video, given)
+    difference = (given.astype(np.float32) - video) * ~hole[None, :, :, None]
+    reached = ~hole
+    for ring in range(1, RIM + 1):
+        count = _neighbours(reached[None, :, :, None].astype(np.float32))
+        new = hole & ~reached & (count[0, :, :, 0] > 0)
+        carried = _neighbours(difference)[:, new] / count[:, new]
+        difference[:, new] = carried
+        faded = video[:, new] + (1 - ring / (RIM + 1)) * carried
+        out[:, new] = _to_uint8(faded)
+        reached = reached | new
+    return out
+
+
+def _neighbours(x: Float[np.ndarray, "t h w c"]) -> Float[np.ndarray, "t h w c"]:
+    """Sums over 3 x 3 pixels."""
+    for axis in (1, 2):
+        pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad), 3, axis)
+        x = windows.sum(axis=-1)
+    return x
+
+
+def _to_uint8(x: Float[Array, "*n"]) -> UInt8[np.ndarray, "*n"]:
+    return np.round(x).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,129 @@
+"""A request as a VAE and a transformer see it: in latents, patches and windows."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from soraxla.checkpoints.model_folder import Loaded
+from soraxla.generation.condition_latents import Steering, window_ends
+from soraxla.generation.request import Request
+from soraxla.generation.vae_streaming import decode_clip, encode_clip
+from soraxla.packing.patchify import Patch
+
+Video = UInt8[np.ndarray, "_ _ _ 3"]
+Latents = Float[np.ndarray, "_ _ _ z"]
+
+
+class Stretch(NamedTuple):
+    """Frames in a row that are made: how many the model is told of on either side."""
+
+    before: int
+    new: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Studio:
+    """A request, and the VAE between its pixels and the latents of patches."""
+
+    request: Request
+    vae: Loaded
+    patch: Patch
+    limit: int | None  # latent frames the model was trained with at most
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """Pixels of a patch, (height, width)."""
+        spatial, (_, rows, columns) = self.vae.model.spatial, self.patch
+        return rows * spatial, columns * spatial
+
+    @property
+    def window(self) -> int | None:
+        """Most latent frames to sample at once."""
+        asked = self.request.window
+        return self.limit if asked is None else 1 + (asked - 1) // self._temporal
+
+    @property
+    def overlap(self) -> int:
+        """Latent frames that a window shares with the one before."""
+        return 1 + (self.request.overlap - 1) // self._temporal
+
+    @property
+    def overlap_frames(self) -> int:
+        """Frames of as many latents at the beginning of a clip."""
+        return self.frames(self.overlap)
+
+    def frames(self, latents: int) -> int:
+        """Frames of a clip of so many latent frames."""
+        return 1 + (latents - 1) * self._temporal
+
+    def latents(self, frames: int) -> int:
+        """Latent frames of a clip, the next multiple up."""
+        return 1 + -(-(frames - 1) // self._temporal)
+
+    def place(self, frame: int) -> float:
+        """Where a frame that begins what is encoded alone stands, in latents."""
+        return frame / self._temporal
+
+    def encode(self, video: Video) -> Latents:
+        """Filled up to whole patches and latents by repeating edges."""
+        cfg, (rows, columns) = self.vae.model, self.cell
+        below, right = -video.shape[1] % rows, -video.shape[2] % columns
+        if not len(video):
+            sides = video.shape[1] + below, video.shape[2] + right
+            grid = (side // cfg.spatial for side in sides)
+            return np.zeros((0, *grid, cfg.latent_channels), np.float32)
+        missing = self.frames(self.latents(len(video))) - len(video)
+        padding = ((0, missing), (0, below), (0, right), (0, 0))
+        return encode_clip(self.vae.params, cfg, np.pad(video, padding, mode="edge"))
+
+    def decode(self, latents: Latents, frames: int) -> Video:
+        """The first frames, at the request's size."""
+        video = decode_clip(self.vae.params, self.vae.model, latents)
+        return video[:frames, : self.request.height, : self.request.width]
+
+    def steering(self, first: int, frames: int) -> Steering | None:
+        """What the request says of so many frames, from one of the video on, filled up
+        to whole latents: before and after the video the camera stands, and nothing is
+        done."""
+        at = np.arange(first, first + self.frames(self.latents(frames)))
+        within = at.clip(0, self.request.frames - 1)
+        actions, camera = self.request.actions, self.request.camera
+        if actions is not None:
+            actions = actions[within] * (at == within)[:, None].astype(np.float32)
+        if camera is not None:
+            camera = camera[within]
+        if actions is None and camera is None:
+            return None
+        return Steering(actions=actions, camera=camera)
+
+    def ends(self, stretch: Stretch) -> list[int]:
+        """Where the windows end that a stretch is made in, in latents.
+
+        Raises:
+            ValueError: windows that are no longer than their overlap, or of which the
+                last, which alone is told what comes after, has nothing to make.
+        """
+        before, new, after = stretch
+        ends = window_ends(
+            self.latents(before + new + after), self.window, self.overlap
+        )
+        if (
+            len(ends) > 1
+            and before
+            and after
+            and ends[-2] >= self.latents(before + new)
+        ):
+            assert self.window is not None
+            raise ValueError(
+                f"windows of {self.frames(self.window)} frames that overlap by "
+                f"{self.overlap_frames} make all new frames before they come to the "
+                f"{after} after them: give a longer window or a shorter overlap"
+            )
+        return ends
+
+    @property
+    def _temporal(self) -> int:
+        return self.vae.model.temporal

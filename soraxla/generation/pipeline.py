@@ -1,0 +1,319 @@
+"""From requests to videos: encode ▸ pack ▸ sample ▸ decode, task by task."""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree, UInt8
+
+from soraxla.checkpoints.model_folder import Loaded, load_transformer, load_vae
+from soraxla.checkpoints.wan import load_wan
+from soraxla.core.config import build
+from soraxla.core.types import Array, PackedBatch
+from soraxla.diffusion.guidance import Guidance, Nothing, guided
+from soraxla.diffusion.process import Process, Purpose, noise, token_times
+from soraxla.diffusion.sampler import sample
+from soraxla.diffusion.solvers import SOLVERS
+from soraxla.diffusion.time_grid import Grid
+from soraxla.evals.joins import join_ratio
+from soraxla.files.hub import local
+from soraxla.generation.batching import Layout, Rows, pack_clips, unpack_clips
+from soraxla.generation.condition_latents import Clip
+from soraxla.generation.context import Studio
+from soraxla.generation.request import Request, SampleSettings
+from soraxla.generation.tasks import joins, recipe, stretches
+from soraxla.models import dit
+from soraxla.models.dit.config import DiTConfig
+from soraxla.models.text import TextEncoder, load_text_encoder
+from soraxla.parallel.compiler import jit
+from soraxla.parallel.mesh import constrain
+
+_TAKE = 2**24  # from the draws of a take to those of the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A diffusion transformer with its VAE and text encoder, ready to generate."""
+
+    dit: Loaded
+    vae: Loaded
+    process: Process
+    text_encoder: TextEncoder
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        size: tuple[int, int] = (256, 256),
+        frames: int = 1,
+        fps: float = 24.0,
+        settings: SampleSettings | None = None,
+    ) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """One video a prompt, `frames` frames of `size` = (width, height) pixels."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        requests = [
+            Request(prompt=p, width=size[0], height=size[1], frames=frames, fps=fps)
+            for p in prompts
+        ]
+        results = self.generate_each(requests, settings or SampleSettings())
+        return [video for _, video in sorted(results, key=lambda result: result[0])]
+
+    def generate_each(
+        self, requests: Sequence[Request], settings: SampleSettings
+    ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
+        """(place in `requests`, video) as they are done.
+
+        Requests of all sizes and tasks are sampled together in packed rows; what else
+        is asked for does not change a video (its place in `requests` does). Where a
+        task samples several clips one after the other, each waits for the next round.
+
+        Raises:
+            ValueError: several takes of a task without joins.
+        """
+        places = [self.joins(request) for request in requests]
+        if settings.takes > 1 and not all(places):
+            raise ValueError(
+                f"takes is {settings.takes}, but what is asked for has no join with "
+                "given frames to choose by: set it to 1"
+            )
+        return self._kept(requests, settings, places)
+
+    def _kept(
+        self,
+        requests: Sequence[Request],
+        settings: SampleSettings,
+        places: Sequence[list[int]],
+    ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
+        """Of the takes of each request the best, once all are made."""
+        made = [{} for _ in requests]
+        takes = {
+            _TAKE * take + place: request
+            for take in range(settings.takes)
+            for place, request in enumerate(requests)
+        }
+        for i, video in self._takes(takes, settings):
+            take, place = divmod(i, _TAKE)
+            made[place][take] = video
+            if len(made[place]) == settings.takes:
+                yield place, _best(made[place], places[place])
+                made[place].clear()
+
+    def _takes(
+        self, requests: Mapping[int, Request], settings: SampleSettings
+    ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
+        prompts = self.text_encoder([r.prompt for r in requests.values()])
+        texts = dict(zip(requests, prompts, strict=True))
+        recipes = {i: recipe(self.studio(r)) for i, r in requests.items()}
+        clips, turn = {i: next(steps) for i, steps in recipes.items()}, 0
+        while clips:
+            following = {}
+            for i, latents in self.sample_clips(clips, texts, settings, turn):
+                try:
+                    following[i] = recipes[i].send(latents)
+                except StopIteration as done:
+                    yield i, done.value
+            clips, turn = following, turn + 1
+
+    def joins(self, request: Request) -> list[int]:
+        """The first frame after each join with given frames; see `recipes.joins`."""
+        return joins(self.studio(request))
+
+    def studio(self, request: Request) -> Studio:
+        """The request as this VAE and transformer see it.
+
+        Raises:
+            ValueError: actions or a camera that the transformer does not know, or
+                windows that cannot be; see `Studio.ends`.
+        """
+        known, actions = self.dit.model.controls, request.actions
+        if actions is not None and actions.shape[1:] != (len(known.actions),):
+            raise ValueError(
+                f"actions are {actions.shape}, but the model knows "
+                f"{', '.join(known.actions) or 'none'}"
+            )
+        if request.camera is not None and not known.camera:
+            raise ValueError("a camera is given, but the model is not steered by one")
+        studio = Studio(
+            request=request,
+            vae=self.vae,
+            patch=self.dit.model.patch,
+            limit=self.dit.config.get("max_latent_frames"),
+        )
+        for stretch in stretches(studio):
+            studio.ends(stretch)
+        return studio
+
+    def sample_clips(
+        self,
+        clips: Mapping[int, Clip],
+        texts: Mapping[int, np.ndarray],
+        settings: SampleSettings,
+        turn: int = 0,
+    ) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
+        """Latents of clips, by their keys, as they are done.
+
+        Clip i has text i and the noise of draw i, another one every turn. Those that
+        start at one strength go together: they have as many steps.
+        """
+        run = sampler(self.dit.model, self.process, settings.solver, settings.guidance)
+        known_t = np.float32(settings.condition_noise)
+        key = jax.random.fold_in(jax.random.key(settings.seed), turn)
+        for strength in sorted({clip.strength for clip in clips.values()}):
+            chosen = {i: c for i, c in clips.items() if c.strength == strength}
+            # 0.28 · 25 is 7, and in floating point more than that.
+            steps = max(1, math.ceil(round(strength * settings.steps, 6)))
+            for rows in self.rows(chosen, texts, settings):
+                shift = rows.batches[0].shift
+                grid = SOLVERS[settings.solver].grid(steps, shift, strength)
+                out = run(self.dit.params, rows.batches, grid, key, known_t)
+                yield from unpack_clips(
+                    np.asarray(out), rows, chosen, self.dit.model.patch
+                )
+
+    def rows(
+        self,
+        clips: Mapping[int, Clip],
+        texts: Mapping[int, np.ndarray],
+        settings: SampleSettings,
+    ) -> Iterator[Rows]:
+        """The clips packed, with what guidance asks for beside them."""
+        model = self.dit.model
+        layout = Layout(
+            patch=model.patch,
+            rope_fps=model.rope_fps,
+            controls=model.controls,
+            shift=model.shift,
+            spatial=self.vae.model.spatial,
+        )
+        return pack_clips(
+            clips,
+            texts,
+            self.text_encoder([settings.negative_prompt])[0],
+            layout=layout,
+            guidance=settings.guidance,
+        )
+
+
+def _best(takes: Mapping[int, np.ndarray], places: list[int]) -> np.ndarray:
+    """The take whose joins show least; of equals, the first."""
+    if len(takes) == 1:
+        return takes[0]
+    closed = 0 in places  # the first frame of a loop alone comes after a join
+    return takes[
+        min(sorted(takes), key=lambda i: join_ratio(takes[i], places, closed=closed))
+    ]
+
+
+@functools.lru_cache(maxsize=8)
+def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance):
+    """The whole sampler, one compiled function of all that is data.
+
+    Generated tokens start at the grid's first stop, from `batch.latents`, which are 0
+    where there is nothing to start from; known tokens are seen at `known_t`.
+    """
+
+    def run(
+        params: PyTree,
+        batches: tuple[PackedBatch, ...],
+        grid: Grid,
+        key: Any,
+        known_t: Float[Array, ""],
+    ) -> Array:
+        batch = batches[0]
+        eps = noise(
+            key,
+            batch.draw,
+            batch.segment_ids,
+            batch.token_index,
+            batch.latents.shape[-1],
+            purpose=Purpose.SAMPLE,
+        )
+        eps = constrain(eps, "batch", "tokens", None)
+
+        def corrupted(t_BS: Array, known_t: Array | None = None) -> Array:
+            t_BL = token_times(t_BS, batch.segment_ids)
+            t_BL = t_BL if known_t is None else jnp.where(batch.known, known_t, t_BL)
+            return process.corrupt(batch.latents, eps, t_BL)
+
+        def unknown(x: Array, t_BS: Array) -> Array:
+            return jnp.where(batch.known[:, :, None], corrupted(t_BS), x)
+
+        negative = batches[1] if len(batches) > 1 else None
+        nothing = Nothing(batches[2], unknown) if len(batches) > 2 else None
+        denoise = guided(
+            functools.partial(dit.denoiser, params, model, known_t=known_t),
+            batch,
+            negative,
+            nothing,
+            guidance=guidance,
+        )
+        x = corrupted(jnp.minimum(grid.t[0], process.max_time), known_t)
+        x = sample(
+            denoise,
+            x,
+            batch,
+            grid,
+            process=process,
+            solver=SOLVERS[solver],
+            seed=key,
+        )
+        return constrain(x, None, None, None)  # all of it to every host
+
+    return jit(run)
+
+
+def load(checkpoint: str | Path) -> Pipeline:
+    """A pipeline from a training folder (its EMA), a folder of weights (of `soraxla
+    import` or `export`), or diffusers' folder of a Wan model,
+    which may be named `hf:ORG/NAME`.
+
+    Raises:
+        ValueError: the folder is missing, incomplete, damaged, or holds something else.
+    """
+    folder = local(checkpoint)
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: no such folder; give the folder that `soraxla train` or "
+            "`soraxla export` wrote"
+        )
+    if (folder / "transformer").is_dir():
+        return assemble(*load_wan(folder))
+    return assemble(load_transformer(folder), load_vae(folder / "vae"))
+
+
+def assemble(loaded: Loaded, vae: Loaded) -> Pipeline:
+    """A pipeline of models that are in memory already.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+    encoder = load_text_encoder(loaded.config["text_encoder"])
+    pairs = (
+        ("latent channels", loaded.model.latent_channels, vae.model.latent_channels),
+        ("text width", loaded.model.text_width, encoder.width),
+    )
+    for what, expected, found in pairs:
+        if expected != found:
+            raise ValueError(
+                f"the transformer expects {expected} {what}, its partner has {found}; "
+                "use the ones it was trained with"
+            )
+    if not vae.model.latent_mean:
+        raise ValueError(
+            "the VAE has no latent statistics, so its latents cannot be normalised; "
+            "train it, or use the one the transformer was trained with"
+        )
+    limit = loaded.config.get("max_latent_frames", 1)
+    if not isinstance(limit, int) or limit < 1:
+        raise ValueError(
+            f"the transformer's max_latent_frames is {limit!r}, expected a whole "
+            "number from 1 on; mend its config.json"
+        )
+    process = build(Process, loaded.config["process"], "process.")
+    return Pipeline(dit=loaded, vae=vae, process=process, text_encoder=encoder)

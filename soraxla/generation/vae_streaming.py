@@ -1,0 +1,88 @@
+"""Clips on the host to normalised latents and back, in constant memory.
+
+Clips go through the VAE's streaming form in chunks of at most `CHUNK` pixels, so a film
+needs no more device memory than a short clip of its size.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree, UInt8
+
+from soraxla.models import vae
+from soraxla.models.vae.model import VAEConfig
+from soraxla.parallel.compiler import jit
+
+CHUNK = 9 * 128 * 96  # height · width · latent frames: 33 frames of 128×96
+
+
+def encode_clip(
+    params: PyTree, cfg: VAEConfig, video: UInt8[np.ndarray, "t h w 3"]
+) -> Float[np.ndarray, "tz hz wz z"]:
+    """Normalised posterior mean, fp32, of 1 + 4k frames.
+
+    Raises ValueError for a clip of another size, or sides the VAE does not divide.
+    """
+    vae.check_clip(cfg, *video.shape[:3])
+    latents = 1 + (len(video) - 1) // cfg.temporal
+    area = video.shape[1] * video.shape[2]
+    encode = _jitted(vae.encode_chunk, cfg)
+    parts, past, frame = [], None, 0
+    for size in _chunk_sizes(latents, area):
+        frames = size * cfg.temporal if frame else 1 + (size - 1) * cfg.temporal
+        pixels = video[None, frame : frame + frames].astype(np.float32) / 127.5 - 1.0
+        mean, _, past = encode(params, video=pixels, past=past)
+        parts.append(np.asarray(vae.normalise(cfg, mean))[0])
+        frame += frames
+    return np.concatenate(parts)
+
+
+def decode_clip(
+    params: PyTree, cfg: VAEConfig, latents: Float[np.ndarray, "tz hz wz z"]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """All frames of normalised latents."""
+    return np.concatenate(list(decode_stream(params, cfg, latents)))
+
+
+def decode_stream(
+    params: PyTree, cfg: VAEConfig, latents: Float[np.ndarray, "tz hz wz z"]
+) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+    """The frames of normalised latents, some at a time."""
+    decode = _jitted(vae.decode_chunk, cfg)
+    past, start = None, 0
+    area = latents.shape[1] * latents.shape[2] * cfg.spatial**2
+    for size in _chunk_sizes(len(latents), area):
+        z = vae.denormalise(cfg, jnp.asarray(latents[None, start : start + size]))
+        video, past = decode(params, latents=z, past=past)
+        yield to_uint8(np.asarray(video[0]))
+        start += size
+
+
+def to_uint8(video: Float[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"]:
+    """Pixels in −1…1 to 0…255, rounded."""
+    return np.round((video + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
+
+
+def chunk(area: int) -> int:
+    """The most latent frames of so many pixels that are computed at once."""
+    return max(1, CHUNK // area)
+
+
+def _chunk_sizes(latents: int, area: int) -> list[int]:
+    """Latent frames of each chunk: as even as can be, so that few shapes compile."""
+    chunks = -(-latents // chunk(area))
+    size, larger = divmod(latents, chunks)
+    return [size + 1] * larger + [size] * (chunks - larger)
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted(function, cfg: VAEConfig):
+    return jit(functools.partial(function, cfg=cfg), convolves=True)
+
+
+def psnr(a: UInt8[np.ndarray, "t h w 3"], b: UInt8[np.ndarray, "t h w 3"]) -> float:
+    """Peak signal-to-noise ratio of two clips of one size, in dB."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float(10.0 * np.log10(255.0**2 / max(error, 1e-12)))

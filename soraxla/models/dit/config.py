@@ -1,0 +1,153 @@
+"""Sizes and settings of the diffusion transformer."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from soraxla.core.config import nearest
+from soraxla.packing.controls import Controls
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """A diffusion transformer in the layout of Wan 2.1 (arXiv 2503.20314).
+
+    Attributes:
+        latent_channels: channels of the VAE's latents.
+        patch: latents of one token, (time, height, width).
+        text_width: width of the text encoder's embeddings.
+        text_refiner_layers: self-attention blocks over a segment's text tokens.
+        text_pad_to: the length to which prompts were padded, unmasked, in training, or
+            None when the model attends to real tokens only.
+        position_embed: add an embedding of a token's absolute place beside RoPE, which
+            only tells distances (as NaViT does, arXiv 2307.06304); off in Wan.
+        input_gate: a prediction is the network's answer mixed with the noisy token
+            itself and with what attention brings of others, each number by gates of its
+            own. For x0-prediction with tokens of about `width` numbers or more: what
+            is nearly clean, or known, need not go through the network. Off in Wan.
+        local_layers: convolutions over latents that add to a prediction, so that
+            patches agree with their neighbours. 0 in Wan.
+        local_width: their channels, and those of the next.
+        forecast_layers: convolutions that tell a frame's latents from those of the two
+            frames before; the network is told, and mixes it into a prediction of x0.
+            0 in Wan.
+        rope_fps: frame rate at which one latent frame is one step of the time axis.
+        controls: actions and camera that steer latent frames; by default none.
+        shift: the time shift rule, "auto" (by clip size) or one number for all clips.
+        dtype: of activations and matrix products; parameters are always fp32.
+        remat: what the backward pass computes again instead of keeping it: "full", a
+            block from its input, but for self-attention; "dots", what lies between its
+            matrix products and attention; "none", nothing.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+    latent_channels: int = 16
+    patch: tuple[int, int, int] = (1, 2, 2)
+    text_width: int = 256
+    # The default encoder embeds each word by itself; without a layer in which words see
+    # each other, "a red ball on a blue box" and its swap differ by positions alone.
+    text_refiner_layers: int = 1
+    text_pad_to: int | None = None
+    position_embed: bool = True
+    input_gate: bool = False
+    local_layers: int = 0
+    local_width: int = 128
+    forecast_layers: int = 0
+    rope_fps: float = 16.0
+    controls: Controls = field(default_factory=Controls)
+    shift: float | Literal["auto"] = "auto"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: Literal["full", "dots", "none"] = "full"
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "mlp_width", "latent_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"DiT {name} is {getattr(self, name)}: expected ≥ 1")
+        least_of = {"local_layers": 0, "local_width": 1, "forecast_layers": 0}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"DiT {name} is {getattr(self, name)}: expected ≥ {least}"
+                )
+        if self.width % self.heads or self.head_dim % 2 or self.head_dim < 6:
+            raise ValueError(
+                f"DiT width {self.width} with {self.heads} heads: expected an even "
+                "head dim of at least 6; change width or heads"
+            )
+        if self.text_pad_to is not None and self.text_refiner_layers:
+            raise ValueError(
+                f"DiT text_pad_to={self.text_pad_to} with text_refiner_layers="
+                f"{self.text_refiner_layers}: padded text is Wan's and has no refiner; "
+                "set one of them to None or 0"
+            )
+        if self.shift != "auto" and not 0.0 < float(self.shift) < math.inf:
+            raise ValueError(
+                f"DiT shift {self.shift!r}: expected 'auto' or a number above 0"
+            )
+        if self.dtype not in ("bfloat16", "float32"):
+            raise ValueError(
+                f"DiT dtype {self.dtype!r}: expected 'bfloat16' or 'float32'"
+            )
+        if self.remat not in ("full", "dots", "none"):
+            raise ValueError(
+                f"DiT remat {self.remat!r}: expected 'full', 'dots' or 'none'"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one token, P."""
+        return math.prod(self.patch) * self.latent_channels
+
+
+def _size(layers: int, width: int, heads: int, **settings: Any) -> DiTConfig:
+    settings = {"mlp_width": 4 * width, **settings}
+    return DiTConfig(layers=layers, width=width, heads=heads, **settings)
+
+
+def _wan(layers: int, width: int, heads: int, mlp_width: int, **settings: Any):
+    wan = {
+        "mlp_width": mlp_width,
+        "text_width": 4096,
+        "text_refiner_layers": 0,
+        "text_pad_to": 512,
+        "position_embed": False,
+    }
+    return _size(layers, width, heads, **wan, **settings)
+
+
+SIZES: dict[str, DiTConfig] = {
+    "debug": _size(2, 64, 2),
+    "xs": _size(8, 256, 2),
+    "s": _size(12, 512, 4),
+    "b": _size(16, 1024, 8),
+    "l": _size(28, 1280, 10),
+    "wan_1_3b": _wan(30, 1536, 12, 8960, shift=3.0),
+    "xl": _size(28, 2560, 20),
+    "wan_5b": _wan(30, 3072, 24, 14336, latent_channels=48, rope_fps=24.0, shift=5.0),
+    "7b": _size(32, 3584, 28),
+    "wan_14b": _wan(40, 5120, 40, 13824, shift=5.0),
+}
+
+
+def dit_config(size: str, **overrides: Any) -> DiTConfig:
+    """The settings of a named size, with some replaced.
+
+    Raises:
+        ValueError: no such size or setting (names the nearest), or the settings do not
+            fit together.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown DiT size {size!r}{nearest(size, list(SIZES))}")
+    names = [f.name for f in dataclasses.fields(DiTConfig)]
+    for name in overrides:
+        if name not in names:
+            raise ValueError(f"unknown DiT setting {name!r}{nearest(name, names)}")
+    return dataclasses.replace(SIZES[size], **overrides)

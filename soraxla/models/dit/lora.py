@@ -1,0 +1,120 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): a frozen kernel plus a small product.
+
+Adapters are a tree beside the parameters: `{…: {q: {a, b}}}` at the path of the layer
+whose kernel they add to. A layer of stacked blocks has one adapter a layer, stacked.
+"""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray, PyTree
+
+from soraxla.core.trees import named_leaves, nested
+from soraxla.core.types import Array
+
+_KERNEL = ".kernel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """What is adapted, and how much.
+
+    Attributes:
+        rank: columns of `a`, rows of `b`.
+        alpha: the product counts alpha / rank times.
+        targets: patterns of layers' names, such as `blocks.*_attn.[qv]` or
+            `blocks.mlp.*`; `*` stands for any characters.
+    """
+
+    rank: int = 16
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("blocks.*_attn.[qkvo]",)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank is {self.rank}, expected at least 1")
+        if not 0 < self.alpha < float("inf"):
+            raise ValueError(
+                f"lora.alpha is {self.alpha}, expected a number above 0; the rank, "
+                f"{self.rank}, is usual"
+            )
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+def targeted(
+    params: PyTree, targets: tuple[str, ...]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The kernels that the patterns choose, by their layers' names.
+
+    Raises:
+        ValueError: a pattern chooses no layer.
+    """
+    layers = {
+        name.removesuffix(_KERNEL): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for name, leaf in named_leaves(params).items()
+        if name.endswith(_KERNEL)
+    }
+    for pattern in targets or ("",):
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise ValueError(
+                f"lora.targets: {pattern!r} is no layer of this model; expected "
+                f"patterns of {', '.join(layers)}"
+            )
+    return {
+        name: kernel
+        for name, kernel in layers.items()
+        if any(fnmatchcase(name, pattern) for pattern in targets)
+    }
+
+
+def init(key: PRNGKeyArray, params: PyTree, lora: LoRA) -> PyTree:
+    """Adapters of no effect: `a` uniform in ±1/√fan-in, as peft starts it, `b` zero.
+
+    Args:
+        params: of the model, or their shapes.
+
+    Raises:
+        ValueError: a target is no layer of the model.
+    """
+    adapters = {}
+    for i, (name, kernel) in enumerate(targeted(params, lora.targets).items()):
+        *stack, fan_in, fan_out = kernel.shape
+        bound = fan_in**-0.5
+        adapters[f"{name}.a"] = jax.random.uniform(
+            jax.random.fold_in(key, i),
+            (*stack, fan_in, lora.rank),
+            minval=-bound,
+            maxval=bound,
+        )
+        adapters[f"{name}.b"] = jnp.zeros((*stack, lora.rank, fan_out))
+    return nested(adapters)
+
+
+def scaled(adapters: PyTree, lora: LoRA) -> PyTree:
+    """The adapters with alpha / rank in `b`, as `soraxla.models.dit.apply` has them."""
+    named = named_leaves(adapters)
+    return nested(
+        {n: lora.scale * x if n.endswith(".b") else x for n, x in named.items()}
+    )
+
+
+def merge(params: PyTree, adapters: PyTree, lora: LoRA) -> PyTree:
+    """The parameters with kernel + (alpha / rank) · a·b in place of adapted kernels."""
+    named, parts = named_leaves(params), named_leaves(adapters)
+    for name in (name.removesuffix(".a") for name in parts if name.endswith(".a")):
+        product = _product(parts[f"{name}.a"], parts[f"{name}.b"])
+        kernel = named[name + _KERNEL]
+        named[name + _KERNEL] = kernel + lora.scale * product
+    return nested(named)
+
+
+def _product(
+    a: Float[Array, "*layers i r"], b: Float[Array, "*layers r o"]
+) -> Float[Array, "*layers i o"]:
+    # Exact: on a TPU fp32 products are rounded to bf16 unless asked otherwise.
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,27 @@
+"""The causal video VAE: `encode`, `decode` and their streaming forms."""
+
+from soraxla.models.vae.model import (
+    VAEConfig,
+    check_clip,
+    decode,
+    decode_chunk,
+    decode_unclipped,
+    denormalise,
+    encode,
+    encode_chunk,
+    init,
+    normalise,
+)
+
+__all__ = [
+    "VAEConfig",
+    "check_clip",
+    "decode",
+    "decode_chunk",
+    "decode_unclipped",
+    "denormalise",
+    "encode",
+    "encode_chunk",
+    "init",
+    "normalise",
+]

@@ -1,0 +1,308 @@
+"""Causal video VAE with the layer layout of Wan 2.1 (arXiv 2503.20314).
+
+A clip of 1 + 4k frames becomes 1 + k latent frames at an eighth of its height and
+width: latent 0 sees frame 0 alone, latent τ nothing after frame 4τ. Every layer that
+looks back in time keeps its last inputs in a `Stream`, so a whole clip is simply one
+first chunk whose stream is thrown away: parallel and streamed results are one code.
+
+Wan 2.2's VAE is the same with `residual` stages, a wider decoder, and pixels folded
+into channels first: a sixteenth of the height and width.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray, PyTree
+
+from soraxla.core.types import Array
+from soraxla.models.vae.layers import Conv, Down, Middle, Norm, ResBlock, Stream, Up
+from soraxla.models.vae.linear import ToLatents, ToPixels
+from soraxla.models.vae.shortcuts import (
+    average_down,
+    duplicate_up,
+    fold_pixels,
+    unfold_pixels,
+)
+from soraxla.parallel.mesh import constrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """Widths of the VAE and the statistics that normalise its latents.
+
+    `base_width` is Wan's C (96 there); stages have `base_width · multipliers`
+    channels. `latent_mean` and `latent_std` hold one number a latent channel.
+    Wan 2.2's has a `decoder_width` of its own (256, where C is 160), a `pixel_patch`
+    of 2, the side of the squares of pixels that become channels at both ends, and
+    `residual` stages: each adds its resampled input to its output. A `linear` one
+    encodes by a linear map of each latent's own pixels alone; its decoder adds what
+    the convolutions know to another, and starts from nothing added. Without a
+    `base_width` it has no convolutions.
+    """
+
+    base_width: int = 96
+    latent_channels: int = 16
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    res_blocks: int = 2
+    temporal_down: tuple[bool, ...] = (False, True, True)
+    residual: bool = False
+    decoder_width: int | None = None  # `base_width` if None
+    pixel_patch: int = 1
+    linear: bool = False
+    latent_mean: tuple[float, ...] = ()
+    latent_std: tuple[float, ...] = ()
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        if len(self.multipliers) != len(self.temporal_down) + 1:
+            raise ValueError(
+                f"VAE multipliers {self.multipliers} with temporal_down "
+                f"{self.temporal_down}: expected one multiplier more; change one"
+            )
+        if self.base_width < (0 if self.linear else 1):
+            raise ValueError(
+                f"VAE base_width is {self.base_width}: expected ≥ 1, or 0 for a linear "
+                "one without convolutions; change it"
+            )
+        for name in ("latent_mean", "latent_std"):
+            if len(getattr(self, name)) not in (0, self.latent_channels):
+                raise ValueError(
+                    f"VAE {name} has {len(getattr(self, name))} numbers: expected one "
+                    f"a latent channel, {self.latent_channels}, or none"
+                )
+        for name in ("decoder_width", "pixel_patch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"VAE {name} is {value}: expected ≥ 1; change it")
+        if self.residual:
+            self._check_shortcuts()
+
+    def _check_shortcuts(self) -> None:
+        """Shortcuts move and average or copy channels by whole numbers of them."""
+        m = self.multipliers
+        factors = [t * s**2 for t, s in self.strides] + [1]
+        down = [(1, *m)[i] * factors[i] % m[i] for i in range(len(m))]
+        up = [m[i] * factors[i - 1] % m[i + 1] for i in range(1, len(m) - 1)]
+        if any(down + up):
+            raise ValueError(
+                f"VAE multipliers {self.multipliers} with temporal_down "
+                f"{self.temporal_down}: expected residual stages whose shortcuts are "
+                "whole means or copies of channels; use (1, 2, 4, 4)"
+            )
+
+    @property
+    def strides(self) -> list[tuple[int, int]]:
+        """(frames, pixels) that become one after each stage but the last."""
+        return [(2 if temporal else 1, 2) for temporal in self.temporal_down]
+
+    @property
+    def spatial(self) -> int:
+        """Pixels a latent position covers on each side."""
+        return self.pixel_patch * 2 ** len(self.temporal_down)
+
+    @property
+    def temporal(self) -> int:
+        """Frames a latent after the first covers."""
+        return 2 ** sum(self.temporal_down)
+
+
+def quiet_posterior(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Means start at 0 and log-variances at −8: training starts as an autoencoder.
+
+    With a variance of 1 the first latents are mostly noise, and thousands of steps go
+    by before the encoder has learnt to speak louder.
+    """
+    half = shape[0] // 2
+    return jnp.concatenate([jnp.zeros(half, dtype), jnp.full(half, -8.0, dtype)])
+
+
+class Encoder(nn.Module):
+    """Pixels (B,1+4k,H,W,3) to posterior moments (B,1+k,H/8,W/8,2z), or an H/16."""
+
+    cfg: VAEConfig
+
+    @nn.compact
+    def __call__(self, x: Array, stream: Stream) -> Array:
+        cfg, dtype = self.cfg, self.cfg.dtype
+        if cfg.linear:
+            size = cfg.temporal, cfg.spatial, cfg.latent_channels
+            down = ToLatents(*size, name="linear")
+            mean = down(_by_height(x), stream)
+            # As sure as `encode_chunk` lets it be.
+            return jnp.concatenate([mean, jnp.full_like(mean, -30.0)], axis=-1)
+        x = _by_height(fold_pixels(x, cfg.pixel_patch).astype(dtype))
+        x = Conv(cfg.base_width, 3, dtype, name="conv_in")(x, stream)
+        for i, m in enumerate(cfg.multipliers):
+            before, stride = x, (1, 1)
+            for j in range(cfg.res_blocks):
+                block = ResBlock(m * cfg.base_width, dtype, name=f"stage_{i}_res_{j}")
+                x = block(x, stream)
+            if i < len(cfg.temporal_down):
+                stride = cfg.strides[i]
+                down = Down(cfg.temporal_down[i], dtype, name=f"stage_{i}_down")
+                x = down(x, stream)
+            if cfg.residual:
+                x = x + average_down(before, x.shape[-1], *stride)
+            x = _by_height(x)
+        x = Middle(x.shape[-1], dtype, name="middle")(x, stream)
+        x = nn.silu(Norm(dtype, name="norm_out")(x))
+        x = Conv(2 * cfg.latent_channels, 3, dtype, name="conv_out")(x, stream)
+        quant = Conv(
+            2 * cfg.latent_channels,
+            1,
+            "float32",
+            bias_init=quiet_posterior,
+            name="quant",
+        )
+        return quant(x.astype(jnp.float32), stream)
+
+
+class Decoder(nn.Module):
+    """Latents (B,1+k,h,w,z) to pixels (B,1+4k,8h,8w,3), or 16h."""
+
+    cfg: VAEConfig
+
+    @nn.compact
+    def __call__(self, z: Array, stream: Stream) -> Array:
+        cfg, dtype = self.cfg, self.cfg.dtype
+        base = cfg.decoder_width or cfg.base_width
+        widths = [m * base for m in reversed(cfg.multipliers)]
+        temporal_up = tuple(reversed(cfg.temporal_down))
+        x = _by_height(z)
+        linear = ToPixels(cfg.temporal, cfg.spatial, name="linear")
+        video = linear(x, stream) if cfg.linear else jnp.zeros(())
+        if not cfg.base_width:
+            return video
+        x = Conv(cfg.latent_channels, 1, dtype, name="post_quant")(x, stream)
+        x = Conv(widths[0], 3, dtype, name="conv_in")(x.astype(dtype), stream)
+        x = Middle(widths[0], dtype, name="middle")(x, stream)
+        for i, width in enumerate(widths):
+            before = x
+            for j in range(cfg.res_blocks + 1):
+                x = ResBlock(width, dtype, name=f"stage_{i}_res_{j}")(x, stream)
+            if i < len(temporal_up):
+                # Wan 2.1 halves channels here, not in the residual blocks.
+                features = width if cfg.residual else width // 2
+                up = Up(features, temporal_up[i], dtype, name=f"stage_{i}_up")
+                x = up(x, stream)
+                if cfg.residual:
+                    stride = cfg.strides[-1 - i]
+                    x = x + duplicate_up(before, width, *stride, first=stream.first)
+            x = _by_height(x)
+        x = nn.silu(Norm(dtype, name="norm_out")(x))
+        colours = 3 * cfg.pixel_patch**2
+        x = Conv(colours, 3, dtype, zero=cfg.linear, name="conv_out")(x, stream)
+        return video + unfold_pixels(x.astype(jnp.float32), cfg.pixel_patch)
+
+
+def init(key: PRNGKeyArray, cfg: VAEConfig) -> PyTree:
+    """Fresh parameters: `{"encoder": …, "decoder": …}`, fp32."""
+    encoder_key, decoder_key = jax.random.split(key)
+    side = 2 * cfg.spatial
+    video = jnp.zeros((1, 1 + cfg.temporal, side, side, 3))
+    latents = jnp.zeros((1, 2, 2, 2, cfg.latent_channels))
+    encoder = Encoder(cfg).init(encoder_key, video, Stream(None))["params"]
+    decoder = Decoder(cfg).init(decoder_key, latents, Stream(None))["params"]
+    return {"encoder": encoder, "decoder": decoder}
+
+
+def encode(
+    params: PyTree, cfg: VAEConfig, video: Float[Array, "b t h w 3"]
+) -> tuple[Float[Array, "b tz hz wz z"], Float[Array, "b tz hz wz z"]]:
+    """Posterior mean and log-variance (fp32, not normalised) of pixels in −1…1.
+
+    t is 1 + 4k, h and w are multiples of `cfg.spatial`. Raises ValueError otherwise.
+    """
+    mean, logvar, _ = encode_chunk(params, cfg, video, None)
+    return mean, logvar
+
+
+def check_clip(
+    cfg: VAEConfig, frames: int, height: int, width: int, *, first: bool = True
+) -> None:
+    """Raises ValueError unless a clip, or a chunk after the first, can be encoded."""
+    start = "1 + " if first else ""
+    if (
+        frames < 1
+        or (frames - first) % cfg.temporal
+        or height % cfg.spatial
+        or width % cfg.spatial
+    ):
+        raise ValueError(
+            f"a clip of {frames} frames of {width}x{height} pixels cannot be encoded: "
+            f"expected {start}{cfg.temporal}k frames and sides that are multiples of "
+            f"{cfg.spatial}; crop it first"
+        )
+
+
+def decode(
+    params: PyTree, cfg: VAEConfig, latents: Float[Array, "b tz hz wz z"]
+) -> Float[Array, "b t h w 3"]:
+    """Pixels in −1…1 (fp32) of latents that are not normalised."""
+    return jnp.clip(decode_unclipped(params, cfg, latents), -1.0, 1.0)
+
+
+def decode_unclipped(
+    params: PyTree, cfg: VAEConfig, latents: Float[Array, "b tz hz wz z"]
+) -> Float[Array, "b t h w 3"]:
+    """`decode` before the clip to −1…1, beyond which the gradient would be 0."""
+    return _decode(params, cfg, latents, Stream(None))
+
+
+def encode_chunk(
+    params: PyTree, cfg: VAEConfig, video: Array, past: list[Array] | None
+) -> tuple[Array, Array, list[Array]]:
+    """Mean, log-variance and what the next chunk needs; `past` is None at frame 0.
+
+    The first chunk has 1 + 4k frames, each later one 4k. Raises ValueError otherwise.
+    """
+    check_clip(cfg, *video.shape[1:4], first=past is None)
+    stream = Stream(past)
+    moments = Encoder(cfg).apply({"params": params["encoder"]}, video, stream)
+    assert isinstance(moments, jax.Array)
+    mean, logvar = jnp.split(moments, 2, axis=-1)
+    return mean, jnp.clip(logvar, -30.0, 20.0), stream.future
+
+
+def decode_chunk(
+    params: PyTree, cfg: VAEConfig, latents: Array, past: list[Array] | None
+) -> tuple[Array, list[Array]]:
+    """Pixels of some latent frames and what the next chunk needs."""
+    stream = Stream(past)
+    video = _decode(params, cfg, latents, stream)
+    video = constrain(video, None, None, None, None, None)  # all of it to every host
+    return jnp.clip(video, -1.0, 1.0), stream.future
+
+
+def _by_height(x: Array) -> Array:
+    """Cut over the mesh that is set; XLA fetches the rows that a convolution needs."""
+    return constrain(x, "batch", None, "height", None, None)
+
+
+def _decode(params: PyTree, cfg: VAEConfig, latents: Array, stream: Stream) -> Array:
+    video = Decoder(cfg).apply({"params": params["decoder"]}, latents, stream)
+    assert isinstance(video, jax.Array)
+    return video
+
+
+def normalise(cfg: VAEConfig, latents: Array) -> Array:
+    """Latents (…,z) to zero mean and unit variance, as the diffusion sees them."""
+    mean, std = _statistics(cfg, latents)
+    return (latents - mean) / std
+
+
+def denormalise(cfg: VAEConfig, latents: Array) -> Array:
+    """The inverse of `normalise`."""
+    mean, std = _statistics(cfg, latents)
+    return latents * std + mean
+
+
+def _statistics(cfg: VAEConfig, latents: Array) -> tuple[Array, Array]:
+    if not cfg.latent_mean:
+        raise ValueError("this VAE has no latent statistics; train or import it first")
+    shape = (1,) * (latents.ndim - 1) + (-1,)
+    mean = jnp.asarray(cfg.latent_mean, jnp.float32).reshape(shape)
+    return mean, jnp.asarray(cfg.latent_std, jnp.float32).reshape(shape)

@@ -1,0 +1,1 @@
+"""Operations that models share: attention, RoPE and linear products."""

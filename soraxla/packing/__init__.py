@@ -1,0 +1,1 @@
+"""Packed rows: patches, conditioning, and which clips share a row."""

@@ -1,0 +1,208 @@
+"""Which parts of a clip a draw is given, and how often. NumPy only.
+
+Given parts are *known* tokens, which are not generated: a prefix of the clip's latent
+frames in place, because a causal VAE encodes the first frames as it would alone; what
+lies around a hole, in place, from an encoding in which the hole is grey; everything
+else *appended*, encoded alone, behind the clip at its true time, because in place it
+would tell of frames before it. One mixture of them trains every task.
+"""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from soraxla.core.types import latent_frames
+
+GREYED = 0.05  # of the clips, those that are encoded with a hole in them too
+TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
+_GREY = 128  # what a hole is filled with: the nearest to the middle of −1…1
+MEAN_FEW = 4.25  # latent frames of `a_few`, about: 3.5 without ends, 4.5 with them
+_FEW_ENDS = 0.25  # share of those that lead into an end
+_TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Shares of the tasks, which make 1.
+
+    Attributes:
+        none: nothing is given.
+        first: the first frame.
+        prefix: the first two latent frames or more.
+        tail: the last 5 or 9 frames.
+        first_last: the first frame and the last.
+        both_ends: a prefix, and the last 5 or 9 frames.
+        frames: some single frames.
+        spatial: what lies around a hole, or inside of a border.
+        middle: of the prefixes, those of a window that starts within the clip.
+    """
+
+    none: float = 1.0
+    first: float = 0.0
+    prefix: float = 0.0
+    tail: float = 0.0
+    first_last: float = 0.0
+    both_ends: float = 0.0
+    frames: float = 0.0
+    spatial: float = 0.0
+    middle: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            share = getattr(self, field.name)
+            if not 0 <= share <= 1:
+                raise ValueError(
+                    f"mixture.{field.name} is {share}, expected a share of 0 to 1"
+                )
+        total = float(self.shares.sum())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                f"the shares of the mixture make {total:g}, expected 1: raise or lower "
+                f"none ({self.none:g}) by the difference"
+            )
+
+    @property
+    def shares(self) -> Float[np.ndarray, " tasks"]:
+        """Of every task, in the order above."""
+        return np.array([getattr(self, task) for task in TASKS])
+
+
+TASKS = tuple(field.name for field in fields(Mixture) if field.name != "middle")
+
+EVERY_TASK = Mixture(
+    none=0.40,
+    first=0.15,
+    prefix=0.15,
+    tail=0.08,
+    first_last=0.07,
+    both_ends=0.07,
+    frames=0.05,
+    spatial=0.03,
+)
+
+
+class Stored(NamedTuple):
+    """What a dataset holds beside the latents of k samples."""
+
+    alone: Int[np.ndarray, " k"]  # frames encoded alone, the last one among them
+    tails: Int[np.ndarray, " k"]  # ends encoded alone: how many of TAILS, from 5 on
+    spatial: Int[np.ndarray, " k"]  # encodings with a hole, 0 or 1
+
+
+class Given(NamedTuple):
+    """What k draws are given of their clips."""
+
+    start: Int[np.ndarray, " k"]  # the clip's latent frame that the draw begins with
+    prefix: Int[np.ndarray, " k"]  # latent frames known in place, from `start` on
+    alone: Int[np.ndarray, " k"]  # bits: the frames encoded alone that are appended
+    tail: Int[np.ndarray, " k"]  # 1 + the place in TAILS of the end appended, or 0
+    spatial: Bool[np.ndarray, " k"]
+
+    @property
+    def appended(self) -> Int[np.ndarray, " k"]:
+        """Latent frames behind the clip."""
+        return np.bitwise_count(self.alone).astype(np.int64) + _TAIL_LATENTS[self.tail]
+
+
+def given(
+    mixture: Mixture,
+    u: Float[np.ndarray, "k 4"],
+    frames: Int[np.ndarray, " k"],
+    stored: Stored,
+) -> Given:
+    """Draws what is given; where a clip has too few frames or lacks it, nothing is.
+
+    Few clips have an encoding with a hole, and those draw it as often as makes its
+    share of all.
+
+    Args:
+        u: random numbers in [0, 1).
+        frames: latent frames of each clip, which are all of it if anything is stored.
+    """
+    holes = np.where(stored.spatial > 0, min(1.0, mixture.spatial / GREYED), 0.0)
+    around = u[:, 0] < holes
+    left = (u[:, 0] - holes) / np.where(around, 1.0, 1.0 - holes)  # even again
+    others = np.where(np.array(TASKS) == "spatial", 0.0, mixture.shares)
+    edges = np.cumsum(others / max(others.sum(), 1e-9))[:-1]
+    task = np.searchsorted(edges, left, side="right")
+    task[around] = TASKS.index("spatial")
+
+    def asked(*names: str) -> Bool[np.ndarray, " k"]:
+        return np.isin(task, [TASKS.index(name) for name in names])
+
+    def within(low: int, high: np.ndarray, random: np.ndarray) -> np.ndarray:
+        """Evenly of low … high, but high where that is below low."""
+        return np.minimum(low + (random * (high - low + 1)).astype(np.int64), high)
+
+    moves = frames >= 2
+    middle = asked("prefix") & (u[:, 2] < mixture.middle) & (frames >= 4)
+    start = np.where(middle, within(1, frames - 3, u[:, 3]), 0)
+    prefix = np.zeros_like(frames)
+    prefix[asked("first", "first_last") & moves] = 1
+    long = within(2, frames - start - 1, u[:, 1])
+    prefix = np.where(asked("prefix") & moves, long, prefix)
+    ends = asked("both_ends") & (frames >= 3) & (stored.tails > 0)
+    prefix = np.where(ends, np.maximum(within(2, frames - 2, u[:, 2]), 1), prefix)
+    tailed = ends | (asked("tail") & (stored.tails > 0))
+    tail = np.where(tailed, 1 + (u[:, 1] * stored.tails).astype(np.int64), 0)
+    last = asked("first_last") & (stored.alone > 0)
+    prefix[asked("first_last") & ~last] = 0
+    alone = np.where(last, 1 << np.maximum(stored.alone - 1, 0), 0)
+    some = 1 + (u[:, 1] * (2**stored.alone - 1)).astype(np.int64)
+    alone = np.where(asked("frames") & (stored.alone > 0), some, alone)
+    return Given(start, prefix, alone, tail, around)
+
+
+def cut(
+    u: Float[np.ndarray, "k 4"], steps: Int[np.ndarray, " k"], share: float
+) -> Int[np.ndarray, " k"]:
+    """Latent frames, in steps of a patch, that draws keep; of those that are cut, n in
+    proportion to 1/n.
+
+    Then every n takes as many tokens, and most clips that are seen are cheap ones.
+    """
+    cdf = harmonic(steps)
+    short = np.searchsorted(cdf, u[:, 1] * cdf[steps - 1], side="right") + 1
+    return np.where(u[:, 0] < share, np.minimum(short, steps), steps)
+
+
+def harmonic(steps: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
+    """1, 1 + 1/2, …, up to the largest of `steps`."""
+    return np.cumsum(1.0 / np.arange(1, steps.max() + 1))
+
+
+def a_few(
+    u: Float[np.ndarray, "k 4"],
+    frames: Int[np.ndarray, " k"],
+    tails: Int[np.ndarray, " k"],
+) -> tuple[Int[np.ndarray, " k"], Given]:
+    """Draws one to three latent frames from anywhere in a clip, known, and after them
+    one or two, or two to four that lead into the clip's end, appended: how many but for
+    that, and what is given.
+
+    What moves is told by the frames just before. Of draws of a whole clip few latents
+    are so determined, and at times when their own noise hides them next to none.
+
+    Args:
+        u: random numbers in [0, 1).
+        frames: latent frames of each clip; of one alone nothing is given.
+        tails: ends encoded alone that may be given, of those of which all is packed.
+    """
+    ends = (u[:, 0] < _FEW_ENDS) & (tails > 0) & (frames >= 3)
+    prefix = np.minimum(1 + (3 * u[:, 1]).astype(np.int64), frames - 1 - ends)
+    new = np.where(ends, 2 + (3 * u[:, 2]).astype(np.int64), 1 + (u[:, 2] >= 0.5))
+    kept = np.minimum(prefix + new, frames)
+    anywhere = (u[:, 3] * (frames - kept + 1)).astype(np.int64)
+    start = np.where(ends, frames - kept, anywhere)
+    tail = np.where(ends, 1 + (u[:, 3] * tails).astype(np.int64), 0)
+    none = np.zeros_like(frames)
+    return kept, Given(start, prefix, none, tail, none.astype(bool))
+
+
+def greyed(
+    video: UInt8[np.ndarray, "t h w 3"], hole: Bool[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """The video with nothing to be seen in the hole."""
+    return np.where(hole[None, :, :, None], np.uint8(_GREY), video)

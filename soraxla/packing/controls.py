@@ -1,0 +1,122 @@
+"""What steers a clip: actions and the camera's path, a row a latent frame. NumPy only.
+
+Rows are added to the tokens of their latent frame, as GameNGen (arXiv 2408.14837) and
+CameraCtrl (arXiv 2404.02101) steer frames; a row of zeros says nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from soraxla.core.config import nearest
+
+_TEMPORAL = 4  # frames a latent
+_POSE = 12  # numbers: the upper three rows of a camera's matrix
+_LONGEST = 100_000  # frames of one action
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """What a model is steered by; by default, by its text alone.
+
+    Attributes:
+        actions: their names, in the order of the numbers.
+        camera: where the camera is.
+    """
+
+    actions: tuple[str, ...] = ()
+    camera: bool = False
+
+    @property
+    def width(self) -> int:
+        """Numbers a latent frame."""
+        groups = [len(self.actions), _POSE if self.camera else 0]
+        return sum(1 + _TEMPORAL * group for group in groups if group)
+
+    def rows(
+        self,
+        latents: int,
+        actions: Float[np.ndarray, "t a"] | None,
+        camera: Float[np.ndarray, "t 4 4"] | None,
+        *,
+        start: int = 0,
+    ) -> Float[np.ndarray, "latents c"]:
+        """The rows of latent frames `start` … `start` + `latents` − 1.
+
+        A group (actions, camera) is 1 and then the numbers of the latent's four frames,
+        of which the first latent has only the last; all 0 of what is None. Poses are
+        relative to the first frame that is not before `start`.
+
+        Args:
+            actions: of 1 + 4k frames; row i is done between frames i − 1 and i.
+            camera: camera to world.
+        """
+        groups = []
+        if self.actions:
+            groups.append((actions, len(self.actions)))
+        if self.camera:
+            poses = None if camera is None else _relative(camera, _TEMPORAL * start)
+            groups.append((poses, _POSE))
+        rows = np.zeros((latents, self.width), np.float32)
+        place = 0
+        for values, width in groups:
+            if values is not None:
+                lead = np.zeros((_TEMPORAL - 1, width), np.float32)
+                of_latent = np.concatenate([lead, values]).reshape(-1, 4 * width)
+                rows[:, place] = 1
+                rows[:, place + 1 : place + 1 + _TEMPORAL * width] = of_latent[
+                    start : start + latents
+                ]
+            place += 1 + _TEMPORAL * width
+        return rows
+
+
+def of_tokens(
+    rows: Float[np.ndarray, "t c"], *, own: int, tokens: int, step: int
+) -> Float[np.ndarray, "tokens c"]:
+    """The rows of a clip's latent frames, for each of its tokens.
+
+    Args:
+        own: tokens of the clip's grid; what stands behind them is steered by nothing.
+        step: latent frames of a token.
+    """
+    spread = np.zeros((tokens, rows.shape[1]), np.float32)
+    spread[:own] = rows[::step].repeat(own * step // len(rows), axis=0)
+    return spread
+
+
+def _relative(
+    camera: Float[np.ndarray, "t 4 4"], first: int
+) -> Float[np.ndarray, "t 12"]:
+    poses = np.linalg.inv(camera[first])[None] @ camera
+    return poses[:, :3].reshape(len(camera), _POSE).astype(np.float32)
+
+
+def parse_actions(text: str, names: tuple[str, ...]) -> Float[np.ndarray, "t a"]:
+    """Rows of "forward*8,left*4,dig": an item a comma, so many frames of it.
+
+    `+` joins what is done at once, as in "forward+jump*2"; "wait" is to do nothing.
+
+    Raises:
+        ValueError: an unknown action, or a count that is not 1 or more.
+    """
+    rows = []
+    for item in text.split(","):
+        joined, star, count = item.strip().partition("*")
+        if star and not (count.strip().isdecimal() and 0 < int(count) <= _LONGEST):
+            raise ValueError(
+                f"actions {text!r}: {item.strip()!r} has the count {count.strip()!r}, "
+                f"expected whole frames from 1 to {_LONGEST}, as in {joined.strip()}*8"
+            )
+        row = np.zeros(len(names), np.float32)
+        for name in (part.strip() for part in joined.split("+")):
+            if name in names:
+                row[names.index(name)] = 1
+            elif name != "wait":
+                raise ValueError(
+                    f"actions {text!r}: {name!r} is no action"
+                    f"{nearest(name, (*names, 'wait'))}"
+                )
+        rows += [row] * (int(count) if star else 1)
+    return np.stack(rows)

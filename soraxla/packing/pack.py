@@ -1,0 +1,139 @@
+"""Clips laid end to end in rows, and taken out again. NumPy only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from soraxla.core.types import Array, PackedBatch
+from soraxla.packing.conditioning import Mixture
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSpec:
+    """The budgets of a row, and what shares of the draws are not as they are stored."""
+
+    row_length: int  # L, tokens
+    text_length: int  # M, text tokens
+    max_segments: int  # S, clips
+    cut_share: float = 0.0  # share of draws that keep a random beginning of their clip
+    next_share: float = 0.0  # share of draws that are `mixture.a_few` latent frames
+    caption_dropout: float = 0.1  # share of draws given the empty caption
+    control_dropout: float = 0.1  # share of draws whose actions and camera are left out
+    mixture: Mixture = field(default_factory=Mixture)
+
+    def __post_init__(self) -> None:
+        for name in ("row_length", "text_length", "max_segments"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in (
+            "cut_share",
+            "next_share",
+            "caption_dropout",
+            "control_dropout",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must lie in [0, 1], got {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segment:
+    """One clip as it goes into a row."""
+
+    tokens: Float[np.ndarray, "n p"]
+    positions: Float[np.ndarray, "n 3"]
+    text: Float[np.ndarray, "m e"]
+    draw: int
+    shift: float
+    known: Bool[np.ndarray, " n"] | None = None  # None: all are generated
+    controls: Float[np.ndarray, "n a"] | None = None  # None: there are none
+
+
+def pack(rows: Sequence[Sequence[Segment]], spec: PackSpec) -> PackedBatch:
+    """Lays segments end to end, B rows of them, padding at the end; NumPy arrays.
+
+    Unused places hold 0 (False), unused shifts 1. Raises ValueError when a row breaks
+    a budget, when a segment is empty, or when there is none at all.
+    """
+    segments = [segment for row in rows for segment in row]
+    if not segments:
+        raise ValueError("nothing to pack: expected at least one segment")
+    length, features = spec.row_length, segments[0].tokens.shape[1]
+    text_length, width = spec.text_length, segments[0].text.shape[1]
+    widths = [0 if s.controls is None else s.controls.shape[1] for s in segments]
+    b, s = len(rows), spec.max_segments
+    batch = PackedBatch(
+        latents=np.zeros((b, length, features), np.float32),
+        segment_ids=np.zeros((b, length), np.int32),
+        token_index=np.zeros((b, length), np.int32),
+        positions=np.zeros((b, length, 3), np.float32),
+        known=np.zeros((b, length), np.bool_),
+        controls=np.zeros((b, length, max(widths)), np.float32),
+        text=np.zeros((b, text_length, width), np.float32),
+        text_segment_ids=np.zeros((b, text_length), np.int32),
+        draw=np.zeros((b, s), np.uint32),
+        shift=np.ones((b, s), np.float32),
+    )
+    for place, row in enumerate(rows):
+        _check_row(place, row, spec)
+        _lay_row(PackedBatch(*(array[place] for array in batch)), row)
+    return batch
+
+
+def _check_row(place: int, row: Sequence[Segment], spec: PackSpec) -> None:
+    sizes = [(len(segment.tokens), len(segment.text)) for segment in row]
+    if any(tokens < 1 or text < 1 for tokens, text in sizes):
+        raise ValueError(
+            f"row {place} has a segment without tokens or without text: expected at"
+            f" least one of each, got (tokens, text) {sizes}"
+        )
+    for what, used, budget in (
+        ("tokens", sum(tokens for tokens, _ in sizes), spec.row_length),
+        ("text tokens", sum(text for _, text in sizes), spec.text_length),
+        ("segments", len(row), spec.max_segments),
+    ):
+        if used > budget:
+            raise ValueError(
+                f"row {place} has {used} {what}, more than its {budget}: raise the"
+                " budget or put fewer clips in the row"
+            )
+
+
+def _lay_row(out: PackedBatch, row: Sequence[Segment]) -> None:
+    """Writes the segments into views of one row."""
+    start = text_start = 0
+    for place, segment in enumerate(row):
+        n, m = len(segment.tokens), len(segment.text)
+        here = slice(start, start + n)
+        text_here = slice(text_start, text_start + m)
+        out.latents[here] = segment.tokens
+        out.segment_ids[here] = place + 1
+        out.token_index[here] = np.arange(n)
+        out.positions[here] = segment.positions
+        out.known[here] = False if segment.known is None else segment.known
+        if segment.controls is not None:
+            out.controls[here] = segment.controls
+        out.text[text_here] = segment.text
+        out.text_segment_ids[text_here] = place + 1
+        out.draw[place] = segment.draw
+        out.shift[place] = segment.shift
+        start, text_start = start + n, text_start + m
+
+
+def unpack(
+    array: Shaped[Array, "b l *rest"], segment_ids: Int[Array, "b l"]
+) -> list[list[Shaped[np.ndarray, "n *rest"]]]:
+    """For each row, its segments' parts of `array`, in order, without the padding.
+
+    Works for tokens with `segment_ids` and for text with `text_segment_ids`.
+    """
+    values, ids = np.asarray(array), np.asarray(segment_ids)
+    rows = []
+    for row, row_ids in zip(values, ids, strict=True):
+        ends = np.cumsum(np.bincount(row_ids)[1:])
+        rows.append(np.split(row, ends)[:-1])  # the last part is the padding
+    return rows

@@ -1,0 +1,1 @@
+"""Memory plans, checks before a fine-tuning, and the demo."""

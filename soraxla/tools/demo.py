@@ -1,0 +1,258 @@
+"""The main job end to end: samples ▸ VAE ▸ prepare ▸ transformer ▸ videos ▸ report."""
+
+import json
+import resource
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import SAMPLES
+from data_pipelines.dataset import Dataset, open_dataset
+from data_pipelines.loader import segments
+from data_pipelines.prepare import prepare
+from data_pipelines.vae_windows import WindowShape, WindowSpec
+from soraxla.assets import small_vae
+from soraxla.checkpoints.model_folder import load_vae, vae_as_folder
+from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.evals.denoising import denoising_ratio
+from soraxla.evals.retrieval import nearest
+from soraxla.generation.pipeline import Pipeline, load
+from soraxla.generation.request import Request, SampleSettings
+from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
+from soraxla.media.contact_sheet import SheetRow, contact_sheet
+from soraxla.media.read import read_clip, write_video
+from soraxla.models.dit.config import DiTConfig, dit_config
+from soraxla.models.text import load_text_encoder
+from soraxla.packing.pack import PackSpec
+from soraxla.packing.schedule import fill, plan_window
+from soraxla.training.experiment import DiTTraining, VAETraining, dit_job, vae_job
+from soraxla.training.loop import LoopSettings, train
+from soraxla.training.optim import OptimSettings
+from soraxla.training.steps import DiTStep, VAEStep
+
+ENCODER = "hashed"
+# Sizes that no sample has: (caption of sample, width, height, frames).
+NEW_SIZES = (
+    ("rabbit_stretches_wide.mp4", 208, 80, 25),
+    ("rabbit_stretches_tall.mp4", 72, 136, 25),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """How much of each stage; `seed` of all of them is 0."""
+
+    vae_steps: int
+    dit: DiTConfig
+    dit_steps: int
+    sampler_steps: int
+    warmup_steps: int = 20
+
+
+FULL = DemoSettings(
+    vae_steps=60,
+    # What learns ten samples by heart the fastest: steps count for more than layers.
+    dit=dit_config("xs", layers=2, heads=4, text_refiner_layers=0, remat="none"),
+    dit_steps=900,
+    sampler_steps=24,
+)
+SMOKE = DemoSettings(
+    vae_steps=3, dit=dit_config("debug"), dit_steps=6, sampler_steps=2, warmup_steps=2
+)
+
+
+def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
+    """Runs every stage in `workdir` and returns what `report.json` holds.
+
+    Raises:
+        ValueError: `workdir` holds something else.
+    """
+    start = time.monotonic()
+    workdir.mkdir(parents=True, exist_ok=True)
+    say("Fine-tuning the shipped VAE on the ten samples")
+    fine_tune_vae(workdir / "vae", settings)
+    say("Encoding the samples")
+    dataset = encode_samples(workdir)
+    say("Training the transformer")
+    cfg = dit_training(settings)
+    train(dit_job(cfg, dataset, workdir / "dit"), cfg.loop, workdir / "dit")
+    say("Generating every caption at its own size, and two sizes never seen")
+    pipeline = load(workdir / "dit")
+    names, requests = demo_requests(dataset)
+    sampling = SampleSettings(steps=settings.sampler_steps, cfg_scale=2.0)
+    generated: dict[int, np.ndarray] = {}
+    for place, video in pipeline.generate_each(requests, sampling):
+        path = workdir / "videos" / names[place]
+        path.parent.mkdir(exist_ok=True)
+        write_video(path, video, requests[place].fps)
+        say(f"  {path}")
+        generated[place] = video
+    report = measure(workdir, dataset, pipeline, cfg, generated)
+    report = {
+        "seconds": round(time.monotonic() - start, 1),
+        "peak_rss_gib": round(peak_rss_gib(), 2),
+        **report,
+        "outputs": [str(workdir / "videos" / name) for name in names],
+    }
+    text = json.dumps(report, indent=2) + "\n"
+    (workdir / "report.json").write_text(text, encoding="utf-8")
+    return report
+
+
+def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
+    """Trains the shipped VAE on with the samples alone."""
+    start = load_vae(small_vae())
+    cfg = VAETraining(
+        step=VAEStep(
+            # Gradients of fp32 convolutions are the faster ones on a CPU.
+            model=replace(start.model, dtype="float32"),
+            optim=OptimSettings(
+                learning_rate=1e-4,
+                warmup_steps=min(20, settings.vae_steps - 1),
+                decay_steps=settings.vae_steps,
+                ema_decay=0.95,
+            ),
+        ),
+        windows=WindowSpec(
+            shapes=(
+                WindowShape(frames=1, height=48, width=48, batch=8),
+                WindowShape(frames=17, height=32, width=32, batch=3),
+            )
+        ),
+        loop=LoopSettings(steps=settings.vae_steps),
+    )
+    train(vae_job(cfg, SAMPLES, start=start), cfg.loop, workdir)
+
+
+def encode_samples(workdir: Path) -> Dataset:
+    """`soraxla prepare` on the samples with the VAE just trained."""
+    encoder = load_text_encoder(ENCODER)
+    with vae_as_folder(workdir / "vae") as (weights, sha256):
+        loaded = load_vae(weights)
+        prepare(
+            SAMPLES,
+            workdir / "dataset",
+            encode_video=lambda clip: encode_clip(loaded.params, loaded.model, clip),
+            encode_text=encoder,
+            vae_dir=weights,
+            vae_sha256=sha256,
+            text_encoder=encoder.name,
+            conditions=False,
+        )
+    return open_dataset(workdir / "dataset")
+
+
+def dit_training(settings: DemoSettings) -> DiTTraining:
+    """The transformer's training: one row of 1,024 tokens a step."""
+    return DiTTraining(
+        step=DiTStep(
+            model=settings.dit,
+            optim=OptimSettings(
+                learning_rate=2e-3,
+                # Halves the steps that AdamW alone needs.
+                muon_learning_rate=16e-3,
+                warmup_steps=settings.warmup_steps,
+                decay_steps=max(settings.dit_steps, settings.warmup_steps + 1),
+                ema_decay=0.97,
+            ),
+        ),
+        pack=PackSpec(row_length=1024, text_length=512, max_segments=16),
+        batch_rows=1,
+        loop=LoopSettings(steps=settings.dit_steps, checkpoint_every=300),
+    )
+
+
+def demo_requests(dataset: Dataset) -> tuple[list[str], list[Request]]:
+    """File names and requests: all captions at their samples' sizes, then new sizes."""
+    names, requests = [], []
+    captions = {}
+    for row in dataset.index.to_pylist():
+        stem, caption = Path(row["source"]).stem, row["caption"]
+        captions[row["source"]] = caption
+        names.append(stem + (".png" if row["frames"] == 1 else ".mp4"))
+        requests.append(
+            Request(
+                prompt=caption,
+                width=row["width"],
+                height=row["height"],
+                frames=row["frames"],
+                fps=row["fps"] or 24.0,
+            )
+        )
+    for source, width, height, frames in NEW_SIZES:
+        names.append(f"{Path(source).stem}_{width}x{height}.mp4")
+        requests.append(
+            Request(prompt=captions[source], width=width, height=height, frames=frames)
+        )
+    return names, requests
+
+
+def measure(
+    workdir: Path,
+    dataset: Dataset,
+    pipeline: Pipeline,
+    cfg: DiTTraining,
+    generated: dict[int, np.ndarray],
+) -> dict[str, Any]:
+    """The report's numbers, and the contact sheet."""
+    vae, model = pipeline.vae, cfg.step.model
+    index = dataset.index.to_pylist()
+    real = [cropped(read_clip(SAMPLES / row["source"]), row) for row in index]
+    back = []
+    for clip in real:
+        latents = encode_clip(vae.params, vae.model, clip)
+        back.append(decode_clip(vae.params, vae.model, latents))
+    hits = [nearest(generated[i], real) == i for i in range(len(real))]
+    rows = [
+        SheetRow(caption=row["caption"], clips=[real[i], back[i], generated[i]])
+        for i, row in enumerate(index)
+    ]
+    for place in range(len(real), len(generated)):
+        source, width, height, frames = NEW_SIZES[place - len(real)]
+        caption = f"{Path(source).stem} at {width}x{height}, {frames} frames"
+        rows.append(SheetRow(caption=caption, clips=[None, None, generated[place]]))
+    sheet = contact_sheet(rows, titles=("real", "reconstructed", "generated"))
+    sheet.save(workdir / "contact_sheet.png")
+    plan = [
+        row
+        for window in range(8)
+        for row in plan_window(dataset.plan, cfg.pack, seed=0, window=window)
+    ]
+    ratio = denoising_ratio(
+        pipeline.dit.params,
+        model,
+        pipeline.process,
+        segments(
+            dataset, partial(time_shift, model.shift), model.rope_fps, model.controls
+        ),
+    )
+    psnrs = [psnr(a, b) for a, b in zip(real, back, strict=True)]
+    return {
+        "vae_psnr_db": round(float(np.mean(psnrs)), 2),
+        "dit_loss": round(ratio, 4),
+        "packing_fill": round(fill(plan, cfg.pack), 4),
+        "retrieval_top1": f"{sum(hits)} of {len(hits)}",
+        "contact_sheet": str(workdir / "contact_sheet.png"),
+    }
+
+
+def cropped(clip: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+    """The part of a sample that its index row says was encoded."""
+    top, left, height, width = row["crop"]
+    return clip[: row["frames"], top : top + height, left : left + width]
+
+
+def peak_rss_gib() -> float:
+    """The most memory this process has held."""
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def say(text: str) -> None:
+    """One line of progress, at once."""
+    print(text, flush=True)

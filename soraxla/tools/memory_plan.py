@@ -1,0 +1,368 @@
+"""What a program needs on TPUs that are not there: the TPU compiler's own answer.
+
+The real programs are compiled ahead of time for a named topology. That proves that they
+fit and what they send, not how fast they are: no TPU has run them.
+"""
+
+import difflib
+import functools
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from soraxla.core.config import to_dict
+from soraxla.core.types import PackedBatch
+from soraxla.diffusion.guidance import Guidance
+from soraxla.diffusion.time_grid import Grid
+from soraxla.generation.pipeline import sampler
+from soraxla.generation.request import SampleSettings
+from soraxla.models import dit, vae
+from soraxla.models.dit.flops import token_flops, train_flops
+from soraxla.models.vae.model import VAEConfig
+from soraxla.parallel.collectives import Collective, collectives
+from soraxla.parallel.compiler import jit
+from soraxla.parallel.mesh import (
+    PACKED_AXES,
+    WHOLE,
+    MeshSettings,
+    make_mesh,
+    param_shardings,
+    partition_spec,
+    with_shardings,
+)
+from soraxla.training.experiment import DiTTraining, check_mesh
+from soraxla.training.loop import Job
+from soraxla.training.steps import dit_init, dit_rules, dit_step
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A TPU generation: what the compiler lets a program use, and published peaks."""
+
+    hbm_gib: float
+    bf16_teraflops: float
+    ici_gigabytes: float  # a second, all links of a chip together
+
+
+# By the first part of a topology's name; peaks are those of cloud.google.com/tpu/docs.
+CHIPS = {
+    "v5e": Chip(15.75, 197.0, 200.0),
+    "v5p": Chip(95.74, 459.0, 600.0),
+    "v6e": Chip(31.25, 918.0, 448.0),
+}
+_SHAPES = {
+    "v5e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
+}
+
+# By the names that Cloud TPU has for them; those of v5p count cores, two a chip.
+_CLOUD = {
+    f"{prefix}-{cores * math.prod(map(int, shape.split('x')))}": f"{chip}:{shape}"
+    for prefix, chip, cores in (
+        ("v5litepod", "v5e", 1),
+        ("v5e", "v5e", 1),
+        ("v5p", "v5p", 2),
+        ("v6e", "v6e", 1),
+    )
+    for shape in _SHAPES[chip]
+}
+
+SAMPLED = SampleSettings()
+
+# What jits the function, to be called for the mesh that is set; the arguments' shapes.
+Program = tuple[Callable[[], Any], tuple[Any, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The compiler's answer. Bytes are of one chip; FLOPs and tokens of all together.
+
+    Attributes:
+        peak: arguments, output and temporaries at once, less what is donated.
+        flops: counted, not the compiler's; None for the VAE.
+        estimate_seconds: the larger of FLOPs at the chip's peak and bytes sent at its
+            links' peak, as if they overlapped wholly: a bound, not a measurement.
+    """
+
+    what: str
+    topology: str
+    chips: int
+    mesh: dict[str, int]
+    settings: dict[str, Any]
+    compile_seconds: float
+    arguments: int
+    temporaries: int
+    peak: int
+    hbm: int
+    collectives: list[Collective]
+    tokens: int
+    flops: int | None
+    estimate_seconds: float | None
+
+    @property
+    def free(self) -> float:
+        """Share of the chip's memory that is left."""
+        return 1.0 - self.peak / self.hbm
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self) | {"collectives": [c._asdict() for c in self.collectives]}
+
+
+class DoesNotFit(ValueError):
+    """The compiler ran out of a chip's memory."""
+
+
+def topology_name(name: str) -> str:
+    """A topology by its name, or by Cloud TPU's for the slice, such as `v5p-128`."""
+    return _CLOUD.get(name, name)
+
+
+def topology_devices(name: str) -> list[Any]:
+    """The devices of a topology, such as `v5p:4x4x4` (chips, not cores).
+
+    Raises:
+        ValueError: libtpu is not installed, or there is no such topology.
+    """
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "the TPU compiler is missing; pip install 'soraxla[plan]'"
+        ) from None
+    known = [f"{chip}:{shape}" for chip, shapes in _SHAPES.items() for shape in shapes]
+    near = ", ".join(difflib.get_close_matches(name, known, n=4, cutoff=0.0))
+    unknown = f"unknown topology {name!r}, expected such as {near}"
+    if name.partition(":")[0] not in CHIPS:
+        raise ValueError(unknown)
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if "INVALID_ARGUMENT" in str(error):
+            raise ValueError(unknown) from None
+        raise ValueError(f"the TPU compiler does not start: {error}") from error
+    return list(found.devices)
+
+
+def plan_training(cfg: DiTTraining, topology: str, *, clips: int = 4) -> Plan:
+    """The train step of `soraxla train`, rows full of `clips` equal clips.
+
+    Raises:
+        DoesNotFit: it does not fit the chip.
+        ValueError: see `topology_devices`; the mesh does not divide what it cuts.
+    """
+    mesh = _mesh(cfg, topology)
+    work = train_flops(cfg.step.model, *_clips(cfg, clips))
+    return _plan("train", topology, mesh, train_program(cfg, mesh), cfg, work)
+
+
+def plan_sampling(cfg: DiTTraining, topology: str) -> Plan:
+    """The sampler of `soraxla generate` on rows of one clip; raises as above.
+
+    FLOPs and the estimate are of one of its steps, in which guidance asks twice.
+    """
+    mesh = _mesh(cfg, topology)
+    work = 2 * token_flops(cfg.step.model, *_clips(cfg, 1))
+    program = sample_program(cfg, mesh)
+    return _plan("sample", topology, mesh, program, cfg, work, steps=SAMPLED.steps)
+
+
+def plan_decoding(
+    model: VAEConfig, settings: MeshSettings, topology: str, *, size, latents: int
+) -> Plan:
+    """A chunk of the VAE's decoder, see `decode_program`; raises as above."""
+    mesh = make_mesh(settings, topology_devices(topology))
+    program = decode_program(mesh, cfg=model, size=size, latents=latents)
+    asked = {"vae": to_dict(model), "size": list(size), "latents": latents}
+    return _plan("vae-decode", topology, mesh, program, asked, None)
+
+
+def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTraining:
+    """The configuration with what commands choose by themselves where it is not named.
+
+    Sampling shares a row among all chips. A training has rows for all of them, as near
+    to those configured as can be, unless `rows` says that they are named.
+
+    Raises:
+        ValueError: see `topology_devices`.
+    """
+    devices = topology_devices(topology)
+    if what != "train":
+        if cfg.mesh == MeshSettings():
+            cfg = replace(cfg, mesh=MeshSettings(fsdp=1, context=len(devices)))
+        cfg = replace(cfg, accumulate=1)
+        return cfg if rows else replace(cfg, batch_rows=1)
+    parts = max(1, len(devices) // (cfg.mesh.context * cfg.mesh.tensor))
+    parts *= cfg.accumulate
+    near = parts * max(1, round(cfg.batch_rows / parts))
+    return cfg if rows else replace(cfg, batch_rows=near)
+
+
+def _mesh(cfg: DiTTraining, topology: str) -> Mesh:
+    mesh = make_mesh(cfg.mesh, topology_devices(topology), width=cfg.step.model.width)
+    check_mesh(cfg, mesh)
+    return mesh
+
+
+def _clips(cfg: DiTTraining, clips: int) -> tuple[list[int], list[int]]:
+    """Tokens and text tokens of a batch's clips."""
+    each = cfg.pack.row_length // clips, cfg.pack.text_length // clips
+    tokens, text = ([n] * (clips * cfg.batch_rows) for n in each)
+    return tokens, text
+
+
+def _plan(
+    what: str,
+    topology: str,
+    mesh: Mesh,
+    program: Program,
+    asked: Any,
+    flops: int | None,
+    *,
+    steps: int = 1,
+) -> Plan:
+    """`flops` are of one of the steps that the program does."""
+    (build, arguments), chip = program, CHIPS[topology.partition(":")[0]]
+    hbm = int(chip.hbm_gib * 2**30)
+    with jax.set_mesh(mesh):
+        started = time.monotonic()
+        try:
+            compiled = build().lower(*arguments).compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise _refusal(error, what, topology) from error
+    seconds = time.monotonic() - started
+    memory, sent = compiled.memory_analysis(), collectives(compiled.as_text())
+    arguments = memory.argument_size_in_bytes
+    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    estimate = None
+    if flops is not None:
+        computing = flops / (mesh.size * chip.bf16_teraflops * 1e12)
+        sending = sum(c.bytes for c in sent) / steps / (chip.ici_gigabytes * 1e9)
+        estimate = max(computing, sending)
+    return Plan(
+        what=what,
+        topology=topology,
+        chips=mesh.size,
+        mesh=dict(mesh.shape),
+        settings=asked if isinstance(asked, dict) else to_dict(asked),
+        compile_seconds=round(seconds, 1),
+        arguments=arguments,
+        temporaries=memory.temp_size_in_bytes,
+        peak=arguments + new + memory.temp_size_in_bytes,
+        hbm=hbm,
+        collectives=sent,
+        tokens=0
+        if isinstance(asked, dict)
+        else asked.batch_rows * asked.pack.row_length,
+        flops=flops,
+        estimate_seconds=estimate,
+    )
+
+
+def _refusal(error: Exception, what: str, topology: str) -> Exception:
+    """A clear answer to a program that is too large; other errors as they are."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+        return error
+    amounts = re.findall(r"([\d.]+)([KMGT])\b", text)
+    used = " of ".join(f"{number} {unit}iB" for number, unit in amounts[:2])
+    return DoesNotFit(
+        f"{what} does not fit a chip of {topology}: it needs {used or 'too much'}; "
+        "take more chips, shorter rows, fewer rows a chip, or cut along mesh.context "
+        "or mesh.tensor"
+    )
+
+
+def train_program(cfg: DiTTraining, mesh: Mesh) -> Program:
+    """The train step.
+
+    Raises:
+        ValueError: there is LoRA, whose frozen weights are of no configuration.
+    """
+    if cfg.step.lora is not None:
+        raise ValueError(
+            "step.lora trains adapters of a folder's weights, which is not planned: "
+            "leave it out, for what training the whole model takes"
+        )
+    job = Job(
+        settings={},
+        init=functools.partial(dit_init, cfg.step),
+        step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
+        batches=(),
+        unit="tokens",
+        mesh=mesh,
+        rules=dit_rules(cfg.step),
+    )
+    return job.step_fn, (job.state, abstract_batch(cfg, mesh))
+
+
+def sample_program(cfg: DiTTraining, mesh: Mesh) -> Program:
+    """The sampler as `soraxla generate` has it by default, guided by the prompt."""
+    model, batch = cfg.step.model, abstract_batch(cfg, mesh)
+    abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), model))
+    params = with_shardings(abstract, param_shardings(abstract, dit.RULES, mesh))
+    stops: Any = jax.ShapeDtypeStruct(
+        (SAMPLED.steps + 1, *batch.shift.shape), jnp.float32
+    )
+    grid = Grid(stops, stops)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    process = cfg.step.process
+    # A sampler is kept for its settings, and its compiler options are of a platform.
+    guidance = Guidance(cfg_scale=SAMPLED.cfg_scale)
+    build = functools.partial(
+        sampler.__wrapped__, model, process, SAMPLED.solver, guidance
+    )
+    known_t = jax.ShapeDtypeStruct((), jnp.float32)
+    return build, (params, (batch, batch), grid, key, known_t)
+
+
+def decode_program(
+    mesh: Mesh, *, cfg: VAEConfig, size: tuple[int, int], latents: int
+) -> Program:
+    """The VAE's decoder for a first chunk of so many latent frames.
+
+    Args:
+        size: (width, height) in pixels.
+    """
+    abstract = jax.eval_shape(lambda: vae.init(jax.random.key(0), cfg))
+    params = with_shardings(abstract, param_shardings(abstract, WHOLE, mesh))
+    width, height = size
+    shape = (1, latents, height // cfg.spatial, width // cfg.spatial)
+    whole = NamedSharding(mesh, PartitionSpec())
+    z = jax.ShapeDtypeStruct((*shape, cfg.latent_channels), jnp.float32, sharding=whole)
+    decode = functools.partial(vae.decode_chunk, cfg=cfg, past=None)
+    return lambda: jit(lambda params, z: decode(params, latents=z)), (params, z)
+
+
+def abstract_batch(cfg: DiTTraining, mesh: Mesh) -> PackedBatch:
+    """The shapes of a whole batch, placed."""
+    model, pack = cfg.step.model, cfg.pack
+    b, n, m, s = cfg.batch_rows, pack.row_length, pack.text_length, pack.max_segments
+    shapes: dict[str, Any] = {
+        "latents": ((b, n, model.patch_dim), jnp.float32),
+        "segment_ids": ((b, n), jnp.int32),
+        "token_index": ((b, n), jnp.int32),
+        "positions": ((b, n, 3), jnp.float32),
+        "known": ((b, n), jnp.bool_),
+        "controls": ((b, n, model.controls.width), jnp.float32),
+        "text": ((b, m, model.text_width), jnp.float32),
+        "text_segment_ids": ((b, m), jnp.int32),
+        "draw": ((b, s), jnp.uint32),
+        "shift": ((b, s), jnp.float32),
+    }
+
+    def placed(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        spec = partition_spec(shape, getattr(PACKED_AXES, name), mesh)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    arrays: dict[str, Any] = {name: placed(name, *x) for name, x in shapes.items()}
+    return PackedBatch(**arrays)

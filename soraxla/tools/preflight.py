@@ -1,0 +1,152 @@
+"""Checks, before a long fine-tuning, that save the day it would have wasted."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from data_pipelines.dataset import Dataset
+from data_pipelines.loader import segments
+from soraxla.checkpoints.model_folder import load_vae
+from soraxla.core.config import build
+from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.diffusion.process import Process
+from soraxla.evals.denoising import TRIPLES, denoising_ratio
+from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
+from soraxla.media.read import read_clip
+from soraxla.parallel.mesh import make_mesh
+from soraxla.training.experiment import DiTTraining, dit_job, media_files
+from soraxla.training.finetune import Start, check_start
+from soraxla.training.loop import Job
+from soraxla.training.preview import crop
+
+# A network that knows its data is far below predicting zero, which is 1; random
+# weights, or the latents of another VAE, are at 1 or above.
+MAX_RATIO = 0.9
+# Below this a VAE is another one's, or its weights are not loaded.
+MIN_PSNR = 20.0
+STEPS = 3
+_CLIPS, _FRAMES = 4, 17
+
+
+class Check(NamedTuple):
+    """What was looked at, whether it is well, and what was found."""
+
+    name: str
+    well: bool
+    found: str
+
+
+def examine(
+    cfg: DiTTraining, start: Start, dataset: Dataset, media: Path
+) -> Iterator[Check]:
+    """Yields the checks as they are done; none stops the others.
+
+    Args:
+        start: the model to be fine-tuned, `start.folder / "vae"` its VAE.
+        media: clips of the user's own, for the VAE's round trip.
+    """
+    with tempfile.TemporaryDirectory() as workdir:
+        trial = _Trial(cfg, start, dataset, Path(workdir))
+        checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
+            ("dataset matches", lambda: _matches(start, dataset)),
+            ("weights are loaded", lambda: _denoises(start, dataset)),
+            ("VAE round trip", lambda: _round_trip(start.folder / "vae", media)),
+            ("memory", trial.memory),
+            (f"first {STEPS} steps", trial.steps),
+        ]
+        for name, look in checks:
+            try:
+                yield Check(name, *look())
+            except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+                # Out of memory, which is the last kind, is told at length.
+                yield Check(name, False, str(error).partition("\n")[0])
+
+
+def _matches(start: Start, dataset: Dataset) -> tuple[bool, str]:
+    check_start(start, dataset)
+    vae = dataset.card["vae_sha256"][:12]
+    return True, f"text encoder {dataset.card['text_encoder']}, VAE {vae}…"
+
+
+def _denoises(start: Start, dataset: Dataset) -> tuple[bool, str]:
+    model = start.dit.model
+    process = build(Process, start.dit.config["process"], "process.")
+    shift = partial(time_shift, model.shift)
+    some = segments(dataset, shift, model.rope_fps, model.controls, most=TRIPLES)
+    ratio = denoising_ratio(start.dit.params, model, process, some)
+    found = f"error on samples {ratio:.3f} of predicting zero's"
+    return ratio <= MAX_RATIO, f"{found}, expected at most {MAX_RATIO}"
+
+
+def _round_trip(vae: Path, media: Path) -> tuple[bool, str]:
+    loaded = load_vae(vae)
+    decibels = []
+    for path in media_files(media)[:_CLIPS]:
+        clip = crop(read_clip(path, _FRAMES), loaded.model)
+        if not clip.size:
+            raise ValueError(f"{path}: is smaller than {loaded.model.spatial} pixels")
+        latents = encode_clip(loaded.params, loaded.model, clip)
+        decibels.append(psnr(clip, decode_clip(loaded.params, loaded.model, latents)))
+    lowest = min(decibels)
+    found = (
+        f"{np.mean(decibels):.1f} dB over {len(decibels)} clips, lowest {lowest:.1f}"
+    )
+    return lowest >= MIN_PSNR, f"{found}, expected at least {MIN_PSNR:g}"
+
+
+class _Trial:
+    """The training to come, compiled once."""
+
+    def __init__(self, cfg: DiTTraining, start: Start, dataset: Dataset, workdir: Path):
+        self._made = cfg, dataset, workdir, start
+
+    @cached_property
+    def _job(self) -> Job:
+        cfg, dataset, workdir, start = self._made
+        mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
+        return dit_job(cfg, dataset, workdir, start=start, mesh=mesh)
+
+    @cached_property
+    def _program(self) -> jax.stages.Compiled:
+        job = self._job
+        with jax.set_mesh(job.mesh):
+            arguments = job.state, job.put(next(iter(job.batches))), *job.frozen
+            return job.step_fn().lower(*arguments).compile()
+
+    def memory(self) -> tuple[bool, str]:
+        used = self._program.memory_analysis()
+        if used is None:
+            return True, "this platform does not say"
+        needed = (
+            used.argument_size_in_bytes
+            + used.output_size_in_bytes
+            + used.temp_size_in_bytes
+            - used.alias_size_in_bytes
+        )
+        there = _device_bytes()
+        found = f"a step needs {needed / 2**30:.2f} GiB of {there / 2**30:.1f}"
+        return needed < there, found
+
+    def steps(self) -> tuple[bool, str]:
+        job = self._job
+        state, batches, losses = job.start(), iter(job.batches), []
+        for _ in range(STEPS):
+            batch = job.put(next(batches))
+            state, metrics = self._program(state, batch, *job.frozen)
+            losses.append(float(metrics["loss"]))
+        found = f"loss {', '.join(f'{loss:.4f}' for loss in losses)}"
+        skipped = int(metrics["skipped"])
+        return not skipped, found + (f", {skipped} not finite" if skipped else "")
+
+
+def _device_bytes() -> int:
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

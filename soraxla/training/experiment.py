@@ -1,0 +1,329 @@
+"""Settings and data to a `Job` for the loop: one function a model."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from PIL import Image
+
+from data_pipelines.dataset import Dataset, check_vae
+from data_pipelines.loader import packed_batches
+from data_pipelines.vae_windows import WindowDataset, WindowSpec
+from soraxla.checkpoints.model_folder import Loaded, sha256_of_folder
+from soraxla.core.config import to_dict
+from soraxla.core.trees import sha256_of_tree
+from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.media.read import MEDIA_SUFFIXES
+from soraxla.models import dit
+from soraxla.models.vae.model import VAEConfig
+from soraxla.packing.pack import PackSpec
+from soraxla.packing.schedule import longest
+from soraxla.parallel.compiler import jit
+from soraxla.parallel.mesh import (
+    MESH_AXES,
+    PACKED_AXES,
+    MeshSettings,
+    axis_size,
+    cut,
+    one_device,
+    own_rows,
+    param_shardings,
+    put_rows,
+)
+from soraxla.parallel.multihost import barrier, is_main
+from soraxla.training.finetune import Start, check_start
+from soraxla.training.linear_start import linear_start
+from soraxla.training.loop import Job, LoopSettings
+from soraxla.training.optim import OptimSettings
+from soraxla.training.state import TrainState, create
+from soraxla.training.steps import (
+    DiTStep,
+    VAEStep,
+    dit_init,
+    dit_rules,
+    dit_step,
+    vae_init,
+    vae_step,
+)
+
+VIDEO_AXES = {"video": ("batch", None, None, None, None)}
+
+Preview = Callable[..., Image.Image]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTTraining:
+    """A whole training of the diffusion transformer.
+
+    Attributes:
+        batch_rows: rows of a step.
+        accumulate: parts of a step's rows that are computed one after the other, with
+            the memory of one; the step is the same.
+        shift: of the times that are trained, as `DiTConfig.shift`; None is the model's
+            own, at which it samples. A lower one teaches what is nearly clean.
+    """
+
+    step: DiTStep
+    pack: PackSpec
+    loop: LoopSettings
+    batch_rows: int = 1
+    accumulate: int = 1
+    shift: float | Literal["auto"] | None = None
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+
+    def __post_init__(self) -> None:
+        _check_decay(self.step.optim, self.loop)
+        if self.shift is not None:
+            time_shift(self.shift, height=1, width=1, latent_frames=1)  # refuses it
+        for name in ("batch_rows", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, expected at least 1"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAETraining:
+    """A whole training of the VAE."""
+
+    step: VAEStep
+    windows: WindowSpec
+    loop: LoopSettings
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+
+    def __post_init__(self) -> None:
+        _check_decay(self.step.optim, self.loop)
+
+
+def _check_decay(optim: OptimSettings, loop: LoopSettings) -> None:
+    if optim.decay_steps is not None and loop.steps > optim.decay_steps:
+        raise ValueError(
+            f"loop.steps is {loop.steps}, but from step.optim.decay_steps = "
+            f"{optim.decay_steps} on the rate is 0: set both alike; a folder that was "
+            "trained so is gone on from by --init, in another --workdir"
+        )
+
+
+def dit_job(
+    cfg: DiTTraining,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    start: Start | None = None,
+    preview: Preview | None = None,
+    mesh: Mesh | None = None,
+) -> Job:
+    """Trains on a prepared dataset; the dataset's VAE is copied into `workdir`.
+
+    `start` is a model to fine-tune, whole or, with `cfg.step.lora`, by adapters; None
+    starts from nothing. `mesh` has the devices (not `cfg.mesh`), by default the first.
+
+    Raises:
+        ValueError: the dataset does not fit the model, or the mesh the model or the
+            rows; a sample can never be packed,
+            `workdir` holds another VAE than the dataset was prepared with, a target of
+            LoRA is no layer, or there is LoRA and no `start`.
+    """
+    model, card, adapted = cfg.step.model, dataset.card, cfg.step.lora is not None
+    if start is not None:
+        check_start(start, dataset)
+    elif adapted:
+        raise ValueError(
+            "step.lora trains adapters of a model; name its folder with --init"
+        )
+    mesh = one_device() if mesh is None else mesh
+    own = check_mesh(cfg, mesh)
+    fresh = functools.partial(dit_init, cfg.step)
+    if adapted:
+        jax.eval_shape(fresh)  # finds a target that is no layer
+
+    def fine_tuned(params: PyTree) -> TrainState:
+        # Copies: the loop donates its state, and `start` stays the caller's.
+        params = jax.tree.map(jnp.copy, params)
+        # What the model is given beside its own starts fresh.
+        return create({**fresh().params, **params}, cfg.step.optim, {})
+
+    for what, expected, found in (
+        ("latent channels", model.latent_channels, card["latent_channels"]),
+        ("text width", model.text_width, card["text_width"]),
+    ):
+        if expected != found:
+            raise ValueError(
+                f"{dataset.path}: has {found} {what}, the model expects {expected}; "
+                "set step.model to the dataset's, or prepare it with other encoders"
+            )
+    batches = packed_batches(
+        dataset,
+        cfg.pack,
+        seed=cfg.step.seed,
+        batch_rows=cfg.batch_rows,
+        shift=functools.partial(
+            time_shift, model.shift if cfg.shift is None else cfg.shift
+        ),
+        rope_fps=model.rope_fps,
+        controls=model.controls,
+        own=own,
+    )
+    # Last, so that a refused start leaves nothing behind.
+    if is_main() and not (workdir / "vae").exists():
+        partial = workdir / ".vae.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(dataset.path / "vae", partial)
+        partial.rename(workdir / "vae")
+    barrier("the VAE is there")
+    check_vae(dataset, sha256_of_folder(workdir / "vae"))
+    return Job(
+        settings={
+            "kind": "dit",
+            **to_dict(cfg),
+            "text_encoder": card["text_encoder"],
+            "vae_sha256": card["vae_sha256"],
+            "max_latent_frames": longest(dataset.plan, cfg.pack),
+            **({"init": start.record()} if start else {}),
+        },
+        init=fresh if start is None or adapted else fine_tuned,
+        init_args=(start.dit.params,) if start and not adapted else (),
+        step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
+        frozen=(_frozen(start, cfg, mesh),) if start and adapted else (),
+        batches=batches,
+        unit="tokens",
+        preview=preview,
+        mesh=mesh,
+        rules=dit_rules(cfg.step),
+        put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
+    )
+
+
+def _frozen(start: Start, cfg: DiTTraining, mesh: Mesh) -> PyTree:
+    """The base of adapters on the devices, cut as if it were trained."""
+    made = functools.partial(dit.as_computed, cfg=cfg.step.model)
+    params = cut(start.dit.params, dit.RULES, mesh)
+    abstract = jax.eval_shape(made, params)
+    return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(params)
+
+
+def check_mesh(cfg: DiTTraining, mesh: Mesh) -> list[int]:
+    """The rows of a batch that this host reads.
+
+    Raises:
+        ValueError: the mesh does not divide what it is to cut.
+    """
+    own, model = own_rows(cfg.batch_rows, mesh), cfg.step.model
+    devices = axis_size(mesh, MESH_AXES["batch"])
+    if cfg.batch_rows % (cfg.accumulate * devices):
+        raise ValueError(
+            f"batch_rows is {cfg.batch_rows}, which accumulate = {cfg.accumulate} "
+            f"parts of data x fsdp = {devices} devices do not divide; set it to a "
+            f"multiple of {cfg.accumulate * devices}, or change accumulate"
+        )
+    for what, size, axis in (
+        ("pack.row_length", cfg.pack.row_length, "tokens"),
+        ("step.model.width", model.width, "embed"),
+        ("step.model.heads", model.heads, "heads"),
+        ("step.model.mlp_width", model.mlp_width, "mlp"),
+    ):
+        parts = axis_size(mesh, MESH_AXES[axis])
+        if size % parts:
+            raise ValueError(
+                f"{what} is {size}, which {parts} devices along "
+                f"{' x '.join(f'mesh.{name}' for name in MESH_AXES[axis])} do not "
+                "divide; change one of them"
+            )
+    return own
+
+
+def vae_job(
+    cfg: VAETraining,
+    media: Path,
+    *,
+    start: Loaded | None = None,
+    preview: Preview | None = None,
+    mesh: Mesh | None = None,
+) -> Job:
+    """Trains on pixel windows of all media files below a folder.
+
+    `start` is a VAE to fine-tune; None starts from nothing, a linear encoder from the
+    principal components. `mesh` has the devices (not `cfg.mesh`), by default the first.
+
+    Raises:
+        ValueError: no media, none large enough, `start` has other widths, or the mesh
+            does not divide a batch.
+    """
+    mesh = one_device() if mesh is None else mesh
+    for i, shape in enumerate(cfg.windows.shapes):
+        own_rows(shape.batch, mesh, what=f"windows.shapes[{i}].batch")
+    files = media_files(media)
+    if start is not None and _widths(start.model) != _widths(cfg.step.model):
+        raise ValueError(
+            f"the VAE to start from has widths {_widths(start.model)}, the "
+            f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
+        )
+    batches = WindowDataset(files, cfg.windows, seed=cfg.step.seed)
+    init = {} if start is None else {"init": {"sha256": sha256_of_tree(start.params)}}
+    if start is None and cfg.step.model.linear:
+        start = linear_start(cfg.step.model, batches, seed=cfg.step.seed)
+
+    def fine_tuned(params: PyTree) -> TrainState:
+        assert start is not None
+        mean = jnp.asarray(start.model.latent_mean)
+        square = mean**2 + jnp.asarray(start.model.latent_std) ** 2
+        moments = {"mean": mean, "square": square}
+        # Copies: the loop donates its state, and `start` stays the caller's.
+        return create(jax.tree.map(jnp.copy, params), cfg.step.optim, moments)
+
+    return Job(
+        settings={"kind": "vae", **to_dict(cfg), **init},
+        init=fine_tuned if start else functools.partial(vae_init, cfg.step),
+        init_args=(jax.device_get(start.params),) if start else (),
+        step=functools.partial(vae_step, cfg=cfg.step),
+        convolves=True,
+        batches=batches.of_a_host(functools.partial(own_rows, mesh=mesh)),
+        unit="px",
+        preview=preview,
+        mesh=mesh,
+        put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
+    )
+
+
+def _widths(model: VAEConfig) -> tuple:
+    return (
+        model.base_width,
+        model.latent_channels,
+        model.multipliers,
+        model.res_blocks,
+        model.temporal_down,
+        model.residual,
+        model.decoder_width,
+        model.pixel_patch,
+        model.linear,
+    )
+
+
+def media_files(folder: Path) -> list[Path]:
+    """All videos and pictures below a folder, sorted.
+
+    Raises:
+        ValueError: there is no such folder, or no media in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give a folder of videos")
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in MEDIA_SUFFIXES
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
+    if not files:
+        raise ValueError(
+            f"{folder}: no media, expected files ending in "
+            f"{', '.join(sorted(MEDIA_SUFFIXES))}"
+        )
+    return files

@@ -1,0 +1,397 @@
+"""Weights at rest: what is saved comes back, what is not right is one clear line."""
+
+import json
+import os
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from soraxla.checkpoints.model_folder import (
+    CONFIG,
+    load_dit,
+    load_vae,
+    named_tensors,
+    save_folder,
+    sha256_of_folder,
+    vae_as_folder,
+)
+from soraxla.core.config import to_dict
+from soraxla.core.trees import named_leaves
+from soraxla.models.dit.config import DiTConfig
+from soraxla.models.vae.model import VAEConfig
+from soraxla.training.loop import Job, LoopSettings, train
+from soraxla.training.optim import OptimSettings
+from soraxla.training.steps import DiTStep, VAEStep, dit_init, vae_init
+from tests import tiny
+from tests.training.toy import Batches
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with `vae` and `dit`, fp32."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, loaded in (("vae", tiny.loaded_vae()), ("dit", tiny.loaded_dit())):
+        save_folder(folder / name, loaded.params, loaded.config)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy to break."""
+    return shutil.copytree(saved, tmp_path / "weights")
+
+
+def assert_same(one, other, dtype=np.float32):
+    a, b = named_leaves(one), named_leaves(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        rounded = np.asarray(b[name]).astype(dtype).astype(np.float32)
+        assert a[name].dtype == np.float32
+        np.testing.assert_array_equal(a[name], rounded, err_msg=name)
+
+
+def one_line(error):
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+# --- There and back ---------------------------------------------------------------
+
+
+def test_weights_come_back_bit_for_bit(saved):
+    vae, dit = load_vae(saved / "vae"), load_dit(saved / "dit")
+    assert_same(vae.params, tiny.vae_params())
+    assert_same(dit.params, tiny.dit_params())
+    assert vae.model == tiny.VAE and dit.model == tiny.DIT
+    assert dit.config["text_encoder"] == "hashed:16"
+
+
+def test_bf16_weights_are_rounded_once(tmp_path):
+    for name, loaded, load in (
+        ("vae", tiny.loaded_vae(), load_vae),
+        ("dit", tiny.loaded_dit(), load_dit),
+    ):
+        save_folder(tmp_path / name, loaded.params, loaded.config, dtype="bfloat16")
+        back = load(tmp_path / name)
+        assert_same(back.params, loaded.params, ml_dtypes.bfloat16)
+        again = tmp_path / f"{name}_again"
+        save_folder(again, back.params, back.config, dtype="bfloat16")
+        assert sha256_of_folder(again) == sha256_of_folder(tmp_path / name)
+
+
+def test_a_file_is_a_block_and_other_tools_can_read_it(saved):
+    names = {p.name for p in (saved / "dit").iterdir()}
+    assert names == {
+        "config.json",
+        "stem.safetensors",
+        "block_000.safetensors",
+        "block_001.safetensors",
+    }
+    assert {p.stem for p in (saved / "vae").iterdir()} == {
+        "config",
+        "encoder",
+        "decoder",
+    }
+    tensors = load_file(saved / "dit" / "block_001.safetensors")
+    assert all(name.startswith("blocks.1.") for name in tensors)
+    stacked = named_leaves(tiny.dit_params())
+    for name, tensor in tensors.items():
+        leaf = stacked["blocks." + name.removeprefix("blocks.1.")]
+        np.testing.assert_array_equal(tensor, leaf[1])
+
+
+# --- What is not written ----------------------------------------------------------
+
+
+def test_nothing_is_overwritten_or_half_written(folder, tmp_path, monkeypatch):
+    loaded = tiny.loaded_vae()
+    with pytest.raises(ValueError, match="exists; remove it") as error:
+        save_folder(folder / "vae", loaded.params, loaded.config)
+    one_line(error)
+    with pytest.raises(ValueError, match=r"float16.*one of float32, bfloat16"):
+        save_folder(tmp_path / "new", loaded.params, loaded.config, dtype="float16")
+
+    def full_disk(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("soraxla.checkpoints.model_folder.save_file", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            save_folder(tmp_path / "new", loaded.params, loaded.config)
+    assert not (tmp_path / "new").exists()
+    save_folder(tmp_path / "new", loaded.params, loaded.config)
+    assert_same(load_vae(tmp_path / "new").params, loaded.params)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "weights"]
+
+
+# --- Bad input --------------------------------------------------------------------
+
+
+def edit_tensors(file, change):
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+def edit_config(file, change):
+    config = json.loads(file.read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def missing(tensors):
+    del tensors["encoder.conv_out.bias"]
+
+
+def unexpected(tensors):
+    tensors["encoder.more"] = np.zeros(2, np.float32)
+
+
+def misshaped(tensors):
+    name = "encoder.conv_out.bias"
+    tensors[name] = tensors[name][:-1].copy()
+
+
+def quantised(tensors):
+    name = "encoder.conv_out.bias"
+    tensors[name] = tensors[name].astype(np.int8)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("encoder.safetensors", quantised, "conv_out.bias' is I8, quantised"),
+        ("encoder.safetensors", missing, r"1 missing, such as 'encoder\.conv_out"),
+        ("encoder.safetensors", unexpected, r"1 unexpected, such as 'encoder\.more'"),
+        (
+            "encoder.safetensors",
+            misshaped,
+            r"1 mis-shaped, .* with \(7,\), expected \(8,\)",
+        ),
+        ("encoder.safetensors", truncate, r"encoder\.safetensors: not a whole"),
+        ("encoder.safetensors", lambda f: f.write_bytes(b""), "not a whole"),
+        (
+            "encoder.safetensors",
+            lambda f: f.unlink(),
+            r"[0-9]+ missing, such as 'encoder",
+        ),
+        (CONFIG, lambda f: f.unlink(), r"no vae weights here, config\.json is missing"),
+        (CONFIG, truncate, r"config\.json: damaged"),
+        (CONFIG, lambda f: f.write_bytes(b"\xff" * 2000), "damaged.*utf-8"),
+        (CONFIG, lambda f: f.write_text("[]"), "damaged"),
+        (
+            CONFIG,
+            lambda c: c.update(format=99),
+            "format 99, expected 'vae' of format 1",
+        ),
+        (CONFIG, lambda c: c.update(format="new"), "damaged.*new"),
+        (CONFIG, lambda c: c.update(kind="dit"), "holds 'dit'.*expected 'vae'"),
+        (CONFIG, lambda c: c.pop("kind"), "damaged.*kind"),
+        (CONFIG, lambda c: c.pop("model"), r"config\.json: .*model"),
+        (CONFIG, lambda c: c.update(model=[]), r"config\.json: .*model"),
+        (
+            CONFIG,
+            lambda c: c["model"].update(base_witdh=4),
+            "did you mean 'base_width'",
+        ),
+        (CONFIG, lambda c: c["model"].update(base_width=8), "mis-shaped"),
+        (CONFIG, lambda c: c["model"].update(latent_mean=[0.0]), "latent_mean"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_one_clear_line(folder, file, damage, message):
+    path = folder / "vae" / file
+    if damage in (missing, unexpected, misshaped, quantised):
+        edit_tensors(path, damage)
+    elif damage.__code__.co_varnames[0] == "c":
+        edit_config(path, damage)
+    else:
+        damage(path)
+    with pytest.raises(ValueError, match=message) as error:
+        load_vae(folder / "vae")
+    one_line(error)
+    assert str(folder / "vae") in str(error.value)
+
+
+def test_what_is_incomplete_is_not_handed_on(folder):
+    """As an export would, tensor by tensor."""
+    names, read, model = named_tensors(folder, "vae")
+    assert len(names) == len(named_leaves(tiny.vae_params())) and model == tiny.VAE
+    assert read("encoder.conv_out.bias").shape == (8,)
+    edit_tensors(folder / "vae" / "encoder.safetensors", missing)
+    with pytest.raises(ValueError, match="1 missing") as error:
+        named_tensors(folder, "vae")
+    one_line(error)
+
+
+@pytest.mark.parametrize("key", ["model", "process", "text_encoder"])
+def test_a_transformers_config_must_be_whole(folder, key):
+    edit_config(folder / "dit" / CONFIG, lambda c: c.pop(key))
+    with pytest.raises(ValueError, match=rf"config\.json: .*{key}") as error:
+        load_dit(folder / "dit")
+    one_line(error)
+
+
+def test_the_other_kind_of_folder_is_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match="holds 'vae' of format 1, expected 'dit'"):
+        load_dit(saved / "vae")
+    for load in (load_vae, load_dit):
+        with pytest.raises(ValueError, match="weights here") as error:
+            load(tmp_path / "nowhere")
+        one_line(error)
+
+
+# --- The hash ---------------------------------------------------------------------
+
+
+def test_the_hash_is_of_names_and_bytes_alone(folder):
+    vae = folder / "vae"
+    before = sha256_of_folder(vae)
+    for path in vae.iterdir():
+        os.utime(path, (1, 1))
+    (vae / "README.md").write_text("not a weight")
+    assert sha256_of_folder(shutil.copytree(vae, folder / "copy")) == before
+    for path in sorted(vae.iterdir()):
+        if path.name == "README.md":
+            continue
+        whole = path.read_bytes()
+        for place in (0, len(whole) // 2, -1):
+            changed = bytearray(whole)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+            assert sha256_of_folder(vae) != before
+        path.write_bytes(whole)
+    assert sha256_of_folder(vae) == before
+    (vae / "encoder.safetensors").rename(vae / "encoder_1.safetensors")
+    assert sha256_of_folder(vae) != before
+
+
+# --- Training folders -------------------------------------------------------------
+
+
+def trained(workdir, kind, step, init, extra):
+    """A training folder whose EMA is not its parameters, without training."""
+
+    def started():
+        state = init(step)
+        ema = tiny.random_like(jax.eval_shape(lambda: state.params), seed=5)
+        return state._replace(ema=ema, **extra)
+
+    def count(state, _):
+        zero = state.skipped * 1.0
+        metrics = {"loss": zero, "skipped_in_a_row": state.skipped_in_a_row}
+        metrics["batches"] = zero + 1
+        return state._replace(step=state.step + 1), metrics
+
+    job = Job(
+        settings={
+            "kind": kind,
+            "step": to_dict(step),
+            "text_encoder": "hashed:8",
+            "max_latent_frames": 5,
+        },
+        init=started,
+        step=count,
+        batches=Batches(),
+        unit="batches",
+    )
+    return train(job, LoopSettings(steps=1), workdir)
+
+
+@pytest.fixture(scope="module")
+def vae_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "vae"
+    model = VAEConfig(
+        base_width=2, latent_channels=2, multipliers=(1, 1), temporal_down=(True,)
+    )
+    moments = {"mean": np.float32([1.0, -2.0]), "square": np.float32([5.0, 4.25])}
+    state = trained(
+        workdir,
+        "vae",
+        VAEStep(model=model, optim=OptimSettings(warmup_steps=1)),
+        lambda step: tiny_init(vae_init, step),
+        {"extra": moments},
+    )
+    return workdir, state
+
+
+@pytest.fixture(scope="module")
+def dit_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "dit"
+    model = DiTConfig(layers=2, width=12, heads=2, mlp_width=8, text_width=8)
+    step = DiTStep(model=model)
+    return workdir, trained(
+        workdir, "dit", step, lambda step: tiny_init(dit_init, step), {}
+    )
+
+
+def tiny_init(init, step):
+    """The state of the shapes of `init`, without compiling it."""
+    shapes = jax.eval_shape(lambda: init(step))
+    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
+
+
+def test_a_vae_in_training_gives_its_average_and_statistics(vae_run):
+    workdir, state = vae_run
+    loaded = load_vae(workdir)
+    assert_same(loaded.params, state.ema)
+    assert loaded.model.latent_mean == (1.0, -2.0)
+    assert loaded.model.latent_std == (2.0, 0.5)
+    assert loaded.config == {"kind": "vae", "model": to_dict(loaded.model)}
+
+
+def test_a_transformer_in_training_gives_its_average(dit_run):
+    workdir, state = dit_run
+    loaded = load_dit(workdir)
+    assert_same(loaded.params, state.ema)
+    assert loaded.model.layers == 2
+    assert loaded.config["text_encoder"] == "hashed:8"
+    assert loaded.config["process"] == {
+        "schedule": "rectified_flow",
+        "prediction": "flow",
+    }
+
+
+def test_what_is_exported_is_what_was_loaded(vae_run, dit_run, tmp_path):
+    for (workdir, _), load in ((vae_run, load_vae), (dit_run, load_dit)):
+        loaded = load(workdir)
+        folder = tmp_path / workdir.name
+        save_folder(folder, loaded.params, loaded.config)
+        back = load(folder)
+        assert_same(back.params, loaded.params)
+        assert back.model == loaded.model
+        assert back.config == {"format": 1, **loaded.config}
+
+
+def test_a_vae_in_training_has_a_folder_for_a_while(vae_run, saved):
+    with vae_as_folder(vae_run[0]) as (folder, sha256):
+        assert sha256 == sha256_of_folder(folder)
+        assert_same(load_vae(folder).params, load_vae(vae_run[0]).params)
+    assert not folder.exists()
+    with vae_as_folder(saved / "vae") as (folder, sha256):
+        assert folder == saved / "vae" and sha256 == sha256_of_folder(folder)
+    assert folder.exists()
+
+
+def test_the_other_kind_of_training_folder_is_refused(vae_run, dit_run, tmp_path):
+    for (workdir, _), load in ((vae_run, load_dit), (dit_run, load_vae)):
+        with pytest.raises(ValueError, match=r"trains a .*, expected a") as error:
+            load(workdir)
+        one_line(error)
+    broken = shutil.copytree(vae_run[0], tmp_path / "broken")
+    truncate(broken / "train.json")
+    with pytest.raises(ValueError, match=r"train\.json: damaged") as error:
+        load_vae(broken)
+    one_line(error)
+    shutil.copy(vae_run[0] / "train.json", broken)
+    shutil.rmtree(broken / "checkpoints")
+    with pytest.raises(ValueError, match="no whole checkpoint") as error:
+        load_vae(broken)
+    one_line(error)

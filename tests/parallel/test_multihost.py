@@ -1,0 +1,135 @@
+"""Processes find each other, or say who is missing; a folder has one run."""
+
+import http.server
+import threading
+import time
+
+import pytest
+
+from soraxla.parallel import multihost
+from soraxla.parallel.multihost import Group, group, join, only_run
+from tests.training.test_mesh import free_port
+
+ENDPOINTS = "worker-network-endpoints"
+
+
+def test_a_process_by_itself_is_no_group():
+    assert group(None, None, None) is None
+    assert group("host:1234", 2, 1) == Group("host:1234", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (("host:1234", None, 0), "needs --coordinator, --processes and --process-id"),
+        ((None, 2, 0), "give all three"),
+        (("host", 2, 0), "--coordinator host: expected HOST:PORT"),
+        (("host:port", 2, 0), "expected HOST:PORT"),
+        (("host:1", 2, 2), "--process-id 2: expected 0 to 1"),
+        (("host:1", 2, -1), "--process-id -1"),
+    ],
+)
+def test_half_a_group_is_refused(named, message):
+    with pytest.raises(ValueError, match=message):
+        group(*named)
+
+
+# --- Cloud TPU ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def metadata(monkeypatch):
+    """A metadata server with the attributes of the dict, for a machine with chips."""
+    attributes = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.rpartition("/")[2]
+            known = name in attributes and self.headers["Metadata-Flavor"] == "Google"
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(attributes.get(name, "").encode())
+
+        def log_message(self, *_): ...
+
+    server = http.server.HTTPServer(("localhost", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://localhost:{server.server_port}/attributes"
+    monkeypatch.setattr(multihost, "_METADATA", address)
+    monkeypatch.setattr(multihost, "_there", lambda pattern: True)
+    yield attributes
+    server.shutdown()
+
+
+@pytest.mark.parametrize("endpoints", ["ten,eleven", "a:x:ten,b:y:eleven"])
+def test_a_worker_of_a_pod_knows_its_group(metadata, endpoints):
+    metadata |= {ENDPOINTS: endpoints, "agent-worker-number": "1"}
+    assert group(None, None, None) == Group("ten:8476", 2, 1)
+
+
+def test_one_worker_or_another_kind_of_machine_is_by_itself(metadata):
+    assert group(None, None, None) is None
+    metadata |= {ENDPOINTS: "ten", "agent-worker-number": "0"}
+    assert group(None, None, None) is None
+
+
+# --- Meeting ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Starts processes of a group as threads; gives what each ended with."""
+    came = []
+    monkeypatch.setattr(
+        multihost.jax.distributed, "initialize", lambda *group: came.append(group[2])
+    )
+
+    def run(processes, ids, timeout, stranger=False):
+        coordinator, ends = f"localhost:{free_port()}", {}
+
+        def one(i):
+            try:
+                join(Group(coordinator, processes, i), timeout)
+            except TimeoutError as error:
+                ends[i] = str(error)
+
+        threads = [threading.Thread(target=one, args=(i,)) for i in ids]
+        for thread in reversed(threads):  # process 0 comes last
+            thread.start()
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join(timeout=20)
+        return sorted(came), ends
+
+    return run
+
+
+def test_all_that_come_are_one(joined):
+    assert joined(4, range(4), 20.0) == ([0, 1, 2, 3], {})
+
+
+def test_every_process_names_those_that_did_not_come(joined):
+    came, ends = joined(5, [0, 1, 3], 1.0)
+    assert came == [] and set(ends) == {0, 1, 3}
+    for message in ends.values():
+        assert message.startswith("process 2, 4 of 5 did not come to localhost:")
+        assert "within 1 s" in message
+
+
+def test_without_process_0_the_others_say_so(joined):
+    came, ends = joined(2, [1], 0.5)
+    assert came == [] and "process 0 of 2 did not come" in ends[1]
+
+
+# --- One run a folder ---------------------------------------------------------------
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_ends(tmp_path):
+    second = only_run(tmp_path)
+    with only_run(tmp_path):
+        with pytest.raises(BlockingIOError, match="another run is at work here"):
+            second.__enter__()
+        with only_run(tmp_path / "other"):
+            pass
+    with only_run(tmp_path):
+        pass

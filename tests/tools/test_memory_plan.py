@@ -1,0 +1,207 @@
+"""Plans of topologies: what is wrong is one line, what is shipped does not grow."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from soraxla.cli.train import load_config
+from soraxla.core.config import build
+from soraxla.generation.request import SampleSettings
+from soraxla.models.dit.config import dit_config
+from soraxla.models.dit.flops import forward_flops, token_flops, train_flops
+from soraxla.parallel.mesh import MeshSettings
+from soraxla.tools import memory_plan
+from soraxla.tools.memory_plan import fitted
+from soraxla.training.experiment import DiTTraining
+
+ROOT = Path(__file__).parents[2]
+PLANS = ROOT / "tpu_scripts" / "plans"
+
+
+def test_the_count_is_that_of_dit_xl_2():
+    """DiT-XL/2 at 256² is 237 GFLOP (arXiv 2212.09748), beside its text."""
+    cfg = dit_config(
+        "debug", layers=28, width=1152, heads=16, mlp_width=4608, text_width=1
+    )
+    text = 28 * 4 * 1152**2 * 256  # cross-attention's q and o, which DiT has not
+    count = forward_flops(cfg, [256], [1]) - text
+    assert count == pytest.approx(237e9, rel=0.01)
+
+
+def test_gates_and_the_copy_s_attention_are_counted():
+    plain, gated = (dit_config("xs", input_gate=gate) for gate in (False, True))
+    more = forward_flops(gated, [10], [1]) - forward_flops(plain, [10], [1])
+    assert more == 4 * (2 * 256 * 64 * 10) + 2 * (2 * 64 * 10 * 10)
+
+
+def test_local_layers_are_counted():
+    """Eleven taps a channel and an MLP each, between two maps."""
+    settings = [
+        {"local_layers": n, "local_width": 8, "patch": (1, 2, 1)} for n in (0, 3)
+    ]
+    plain, local = (
+        forward_flops(dit_config("xs", **s), [10, 3], [1, 1]) for s in settings
+    )
+    a_latent = 2 * 16 * 8 + 256 * 8 + 3 * (11 * 8 + 4 * 8 * 8) + 8 * 16
+    assert local - plain == 2 * a_latent * 2 * 13
+
+
+def test_a_forecast_is_counted():
+    """Of two frames and how clean they are; then the network and a gate are told."""
+    settings = [
+        {"forecast_layers": n, "local_width": 8, "patch": (1, 2, 1)} for n in (0, 3)
+    ]
+    plain, told = (
+        forward_flops(dit_config("xs", **s), [10, 3], [1, 1]) for s in settings
+    )
+    a_latent = 2 * 16 * 8 + 2 * 8 + 3 * (9 * 8 + 4 * 8 * 8) + 8 * 16
+    assert told - plain == 2 * (2 * a_latent + 2 * 256 * 32) * 13
+
+
+def test_work_follows_segments_and_not_rows():
+    cfg = dit_config("xs")
+    one, four = (
+        forward_flops(cfg, [4096], [64]),
+        forward_flops(cfg, [1024] * 4, [16] * 4),
+    )
+    assert one - four == pytest.approx(4 * 256 * 8 * (3 * 4096**2 / 4), rel=0.03)
+    assert train_flops(cfg, [7], [3]) == 3 * forward_flops(cfg, [7], [3])
+
+
+def command(*arguments):
+    """`soraxla plan` in a process of its own, where libtpu finds one CPU device."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    return subprocess.run(
+        [sys.executable, "-m", "soraxla.cli.main", "plan", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def refusal(*arguments):
+    done = command("--config", "configs/dit.py:debug", *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("soraxla plan: ")
+    return line
+
+
+def test_what_cannot_be_planned_is_one_line():
+    pytest.importorskip("libtpu")
+    assert "such as v5e:8x8, v5e:4x8" in refusal("--topology", "v5e:3x3")
+    assert "unknown topology 'v9:2x2'" in refusal("--topology", "v9:2x2")
+    assert "batch_rows is 0" in refusal("--topology", "v5e:2x2", "--rows", "0")
+    mesh = ("--topology", "v5e:2x2", "--mesh")
+    assert "has 3 devices, but there are 4" in refusal(*mesh, "fsdp=3")
+    assert "expected AXIS=N" in refusal(*mesh, "fsdp:4")
+    assert "unknown setting 'mesh.width'" in refusal(*mesh, "width=4")
+    assert "batch_rows is 2" in refusal("--topology", "v5e:2x2", "--rows", "2")
+    line = refusal(*mesh, "fsdp=1,context=4", "--row-length", "1022")
+    assert "pack.row_length is 1022" in line
+    line = refusal(*mesh, "fsdp=1,tensor=4", "--rows", "4")
+    assert "step.model.heads is 2" in line
+
+
+def test_a_slice_may_have_the_name_that_cloud_tpu_has_for_it():
+    names = "v5litepod-8", "v5e-4", "v5p-128", "v6e-64", "v5p:2x2x1"
+    shapes = "v5e:2x4", "v5e:2x2", "v5p:4x4x4", "v6e:8x8", "v5p:2x2x1"
+    assert tuple(map(memory_plan.topology_name, names)) == shapes
+
+
+def test_out_of_memory_is_one_line_with_the_amounts():
+    pytest.importorskip("libtpu")
+    size = ("--config", "configs/dit.py:wan_1_3b", "--mesh", "data=8,fsdp=1")
+    line = refusal(*size, "--topology", "v5e:2x4", "--rows", "8")
+    assert "train does not fit a chip of v5e:2x4: it needs " in line
+    assert "GiB of 15.75 GiB" in line
+
+
+def test_what_is_not_named_is_what_the_commands_choose(monkeypatch):
+    """A training has rows for all chips; to sample, all of them share one."""
+    monkeypatch.setattr(memory_plan, "topology_devices", lambda _: jax.devices()[:4])
+    config = load_config("configs/dit.py:debug")
+    del config["kind"]
+    cfg = build(DiTTraining, {**config, "batch_rows": 6})
+    train = fitted(cfg, "four", what="train", rows=False)
+    assert (train.batch_rows, train.mesh) == (8, cfg.mesh)
+    assert fitted(cfg, "four", what="train", rows=True) == cfg
+    sample = fitted(cfg, "four", what="sample", rows=False)
+    assert (sample.batch_rows, sample.mesh.context, sample.mesh.fsdp) == (1, 4, 1)
+    named = replace(cfg, mesh=MeshSettings(context=2))
+    assert fitted(named, "four", what="sample", rows=True) == named
+    accumulated = replace(named, accumulate=2)  # in training only
+    assert fitted(accumulated, "four", what="sample", rows=True) == named
+
+
+def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
+    pytest.importorskip("libtpu")
+    out = tmp_path / "plan.json"
+    size = ("--config", "configs/dit.py:debug", "--row-length", "1024")
+    done = command(
+        *size, "--topology", "v5e:2x2", "--what", "sample", "--json", str(out)
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = json.loads(out.read_text())
+    text = made["settings"]["pack"]["text_length"]
+    assert made["mesh"]["context"] == 4 and made["tokens"] == 1024
+    assert made["flops"] == 2 * token_flops(dit_config("debug"), [1024], [text])
+    steps = SampleSettings().steps
+    sending = sent(made) / steps / (memory_plan.CHIPS["v5e"].ici_gigabytes * 1e9)
+    computing = made["flops"] / (4 * memory_plan.CHIPS["v5e"].bf16_teraflops * 1e12)
+    assert made["estimate_seconds"] == pytest.approx(max(sending, computing))
+
+
+def test_a_train_step_cut_along_every_axis_compiles(tmp_path):
+    """Two heads on two devices of `tensor` leave none to trade: keys travel the ring,
+    and their gradients, in fp32, with them."""
+    pytest.importorskip("libtpu")
+    out = tmp_path / "plan.json"
+    size = ("--config", "configs/dit.py:debug", "--rows", "2", "--row-length", "2048")
+    mesh = ("--topology", "v5e:2x4", "--mesh", "fsdp=2,context=2,tensor=2")
+    done = command(*size, *mesh, "--json", str(out))
+    assert done.returncode == 0, done.stderr[-2000:]
+    sent_round = {
+        c["shape"].partition("[")[0]
+        for c in json.loads(out.read_text())["collectives"]
+        if c["kind"] == "collective-permute" and c["in_loop"]
+    }
+    assert sent_round == {"bf16", "f32", "s32"}
+
+
+def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+    from soraxla.tools.memory_plan import topology_devices
+
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(ValueError, match=r"pip install 'soraxla\[plan\]'"):
+        topology_devices("v5e:2x2")
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.json")), ids=lambda p: p.stem)
+def test_a_shipped_plan_leaves_a_tenth_of_the_memory(path):
+    made = json.loads(path.read_text())
+    assert made["peak"] <= 0.9 * made["hbm"]
+    assert made["collectives"] and made["command"]
+
+
+def test_a_shipped_plan_does_not_grow(tmp_path):
+    pytest.importorskip("libtpu")
+    shipped = json.loads((PLANS / "video_60s_1080p_v5p-128.json").read_text())
+    out = tmp_path / "plan.json"
+    done = command(*shipped["command"], "--json", str(out))
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = json.loads(out.read_text())
+    assert made["peak"] <= 1.05 * shipped["peak"]
+    assert sent(made) <= 1.05 * sent(shipped)
+    assert jax.default_backend() == "cpu"
+
+
+def sent(made):
+    return sum(c["bytes"] for c in made["collectives"])
