@@ -18,7 +18,7 @@ from benchmarks.harness import Timing, race, write_report
 from soraxla.models.dit.config import dit_config
 from soraxla.parallel.compiler import jit
 from soraxla.training.saving import Checkpoints
-from soraxla.training.steps import DiTStep, dit_init
+from soraxla.training.steps import DiTStepConfig, dit_init
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the report is written")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    cfg = DiTStep(model=dit_config(arguments.size))
+    cfg = DiTStepConfig(model=dit_config(arguments.size))
     state = jit(functools.partial(dit_init, cfg))()
     jax.block_until_ready(state)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -48,11 +48,11 @@ from soraxla.models.vae.model import VAEConfig
 from soraxla.ops import attention
 from soraxla.ops.engines import gpu_cudnn, xla_flash
 from soraxla.ops.engines.engine import Engine
-from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
 from soraxla.packing.schedule import plan_steps
 from soraxla.parallel.compiler import jit
-from soraxla.training.steps import DiTStep, dit_init, dit_step
+from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
 # Dense bf16 TFLOP/s by the data sheets.
 PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}
@@ -227,7 +227,7 @@ def packed_rows(
     model: DiTConfig, sizes: Sizes, rows: int
 ) -> list[tuple[PackedBatch, int]]:
     """Batches of one row of the published mix, and the FLOPs of a step on each."""
-    spec = PackSpec(
+    spec = PackConfig(
         row_length=sizes.tokens, text_length=sizes.tokens // 8, max_segments=64
     )
     index, rng = published_sizes(shrink=sizes.shrink), np.random.default_rng(0)
@@ -244,7 +244,7 @@ def packed_rows(
 
 def training(sizes: Sizes) -> Cases:
     def case(model: DiTConfig) -> Result:
-        step = DiTStep(model=model)
+        step = DiTStepConfig(model=model)
         batches = packed_rows(model, sizes, ROWS_TIMED)
         state = jit(functools.partial(dit_init, step))()
         run = jit(functools.partial(dit_step, cfg=step), donate_argnums=0)
@@ -333,7 +333,7 @@ def _grid(size: tuple[int, int, int]) -> LatentGrid:
 def _clip(model: DiTConfig, grid: LatentGrid) -> PackedBatch:
     """A row of one clip with 64 text tokens, all of it random."""
     place = positions(grid, model.patch, 16.0, model.rope_fps)
-    spec = PackSpec(row_length=len(place), text_length=64, max_segments=1)
+    spec = PackConfig(row_length=len(place), text_length=64, max_segments=1)
     return jax.device_put(pack([[_random(model, place, 64, 0)]], spec))
 
 

@@ -21,12 +21,12 @@ from benchmarks.sizes import published_sizes
 from data_pipelines.dataset import open_dataset
 from data_pipelines.loader import packed_batches
 from soraxla.diffusion.noise_schedule import time_shift
-from soraxla.packing.pack import PackSpec
+from soraxla.packing.pack import PackConfig
 from soraxla.parallel.compiler import jit
 from soraxla.training.steps import dit_init, dit_step
 from tests.data_pipelines.datasets import write_dataset
 
-SPEC = PackSpec(row_length=1024, text_length=512, max_segments=32)
+SPEC = PackConfig(row_length=1024, text_length=512, max_segments=32)
 ROWS = 4  # to a step
 SAMPLES = 1024
 STEPS = 3  # to a round

@@ -39,7 +39,7 @@ from soraxla.generation.request import (
     Extend,
     Loop,
     Request,
-    SampleSettings,
+    SamplingConfig,
     Task,
 )
 from soraxla.models import dit
@@ -138,7 +138,7 @@ class Found(NamedTuple):
 
 def joined(
     pipeline: Pipeline,
-    settings: SampleSettings,
+    settings: SamplingConfig,
     clips: list[Episode],
     window: int | None,
     strength: float,
@@ -184,7 +184,7 @@ def distance(clips: list[Episode], made: list[np.ndarray], after: int) -> float:
 
 
 def drifts(
-    pipeline: Pipeline, settings: SampleSettings, scenes: list[Episode], window: int
+    pipeline: Pipeline, settings: SamplingConfig, scenes: list[Episode], window: int
 ) -> list[float]:
     """Between the given frames and those of the last of four windows."""
     last = window - OVERLAP

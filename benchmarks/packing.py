@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.harness import Contender, Timing, matmul, race, timed, write_report
 from benchmarks.sizes import published_sizes, tokens_of
 from soraxla.models.dit.config import dit_config
-from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.schedule import (
     fill,
     imbalance,
@@ -40,11 +40,11 @@ from soraxla.packing.schedule import (
     window_draws,
 )
 from soraxla.parallel.compiler import jit
-from soraxla.training.steps import DiTStep, dit_init, dit_step
+from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
-STEP = DiTStep(model=dit_config("xs", layers=4))
+STEP = DiTStepConfig(model=dit_config("xs", layers=4))
 SHRINK = 2
-SPEC = PackSpec(row_length=4096, text_length=512, max_segments=32)
+SPEC = PackConfig(row_length=4096, text_length=512, max_segments=32)
 ROWS = 4  # of the plan that are timed: a step of one device, so as costly as any other
 LENGTHS = (64, 256, 768, 1536, 2560, 4096)
 CLIPS, BUCKETS, STEPS = (4, 8, 16), 12, 1000
@@ -54,7 +54,7 @@ def planning(windows: int = 40) -> dict[str, Any]:
     """Fill, imbalance and speed of the plan at full size."""
     index, results = published_sizes(), {}
     for length in (16384, 32768, 65536):
-        spec = PackSpec(row_length=length, text_length=length // 8, max_segments=128)
+        spec = PackConfig(row_length=length, text_length=length // 8, max_segments=128)
         draws = window_draws(index, spec)
         start = time.process_time()
         rows = [
@@ -74,7 +74,7 @@ def planning(windows: int = 40) -> dict[str, Any]:
     return results
 
 
-def train_step(rows: Sequence[Sequence[tuple[int, int]]], spec: PackSpec) -> Callable:
+def train_step(rows: Sequence[Sequence[tuple[int, int]]], spec: PackConfig) -> Callable:
     """A step on rows of segments of (tokens, text tokens); the state is not kept."""
     model, rng = STEP.model, np.random.default_rng(0)
 
@@ -106,7 +106,7 @@ def contenders(
         yield f"packed {number}", timed(train_step([row], SPEC))
     text = round(float(captions.mean()))
     for length in LENGTHS:
-        spec = PackSpec(
+        spec = PackConfig(
             row_length=length, text_length=int(captions.max()), max_segments=1
         )
         rows = [[(length, text)]] * (SPEC.row_length // length)

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from soraxla.packing.schedule import PlanIndex
+from soraxla.packing.schedule import ScheduleIndex
 
 FILE = Path(__file__).with_name("sizes.json")
 _VAE = 8  # pixels to a latent
 _GROUP = 4  # frames to a latent, after the first
 
 
-def published_sizes(samples: int = 8192, *, shrink: int = 1) -> PlanIndex:
+def published_sizes(samples: int = 8192, *, shrink: int = 1) -> ScheduleIndex:
     """`samples` samples of `sizes.json`, as even as can be, in a fixed mixed order.
 
     `shrink` divides every side: 4 makes rows of 1,024 tokens of rows of 16,384, and
@@ -35,7 +35,7 @@ def published_sizes(samples: int = 8192, *, shrink: int = 1) -> PlanIndex:
     drawn = np.searchsorted(np.cumsum(weights) / np.sum(weights), places)
     order = np.random.Generator(np.random.Philox(0)).random(samples).argsort()
     width, height, frames = np.array(cells)[drawn[order]].T
-    return PlanIndex(
+    return ScheduleIndex(
         t=1 + (frames - 1) // _GROUP,
         h=height // _VAE,
         w=width // _VAE,
@@ -47,7 +47,7 @@ def published_sizes(samples: int = 8192, *, shrink: int = 1) -> PlanIndex:
     )
 
 
-def tokens_of(index: PlanIndex) -> Int[np.ndarray, " n"]:
+def tokens_of(index: ScheduleIndex) -> Int[np.ndarray, " n"]:
     """Tokens of each sample, whole."""
     pt, ph, pw = index.patch
     return (index.t // pt) * (index.h // ph) * (index.w // pw)

@@ -35,7 +35,7 @@ from soraxla.models import dit
 from soraxla.models.dit.flops import train_flops
 from soraxla.parallel.compiler import jit
 from soraxla.training.state import create
-from soraxla.training.steps import DiTStep, dit_error, dit_step
+from soraxla.training.steps import DiTStepConfig, dit_error, dit_step
 
 GRID = LatentGrid(t=5, h=32, w=64)
 TIME = np.full((1, 1), 0.6, np.float32)  # of what is compared
@@ -44,17 +44,17 @@ FORMS = {"float32": ("fp32",), "bfloat16": ("autocast", "bf16 weights")}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 
 
-def settings(dtype: str, *, remat: bool) -> DiTStep:
+def settings(dtype: str, *, remat: bool) -> DiTStepConfig:
     policy = "full" if remat else "none"
-    return DiTStep(model=wan.of_dtype(wan.DIT, dtype, remat=policy))
+    return DiTStepConfig(model=wan.of_dtype(wan.DIT, dtype, remat=policy))
 
 
-def mean_error(params: Any, batch: PackedBatch, step: DiTStep) -> jax.Array:
+def mean_error(params: Any, batch: PackedBatch, step: DiTStepConfig) -> jax.Array:
     total, weight = dit_error(params, batch, TIME, cfg=step, purpose=Purpose.NOISE)
     return jax.numpy.asarray(total / weight)
 
 
-def corrupted(batch: PackedBatch, step: DiTStep) -> dict[str, np.ndarray]:
+def corrupted(batch: PackedBatch, step: DiTStepConfig) -> dict[str, np.ndarray]:
     """What `dit_error` makes of the batch at `TIME`, for the peer."""
     eps = noise(
         step.seed,
@@ -73,7 +73,9 @@ def corrupted(batch: PackedBatch, step: DiTStep) -> dict[str, np.ndarray]:
     }
 
 
-def checked(params: Any, batch: PackedBatch, step: DiTStep, x: Any) -> dict[str, Any]:
+def checked(
+    params: Any, batch: PackedBatch, step: DiTStepConfig, x: Any
+) -> dict[str, Any]:
     """Prediction, loss and gradient norm at `TIME`."""
 
     def run(params, x):
@@ -85,7 +87,7 @@ def checked(params: Any, batch: PackedBatch, step: DiTStep, x: Any) -> dict[str,
     return {"pred": wan.to_clip(pred, GRID), "loss": loss, "grad_norm": norm}
 
 
-def trainer(params: Any, batch: PackedBatch, step: DiTStep) -> Contender:
+def trainer(params: Any, batch: PackedBatch, step: DiTStepConfig) -> Contender:
     """One more step at every call; the state is donated."""
     update = jit(functools.partial(dit_step, cfg=step), donate_argnums=0)
     state = create(jax.tree.map(jax.numpy.array, params), step.optim, {})

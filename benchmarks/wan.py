@@ -18,7 +18,7 @@ from soraxla.diffusion.process import Process
 from soraxla.models import dit, vae
 from soraxla.models.dit.config import DiTConfig, dit_config
 from soraxla.models.vae.model import VAEConfig
-from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import patchify, positions, unpatchify
 
 TEXT = 512  # tokens: as many as Wan pads to, so that no side skips a pad
@@ -66,7 +66,7 @@ def one_clip(grid: LatentGrid, seed: int) -> PackedBatch:
         draw=seed,
         shift=float(DIT.shift),
     )
-    spec = PackSpec(row_length=len(tokens), text_length=TEXT, max_segments=1)
+    spec = PackConfig(row_length=len(tokens), text_length=TEXT, max_segments=1)
     return pack([[segment]], spec)
 
 

@@ -12,33 +12,33 @@ from ml_collections import ConfigDict
 from soraxla.core.config import to_dict
 from soraxla.models.dit.config import dit_config
 from soraxla.packing.conditioning import EVERY_TASK
-from soraxla.packing.pack import PackSpec
-from soraxla.training.experiment import DiTTraining
-from soraxla.training.loop import LoopSettings
-from soraxla.training.optim import OptimSettings
-from soraxla.training.steps import DiTStep
+from soraxla.packing.pack import PackConfig
+from soraxla.training.experiment import DiTTrainingConfig
+from soraxla.training.loop import LoopConfig
+from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import DiTStepConfig
 
 
 def get_config(size: str = "xs") -> ConfigDict:
     """The training settings of a size."""
     small = size in ("debug", "xs")
-    training = DiTTraining(
-        step=DiTStep(
+    training = DiTTrainingConfig(
+        step=DiTStepConfig(
             model=dit_config(size),
-            optim=OptimSettings(
+            optim=OptimConfig(
                 learning_rate=1e-3 if small else 1e-4,
                 warmup_steps=20 if small else 1000,
                 ema_decay=0.99 if small else 0.9999,
             ),
         ),
-        pack=PackSpec(
+        pack=PackConfig(
             row_length=1024 if small else 16384,
             text_length=512 if small else 8192,
             max_segments=16 if small else 64,
             mixture=EVERY_TASK,
         ),
         batch_rows=1 if small else 8,
-        loop=LoopSettings(
+        loop=LoopConfig(
             steps=500 if small else 100_000,
             checkpoint_every=100 if small else 1000,
             preview_every=250 if small else 5000,

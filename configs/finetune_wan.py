@@ -19,11 +19,11 @@ folder's, so it has no settings here. Clips keep their own sizes and share rows 
 from ml_collections import ConfigDict
 
 from soraxla.core.config import to_dict
-from soraxla.models.dit.lora import LoRA
-from soraxla.packing.pack import PackSpec
-from soraxla.parallel.mesh import MeshSettings
-from soraxla.training.loop import LoopSettings
-from soraxla.training.optim import OptimSettings
+from soraxla.models.dit.lora import LoRAConfig
+from soraxla.packing.pack import PackConfig
+from soraxla.parallel.mesh import MeshConfig
+from soraxla.training.loop import LoopConfig
+from soraxla.training.optim import OptimConfig
 
 
 def get_config(way: str = "lora") -> ConfigDict:
@@ -37,23 +37,23 @@ def get_config(way: str = "lora") -> ConfigDict:
             "step": {
                 "model": {"remat": "full"},
                 "optim": to_dict(
-                    OptimSettings(
+                    OptimConfig(
                         learning_rate=1e-4 if adapt else 1e-5,
                         ema_decay=0.99 if adapt else 0.999,
                     )
                 ),
-                "lora": to_dict(LoRA()) if adapt else None,
+                "lora": to_dict(LoRAConfig()) if adapt else None,
                 "seed": 0,
             },
             "pack": to_dict(
-                PackSpec(row_length=32768, text_length=4096, max_segments=32)
+                PackConfig(row_length=32768, text_length=4096, max_segments=32)
             ),
             "batch_rows": 1,
             "accumulate": 1,
             "shift": None,
-            "mesh": to_dict(MeshSettings()),
+            "mesh": to_dict(MeshConfig()),
             "loop": to_dict(
-                LoopSettings(
+                LoopConfig(
                     steps=2000 if adapt else 10_000,
                     checkpoint_every=250,
                     preview_every=500,

@@ -14,13 +14,13 @@ it does a picture, so the second run starts from there.
 
 from ml_collections import ConfigDict
 
-from data_pipelines.vae_windows import WindowShape, WindowSpec
+from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.core.config import to_dict
 from soraxla.models.vae.model import VAEConfig
-from soraxla.training.experiment import VAETraining
-from soraxla.training.loop import LoopSettings
-from soraxla.training.optim import OptimSettings
-from soraxla.training.steps import VAEStep
+from soraxla.training.experiment import VAETrainingConfig
+from soraxla.training.loop import LoopConfig
+from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import VAEStepConfig
 
 # (frames, height, width, batch, weight)
 SHAPES = {
@@ -45,27 +45,27 @@ def get_config(size: str = "xs") -> ConfigDict:
     if size not in SHAPES:
         raise ValueError(f"unknown VAE size {size!r}: expected {', '.join(SHAPES)}")
     steps = STEPS[size]
-    training = VAETraining(
-        step=VAEStep(
+    training = VAETrainingConfig(
+        step=VAEStepConfig(
             model=VAEConfig(
                 base_width=WIDTHS[size],
                 latent_channels=96 if size == "linear" else 16,
                 linear=size == "linear",
                 dtype="bfloat16" if size == "wan" else "float32",
             ),
-            optim=OptimSettings(
+            optim=OptimConfig(
                 learning_rate=RATES[size],
                 warmup_steps=max(2, min(100, steps // 10)),
                 decay_steps=steps,
                 ema_decay=0.998,
             ),
         ),
-        windows=WindowSpec(
+        windows=WindowConfig(
             shapes=tuple(
                 WindowShape(frames=t, height=h, width=w, batch=b, weight=p)
                 for t, h, w, b, p in SHAPES[size]
             )
         ),
-        loop=LoopSettings(steps=steps, checkpoint_every=500, preview_every=1000),
+        loop=LoopConfig(steps=steps, checkpoint_every=500, preview_every=1000),
     )
     return ConfigDict({"kind": "vae", **to_dict(training)})

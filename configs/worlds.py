@@ -29,24 +29,24 @@ from ml_collections import ConfigDict
 from soraxla.core.config import to_dict
 from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import dit_config
-from soraxla.packing.conditioning import EVERY_TASK, Mixture
-from soraxla.packing.pack import PackSpec
-from soraxla.training.experiment import DiTTraining
-from soraxla.training.loop import LoopSettings
-from soraxla.training.optim import OptimSettings
-from soraxla.training.steps import DiTStep
+from soraxla.packing.conditioning import EVERY_TASK, ConditioningMixture
+from soraxla.packing.pack import PackConfig
+from soraxla.training.experiment import DiTTrainingConfig
+from soraxla.training.loop import LoopConfig
+from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import DiTStepConfig
 
 
 class Stage(NamedTuple):
     steps: int
     rate: float
     rows: int
-    pack: PackSpec
+    pack: PackConfig
     part: Literal["all", "forecast"] = "all"
     shift: float | None = None
 
 
-_CLIPS = PackSpec(
+_CLIPS = PackConfig(
     row_length=512,
     text_length=288,
     max_segments=24,
@@ -57,7 +57,7 @@ _CLIPS = PackSpec(
 _STAGES = {
     # A picture costs a tenth of a clip and says as much of what words look like.
     "pictures": Stage(
-        1200, 1.5e-3, 1, PackSpec(row_length=2048, text_length=1664, max_segments=112)
+        1200, 1.5e-3, 1, PackConfig(row_length=2048, text_length=1664, max_segments=112)
     ),
     "clips": Stage(7000, 1e-3, 4, _CLIPS),
     # Nearly clean clips, which the shift that tells what a clip is about hardly has,
@@ -68,11 +68,11 @@ _STAGES = {
         3000,
         3e-3,
         4,
-        PackSpec(
+        PackConfig(
             row_length=512,
             text_length=64,
             max_segments=20,
-            mixture=Mixture(none=0.0, first=1.0),
+            mixture=ConditioningMixture(none=0.0, first=1.0),
         ),
         "forecast",
     ),
@@ -86,8 +86,8 @@ def get_config(stage: str = "clips") -> ConfigDict:
             f"unknown stage {stage!r}: expected one of {', '.join(_STAGES)}"
         )
     steps, rate, rows, pack, part, shift = _STAGES[stage]
-    training = DiTTraining(
-        step=DiTStep(
+    training = DiTTrainingConfig(
+        step=DiTStepConfig(
             model=dit_config(
                 "xs",
                 layers=6,
@@ -107,7 +107,7 @@ def get_config(stage: str = "clips") -> ConfigDict:
             # Tokens of 384 numbers are too many to carry their noise through the
             # network, which predicting it or a velocity takes (arXiv 2511.13720).
             process=Process(prediction="x0"),
-            optim=OptimSettings(
+            optim=OptimConfig(
                 learning_rate=rate,
                 muon_learning_rate=8 * rate if part == "all" else None,
                 warmup_steps=100,
@@ -119,6 +119,6 @@ def get_config(stage: str = "clips") -> ConfigDict:
         pack=pack,
         batch_rows=rows,
         shift=shift,
-        loop=LoopSettings(steps=steps, checkpoint_every=250),
+        loop=LoopConfig(steps=steps, checkpoint_every=250),
     )
     return ConfigDict({"kind": "dit", **to_dict(training)})

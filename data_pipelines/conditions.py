@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from soraxla.packing.conditioning import GREYED, TAILS, greyed
 from soraxla.packing.patchify import Patch, lay_tokens, patchify
-from soraxla.packing.schedule import Draw
+from soraxla.packing.schedule import Visit
 
 Tensors = Mapping[str, np.ndarray]
 EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
@@ -85,7 +85,7 @@ def stored(names: Mapping[str, object]) -> dict[str, int]:
 def lay(
     latents: Float[np.ndarray, "t h w c"],
     conditions: Tensors,
-    draw: Draw,
+    draw: Visit,
     *,
     patch: Patch,
     fps: float,
@@ -117,7 +117,7 @@ def lay(
 
 
 def _appended(
-    conditions: Tensors, draw: Draw, frames: int
+    conditions: Tensors, draw: Visit, frames: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(first frame, latents) of what is laid behind a clip of so many frames."""
     alone = sorted(

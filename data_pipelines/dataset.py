@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from data_pipelines import records
 from soraxla.packing.conditioning import Stored
-from soraxla.packing.schedule import PlanIndex
+from soraxla.packing.schedule import ScheduleIndex
 
 _OTHER_FILES = 256  # open beside the shards
 _PLACES = ("shard", "record")
@@ -40,7 +40,7 @@ class Dataset:
 
     path: Path
     card: dict[str, Any]  # dataset.json
-    plan: PlanIndex
+    plan: ScheduleIndex
     shard: Int[np.ndarray, " n"]
     record: Int[np.ndarray, " n"]
     empty_text: Float[np.ndarray, "m e"]
@@ -122,7 +122,7 @@ def open_dataset(path: str | Path) -> Dataset:
     return Dataset(
         path=path,
         card=card,
-        plan=PlanIndex(
+        plan=ScheduleIndex(
             **{name: column[name] for name in _SIZES},
             empty_text_length=len(empty_text),
             patch=tuple(card["patch"]),

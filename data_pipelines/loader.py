@@ -19,13 +19,13 @@ from data_pipelines.dataset import STEERING, Dataset
 from soraxla.core.keyed_random import uniforms
 from soraxla.core.types import PackedBatch
 from soraxla.packing.controls import Controls, of_tokens
-from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.schedule import (
     BEGINNING,
-    Draw,
     Place,
-    PlanIndex,
-    PlannedRow,
+    ScheduledRow,
+    ScheduleIndex,
+    Visit,
     check_index,
     plan_steps,
 )
@@ -44,7 +44,7 @@ class ShiftRule(Protocol):
 
 def packed_batches(
     dataset: Dataset,
-    spec: PackSpec,
+    spec: PackConfig,
     *,
     seed: int,
     batch_rows: int,
@@ -86,7 +86,7 @@ def packed_batches(
     _check_controls(dataset, controls)
     layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
 
-    def read(rows: list[PlannedRow]) -> PackedBatch:
+    def read(rows: list[ScheduledRow]) -> PackedBatch:
         return pack(
             [
                 [
@@ -102,7 +102,7 @@ def packed_batches(
     return ThreadPrefetchIterDataset(steps.map(read), prefetch_buffer_size=prefetch)
 
 
-class PlannedSteps(grain.IterDataset[list[PlannedRow]]):
+class PlannedSteps(grain.IterDataset[list[ScheduledRow]]):
     """The steps of the plan, B rows each, without end.
 
     The state is the next place in the plan.
@@ -110,8 +110,8 @@ class PlannedSteps(grain.IterDataset[list[PlannedRow]]):
 
     def __init__(
         self,
-        index: PlanIndex,
-        spec: PackSpec,
+        index: ScheduleIndex,
+        spec: PackConfig,
         *,
         seed: int,
         batch_rows: int,
@@ -119,17 +119,17 @@ class PlannedSteps(grain.IterDataset[list[PlannedRow]]):
         super().__init__()
         self._plan = partial(plan_steps, index, spec, seed=seed, batch_rows=batch_rows)
 
-    def __iter__(self) -> grain.DatasetIterator[list[PlannedRow]]:
+    def __iter__(self) -> grain.DatasetIterator[list[ScheduledRow]]:
         return _PlannedStepIterator(self._plan)
 
 
-class _PlannedStepIterator(grain.DatasetIterator[list[PlannedRow]]):
+class _PlannedStepIterator(grain.DatasetIterator[list[ScheduledRow]]):
     def __init__(self, plan: partial):
         super().__init__()
         self._plan = plan
         self.set_state(BEGINNING._asdict())
 
-    def __next__(self) -> list[PlannedRow]:
+    def __next__(self) -> list[ScheduledRow]:
         self._place, rows = next(self._steps)
         return rows
 
@@ -162,13 +162,15 @@ def segments(
     layout = Layout(shift, rope_fps, controls)
     return [
         _segment(
-            dataset, layout, Draw(i, i, 0, 0, int(dataset.plan.t[i]), True), STEERING
+            dataset, layout, Visit(i, i, 0, 0, int(dataset.plan.t[i]), True), STEERING
         )
         for i in range(len(dataset))[:most]
     ]
 
 
-def _said(spec: PackSpec, controls: Controls, seed: int, draw: Draw) -> tuple[str, ...]:
+def _said(
+    spec: PackConfig, controls: Controls, seed: int, draw: Visit
+) -> tuple[str, ...]:
     """What a draw tells of what steers it: a share nothing, and where there are actions
     half of the rest no camera, so that these alone are enough."""
     if not controls.width:
@@ -194,7 +196,7 @@ def _check_controls(dataset: Dataset, controls: Controls) -> None:
 
 
 def _segment(
-    dataset: Dataset, layout: Layout, draw: Draw, said: tuple[str, ...]
+    dataset: Dataset, layout: Layout, draw: Visit, said: tuple[str, ...]
 ) -> Segment:
     record, plan = dataset.read(draw.sample), dataset.plan
     tokens, places, known = lay(

@@ -38,7 +38,7 @@ class WindowShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowSpec:
+class WindowConfig:
     """The table of window shapes (at most four), and the memory for decoded clips."""
 
     shapes: tuple[WindowShape, ...]
@@ -74,7 +74,7 @@ class WindowDataset(grain.IterDataset):
       ValueError: no file is large enough for any shape, or one cannot be read.
     """
 
-    def __init__(self, files: Sequence[Path], spec: WindowSpec, *, seed: int):
+    def __init__(self, files: Sequence[Path], spec: WindowConfig, *, seed: int):
         super().__init__()
         infos = [_measured(Path(file)) for file in files]
         fits = [
@@ -230,7 +230,7 @@ def _fits(info: VideoInfo, shape: WindowShape) -> bool:
     )
 
 
-def _too_small(spec: WindowSpec, infos: list[VideoInfo]) -> str:
+def _too_small(spec: WindowConfig, infos: list[VideoInfo]) -> str:
     if not infos:
         return "there are no media files to take windows from"
     smallest = min(spec.shapes, key=lambda s: s.frames * s.height * s.width)

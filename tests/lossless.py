@@ -6,8 +6,8 @@ every task has to return the truth to the bit.
 
 import numpy as np
 
-from soraxla.checkpoints.model_folder import Loaded
-from soraxla.generation.context import Studio
+from soraxla.checkpoints.model_folder import LoadedModel
+from soraxla.generation.context import TaskContext
 from soraxla.generation.request import Request
 from soraxla.generation.tasks import recipe
 from soraxla.models.vae.model import VAEConfig
@@ -36,8 +36,8 @@ def decode(params, cfg, latents):
 def studio(task, frames, limit=None, **changes):
     settings = {"prompt": "", "width": SIDE, "height": SIDE, "fps": 12.0} | changes
     request = Request(task=task, frames=frames, **settings)
-    vae = Loaded(params=None, model=CFG, config={})
-    return Studio(request=request, vae=vae, patch=(1, 2, 2), limit=limit)
+    vae = LoadedModel(params=None, model=CFG, config={})
+    return TaskContext(request=request, vae=vae, patch=(1, 2, 2), limit=limit)
 
 
 def drive(job, sample):

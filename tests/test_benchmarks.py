@@ -25,7 +25,7 @@ from soraxla.assets import worlds_model
 from soraxla.cli.main import parser
 from soraxla.core.trees import sha256_of_tree
 from soraxla.generation.pipeline import load
-from soraxla.generation.request import SampleSettings
+from soraxla.generation.request import SamplingConfig
 from soraxla.parallel.mesh import sampling_mesh
 
 # What `soraxla generate` does where no checkpoint is named.
@@ -165,14 +165,14 @@ def test_the_joins_on_record_are_of_the_shipped_model_as_it_is_used(record):
 def test_joins_do_not_show_where_those_on_record_did_not(record):
     """All of them, made anew with the settings on record."""
     used = record["settings"]
-    names = [field.name for field in dataclasses.fields(SampleSettings)]
+    names = [field.name for field in dataclasses.fields(SamplingConfig)]
     settings = {name: used[name] for name in names}
     settings["cfg_interval"] = tuple(settings["cfg_interval"])
     clips = joins.held_out(joins.CLIPS, used["first seed"])
     onward = used["window"], used["strength"]
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(worlds_model())
-        found = joins.joined(pipeline, SampleSettings(**settings), clips, *onward)
+        found = joins.joined(pipeline, SamplingConfig(**settings), clips, *onward)
     check_joins(found.joins)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraxla.checkpoints.model_folder import Loaded
+from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.core.config import to_dict
 from soraxla.models import dit, vae
 from soraxla.models.dit.config import dit_config
@@ -51,7 +51,7 @@ def dit_params(cfg=DIT):
 
 def loaded_vae():
     config = {"kind": "vae", "model": to_dict(VAE)}
-    return Loaded(params=vae_params(), model=VAE, config=config)
+    return LoadedModel(params=vae_params(), model=VAE, config=config)
 
 
 def loaded_dit(controls=DIT.controls):
@@ -62,7 +62,7 @@ def loaded_dit(controls=DIT.controls):
         "process": {"schedule": "rectified_flow", "prediction": "flow"},
         "text_encoder": "hashed:16",
     }
-    return Loaded(params=dit_params(cfg), model=cfg, config=config)
+    return LoadedModel(params=dit_params(cfg), model=cfg, config=config)
 
 
 def quick(function):

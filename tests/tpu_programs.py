@@ -20,7 +20,7 @@ from soraxla.models.vae.model import VAEConfig
 from soraxla.ops.attention import attention
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import make_mesh
-from soraxla.training.steps import DiTStep, dit_init, dit_step
+from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
 B, L, S, M = 1, 256, 4, 64
 
@@ -44,7 +44,7 @@ def packed_batch(cfg):
 
 
 def train_step():
-    step = DiTStep(model=dit_config("debug"))
+    step = DiTStepConfig(model=dit_config("debug"))
     state = jax.eval_shape(lambda: dit_init(step))
     train = functools.partial(dit_step, cfg=step)
     return train, (state, packed_batch(step.model)), (0,)

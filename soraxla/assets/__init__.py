@@ -6,7 +6,7 @@ from typing import NamedTuple
 _HERE = Path(__file__).parent
 
 
-class Usual(NamedTuple):
+class GenerationDefaults(NamedTuple):
     """The size that a model has seen most of.
 
     `onward` are the frames that a clip is best extended by at once; None is as many as
@@ -26,7 +26,7 @@ class Usual(NamedTuple):
 
 
 # Of clean frames it makes ever more contrast.
-WORLDS = Usual(
+WORLDS = GenerationDefaults(
     width=64,
     height=64,
     frames=33,

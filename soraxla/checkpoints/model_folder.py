@@ -42,8 +42,8 @@ from soraxla.models.dit.config import DiTConfig
 from soraxla.parallel.mesh import WHOLE, Rules, set_shardings, with_shardings
 from soraxla.training.saving import SETTINGS, Checkpoints, read_settings
 from soraxla.training.steps import (
-    DiTStep,
-    VAEStep,
+    DiTStepConfig,
+    VAEStepConfig,
     dit_init,
     dit_params,
     dit_rules,
@@ -193,7 +193,7 @@ def _is_weight_file(path: Path) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Loaded:
+class LoadedModel:
     """A model ready to run: parameters, settings, and what its config says beside."""
 
     params: PyTree
@@ -201,7 +201,7 @@ class Loaded:
     config: dict[str, Any]
 
 
-def load_vae(folder: Path) -> Loaded:
+def load_vae(folder: Path) -> LoadedModel:
     """The VAE of a weights folder or of a training folder (its EMA).
 
     Raises:
@@ -212,20 +212,20 @@ def load_vae(folder: Path) -> Loaded:
     config = read_config(folder, "vae")
     model = _settings(vae.VAEConfig, config, folder)
     params = load_folder(folder, abstract_params(model), WHOLE)
-    return Loaded(params=params, model=model, config=config)
+    return LoadedModel(params=params, model=model, config=config)
 
 
-def load_dit(folder: Path) -> Loaded:
+def load_dit(folder: Path) -> LoadedModel:
     """The diffusion transformer of a weights or training folder; as `load_vae`."""
     if (folder / SETTINGS).exists():
         return from_training(folder, "dit", _trained_dit)
     config = read_config(folder, "dit")
     model = _settings(DiTConfig, config, folder)
     params = load_folder(folder, abstract_params(model), dit.RULES)
-    return Loaded(params=params, model=model, config=config)
+    return LoadedModel(params=params, model=model, config=config)
 
 
-def load_transformer(checkpoint: Path) -> Loaded:
+def load_transformer(checkpoint: Path) -> LoadedModel:
     """That of a training folder, or the `dit` of an imported or exported folder.
 
     Raises:
@@ -283,17 +283,17 @@ def from_training(folder: Path, kind: str, read: Callable) -> Any:
     return read(folder, settings)
 
 
-def _trained_vae(folder: Path, settings: dict[str, Any]) -> Loaded:
-    step = build(VAEStep, settings["step"], "step.")
+def _trained_vae(folder: Path, settings: dict[str, Any]) -> LoadedModel:
+    step = build(VAEStepConfig, settings["step"], "step.")
     state = restore_state(folder, lambda: vae_init(step), WHOLE)
     mean, std = latent_statistics(state.extra)
     model = dataclasses.replace(step.model, latent_mean=mean, latent_std=std)
     config = {"kind": "vae", "model": to_dict(model)}
-    return Loaded(params=state.ema, model=model, config=config)
+    return LoadedModel(params=state.ema, model=model, config=config)
 
 
-def _trained_dit(folder: Path, settings: dict[str, Any]) -> Loaded:
-    step = build(DiTStep, settings["step"], "step.")
+def _trained_dit(folder: Path, settings: dict[str, Any]) -> LoadedModel:
+    step = build(DiTStepConfig, settings["step"], "step.")
     base = None if step.lora is None else _base(folder, settings)
     state = restore_state(folder, lambda: dit_init(step), dit_rules(step))
     config = {
@@ -304,7 +304,7 @@ def _trained_dit(folder: Path, settings: dict[str, Any]) -> Loaded:
         "max_latent_frames": settings["max_latent_frames"],
     }
     params = dit_params(state.ema, base, step)
-    return Loaded(params=params, model=step.model, config=config)
+    return LoadedModel(params=params, model=step.model, config=config)
 
 
 def _base(folder: Path, settings: dict[str, Any]) -> PyTree:

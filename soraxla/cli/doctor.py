@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.core.config import build
     from soraxla.parallel.mesh import make_mesh
     from soraxla.tools.preflight import examine
-    from soraxla.training.experiment import DiTTraining
+    from soraxla.training.experiment import DiTTrainingConfig
     from soraxla.training.finetune import open_start, settings_of
 
     config = load_config(args.config)
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         )
     failed = []
     start = open_start(args.checkpoint)
-    cfg = build(DiTTraining, settings_of(config, start))
+    cfg = build(DiTTrainingConfig, settings_of(config, start))
     with jax.set_mesh(make_mesh(cfg.mesh, width=cfg.step.model.width)):
         for check in examine(cfg, start, open_dataset(args.data), args.media):
             print(f"{'ok  ' if check.well else 'FAIL'}  {check.name}: {check.found}")

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soraxla.assets import WORLDS, Usual, worlds_model
+from soraxla.assets import WORLDS, GenerationDefaults, worlds_model
 from soraxla.cli import media, sampling
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def run(args: argparse.Namespace) -> None:
             tqdm.write(str(outs[place]))
 
 
-def _usual(args: argparse.Namespace) -> Usual:
-    return Usual(256, 256, 1, 24.0) if args.checkpoint else WORLDS
+def _usual(args: argparse.Namespace) -> GenerationDefaults:
+    return GenerationDefaults(256, 256, 1, 24.0) if args.checkpoint else WORLDS
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":

@@ -103,7 +103,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
         plan_training,
         topology_name,
     )
-    from soraxla.training.experiment import DiTTraining
+    from soraxla.training.experiment import DiTTrainingConfig
 
     config = load_config(args.config)
     if config.pop("kind", None) != "dit":
@@ -116,7 +116,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
         config["pack"]["row_length"] = args.row_length
     for assignment in args.set:
         replace_setting(config, assignment)
-    cfg = build(DiTTraining, config)
+    cfg = build(DiTTrainingConfig, config)
     rows = args.rows is not None or any(s.startswith("batch_rows=") for s in args.set)
     topology = topology_name(args.topology)
     cfg = fitted(cfg, topology, what=args.what, rows=rows)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from soraxla.assets import WORLDS
 
 if TYPE_CHECKING:
-    from soraxla.generation.request import SampleSettings
+    from soraxla.generation.request import SamplingConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0)
 
 
-def settings_of(args: argparse.Namespace) -> "SampleSettings":
-    from soraxla.generation.request import SampleSettings
+def settings_of(args: argparse.Namespace) -> "SamplingConfig":
+    from soraxla.generation.request import SamplingConfig
 
-    return SampleSettings(
+    return SamplingConfig(
         steps=args.steps,
         solver=args.solver,
         cfg_scale=args.cfg_scale,

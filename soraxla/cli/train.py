@@ -71,11 +71,11 @@ def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from soraxla.checkpoints.model_folder import load_vae
     from soraxla.core.config import build
     from soraxla.parallel.mesh import make_mesh
-    from soraxla.training.experiment import VAETraining, media_files, vae_job
+    from soraxla.training.experiment import VAETrainingConfig, media_files, vae_job
     from soraxla.training.loop import train
     from soraxla.training.preview import vae_preview
 
-    cfg = build(VAETraining, config)
+    cfg = build(VAETrainingConfig, config)
     mesh = make_mesh(cfg.mesh)
     with jax.set_mesh(mesh):
         start = load_vae(args.init) if args.init else None
@@ -90,13 +90,13 @@ def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from data_pipelines.dataset import open_dataset
     from soraxla.core.config import build
     from soraxla.parallel.mesh import make_mesh
-    from soraxla.training.experiment import DiTTraining, dit_job
+    from soraxla.training.experiment import DiTTrainingConfig, dit_job
     from soraxla.training.finetune import open_start, settings_of
     from soraxla.training.loop import train
     from soraxla.training.preview import dit_preview
 
     start = open_start(args.init) if args.init else None
-    cfg = build(DiTTraining, settings_of(config, start))
+    cfg = build(DiTTrainingConfig, settings_of(config, start))
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
     with jax.set_mesh(mesh):
         dataset = open_dataset(args.data)

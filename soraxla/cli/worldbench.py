@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from soraxla.evals.worldbench.cases import Ask, Autoencode, Case, Generate
     from soraxla.generation.pipeline import Pipeline
-    from soraxla.generation.request import Request, SampleSettings
+    from soraxla.generation.request import Request, SamplingConfig
 
 _ASKED = ("families", "clips", "size", "frames", "fps", "window", "overlap")
 
@@ -77,7 +77,7 @@ class Windows(NamedTuple):
 
 class _Plan(NamedTuple):
     checkpoint: str
-    settings: "SampleSettings"
+    settings: "SamplingConfig"
     windows: "Windows"
     draw: "Callable[[], dict[str, list[Case]]]"
     sha256: dict[str, str] | None  # what the checkpoint must have, if that is known
@@ -187,11 +187,11 @@ def _first_run(args: argparse.Namespace) -> _Plan:
 def _rerun(args: argparse.Namespace) -> _Plan:
     from soraxla.core.config import build
     from soraxla.evals.worldbench.record import cases_of, read_manifest
-    from soraxla.generation.request import SampleSettings
+    from soraxla.generation.request import SamplingConfig
 
     other = [getattr(args, name) for name in _ASKED]
     if any(value is not None for value in other) or (
-        sampling.settings_of(args) != SampleSettings()
+        sampling.settings_of(args) != SamplingConfig()
     ):
         raise ValueError(
             f"{args.manifest} says what is asked and how it is sampled: give only "
@@ -200,7 +200,7 @@ def _rerun(args: argparse.Namespace) -> _Plan:
     found = read_manifest(args.manifest)
     return _Plan(
         args.checkpoint or found["checkpoint"],
-        build(SampleSettings, found["sampler"], f"{args.manifest}: sampler."),
+        build(SamplingConfig, found["sampler"], f"{args.manifest}: sampler."),
         Windows(**found["windows"]),
         lambda: cases_of(args.manifest, found),
         found["sha256"],

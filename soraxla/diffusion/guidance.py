@@ -56,7 +56,7 @@ class Guidance:
             )
 
 
-class Nothing(NamedTuple):
+class Unconditional(NamedTuple):
     """Rows in which nothing is given, and how they see corrupted tokens (x, t) → x."""
 
     batch: PackedBatch
@@ -67,7 +67,7 @@ def guided(
     condition: Condition,
     batch: PackedBatch,
     negative: PackedBatch | None = None,
-    nothing: Nothing | None = None,
+    nothing: Unconditional | None = None,
     *,
     guidance: Guidance,
 ) -> Denoise:

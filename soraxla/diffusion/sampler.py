@@ -7,7 +7,7 @@ from jaxtyping import Float, Int, Key
 from soraxla.core.types import Array, PackedBatch
 from soraxla.diffusion.guidance import Denoise
 from soraxla.diffusion.process import Process, Purpose, noise, token_times
-from soraxla.diffusion.solvers import Solver, Stop
+from soraxla.diffusion.solvers import GridPoint, Solver
 from soraxla.diffusion.time_grid import Grid
 from soraxla.parallel.mesh import constrain
 
@@ -48,7 +48,7 @@ def sample(
         alpha, sigma = process.levels(of_tokens(t_BS))
         return sigma / (alpha + sigma), alpha + sigma
 
-    def stop(at: Grid, number: Int[Array, ""]) -> Stop:
+    def stop(at: Grid, number: Int[Array, ""]) -> GridPoint:
         def drawn() -> Array:
             own = jax.random.fold_in(key, number)
             place = batch.draw, batch.segment_ids, batch.token_index
@@ -57,9 +57,9 @@ def sample(
 
         t_BS = jnp.minimum(at.t, process.max_time)
         asked_BS = jnp.minimum(at.asked, process.max_time)
-        return Stop(s=levels(t_BS)[0], t=t_BS, asked=asked_BS, noise=drawn)
+        return GridPoint(s=levels(t_BS)[0], t=t_BS, asked=asked_BS, noise=drawn)
 
-    def velocity(z: Array, at: Stop) -> Array:
+    def velocity(z: Array, at: GridPoint) -> Array:
         x_t = jnp.where(known_BL1, x, z * levels(at.t)[1])
         pred = denoise(x_t, at.asked)
         x0, eps = process.to_x0_eps(pred, x_t, of_tokens(at.t))

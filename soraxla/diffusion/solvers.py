@@ -17,7 +17,7 @@ from soraxla.core.types import Array
 from soraxla.diffusion.time_grid import Grid, even_grid, unipc_grid, wan_euler_grid
 
 
-class Stop(NamedTuple):
+class GridPoint(NamedTuple):
     """One stop of the grid; a solver reads s and hands t and asked to `velocity`.
 
     `noise` draws standard normal noise (b l p) of this stop's own, 0 at padding.
@@ -30,7 +30,7 @@ class Stop(NamedTuple):
 
 
 # (z, where it stands) → ε − x0, (b l p).
-Velocity = Callable[[Array, Stop], Array]
+Velocity = Callable[[Array, GridPoint], Array]
 # What a solver remembers from step to step, any pytree of arrays.
 Memory = TypeVar("Memory")
 
@@ -46,7 +46,7 @@ class Solver(Protocol[Memory]):
         """
         ...
 
-    def start(self, z: Float[Array, "b l p"], first: Stop) -> Memory:
+    def start(self, z: Float[Array, "b l p"], first: GridPoint) -> Memory:
         """The memory before the first step."""
         ...
 
@@ -55,8 +55,8 @@ class Solver(Protocol[Memory]):
         velocity: Velocity,
         z: Float[Array, "b l p"],
         memory: Memory,
-        here: Stop,
-        there: Stop,
+        here: GridPoint,
+        there: GridPoint,
     ) -> tuple[Float[Array, "b l p"], Memory]:
         """z there, from z here."""
         ...
@@ -68,7 +68,7 @@ class _OneStep:
     def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
         return even_grid(steps, shift, start)
 
-    def start(self, z: Float[Array, "b l p"], first: Stop) -> tuple[()]:
+    def start(self, z: Float[Array, "b l p"], first: GridPoint) -> tuple[()]:
         return ()
 
 
@@ -85,8 +85,8 @@ class Euler(_OneStep):
         velocity: Velocity,
         z: Float[Array, "b l p"],
         memory: tuple[()],
-        here: Stop,
-        there: Stop,
+        here: GridPoint,
+        there: GridPoint,
     ) -> tuple[Float[Array, "b l p"], tuple[()]]:
         return z + (there.s - here.s) * velocity(z, here), memory
 
@@ -104,8 +104,8 @@ class EulerAncestral(_OneStep):
         velocity: Velocity,
         z: Float[Array, "b l p"],
         memory: tuple[()],
-        here: Stop,
-        there: Stop,
+        here: GridPoint,
+        there: GridPoint,
     ) -> tuple[Float[Array, "b l p"], tuple[()]]:
         v = velocity(z, here)
         x0 = z - here.s * v
@@ -136,8 +136,8 @@ class Heun(_OneStep):
         velocity: Velocity,
         z: Float[Array, "b l p"],
         memory: tuple[()],
-        here: Stop,
-        there: Stop,
+        here: GridPoint,
+        there: GridPoint,
     ) -> tuple[Float[Array, "b l p"], tuple[()]]:
         ds = there.s - here.s
         first = velocity(z, here)
@@ -150,7 +150,7 @@ class Heun(_OneStep):
         return jax.lax.cond(last, lambda: euler, corrected), memory
 
 
-class Past(NamedTuple):
+class SolverState(NamedTuple):
     """UniPC's memory: the last stop, corrected, and the estimates of x0 at two."""
 
     z: Float[Array, "b l p"]
@@ -178,25 +178,27 @@ class UniPC:
     def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
         return unipc_grid(steps, shift, start)
 
-    def start(self, z: Float[Array, "b l p"], first: Stop) -> Past:
+    def start(self, z: Float[Array, "b l p"], first: GridPoint) -> SolverState:
         nothing = jnp.zeros_like(z)
-        return Past(z=z, s=first.s, x0=nothing, s_before=first.s, x0_before=nothing)
+        return SolverState(
+            z=z, s=first.s, x0=nothing, s_before=first.s, x0_before=nothing
+        )
 
     def step(
         self,
         velocity: Velocity,
         z: Float[Array, "b l p"],
-        memory: Past,
-        here: Stop,
-        there: Stop,
-    ) -> tuple[Float[Array, "b l p"], Past]:
+        memory: SolverState,
+        here: GridPoint,
+        there: GridPoint,
+    ) -> tuple[Float[Array, "b l p"], SolverState]:
         past = memory
         x0 = z - here.s * velocity(z, here)
         z = _blend(past.z, _corrected(past, x0, here.s), past.s, here.s)
         slope = _ratio(x0 - past.x0, _interval(past.s, here.s))
         # B₂ takes x0's mean over a straight line at its middle, whatever the weight.
         halfway = jnp.where(there.s > 0.0, 0.5 * _interval(here.s, there.s), 0.0)
-        now = Past(z=z, s=here.s, x0=x0, s_before=past.s, x0_before=past.x0)
+        now = SolverState(z=z, s=here.s, x0=x0, s_before=past.s, x0_before=past.x0)
         return _blend(z, x0 + halfway * slope, here.s, there.s), now
 
 
@@ -210,7 +212,7 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
-def _corrected(past: Past, x0: Array, s: Array) -> Array:
+def _corrected(past: SolverState, x0: Array, s: Array) -> Array:
     """Mean of x0 over the step from `past` to here, by the parabola through all three.
 
     x0(τ) = past.x0 + aτ + bτ² for τ in [0, 1], under the weight e^(hτ); with two

@@ -14,8 +14,8 @@ from soraxla.diffusion.noise_schedule import shift_time
 from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
-from soraxla.packing.pack import PackSpec, Segment, pack
-from soraxla.packing.schedule import Draw, fewest_rows
+from soraxla.packing.pack import PackConfig, Segment, pack
+from soraxla.packing.schedule import Visit, fewest_rows
 from soraxla.parallel.compiler import jit
 
 TRIPLES = 64
@@ -37,11 +37,11 @@ def denoising_ratio(
     order = np.random.default_rng(0).permutation(TRIPLES)
     chosen = [i % len(segments) for i in range(TRIPLES)]
     draws = [
-        Draw(i, k, len(segments[k].tokens), len(segments[k].text), 0, True)
+        Visit(i, k, len(segments[k].tokens), len(segments[k].text), 0, True)
         for i, k in enumerate(chosen)
     ]
     length = 128 * -(-max(draw.tokens for draw in draws) // 128)
-    spec = PackSpec(row_length=max(1024, length), text_length=512, max_segments=16)
+    spec = PackConfig(row_length=max(1024, length), text_length=512, max_segments=16)
     run = jit(functools.partial(_errors, model=model, process=process, seed=seed))
     error, scale = 0.0, 0.0
     for row in fewest_rows(draws, spec):

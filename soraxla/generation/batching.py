@@ -14,9 +14,9 @@ from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.generation.condition_latents import Clip, Steering, Tokens, lay
 from soraxla.packing.controls import Controls, of_tokens
-from soraxla.packing.pack import PackSpec, Segment, pack, unpack
+from soraxla.packing.pack import PackConfig, Segment, pack, unpack
 from soraxla.packing.patchify import Patch, patch_grid, unpatchify
-from soraxla.packing.schedule import Draw, fewest_rows
+from soraxla.packing.schedule import Visit, fewest_rows
 from soraxla.parallel.mesh import set_size
 
 # Tokens of the rows sampled together: enough to fill an accelerator, and short clips
@@ -58,7 +58,7 @@ def pack_clips(
     """Rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and draw i."""
     laid = {i: lay(clip, layout.patch, layout.rope_fps) for i, clip in clips.items()}
     draws = [
-        Draw(
+        Visit(
             draw=i,
             sample=i,
             tokens=len(laid[i].known),
@@ -100,12 +100,12 @@ def unpack_clips(
         yield i, np.asarray(unpatchify(tokens, grid, patch))
 
 
-def _budget(draws: Sequence[Draw]) -> PackSpec:
+def _budget(draws: Sequence[Visit]) -> PackConfig:
     # The devices along `context` share a row evenly.
     unit = 128 * set_size("tokens")
     longest, total = max(d.tokens for d in draws), sum(d.tokens for d in draws)
     length = max(longest, min(1024, total))
-    return PackSpec(
+    return PackConfig(
         row_length=unit * -(-length // unit),
         text_length=max(256, max(draw.text_tokens for draw in draws)),
         max_segments=32,
@@ -113,7 +113,7 @@ def _budget(draws: Sequence[Draw]) -> PackSpec:
 
 
 def _segment(
-    draw: Draw, tokens: Tokens, clip: Clip, text: np.ndarray, layout: Layout
+    draw: Visit, tokens: Tokens, clip: Clip, text: np.ndarray, layout: Layout
 ) -> Segment:
     grid, steering = clip.grid, clip.steering or Steering()
     rows = layout.controls.rows(
@@ -155,7 +155,7 @@ def _none(segment: Segment) -> np.ndarray | None:
     return None if segment.controls is None else np.zeros_like(segment.controls)
 
 
-def _pack(rows: Sequence[Sequence[Segment]], budget: PackSpec) -> PackedBatch:
+def _pack(rows: Sequence[Sequence[Segment]], budget: PackConfig) -> PackedBatch:
     # Negative prompts may be longer than the prompts.
     longest = max(sum(len(segment.text) for segment in row) for row in rows)
     text_length = max(budget.text_length, longest)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from soraxla.checkpoints.model_folder import Loaded
+from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.generation.condition_latents import Steering, window_ends
 from soraxla.generation.request import Request
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
@@ -25,11 +25,11 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Studio:
+class TaskContext:
     """A request, and the VAE between its pixels and the latents of patches."""
 
     request: Request
-    vae: Loaded
+    vae: LoadedModel
     patch: Patch
     limit: int | None  # latent frames the model was trained with at most
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from soraxla.checkpoints.model_folder import Loaded, load_transformer, load_vae
+from soraxla.checkpoints.model_folder import LoadedModel, load_transformer, load_vae
 from soraxla.checkpoints.wan import load_wan
 from soraxla.core.config import build
 from soraxla.core.types import Array, PackedBatch
-from soraxla.diffusion.guidance import Guidance, Nothing, guided
+from soraxla.diffusion.guidance import Guidance, Unconditional, guided
 from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.diffusion.sampler import sample
 from soraxla.diffusion.solvers import SOLVERS
@@ -25,8 +25,8 @@ from soraxla.evals.joins import join_ratio
 from soraxla.files.hub import local
 from soraxla.generation.batching import Layout, Rows, pack_clips, unpack_clips
 from soraxla.generation.condition_latents import Clip
-from soraxla.generation.context import Studio
-from soraxla.generation.request import Request, SampleSettings
+from soraxla.generation.context import TaskContext
+from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.tasks import joins, recipe, stretches
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
@@ -41,8 +41,8 @@ _TAKE = 2**24  # from the draws of a take to those of the next
 class Pipeline:
     """A diffusion transformer with its VAE and text encoder, ready to generate."""
 
-    dit: Loaded
-    vae: Loaded
+    dit: LoadedModel
+    vae: LoadedModel
     process: Process
     text_encoder: TextEncoder
 
@@ -53,7 +53,7 @@ class Pipeline:
         size: tuple[int, int] = (256, 256),
         frames: int = 1,
         fps: float = 24.0,
-        settings: SampleSettings | None = None,
+        settings: SamplingConfig | None = None,
     ) -> list[UInt8[np.ndarray, "t h w 3"]]:
         """One video a prompt, `frames` frames of `size` = (width, height) pixels."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -61,11 +61,11 @@ class Pipeline:
             Request(prompt=p, width=size[0], height=size[1], frames=frames, fps=fps)
             for p in prompts
         ]
-        results = self.generate_each(requests, settings or SampleSettings())
+        results = self.generate_each(requests, settings or SamplingConfig())
         return [video for _, video in sorted(results, key=lambda result: result[0])]
 
     def generate_each(
-        self, requests: Sequence[Request], settings: SampleSettings
+        self, requests: Sequence[Request], settings: SamplingConfig
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         """(place in `requests`, video) as they are done.
 
@@ -87,7 +87,7 @@ class Pipeline:
     def _kept(
         self,
         requests: Sequence[Request],
-        settings: SampleSettings,
+        settings: SamplingConfig,
         places: Sequence[list[int]],
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         """Of the takes of each request the best, once all are made."""
@@ -105,7 +105,7 @@ class Pipeline:
                 made[place].clear()
 
     def _takes(
-        self, requests: Mapping[int, Request], settings: SampleSettings
+        self, requests: Mapping[int, Request], settings: SamplingConfig
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         prompts = self.text_encoder([r.prompt for r in requests.values()])
         texts = dict(zip(requests, prompts, strict=True))
@@ -124,7 +124,7 @@ class Pipeline:
         """The first frame after each join with given frames; see `recipes.joins`."""
         return joins(self.studio(request))
 
-    def studio(self, request: Request) -> Studio:
+    def studio(self, request: Request) -> TaskContext:
         """The request as this VAE and transformer see it.
 
         Raises:
@@ -139,7 +139,7 @@ class Pipeline:
             )
         if request.camera is not None and not known.camera:
             raise ValueError("a camera is given, but the model is not steered by one")
-        studio = Studio(
+        studio = TaskContext(
             request=request,
             vae=self.vae,
             patch=self.dit.model.patch,
@@ -153,7 +153,7 @@ class Pipeline:
         self,
         clips: Mapping[int, Clip],
         texts: Mapping[int, np.ndarray],
-        settings: SampleSettings,
+        settings: SamplingConfig,
         turn: int = 0,
     ) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
         """Latents of clips, by their keys, as they are done.
@@ -180,7 +180,7 @@ class Pipeline:
         self,
         clips: Mapping[int, Clip],
         texts: Mapping[int, np.ndarray],
-        settings: SampleSettings,
+        settings: SamplingConfig,
     ) -> Iterator[Rows]:
         """The clips packed, with what guidance asks for beside them."""
         model = self.dit.model
@@ -245,7 +245,7 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
             return jnp.where(batch.known[:, :, None], corrupted(t_BS), x)
 
         negative = batches[1] if len(batches) > 1 else None
-        nothing = Nothing(batches[2], unknown) if len(batches) > 2 else None
+        nothing = Unconditional(batches[2], unknown) if len(batches) > 2 else None
         denoise = guided(
             functools.partial(dit.denoiser, params, model, known_t=known_t),
             batch,
@@ -287,7 +287,7 @@ def load(checkpoint: str | Path) -> Pipeline:
     return assemble(load_transformer(folder), load_vae(folder / "vae"))
 
 
-def assemble(loaded: Loaded, vae: Loaded) -> Pipeline:
+def assemble(loaded: LoadedModel, vae: LoadedModel) -> Pipeline:
     """A pipeline of models that are in memory already.
 
     Raises:

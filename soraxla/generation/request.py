@@ -287,7 +287,7 @@ def new_frames(request: Request) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings:
+class SamplingConfig:
     """How requests are sampled.
 
     Attributes:

@@ -28,7 +28,7 @@ from soraxla.generation.condition_latents import (
     window_ends,
     window_of,
 )
-from soraxla.generation.context import Stretch, Studio, Video
+from soraxla.generation.context import Stretch, TaskContext, Video
 from soraxla.generation.request import (
     BRIDGE,
     Animate,
@@ -45,7 +45,7 @@ from soraxla.packing.conditioning import greyed
 Recipe = Generator[Clip, np.ndarray, np.ndarray]
 
 
-def recipe(studio: Studio) -> Recipe:
+def recipe(studio: TaskContext) -> Recipe:
     """The recipe of a request's task."""
     request = studio.request
     task, fitted, frames = request.task, request.fitted, request.frames
@@ -91,7 +91,7 @@ def recipe(studio: Studio) -> Recipe:
             assert_never(task)
 
 
-def joins(studio: Studio) -> list[int]:
+def joins(studio: TaskContext) -> list[int]:
     """The first frame after each join of what is given, or of a loop's first clip, with
     what is made; a loop's last frame comes before its first.
 
@@ -101,7 +101,7 @@ def joins(studio: Studio) -> list[int]:
     return closed + list(itertools.accumulate(run.frames for run in _runs(studio)))[:-1]
 
 
-def stretches(studio: Studio) -> list[Stretch]:
+def stretches(studio: TaskContext) -> list[Stretch]:
     """What is made of a video, one after the other."""
     task, runs = studio.request.task, _runs(studio)
     told = [0 if run.made else min(run.frames, studio.overlap_frames) for run in runs]
@@ -127,7 +127,7 @@ class _Run(NamedTuple):
     made: bool  # from what stands beside them
 
 
-def _runs(studio: Studio) -> list[_Run]:
+def _runs(studio: TaskContext) -> list[_Run]:
     """A video's, given and made in turn; a loop's first clip is as if given."""
     task, frames = studio.request.task, studio.request.frames
     match task:
@@ -154,14 +154,14 @@ def _before(task: Extend, frames: int) -> int:
     return {"forward": 0, "backward": new, "both": new // 2}[task.direction]
 
 
-def _around(studio: Studio) -> int:
+def _around(studio: TaskContext) -> int:
     """Frames of the clip that a loop from a prompt alone begins with."""
     frames = studio.request.frames
     return frames - min(BRIDGE, frames - studio.overlap_frames)
 
 
 def _bridge(
-    before: Video, after: Video, frames: int, strength: float, studio: Studio
+    before: Video, after: Video, frames: int, strength: float, studio: TaskContext
 ) -> Recipe:
     """So many frames that lead from one clip into another.
 
@@ -183,7 +183,7 @@ def _between(
     before: Video,
     after: Video,
     frames: int,
-    studio: Studio,
+    studio: TaskContext,
     *,
     steered_from: int | None = None,
     start: Video | None = None,
@@ -227,7 +227,7 @@ def _between(
 
 
 def _backward(
-    after: Video, frames: int, studio: Studio, steered_from: int | None
+    after: Video, frames: int, studio: TaskContext, steered_from: int | None
 ) -> Recipe:
     """What comes before a clip, the last window first; each is the end of the next."""
     made, window = after[:0], studio.window
@@ -243,7 +243,7 @@ def _backward(
     return made
 
 
-def _edited(video: Video, strength: float, studio: Studio) -> Recipe:
+def _edited(video: Video, strength: float, studio: TaskContext) -> Recipe:
     latents = studio.encode(video)
     clip = Clip(
         latents=latents,
@@ -254,7 +254,9 @@ def _edited(video: Video, strength: float, studio: Studio) -> Recipe:
     return studio.decode((yield from _by_windows(clip, studio)), len(video))
 
 
-def _inpainted(video: Video, hole: Bool[np.ndarray, "_ _"], studio: Studio) -> Recipe:
+def _inpainted(
+    video: Video, hole: Bool[np.ndarray, "_ _"], studio: TaskContext
+) -> Recipe:
     """The video with the hole, in whole patches, made anew.
 
     The encoder looks at whole frames, so that it is shown none of the hole.
@@ -281,7 +283,7 @@ def _fitted_mask(mask: Bool[np.ndarray, "_ _"], request: Request) -> np.ndarray:
     return request.fitted(white)[0, :, :, 0] >= 128
 
 
-def _on_canvas(video: Video, studio: Studio) -> tuple[Video, np.ndarray]:
+def _on_canvas(video: Video, studio: TaskContext) -> tuple[Video, np.ndarray]:
     """The clip about the middle of the request's size, its corner on that of a patch,
     and the hole around it."""
     size = studio.request.height, studio.request.width
@@ -295,7 +297,7 @@ def _on_canvas(video: Video, studio: Studio) -> tuple[Video, np.ndarray]:
     return canvas, hole
 
 
-def _by_windows(clip: Clip, studio: Studio) -> Recipe:
+def _by_windows(clip: Clip, studio: TaskContext) -> Recipe:
     """All latents of a clip. Each window's last ones are known to the next."""
     latents, start = clip.latents[:0], 0
     for end in window_ends(clip.grid.t, studio.window, studio.overlap):

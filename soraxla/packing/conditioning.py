@@ -24,7 +24,7 @@ _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture:
+class ConditioningMixture:
     """Shares of the tasks, which make 1.
 
     Attributes:
@@ -69,9 +69,11 @@ class Mixture:
         return np.array([getattr(self, task) for task in TASKS])
 
 
-TASKS = tuple(field.name for field in fields(Mixture) if field.name != "middle")
+TASKS = tuple(
+    field.name for field in fields(ConditioningMixture) if field.name != "middle"
+)
 
-EVERY_TASK = Mixture(
+EVERY_TASK = ConditioningMixture(
     none=0.40,
     first=0.15,
     prefix=0.15,
@@ -107,7 +109,7 @@ class Given(NamedTuple):
 
 
 def given(
-    mixture: Mixture,
+    mixture: ConditioningMixture,
     u: Float[np.ndarray, "k 4"],
     frames: Int[np.ndarray, " k"],
     stored: Stored,

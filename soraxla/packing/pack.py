@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from soraxla.core.types import Array, PackedBatch
-from soraxla.packing.conditioning import Mixture
+from soraxla.packing.conditioning import ConditioningMixture
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackSpec:
+class PackConfig:
     """The budgets of a row, and what shares of the draws are not as they are stored."""
 
     row_length: int  # L, tokens
@@ -21,7 +21,7 @@ class PackSpec:
     next_share: float = 0.0  # share of draws that are `mixture.a_few` latent frames
     caption_dropout: float = 0.1  # share of draws given the empty caption
     control_dropout: float = 0.1  # share of draws whose actions and camera are left out
-    mixture: Mixture = field(default_factory=Mixture)
+    mixture: ConditioningMixture = field(default_factory=ConditioningMixture)
 
     def __post_init__(self) -> None:
         for name in ("row_length", "text_length", "max_segments"):
@@ -53,7 +53,7 @@ class Segment:
     controls: Float[np.ndarray, "n a"] | None = None  # None: there are none
 
 
-def pack(rows: Sequence[Sequence[Segment]], spec: PackSpec) -> PackedBatch:
+def pack(rows: Sequence[Sequence[Segment]], spec: PackConfig) -> PackedBatch:
     """Lays segments end to end, B rows of them, padding at the end; NumPy arrays.
 
     Unused places hold 0 (False), unused shifts 1. Raises ValueError when a row breaks
@@ -84,7 +84,7 @@ def pack(rows: Sequence[Sequence[Segment]], spec: PackSpec) -> PackedBatch:
     return batch
 
 
-def _check_row(place: int, row: Sequence[Segment], spec: PackSpec) -> None:
+def _check_row(place: int, row: Sequence[Segment], spec: PackConfig) -> None:
     sizes = [(len(segment.tokens), len(segment.text)) for segment in row]
     if any(tokens < 1 or text < 1 for tokens, text in sizes):
         raise ValueError(

@@ -32,7 +32,7 @@ from soraxla.packing.conditioning import (
     given,
     harmonic,
 )
-from soraxla.packing.pack import PackSpec
+from soraxla.packing.pack import PackConfig
 
 # Rows to a window, about. A window leaves part of its last row empty, half a row on
 # average: 128 rows of 16,384 tokens of `benchmarks/sizes.json` are 0.992 full, 64 are
@@ -46,7 +46,7 @@ _GROUP_STEPS = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PlanIndex:
+class ScheduleIndex:
     """What planning knows of N samples: one array entry a sample."""
 
     t: Int[np.ndarray, " n"]  # latent frames; 1 for a picture
@@ -64,7 +64,7 @@ class PlanIndex:
         return len(self.t)
 
 
-class Draw(NamedTuple):
+class Visit(NamedTuple):
     """One visit to one sample, and what is given of it; see `mixture.Given`."""
 
     draw: int  # epoch·N + rank, as uint32: what noise is keyed by
@@ -80,7 +80,7 @@ class Draw(NamedTuple):
     spatial: bool = False
 
 
-PlannedRow = tuple[Draw, ...]
+ScheduledRow = tuple[Visit, ...]
 
 
 class Place(NamedTuple):
@@ -96,13 +96,13 @@ BEGINNING = Place(0, 0, 0)
 
 
 def plan_steps(
-    index: PlanIndex,
-    spec: PackSpec,
+    index: ScheduleIndex,
+    spec: PackConfig,
     *,
     seed: int,
     batch_rows: int,
     start: Place = BEGINNING,
-) -> Iterator[tuple[Place, list[PlannedRow]]]:
+) -> Iterator[tuple[Place, list[ScheduledRow]]]:
     """Yields (the place after it, the B rows of a step) without end, from `start` on.
 
     Of D devices, rows [i·B/D, (i+1)·B/D) are device i's; see `deal`. Raises ValueError
@@ -120,7 +120,7 @@ def plan_steps(
         window, row, step = last_window, last_row + 1, 0
 
 
-def deal(rows: Sequence[PlannedRow], batch_rows: int) -> list[list[PlannedRow]]:
+def deal(rows: Sequence[ScheduledRow], batch_rows: int) -> list[list[ScheduledRow]]:
     """Steps of B rows each, all of about the same cost.
 
     In lock step a step lasts as long as its worst device. What rows differ in is the
@@ -137,12 +137,12 @@ def deal(rows: Sequence[PlannedRow], batch_rows: int) -> list[list[PlannedRow]]:
     return [[rows[i] for i in step] for step in snake]
 
 
-def row_cost(row: Sequence[Draw]) -> int:
+def row_cost(row: Sequence[Visit]) -> int:
     """Σl², what attention costs."""
     return sum(draw.tokens * draw.tokens for draw in row)
 
 
-def imbalance(steps: Iterable[Sequence[Sequence[Draw]]], devices: int) -> float:
+def imbalance(steps: Iterable[Sequence[Sequence[Visit]]], devices: int) -> float:
     """Σl² of a step's worst device against that of its mean one, the mean of steps."""
     cost = np.array([[row_cost(row) for row in step] for step in steps], np.float64)
     of_device = cost.reshape(len(cost), devices, -1).sum(axis=2)
@@ -150,8 +150,8 @@ def imbalance(steps: Iterable[Sequence[Sequence[Draw]]], devices: int) -> float:
 
 
 def plan_rows(
-    index: PlanIndex, spec: PackSpec, *, seed: int, window: int = 0, row: int = 0
-) -> Iterator[tuple[int, int, PlannedRow]]:
+    index: ScheduleIndex, spec: PackConfig, *, seed: int, window: int = 0, row: int = 0
+) -> Iterator[tuple[int, int, ScheduledRow]]:
     """Yields (window, row, draws) without end, starting at (window, row)."""
     for number in count(window):
         rows = plan_window(index, spec, seed=seed, window=number)
@@ -161,8 +161,8 @@ def plan_rows(
 
 
 def plan_window(
-    index: PlanIndex, spec: PackSpec, *, seed: int, window: int
-) -> list[PlannedRow]:
+    index: ScheduleIndex, spec: PackConfig, *, seed: int, window: int
+) -> list[ScheduledRow]:
     """The rows of one window of draws, shuffled.
 
     Best-fit-decreasing gives those of the largest clips first, and steps that see
@@ -176,14 +176,14 @@ def plan_window(
     text = np.where(kept, index.text_length[samples], index.empty_text_length)
     numbers = (first + np.arange(length)) & 0xFFFFFFFF
     columns = (numbers, samples, tokens, text, frames, kept, *parts)
-    draws = [Draw(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    draws = [Visit(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     rows = fewest_rows(draws, spec)
     order = permutation(seed, "rows", window, len(rows))
     return [tuple(rows[place]) for place in order]
 
 
 @lru_cache(maxsize=2)
-def window_draws(index: PlanIndex, spec: PackSpec) -> int:
+def window_draws(index: ScheduleIndex, spec: PackConfig) -> int:
     """How many draws are packed together: what fills about 128 rows.
 
     Raises ValueError if any sample cannot be packed, see `check_index`.
@@ -204,13 +204,13 @@ def window_draws(index: PlanIndex, spec: PackSpec) -> int:
     return math.ceil(_WINDOW_ROWS / rows_a_draw)
 
 
-def fill(rows: Iterable[Sequence[Draw]], spec: PackSpec) -> float:
+def fill(rows: Iterable[Sequence[Visit]], spec: PackConfig) -> float:
     """Share of token places that hold a token."""
     tokens = [sum(draw.tokens for draw in row) for row in rows]
     return sum(tokens) / (len(tokens) * spec.row_length)
 
 
-def check_index(index: PlanIndex, spec: PackSpec) -> None:
+def check_index(index: ScheduleIndex, spec: PackConfig) -> None:
     """Raises ValueError when a sample cannot be packed into a row of `spec`.
 
     Refused: an index with no sample, latents the patch does not divide, a picture
@@ -259,7 +259,7 @@ def check_index(index: PlanIndex, spec: PackSpec) -> None:
         )
 
 
-def _check_mixture(index: PlanIndex, spec: PackSpec) -> None:
+def _check_mixture(index: ScheduleIndex, spec: PackConfig) -> None:
     asked = [task for task in TASKS[1:] if getattr(spec.mixture, task)]
     if spec.next_share:
         asked.append("next_share")
@@ -278,7 +278,7 @@ def _check_mixture(index: PlanIndex, spec: PackSpec) -> None:
 
 
 def _frame_tokens(
-    index: PlanIndex, samples: Int[np.ndarray, " k"] | slice
+    index: ScheduleIndex, samples: Int[np.ndarray, " k"] | slice
 ) -> Int[np.ndarray, " k"]:
     """Tokens of one step of the patch grid along time."""
     _, ph, pw = index.patch
@@ -287,7 +287,7 @@ def _frame_tokens(
 
 
 def _kept(
-    index: PlanIndex, spec: PackSpec, samples: Int[np.ndarray, " k"] | slice
+    index: ScheduleIndex, spec: PackConfig, samples: Int[np.ndarray, " k"] | slice
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """Most latent frames that are packed, and their tokens.
 
@@ -301,8 +301,8 @@ def _kept(
 
 
 def _parts(
-    index: PlanIndex,
-    spec: PackSpec,
+    index: ScheduleIndex,
+    spec: PackConfig,
     seed: int,
     first: int,
     samples: Int[np.ndarray, " k"],
@@ -337,12 +337,12 @@ def _parts(
     return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
 
 
-def longest(index: PlanIndex, spec: PackSpec) -> int:
+def longest(index: ScheduleIndex, spec: PackConfig) -> int:
     """Most latent frames that a row has of one clip."""
     return int(_kept(index, spec, slice(None))[0].max())
 
 
-def fewest_rows(draws: Sequence[Draw], spec: PackSpec) -> list[list[Draw]]:
+def fewest_rows(draws: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
     """Best-fit-decreasing, or best-fit in stream order where that needs fewer rows.
 
     Decreasing order packs tokens best, but puts the smallest clips together at the
@@ -354,9 +354,9 @@ def fewest_rows(draws: Sequence[Draw], spec: PackSpec) -> list[list[Draw]]:
     return min((_best_fit(order, spec) for order in (decreasing, draws)), key=len)
 
 
-def _best_fit(draws: Sequence[Draw], spec: PackSpec) -> list[list[Draw]]:
+def _best_fit(draws: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
     """Each draw in turn goes to the row it leaves fullest; ties go to the oldest."""
-    rows: list[list[Draw]] = []
+    rows: list[list[Visit]] = []
     text_left: list[int] = []
     room: list[tuple[int, int]] = []  # (tokens left, row), sorted; closed rows leave
     for draw in draws:

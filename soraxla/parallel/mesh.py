@@ -65,7 +65,7 @@ WHOLE: Rules = ((r".*", ()),)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeshSettings:
+class MeshConfig:
     """How many devices each axis has; together all there are.
 
     Attributes:
@@ -90,7 +90,7 @@ class MeshSettings:
 
 
 def make_mesh(
-    settings: MeshSettings | None = None,
+    settings: MeshConfig | None = None,
     devices: Sequence[Any] | None = None,
     *,
     width: int | None = None,
@@ -98,12 +98,12 @@ def make_mesh(
     """The mesh of all devices, or of those given.
 
     Args:
-        width: of the model whose parameters are split, see `MeshSettings`.
+        width: of the model whose parameters are split, see `MeshConfig`.
 
     Raises:
         ValueError: the axes do not multiply to the number of devices.
     """
-    settings = settings or MeshSettings()
+    settings = settings or MeshConfig()
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     sizes = {name: getattr(settings, name) for name in AXES}
@@ -159,7 +159,7 @@ def host_mesh() -> Mesh:
 
 def sampling_mesh() -> Mesh:
     """All devices share each row: of one clip there is nothing else to share."""
-    return make_mesh(MeshSettings(fsdp=1, context=len(jax.devices())))
+    return make_mesh(MeshConfig(fsdp=1, context=len(jax.devices())))
 
 
 def current_mesh() -> AbstractMesh | None:

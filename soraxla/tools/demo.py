@@ -15,25 +15,30 @@ from data_pipelines import SAMPLES
 from data_pipelines.dataset import Dataset, open_dataset
 from data_pipelines.loader import segments
 from data_pipelines.prepare import prepare
-from data_pipelines.vae_windows import WindowShape, WindowSpec
+from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.assets import small_vae
 from soraxla.checkpoints.model_folder import load_vae, vae_as_folder
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.evals.denoising import denoising_ratio
 from soraxla.evals.retrieval import nearest
 from soraxla.generation.pipeline import Pipeline, load
-from soraxla.generation.request import Request, SampleSettings
+from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.contact_sheet import SheetRow, contact_sheet
 from soraxla.media.read import read_clip, write_video
 from soraxla.models.dit.config import DiTConfig, dit_config
 from soraxla.models.text import load_text_encoder
-from soraxla.packing.pack import PackSpec
+from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import fill, plan_window
-from soraxla.training.experiment import DiTTraining, VAETraining, dit_job, vae_job
-from soraxla.training.loop import LoopSettings, train
-from soraxla.training.optim import OptimSettings
-from soraxla.training.steps import DiTStep, VAEStep
+from soraxla.training.experiment import (
+    DiTTrainingConfig,
+    VAETrainingConfig,
+    dit_job,
+    vae_job,
+)
+from soraxla.training.loop import LoopConfig, train
+from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import DiTStepConfig, VAEStepConfig
 
 ENCODER = "hashed"
 # Sizes that no sample has: (caption of sample, width, height, frames).
@@ -84,7 +89,7 @@ def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
     say("Generating every caption at its own size, and two sizes never seen")
     pipeline = load(workdir / "dit")
     names, requests = demo_requests(dataset)
-    sampling = SampleSettings(steps=settings.sampler_steps, cfg_scale=2.0)
+    sampling = SamplingConfig(steps=settings.sampler_steps, cfg_scale=2.0)
     generated: dict[int, np.ndarray] = {}
     for place, video in pipeline.generate_each(requests, sampling):
         path = workdir / "videos" / names[place]
@@ -107,24 +112,24 @@ def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
 def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
     """Trains the shipped VAE on with the samples alone."""
     start = load_vae(small_vae())
-    cfg = VAETraining(
-        step=VAEStep(
+    cfg = VAETrainingConfig(
+        step=VAEStepConfig(
             # Gradients of fp32 convolutions are the faster ones on a CPU.
             model=replace(start.model, dtype="float32"),
-            optim=OptimSettings(
+            optim=OptimConfig(
                 learning_rate=1e-4,
                 warmup_steps=min(20, settings.vae_steps - 1),
                 decay_steps=settings.vae_steps,
                 ema_decay=0.95,
             ),
         ),
-        windows=WindowSpec(
+        windows=WindowConfig(
             shapes=(
                 WindowShape(frames=1, height=48, width=48, batch=8),
                 WindowShape(frames=17, height=32, width=32, batch=3),
             )
         ),
-        loop=LoopSettings(steps=settings.vae_steps),
+        loop=LoopConfig(steps=settings.vae_steps),
     )
     train(vae_job(cfg, SAMPLES, start=start), cfg.loop, workdir)
 
@@ -147,12 +152,12 @@ def encode_samples(workdir: Path) -> Dataset:
     return open_dataset(workdir / "dataset")
 
 
-def dit_training(settings: DemoSettings) -> DiTTraining:
+def dit_training(settings: DemoSettings) -> DiTTrainingConfig:
     """The transformer's training: one row of 1,024 tokens a step."""
-    return DiTTraining(
-        step=DiTStep(
+    return DiTTrainingConfig(
+        step=DiTStepConfig(
             model=settings.dit,
-            optim=OptimSettings(
+            optim=OptimConfig(
                 learning_rate=2e-3,
                 # Halves the steps that AdamW alone needs.
                 muon_learning_rate=16e-3,
@@ -161,9 +166,9 @@ def dit_training(settings: DemoSettings) -> DiTTraining:
                 ema_decay=0.97,
             ),
         ),
-        pack=PackSpec(row_length=1024, text_length=512, max_segments=16),
+        pack=PackConfig(row_length=1024, text_length=512, max_segments=16),
         batch_rows=1,
-        loop=LoopSettings(steps=settings.dit_steps, checkpoint_every=300),
+        loop=LoopConfig(steps=settings.dit_steps, checkpoint_every=300),
     )
 
 
@@ -196,7 +201,7 @@ def measure(
     workdir: Path,
     dataset: Dataset,
     pipeline: Pipeline,
-    cfg: DiTTraining,
+    cfg: DiTTrainingConfig,
     generated: dict[int, np.ndarray],
 ) -> dict[str, Any]:
     """The report's numbers, and the contact sheet."""

@@ -23,7 +23,7 @@ from soraxla.core.types import PackedBatch
 from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.time_grid import Grid
 from soraxla.generation.pipeline import sampler
-from soraxla.generation.request import SampleSettings
+from soraxla.generation.request import SamplingConfig
 from soraxla.models import dit, vae
 from soraxla.models.dit.flops import token_flops, train_flops
 from soraxla.models.vae.model import VAEConfig
@@ -32,13 +32,13 @@ from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
     PACKED_AXES,
     WHOLE,
-    MeshSettings,
+    MeshConfig,
     make_mesh,
     param_shardings,
     partition_spec,
     with_shardings,
 )
-from soraxla.training.experiment import DiTTraining, check_mesh
+from soraxla.training.experiment import DiTTrainingConfig, check_mesh
 from soraxla.training.loop import Job
 from soraxla.training.steps import dit_init, dit_rules, dit_step
 
@@ -76,7 +76,7 @@ _CLOUD = {
     for shape in _SHAPES[chip]
 }
 
-SAMPLED = SampleSettings()
+SAMPLED = SamplingConfig()
 
 # What jits the function, to be called for the mesh that is set; the arguments' shapes.
 Program = tuple[Callable[[], Any], tuple[Any, ...]]
@@ -153,7 +153,7 @@ def topology_devices(name: str) -> list[Any]:
     return list(found.devices)
 
 
-def plan_training(cfg: DiTTraining, topology: str, *, clips: int = 4) -> Plan:
+def plan_training(cfg: DiTTrainingConfig, topology: str, *, clips: int = 4) -> Plan:
     """The train step of `soraxla train`, rows full of `clips` equal clips.
 
     Raises:
@@ -165,7 +165,7 @@ def plan_training(cfg: DiTTraining, topology: str, *, clips: int = 4) -> Plan:
     return _plan("train", topology, mesh, train_program(cfg, mesh), cfg, work)
 
 
-def plan_sampling(cfg: DiTTraining, topology: str) -> Plan:
+def plan_sampling(cfg: DiTTrainingConfig, topology: str) -> Plan:
     """The sampler of `soraxla generate` on rows of one clip; raises as above.
 
     FLOPs and the estimate are of one of its steps, in which guidance asks twice.
@@ -177,7 +177,7 @@ def plan_sampling(cfg: DiTTraining, topology: str) -> Plan:
 
 
 def plan_decoding(
-    model: VAEConfig, settings: MeshSettings, topology: str, *, size, latents: int
+    model: VAEConfig, settings: MeshConfig, topology: str, *, size, latents: int
 ) -> Plan:
     """A chunk of the VAE's decoder, see `decode_program`; raises as above."""
     mesh = make_mesh(settings, topology_devices(topology))
@@ -186,7 +186,9 @@ def plan_decoding(
     return _plan("vae-decode", topology, mesh, program, asked, None)
 
 
-def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTraining:
+def fitted(
+    cfg: DiTTrainingConfig, topology: str, *, what: str, rows: bool
+) -> DiTTrainingConfig:
     """The configuration with what commands choose by themselves where it is not named.
 
     Sampling shares a row among all chips. A training has rows for all of them, as near
@@ -197,8 +199,8 @@ def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTrai
     """
     devices = topology_devices(topology)
     if what != "train":
-        if cfg.mesh == MeshSettings():
-            cfg = replace(cfg, mesh=MeshSettings(fsdp=1, context=len(devices)))
+        if cfg.mesh == MeshConfig():
+            cfg = replace(cfg, mesh=MeshConfig(fsdp=1, context=len(devices)))
         cfg = replace(cfg, accumulate=1)
         return cfg if rows else replace(cfg, batch_rows=1)
     parts = max(1, len(devices) // (cfg.mesh.context * cfg.mesh.tensor))
@@ -207,13 +209,13 @@ def fitted(cfg: DiTTraining, topology: str, *, what: str, rows: bool) -> DiTTrai
     return cfg if rows else replace(cfg, batch_rows=near)
 
 
-def _mesh(cfg: DiTTraining, topology: str) -> Mesh:
+def _mesh(cfg: DiTTrainingConfig, topology: str) -> Mesh:
     mesh = make_mesh(cfg.mesh, topology_devices(topology), width=cfg.step.model.width)
     check_mesh(cfg, mesh)
     return mesh
 
 
-def _clips(cfg: DiTTraining, clips: int) -> tuple[list[int], list[int]]:
+def _clips(cfg: DiTTrainingConfig, clips: int) -> tuple[list[int], list[int]]:
     """Tokens and text tokens of a batch's clips."""
     each = cfg.pack.row_length // clips, cfg.pack.text_length // clips
     tokens, text = ([n] * (clips * cfg.batch_rows) for n in each)
@@ -282,7 +284,7 @@ def _refusal(error: Exception, what: str, topology: str) -> Exception:
     )
 
 
-def train_program(cfg: DiTTraining, mesh: Mesh) -> Program:
+def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     """The train step.
 
     Raises:
@@ -305,7 +307,7 @@ def train_program(cfg: DiTTraining, mesh: Mesh) -> Program:
     return job.step_fn, (job.state, abstract_batch(cfg, mesh))
 
 
-def sample_program(cfg: DiTTraining, mesh: Mesh) -> Program:
+def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     """The sampler as `soraxla generate` has it by default, guided by the prompt."""
     model, batch = cfg.step.model, abstract_batch(cfg, mesh)
     abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), model))
@@ -343,7 +345,7 @@ def decode_program(
     return lambda: jit(lambda params, z: decode(params, latents=z)), (params, z)
 
 
-def abstract_batch(cfg: DiTTraining, mesh: Mesh) -> PackedBatch:
+def abstract_batch(cfg: DiTTrainingConfig, mesh: Mesh) -> PackedBatch:
     """The shapes of a whole batch, placed."""
     model, pack = cfg.step.model, cfg.pack
     b, n, m, s = cfg.batch_rows, pack.row_length, pack.text_length, pack.max_segments

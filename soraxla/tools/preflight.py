@@ -20,7 +20,7 @@ from soraxla.evals.denoising import TRIPLES, denoising_ratio
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.read import read_clip
 from soraxla.parallel.mesh import make_mesh
-from soraxla.training.experiment import DiTTraining, dit_job, media_files
+from soraxla.training.experiment import DiTTrainingConfig, dit_job, media_files
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Job
 from soraxla.training.preview import crop
@@ -43,7 +43,7 @@ class Check(NamedTuple):
 
 
 def examine(
-    cfg: DiTTraining, start: Start, dataset: Dataset, media: Path
+    cfg: DiTTrainingConfig, start: Start, dataset: Dataset, media: Path
 ) -> Iterator[Check]:
     """Yields the checks as they are done; none stops the others.
 
@@ -103,7 +103,9 @@ def _round_trip(vae: Path, media: Path) -> tuple[bool, str]:
 class _Trial:
     """The training to come, compiled once."""
 
-    def __init__(self, cfg: DiTTraining, start: Start, dataset: Dataset, workdir: Path):
+    def __init__(
+        self, cfg: DiTTrainingConfig, start: Start, dataset: Dataset, workdir: Path
+    ):
         self._made = cfg, dataset, workdir, start
 
     @cached_property

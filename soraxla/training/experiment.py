@@ -15,21 +15,21 @@ from PIL import Image
 
 from data_pipelines.dataset import Dataset, check_vae
 from data_pipelines.loader import packed_batches
-from data_pipelines.vae_windows import WindowDataset, WindowSpec
-from soraxla.checkpoints.model_folder import Loaded, sha256_of_folder
+from data_pipelines.vae_windows import WindowConfig, WindowDataset
+from soraxla.checkpoints.model_folder import LoadedModel, sha256_of_folder
 from soraxla.core.config import to_dict
 from soraxla.core.trees import sha256_of_tree
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.media.read import MEDIA_SUFFIXES
 from soraxla.models import dit
 from soraxla.models.vae.model import VAEConfig
-from soraxla.packing.pack import PackSpec
+from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import longest
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
     MESH_AXES,
     PACKED_AXES,
-    MeshSettings,
+    MeshConfig,
     axis_size,
     cut,
     one_device,
@@ -40,12 +40,12 @@ from soraxla.parallel.mesh import (
 from soraxla.parallel.multihost import barrier, is_main
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.linear_start import linear_start
-from soraxla.training.loop import Job, LoopSettings
-from soraxla.training.optim import OptimSettings
+from soraxla.training.loop import Job, LoopConfig
+from soraxla.training.optim import OptimConfig
 from soraxla.training.state import TrainState, create
 from soraxla.training.steps import (
-    DiTStep,
-    VAEStep,
+    DiTStepConfig,
+    VAEStepConfig,
     dit_init,
     dit_rules,
     dit_step,
@@ -59,7 +59,7 @@ Preview = Callable[..., Image.Image]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiTTraining:
+class DiTTrainingConfig:
     """A whole training of the diffusion transformer.
 
     Attributes:
@@ -70,13 +70,13 @@ class DiTTraining:
             own, at which it samples. A lower one teaches what is nearly clean.
     """
 
-    step: DiTStep
-    pack: PackSpec
-    loop: LoopSettings
+    step: DiTStepConfig
+    pack: PackConfig
+    loop: LoopConfig
     batch_rows: int = 1
     accumulate: int = 1
     shift: float | Literal["auto"] | None = None
-    mesh: MeshSettings = field(default_factory=MeshSettings)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         _check_decay(self.step.optim, self.loop)
@@ -90,19 +90,19 @@ class DiTTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAETraining:
+class VAETrainingConfig:
     """A whole training of the VAE."""
 
-    step: VAEStep
-    windows: WindowSpec
-    loop: LoopSettings
-    mesh: MeshSettings = field(default_factory=MeshSettings)
+    step: VAEStepConfig
+    windows: WindowConfig
+    loop: LoopConfig
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         _check_decay(self.step.optim, self.loop)
 
 
-def _check_decay(optim: OptimSettings, loop: LoopSettings) -> None:
+def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:
     if optim.decay_steps is not None and loop.steps > optim.decay_steps:
         raise ValueError(
             f"loop.steps is {loop.steps}, but from step.optim.decay_steps = "
@@ -112,7 +112,7 @@ def _check_decay(optim: OptimSettings, loop: LoopSettings) -> None:
 
 
 def dit_job(
-    cfg: DiTTraining,
+    cfg: DiTTrainingConfig,
     dataset: Dataset,
     workdir: Path,
     *,
@@ -201,7 +201,7 @@ def dit_job(
     )
 
 
-def _frozen(start: Start, cfg: DiTTraining, mesh: Mesh) -> PyTree:
+def _frozen(start: Start, cfg: DiTTrainingConfig, mesh: Mesh) -> PyTree:
     """The base of adapters on the devices, cut as if it were trained."""
     made = functools.partial(dit.as_computed, cfg=cfg.step.model)
     params = cut(start.dit.params, dit.RULES, mesh)
@@ -209,7 +209,7 @@ def _frozen(start: Start, cfg: DiTTraining, mesh: Mesh) -> PyTree:
     return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(params)
 
 
-def check_mesh(cfg: DiTTraining, mesh: Mesh) -> list[int]:
+def check_mesh(cfg: DiTTrainingConfig, mesh: Mesh) -> list[int]:
     """The rows of a batch that this host reads.
 
     Raises:
@@ -240,10 +240,10 @@ def check_mesh(cfg: DiTTraining, mesh: Mesh) -> list[int]:
 
 
 def vae_job(
-    cfg: VAETraining,
+    cfg: VAETrainingConfig,
     media: Path,
     *,
-    start: Loaded | None = None,
+    start: LoadedModel | None = None,
     preview: Preview | None = None,
     mesh: Mesh | None = None,
 ) -> Job:

@@ -8,7 +8,11 @@ from typing import Any
 import jax
 
 from data_pipelines.dataset import Dataset, check_vae
-from soraxla.checkpoints.model_folder import Loaded, load_transformer, sha256_of_folder
+from soraxla.checkpoints.model_folder import (
+    LoadedModel,
+    load_transformer,
+    sha256_of_folder,
+)
 from soraxla.core.config import build, to_dict
 from soraxla.core.trees import sha256_of_tree
 from soraxla.diffusion.process import Process
@@ -26,7 +30,7 @@ class Start:
     """The model that a training starts from, on the host, and where it lies."""
 
     folder: Path
-    dit: Loaded
+    dit: LoadedModel
 
     def record(self) -> dict[str, str]:
         """What a training folder keeps of it; another start is refused."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraxla.checkpoints.model_folder import Loaded
+from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.core.config import to_dict
 from soraxla.models import vae
 from soraxla.models.vae.linear import principal_components
@@ -19,7 +19,7 @@ _BATCHES = 256
 
 def linear_start(
     model: VAEConfig, batches: Iterable[Mapping[str, np.ndarray]], *, seed: int
-) -> Loaded:
+) -> LoadedModel:
     """A VAE whose encoder is done, and whose decoder adds nothing yet.
 
     Latents are divided by the roots of their deviations, on a common scale, not by the
@@ -70,7 +70,7 @@ def linear_start(
         model, latent_mean=tuple(mean.tolist()), latent_std=tuple(scale.tolist())
     )
     config = {"kind": "vae", "model": to_dict(model)}
-    return Loaded(params=params, model=model, config=config)
+    return LoadedModel(params=params, model=model, config=config)
 
 
 def _moments(clips: list[np.ndarray], down: dict, model: VAEConfig):

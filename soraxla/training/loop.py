@@ -30,7 +30,7 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopSettings:
+class LoopConfig:
     """How long and how often; a resumed run may change them.
 
     Attributes:
@@ -115,7 +115,7 @@ class Job:
         )
 
 
-def train(job: Job, loop: LoopSettings, workdir: Path) -> TrainState:
+def train(job: Job, loop: LoopConfig, workdir: Path) -> TrainState:
     """Trains until `loop.steps`, going on from the newest checkpoint in `workdir`.
 
     SIGTERM, to any of its processes, saves and returns early; SIGUSR1 traces some steps

@@ -10,7 +10,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimSettings:
+class OptimConfig:
     """Attributes:
     decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
         the rate constant after the warm-up.
@@ -54,7 +54,7 @@ class OptimSettings:
             )
 
 
-def schedule(settings: OptimSettings, peak: float) -> optax.Schedule:
+def schedule(settings: OptimConfig, peak: float) -> optax.Schedule:
     """Linear warm-up from 0, then constant or a cosine down to 0."""
     warmup = settings.warmup_steps
     if settings.decay_steps is None:
@@ -69,7 +69,7 @@ def schedule(settings: OptimSettings, peak: float) -> optax.Schedule:
     )
 
 
-def optimizer(settings: OptimSettings) -> optax.GradientTransformation:
+def optimizer(settings: OptimConfig) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW (arXiv 1711.05101) or Muon; all of it fp32."""
     adamw = optax.adamw(
         schedule(settings, settings.learning_rate),

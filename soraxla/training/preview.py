@@ -11,15 +11,15 @@ from jaxtyping import PyTree
 from PIL import Image
 
 from data_pipelines.dataset import Dataset
-from soraxla.checkpoints.model_folder import Loaded, load_vae
+from soraxla.checkpoints.model_folder import LoadedModel, load_vae
 from soraxla.generation.pipeline import Pipeline
-from soraxla.generation.request import MAX_WORDS, Request, SampleSettings
+from soraxla.generation.request import MAX_WORDS, Request, SamplingConfig
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
 from soraxla.media.contact_sheet import SheetRow, contact_sheet
 from soraxla.media.read import read_clip
 from soraxla.models.vae.model import VAEConfig
 from soraxla.training.state import TrainState
-from soraxla.training.steps import DiTStep, dit_params, latent_statistics
+from soraxla.training.steps import DiTStepConfig, dit_params, latent_statistics
 
 _SHOWN, _FRAMES = 4, 17
 
@@ -39,7 +39,7 @@ class _Stored:
         return [self.known[text] for text in texts]
 
 
-def dit_preview(step: DiTStep, dataset: Dataset) -> Callable[..., Image.Image]:
+def dit_preview(step: DiTStepConfig, dataset: Dataset) -> Callable[..., Image.Image]:
     """Generates the first four captions of the dataset at their own sizes.
 
     Asked with a state and, in a training with LoRA, the frozen parameters.
@@ -68,12 +68,12 @@ def dit_preview(step: DiTStep, dataset: Dataset) -> Callable[..., Image.Image]:
         requests, encoder = shown()
         params = dit_params(state.ema, base, step)
         pipeline = Pipeline(
-            dit=Loaded(params=params, model=step.model, config={}),
+            dit=LoadedModel(params=params, model=step.model, config={}),
             vae=vae,
             process=step.process,
             text_encoder=encoder,
         )
-        videos = pipeline.generate_each(requests, SampleSettings(steps=20))
+        videos = pipeline.generate_each(requests, SamplingConfig(steps=20))
         return contact_sheet(
             [
                 SheetRow(caption=requests[i].prompt, clips=[video])

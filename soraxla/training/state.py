@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, PyTree
 
 from soraxla.core.trees import moving_average
 from soraxla.core.types import Array
-from soraxla.training.optim import OptimSettings, optimizer
+from soraxla.training.optim import OptimConfig, optimizer
 
 Metrics = dict[str, Array]
 
@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
     skipped_in_a_row: Int[Array, ""]
 
 
-def create(params: PyTree, settings: OptimSettings, extra: PyTree) -> TrainState:
+def create(params: PyTree, settings: OptimConfig, extra: PyTree) -> TrainState:
     """The state before the first step; the EMA starts as the parameters."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
@@ -46,7 +46,7 @@ def update(
     loss: Float[Array, ""],
     grads: PyTree,
     extra: PyTree,
-    settings: OptimSettings,
+    settings: OptimConfig,
 ) -> tuple[TrainState, Metrics]:
     """The next state; only step and counts move if loss or gradient is not finite.
 

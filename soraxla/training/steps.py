@@ -21,9 +21,9 @@ from soraxla.diffusion.process import (
 from soraxla.models import dit, vae
 from soraxla.models.dit import lora
 from soraxla.models.dit.config import DiTConfig
-from soraxla.models.dit.lora import LoRA
+from soraxla.models.dit.lora import LoRAConfig
 from soraxla.parallel.mesh import PACKED_AXES, WHOLE, LogicalAxes, Rules, constrain
-from soraxla.training.optim import OptimSettings
+from soraxla.training.optim import OptimConfig
 from soraxla.training.state import Metrics, TrainState, create, update
 
 # Known tokens are trained at times up to this.
@@ -32,7 +32,7 @@ _MOMENT_DECAY = 0.99  # of the VAE's latent statistics, a step
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiTStep:
+class DiTStepConfig:
     """What a step of the diffusion transformer depends on beside state and batch.
 
     Attributes:
@@ -43,9 +43,9 @@ class DiTStep:
 
     model: DiTConfig
     process: Process = field(default_factory=Process)
-    optim: OptimSettings = field(default_factory=OptimSettings)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
-    lora: LoRA | None = None
+    lora: LoRAConfig | None = None
     part: Literal["all", "forecast"] = "all"
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class DiTStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEStep:
+class VAEStepConfig:
     """What a VAE step depends on; the loss is L1 + kl_weight · KL, both means.
 
     A linear encoder and the moments of its latents stay as they are: what has learnt
@@ -77,7 +77,7 @@ class VAEStep:
     """
 
     model: vae.VAEConfig
-    optim: OptimSettings = field(default_factory=OptimSettings)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     kl_weight: float = 1e-6
     seed: int = 0
 
@@ -94,7 +94,7 @@ def _init_key(seed: int) -> PRNGKeyArray:
     return jax.random.key(seed, impl="rbg")
 
 
-def dit_init(cfg: DiTStep) -> TrainState:
+def dit_init(cfg: DiTStepConfig) -> TrainState:
     """Fresh weights of the seed; with LoRA, fresh adapters, which change nothing."""
     key = _init_key(cfg.seed)
     if cfg.lora is None:
@@ -103,12 +103,12 @@ def dit_init(cfg: DiTStep) -> TrainState:
     return create(lora.init(key, shapes, cfg.lora), cfg.optim, {})
 
 
-def dit_rules(cfg: DiTStep) -> Rules:
+def dit_rules(cfg: DiTStepConfig) -> Rules:
     """How a state of `dit_init` is cut; adapters are small."""
     return dit.RULES if cfg.lora is None else WHOLE
 
 
-def dit_params(trained: PyTree, base: PyTree, cfg: DiTStep) -> PyTree:
+def dit_params(trained: PyTree, base: PyTree, cfg: DiTStepConfig) -> PyTree:
     """The model's parameters of a state's (its `params` or `ema`), adapters merged.
 
     Args:
@@ -122,7 +122,7 @@ def dit_step(
     batch: PackedBatch,
     base: PyTree = None,
     *,
-    cfg: DiTStep,
+    cfg: DiTStepConfig,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """One update; noise and time are functions of (seed, draw), never of the step.
@@ -169,7 +169,7 @@ def dit_error(
     t_BS: Float[Array, "b s"],
     known_t_BS: Float[Array, "b s"] | None = None,
     *,
-    cfg: DiTStep,
+    cfg: DiTStepConfig,
     purpose: Purpose,
     adapters: PyTree = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -198,7 +198,7 @@ def forecast_error(
     _: Float[Array, "b s"],
     known_t_BS: Float[Array, "b s"],
     *,
-    cfg: DiTStep,
+    cfg: DiTStepConfig,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The same two sums, of forecasts from frames that are all at the known time."""
     t_BL = token_times(known_t_BS, batch.segment_ids)
@@ -209,7 +209,7 @@ def forecast_error(
 
 
 def _noise_of(
-    batch: PackedBatch, cfg: DiTStep, purpose: Purpose
+    batch: PackedBatch, cfg: DiTStepConfig, purpose: Purpose
 ) -> Float[Array, "b l p"]:
     ids, numbers = batch.segment_ids, batch.latents.shape[-1]
     return noise(cfg.seed, batch.draw, ids, batch.token_index, numbers, purpose=purpose)
@@ -239,7 +239,7 @@ def _sum_of_parts(
     return jax.lax.scan(add, zeros, jax.tree.map(cut, rows, axes))[0]
 
 
-def vae_init(cfg: VAEStep) -> TrainState:
+def vae_init(cfg: VAEStepConfig) -> TrainState:
     """Fresh weights of the seed, and latent moments that still say nothing."""
     channels = cfg.model.latent_channels
     moments = {"mean": jnp.zeros(channels), "square": jnp.ones(channels)}
@@ -247,7 +247,10 @@ def vae_init(cfg: VAEStep) -> TrainState:
 
 
 def vae_step(
-    state: TrainState, batch: dict[str, UInt8[Array, "b t h w 3"]], *, cfg: VAEStep
+    state: TrainState,
+    batch: dict[str, UInt8[Array, "b t h w 3"]],
+    *,
+    cfg: VAEStepConfig,
 ) -> tuple[TrainState, Metrics]:
     """One update of the autoencoder and of the moving moments of its latents."""
     video = batch["video"].astype(jnp.float32) / 127.5 - 1.0

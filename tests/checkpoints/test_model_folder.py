@@ -23,9 +23,9 @@ from soraxla.core.config import to_dict
 from soraxla.core.trees import named_leaves
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.vae.model import VAEConfig
-from soraxla.training.loop import Job, LoopSettings, train
-from soraxla.training.optim import OptimSettings
-from soraxla.training.steps import DiTStep, VAEStep, dit_init, vae_init
+from soraxla.training.loop import Job, LoopConfig, train
+from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import DiTStepConfig, VAEStepConfig, dit_init, vae_init
 from tests import tiny
 from tests.training.toy import Batches
 
@@ -302,7 +302,7 @@ def trained(workdir, kind, step, init, extra):
         batches=Batches(),
         unit="batches",
     )
-    return train(job, LoopSettings(steps=1), workdir)
+    return train(job, LoopConfig(steps=1), workdir)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def vae_run(tmp_path_factory):
     state = trained(
         workdir,
         "vae",
-        VAEStep(model=model, optim=OptimSettings(warmup_steps=1)),
+        VAEStepConfig(model=model, optim=OptimConfig(warmup_steps=1)),
         lambda step: tiny_init(vae_init, step),
         {"extra": moments},
     )
@@ -326,7 +326,7 @@ def vae_run(tmp_path_factory):
 def dit_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "dit"
     model = DiTConfig(layers=2, width=12, heads=2, mlp_width=8, text_width=8)
-    step = DiTStep(model=model)
+    step = DiTStepConfig(model=model)
     return workdir, trained(
         workdir, "dit", step, lambda step: tiny_init(dit_init, step), {}
     )

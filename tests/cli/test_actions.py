@@ -7,7 +7,7 @@ import pytest
 
 from soraxla.cli.generate import _acting
 from soraxla.generation.pipeline import assemble
-from soraxla.generation.request import Animate, Extend, Request, SampleSettings
+from soraxla.generation.request import Animate, Extend, Request, SamplingConfig
 from soraxla.packing.controls import Controls
 from tests import tiny
 
@@ -56,7 +56,7 @@ def test_an_unknown_action_is_refused():
 def test_the_network_is_told_what_is_done():
     """Other actions, another clip, but for the frames that are given."""
     pipeline = assemble(tiny.loaded_dit(KNOWN), tiny.loaded_vae())
-    task, settings = Extend(video=CLIP), SampleSettings(steps=1, cfg_scale=1.0)
+    task, settings = Extend(video=CLIP), SamplingConfig(steps=1, cfg_scale=1.0)
     one, two = (
         dict(pipeline.generate_each([acting(text, task, 20)], settings))[0]
         for text in ("go*4", "dig*4")

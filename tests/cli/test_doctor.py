@@ -9,12 +9,12 @@ from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.cli.main import main
 from soraxla.media.read import write_video
-from soraxla.packing.pack import PackSpec
+from soraxla.packing.pack import PackConfig
 from soraxla.tools import preflight
-from soraxla.training.experiment import DiTTraining
+from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import open_start
-from soraxla.training.loop import LoopSettings
-from soraxla.training.steps import DiTStep
+from soraxla.training.loop import LoopConfig
+from soraxla.training.steps import DiTStepConfig
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 
@@ -72,10 +72,10 @@ def test_random_weights_are_told_and_what_is_well_is_too(patient, capsys):
 def test_another_vae_s_dataset_is_told(patient):
     write_card(patient / "dataset", vae_sha256="b" * 64)
     start = open_start(patient / "weights")
-    cfg = DiTTraining(
-        step=DiTStep(model=start.dit.model),
-        pack=PackSpec(row_length=64, text_length=32, max_segments=4),
-        loop=LoopSettings(steps=1),
+    cfg = DiTTrainingConfig(
+        step=DiTStepConfig(model=start.dit.model),
+        pack=PackConfig(row_length=64, text_length=32, max_segments=4),
+        loop=LoopConfig(steps=1),
     )
     dataset = open_dataset(patient / "dataset")
     first = next(preflight.examine(cfg, start, dataset, patient / "media"))

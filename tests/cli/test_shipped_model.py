@@ -10,7 +10,7 @@ from soraxla.assets import worlds_model
 from soraxla.cli.main import main
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.generation.pipeline import load
-from soraxla.generation.request import Extend, Request, SampleSettings
+from soraxla.generation.request import Extend, Request, SamplingConfig
 from soraxla.media.read import probe, write_video
 
 SIZE = {"width": USUAL.width, "height": USUAL.height, "fps": USUAL.fps}
@@ -64,7 +64,7 @@ def test_what_stands_still_goes_on_standing_where_a_clip_is_extended():
         )
         for clip in clips
     ]
-    settings = SampleSettings(steps=10, cfg_scale=1.0)
+    settings = SamplingConfig(steps=10, cfg_scale=1.0)
     made = dict(pipeline.generate_each(requests, settings))
     errors, others = [], []
     for i, clip in enumerate(clips):

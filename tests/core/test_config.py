@@ -6,15 +6,15 @@ from typing import Literal
 
 import pytest
 
-from data_pipelines.vae_windows import WindowShape, WindowSpec
+from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.core.config import build, nearest, to_dict
 from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import dit_config
 from soraxla.models.vae.model import VAEConfig
-from soraxla.packing.pack import PackSpec
-from soraxla.training.loop import LoopSettings
-from soraxla.training.optim import OptimSettings
-from soraxla.training.steps import DiTStep, VAEStep
+from soraxla.packing.pack import PackConfig
+from soraxla.training.loop import LoopConfig
+from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import DiTStepConfig, VAEStepConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,13 @@ GOOD = {"inner": {"depth": 3}}
 @pytest.mark.parametrize(
     "settings",
     [
-        DiTStep(
+        DiTStepConfig(
             model=dit_config("debug", shift=3.0),
             process=Process(schedule="ddpm_cosine", prediction="v"),
-            optim=OptimSettings(decay_steps=2000),
+            optim=OptimConfig(decay_steps=2000),
         ),
-        DiTStep(model=dit_config("wan_1_3b")),
-        VAEStep(
+        DiTStepConfig(model=dit_config("wan_1_3b")),
+        VAEStepConfig(
             model=VAEConfig(
                 base_width=4,
                 latent_channels=2,
@@ -57,14 +57,14 @@ GOOD = {"inner": {"depth": 3}}
                 latent_std=(1.0, 2.0),
             )
         ),
-        PackSpec(row_length=64, text_length=32, max_segments=4),
-        WindowSpec(
+        PackConfig(row_length=64, text_length=32, max_segments=4),
+        WindowConfig(
             shapes=(
                 WindowShape(frames=1, height=16, width=16, batch=2, weight=0.1),
                 WindowShape(frames=5, height=16, width=24, batch=1),
             )
         ),
-        LoopSettings(steps=10),
+        LoopConfig(steps=10),
     ],
     ids=lambda settings: type(settings).__name__,
 )
@@ -139,10 +139,14 @@ def test_a_missing_setting_is_named():
 @pytest.mark.parametrize(
     ("cls", "values", "message"),
     [
-        (VAEStep, {"model": {"dtype": "float16"}}, r"'model\.dtype' is 'float16'"),
-        (DiTStep, {"process": {}, "model": {"layers": 1}}, r"'model\.width'"),
-        (PackSpec, {"row_lenght": 4}, r"'row_lenght': did you mean 'row_length'\?"),
-        (LoopSettings, {"steps": 4, "checkpoint_evry": 2}, "'checkpoint_every'"),
+        (
+            VAEStepConfig,
+            {"model": {"dtype": "float16"}},
+            r"'model\.dtype' is 'float16'",
+        ),
+        (DiTStepConfig, {"process": {}, "model": {"layers": 1}}, r"'model\.width'"),
+        (PackConfig, {"row_lenght": 4}, r"'row_lenght': did you mean 'row_length'\?"),
+        (LoopConfig, {"steps": 4, "checkpoint_evry": 2}, "'checkpoint_every'"),
     ],
 )
 def test_the_settings_of_the_house_are_checked(cls, values, message):

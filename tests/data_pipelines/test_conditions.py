@@ -7,7 +7,7 @@ from data_pipelines.conditions import encode_conditions, lay, random_hole
 from soraxla.core.types import LatentGrid
 from soraxla.packing.conditioning import greyed
 from soraxla.packing.patchify import patchify, positions
-from soraxla.packing.schedule import Draw
+from soraxla.packing.schedule import Visit
 
 CELL, PATCH, FPS, ROPE_FPS = 16, (1, 2, 2), 12.0, 16.0
 LAYOUT = {"patch": PATCH, "fps": FPS, "rope_fps": ROPE_FPS}
@@ -96,7 +96,7 @@ def laid(draw, video=None, conditions=None):
 
 
 def draw(**given):
-    return Draw(0, 0, 0, 0, given.pop("latent_frames", 5), True, **given)
+    return Visit(0, 0, 0, 0, given.pop("latent_frames", 5), True, **given)
 
 
 def test_a_prefix_is_known_in_place():

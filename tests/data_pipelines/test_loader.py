@@ -20,15 +20,15 @@ from data_pipelines.sources.media import Media
 from soraxla.core.types import LatentGrid
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.media.read import write_video
-from soraxla.packing.conditioning import TASKS, Given, Mixture
+from soraxla.packing.conditioning import TASKS, ConditioningMixture, Given
 from soraxla.packing.controls import Controls
-from soraxla.packing.pack import PackSpec, unpack
+from soraxla.packing.pack import PackConfig, unpack
 from soraxla.packing.patchify import patchify, positions
 from soraxla.packing.schedule import plan_steps
 from tests.data_pipelines import test_prepare
 from tests.data_pipelines.datasets import GRIDS, write_dataset
 
-SPEC = PackSpec(row_length=24, text_length=12, max_segments=6)
+SPEC = PackConfig(row_length=24, text_length=12, max_segments=6)
 
 
 def marked_shift(*, height, width, latent_frames):
@@ -176,7 +176,7 @@ def test_another_vae_is_refused_by_its_hash(dataset):
 
 
 def test_what_cannot_be_packed_is_refused_at_start(dataset):
-    spec = PackSpec(row_length=8, text_length=12, max_segments=6)
+    spec = PackConfig(row_length=8, text_length=12, max_segments=6)
     with pytest.raises(ValueError, match=r"48x64 pixels.*row_length to at least 12"):
         batches_of(dataset, spec)
     for bad, message in (
@@ -254,11 +254,11 @@ def conditioned(tmp_path_factory):
 
 def test_what_the_plan_gives_is_packed_and_known(conditioned):
     """Every task, within the budgets of the plan, which sees sizes alone."""
-    spec = PackSpec(
+    spec = PackConfig(
         row_length=64,
         text_length=32,
         max_segments=6,
-        mixture=Mixture(**dict.fromkeys(TASKS, 1 / len(TASKS))),
+        mixture=ConditioningMixture(**dict.fromkeys(TASKS, 1 / len(TASKS))),
     )
     planned = plan_steps(conditioned.plan, spec, seed=5, batch_rows=3)
     seen = set()
@@ -278,10 +278,12 @@ def test_what_the_plan_gives_is_packed_and_known(conditioned):
 
 
 def test_a_mixture_that_the_dataset_cannot_give_is_refused(dataset):
-    spec = replace(SPEC, mixture=Mixture(none=0.5, prefix=0.3, tail=0.2))
+    spec = replace(SPEC, mixture=ConditioningMixture(none=0.5, prefix=0.3, tail=0.2))
     with pytest.raises(ValueError, match=r"asks for tail, .*prepare it again"):
         batches_of(dataset, spec)
-    possible = replace(SPEC, mixture=Mixture(none=0.5, prefix=0.3, first=0.2))
+    possible = replace(
+        SPEC, mixture=ConditioningMixture(none=0.5, prefix=0.3, first=0.2)
+    )
     assert any(batch.known.any() for batch in islice(batches_of(dataset, possible), 8))
 
 

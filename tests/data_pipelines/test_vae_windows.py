@@ -7,13 +7,13 @@ import pytest
 
 from data_pipelines import SAMPLES, vae_windows
 from data_pipelines.sources.files import folder
-from data_pipelines.vae_windows import WindowDataset, WindowShape, WindowSpec
+from data_pipelines.vae_windows import WindowConfig, WindowDataset, WindowShape
 from soraxla.media.read import probe, read_clip, read_frames
 
 CLIP = WindowShape(frames=5, height=48, width=64, batch=3)
 STILL = WindowShape(frames=1, height=112, width=112, batch=2, weight=0.5)
 HUGE = WindowShape(frames=9, height=480, width=640, batch=1, weight=9.0)
-SPEC = WindowSpec(shapes=(CLIP, STILL, HUGE))
+SPEC = WindowConfig(shapes=(CLIP, STILL, HUGE))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_the_memory_budget_changes_nothing_but_memory(files, budget, monkeypatch
     monkeypatch.setattr(vae_windows, "read_frames", counting)
     free = WindowDataset(files, SPEC, seed=0)
     tight = WindowDataset(
-        files, WindowSpec(shapes=SPEC.shapes, cache_bytes=budget), seed=0
+        files, WindowConfig(shapes=SPEC.shapes, cache_bytes=budget), seed=0
     )
     for step in range(8):
         expected = free.batch_at(step)["video"]
@@ -133,14 +133,14 @@ def test_a_film_shorter_than_it_says_gives_its_last_frames(
         return dataclasses.replace(info, frames=len(real) + missing)
 
     monkeypatch.setattr(vae_windows, "probe", longer)
-    spec = WindowSpec(shapes=(CLIP,), cache_bytes=budget)
+    spec = WindowConfig(shapes=(CLIP,), cache_bytes=budget)
     dataset = WindowDataset([film], spec, seed=0)
     for step in range(4):
         for window in dataset.batch_at(step)["video"]:
             assert contains(real, window)
     much = dataclasses.replace(CLIP, frames=len(real) + 1)
     dataset = WindowDataset(
-        [film], WindowSpec(shapes=(much,), cache_bytes=budget), seed=0
+        [film], WindowConfig(shapes=(much,), cache_bytes=budget), seed=0
     )
     with pytest.raises(ValueError, match=rf"holds {len(real)} frames, but declares"):
         dataset.batch_at(0)
@@ -151,7 +151,7 @@ def test_steps_follow_the_weights(files):
         WindowShape(frames=1, height=16, width=16, batch=1, weight=weight)
         for weight in (3.0, 1.0)
     ]
-    spec = WindowSpec(
+    spec = WindowConfig(
         shapes=(shapes[0], WindowShape(**{**vars(shapes[1]), "batch": 2}))
     )
     dataset = WindowDataset(files[:1], spec, seed=0)
@@ -161,10 +161,10 @@ def test_steps_follow_the_weights(files):
 
 def test_files_too_small_for_every_shape_are_left_out(files):
     tall = WindowShape(frames=1, height=128, width=64, batch=1)
-    dataset = WindowDataset(files, WindowSpec(shapes=(tall,)), seed=0)
+    dataset = WindowDataset(files, WindowConfig(shapes=(tall,)), seed=0)
     assert 0 < dataset.skipped < len(files)
     with pytest.raises(ValueError, match=r"all 10 files are smaller.*640x480") as error:
-        WindowDataset(files, WindowSpec(shapes=(HUGE,)), seed=0)
+        WindowDataset(files, WindowConfig(shapes=(HUGE,)), seed=0)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="no media files"):
         WindowDataset([], SPEC, seed=0)
@@ -172,6 +172,6 @@ def test_files_too_small_for_every_shape_are_left_out(files):
 
 def test_the_table_is_checked():
     with pytest.raises(ValueError, match="5 window shapes, expected 1 to 4"):
-        WindowSpec(shapes=(CLIP,) * 5)
+        WindowConfig(shapes=(CLIP,) * 5)
     with pytest.raises(ValueError, match="must be positive"):
-        WindowSpec(shapes=(WindowShape(frames=1, height=16, width=16, batch=0),))
+        WindowConfig(shapes=(WindowShape(frames=1, height=16, width=16, batch=0),))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soraxla.core.types import PackedBatch
-from soraxla.diffusion.guidance import Guidance, Nothing, guided
+from soraxla.diffusion.guidance import Guidance, Unconditional, guided
 from soraxla.diffusion.process import PREDICTIONS, Process
 
 
@@ -75,7 +75,7 @@ def test_one_pass_over_twice_the_rows_and_none_doubled_at_scale_one():
 
 def test_guidance_towards_what_is_given_and_towards_the_prompt():
     """v∅ + g_i(v_i − v∅) + g_t(v_it − v_i), the third rows seen their own way."""
-    nothing = Nothing(rows(3, 2), lambda x, t: x - t[:, :, None])
+    nothing = Unconditional(rows(3, 2), lambda x, t: x - t[:, :, None])
     both = network(X, T, PROMPT)
     image = network(X, T, NEGATIVE)
     none = network(X - T[:, :, None], T, nothing.batch)

@@ -8,13 +8,13 @@ import pytest
 
 from soraxla.checkpoints.model_folder import CONFIG, save_folder
 from soraxla.generation.pipeline import assemble, load
-from soraxla.generation.request import Animate, Request, SampleSettings
+from soraxla.generation.request import Animate, Request, SamplingConfig
 from soraxla.generation.tasks import recipe
 from soraxla.generation.vae_streaming import encode_clip
 from soraxla.packing.patchify import patchify
 from tests import tiny
 
-SETTINGS = SampleSettings(steps=2, cfg_scale=3.0, seed=5)
+SETTINGS = SamplingConfig(steps=2, cfg_scale=3.0, seed=5)
 CLIP = Request(prompt="a red ball rolls", width=50, height=38, frames=7, fps=12.0)
 PICTURE = Request(prompt="a green box", width=33, height=17)
 SHORT = Request(prompt="it rains", width=16, height=16, frames=5)
@@ -74,7 +74,7 @@ def test_seed_prompt_and_negative_prompt_matter(pipeline, together):
 
 
 def test_one_prompt_is_one_video_and_solvers_have_names(pipeline):
-    settings = SampleSettings(steps=2, solver="unipc", cfg_scale=1.0)
+    settings = SamplingConfig(steps=2, solver="unipc", cfg_scale=1.0)
     videos = pipeline.generate("a dot", size=(20, 16), settings=settings)
     assert [video.shape for video in videos] == [(1, 16, 20, 3)]
     assert pipeline.generate([], settings=settings) == []

@@ -16,14 +16,14 @@ from soraxla.generation.request import (
     Edit,
     Extend,
     Request,
-    SampleSettings,
+    SamplingConfig,
 )
 from soraxla.generation.tasks import recipe
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
 from soraxla.parallel.mesh import sampling_mesh
 from tests import tiny
 
-SETTINGS = SampleSettings(
+SETTINGS = SamplingConfig(
     steps=2,
     solver="euler-ancestral",  # whose noise is to be each clip's own, too
     cfg_scale=3.0,
@@ -141,7 +141,7 @@ def watch(monkeypatch, pipeline, guidance, known_t):
 
     monkeypatch.setattr("soraxla.generation.pipeline.dit.denoiser", denoiser)
     clip = next(recipe(pipeline.studio(CONNECT)))
-    settings = SampleSettings(
+    settings = SamplingConfig(
         cfg_scale=guidance.cfg_scale, image_scale=guidance.image_scale
     )
     [rows] = pipeline.rows({0: clip}, {0: np.ones((3, 16), np.float32)}, settings)

@@ -14,11 +14,11 @@ from soraxla.generation.request import (
     Extend,
     Loop,
     Request,
-    SampleSettings,
+    SamplingConfig,
 )
 from tests import tiny
 
-ONCE = SampleSettings(steps=1, cfg_scale=1.0, seed=3)
+ONCE = SamplingConfig(steps=1, cfg_scale=1.0, seed=3)
 CLIP = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
 FRAME = CLIP[:1]
 
@@ -88,4 +88,4 @@ def test_without_a_join_there_is_nothing_to_choose_by(pipeline):
 @pytest.mark.parametrize("takes", [0, 101])
 def test_takes_are_one_to_a_hundred(takes):
     with pytest.raises(ValueError, match="expected 1 to 100"):
-        SampleSettings(takes=takes)
+        SamplingConfig(takes=takes)

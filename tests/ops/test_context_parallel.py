@@ -11,7 +11,7 @@ from soraxla.ops.attention import attention
 from soraxla.ops.context_parallel import over_mesh
 from soraxla.ops.engines import reference
 from soraxla.ops.engines.engine import Engine
-from soraxla.parallel.mesh import MeshSettings, current_mesh, make_mesh
+from soraxla.parallel.mesh import MeshConfig, current_mesh, make_mesh
 
 B, L, N, K = 2, 64, 4, 8
 MESHES = (
@@ -63,7 +63,7 @@ def ours(q, k, v, ids, bias, grad, *, axes):
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_any_cut_is_the_dense_reference(inputs, mesh, keys):
     expected = dense(*inputs)
-    with jax.set_mesh(make_mesh(MeshSettings(**mesh))):
+    with jax.set_mesh(make_mesh(MeshConfig(**mesh))):
         found = jax.jit(functools.partial(ours, axes=("tokens", keys)))(*inputs)
     for a, b in zip(found, expected, strict=True):
         assert np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
@@ -83,7 +83,7 @@ def test_the_ring_passes_on_what_no_segment_shares():
 
         return run
 
-    with jax.set_mesh(make_mesh(MeshSettings(context=parts, fsdp=1))):
+    with jax.set_mesh(make_mesh(MeshConfig(context=parts, fsdp=1))):
         mesh = current_mesh()
         engine = Engine(poisoned(reference.forward), poisoned(reference.backward))
         around = over_mesh(engine, mesh, ("tokens", "tokens"), x.shape, x.shape)
@@ -95,7 +95,7 @@ def test_the_ring_passes_on_what_no_segment_shares():
 
 def test_keys_that_are_cut_where_queries_are_not_are_refused():
     """Gradients of such keys would be added up once a device."""
-    with jax.set_mesh(make_mesh(MeshSettings(context=8, fsdp=1))):
+    with jax.set_mesh(make_mesh(MeshConfig(context=8, fsdp=1))):
         mesh, q, kv = current_mesh(), (1, 12, 1, K), (1, 16, 1, K)
         with pytest.raises(ValueError, match="16 keys are cut along context and 12"):
             over_mesh(reference.ENGINE, mesh, ("tokens", "tokens"), q, kv)
@@ -103,7 +103,7 @@ def test_keys_that_are_cut_where_queries_are_not_are_refused():
 
 def test_rows_and_heads_that_do_not_divide_are_whole_everywhere(inputs):
     q, k, v, ids, *_ = (x[:1] for x in inputs)
-    with jax.set_mesh(make_mesh(MeshSettings(fsdp=2, context=1, tensor=4))):
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, context=1, tensor=4))):
         three = [x[:, :, :3] for x in (q, k, v)]
         out = jax.jit(lambda *x: attention(*x, q_segment_ids=ids, kv_segment_ids=ids))(
             *three

@@ -7,7 +7,7 @@ from soraxla.packing.conditioning import (
     EVERY_TASK,
     GREYED,
     TASKS,
-    Mixture,
+    ConditioningMixture,
     Stored,
     given,
 )
@@ -23,7 +23,7 @@ def drawn(mixture, frames, *, alone=3, tails=2, spatial=1, seed=0):
 
 
 def only(task, **changes):
-    return Mixture(**{"none": 0.0, task: 1.0, **changes})
+    return ConditioningMixture(**{"none": 0.0, task: 1.0, **changes})
 
 
 def test_every_task_has_its_share():
@@ -93,4 +93,4 @@ def test_what_is_not_stored_is_not_given(task):
 )
 def test_shares_that_make_no_mixture_are_refused(shares, message):
     with pytest.raises(ValueError, match=message):
-        Mixture(**shares)
+        ConditioningMixture(**shares)

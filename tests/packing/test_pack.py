@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from soraxla.packing.pack import PackSpec, Segment, pack, unpack
+from soraxla.packing.pack import PackConfig, Segment, pack, unpack
 
 
 def make_segment(n, m, *, seed=0, known=None) -> Segment:
@@ -28,7 +28,7 @@ ROWS = [
     ],
     [make_segment(9, 6, seed=4, known=np.arange(9) < 2)],
 ]
-ROW_SPEC = PackSpec(row_length=10, text_length=7, max_segments=4)
+ROW_SPEC = PackConfig(row_length=10, text_length=7, max_segments=4)
 
 
 def test_unpack_undoes_pack():

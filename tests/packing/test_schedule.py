@@ -9,10 +9,10 @@ import pytest
 from grain.experimental import FirstFitPackIterDataset
 
 from benchmarks.sizes import published_sizes
-from soraxla.packing.pack import PackSpec
+from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import (
-    Draw,
-    PlanIndex,
+    ScheduleIndex,
+    Visit,
     deal,
     fill,
     imbalance,
@@ -26,11 +26,11 @@ from soraxla.packing.schedule import (
 TEN = [100, 77, 70, 80, 96, 360, 392, 360, 650, 792]  # tokens of ten small samples
 
 
-def make_index(tokens, *, text=17, frames=1, fps=24.0) -> PlanIndex:
+def make_index(tokens, *, text=17, frames=1, fps=24.0) -> ScheduleIndex:
     """Samples of `frames` latents of `tokens` patches each, in one line."""
     tokens = np.asarray(tokens, np.int32)
     same = np.ones_like(tokens)
-    return PlanIndex(
+    return ScheduleIndex(
         t=same * frames,
         h=same * 2,
         w=tokens * 2,
@@ -51,7 +51,7 @@ def plan(index, spec, windows, seed=0):
     ]
 
 
-SPEC = PackSpec(row_length=1024, text_length=256, max_segments=16)
+SPEC = PackConfig(row_length=1024, text_length=256, max_segments=16)
 
 
 @pytest.mark.parametrize("samples", [1, 7, 256, 1000])
@@ -75,7 +75,7 @@ def test_epochs_and_seeds_are_shuffled_differently():
 
 def test_draws_do_not_depend_on_the_window_they_are_planned_in():
     index = make_index(TEN)
-    other = PackSpec(row_length=2048, text_length=256, max_segments=16)
+    other = PackConfig(row_length=2048, text_length=256, max_segments=16)
     assert window_draws(index, SPEC) != window_draws(index, other)
     draws = [
         sorted(d for r in plan(index, spec, 4) for d in r) for spec in (SPEC, other)
@@ -90,7 +90,7 @@ def test_draws_do_not_depend_on_the_window_they_are_planned_in():
 )
 def test_a_window_fills_128_rows_whatever_is_scarce(text_length, max_segments, draws):
     """Samples of 100 tokens and 17 text tokens: 10, 3 or 4 share a row."""
-    spec = PackSpec(
+    spec = PackConfig(
         row_length=1000,
         text_length=text_length,
         max_segments=max_segments,
@@ -105,8 +105,8 @@ def test_a_window_fills_128_rows_whatever_is_scarce(text_length, max_segments, d
     "spec",
     [
         SPEC,
-        PackSpec(row_length=900, text_length=60, max_segments=9),  # text is scarce
-        PackSpec(row_length=900, text_length=256, max_segments=3),  # segments are
+        PackConfig(row_length=900, text_length=60, max_segments=9),  # text is scarce
+        PackConfig(row_length=900, text_length=256, max_segments=3),  # segments are
     ],
 )
 def test_rows_keep_all_three_budgets(spec):
@@ -137,8 +137,8 @@ def test_numbers_are_the_same_for_ever():
     index = make_index(TEN)
     rows = plan_window(index, SPEC, seed=0, window=1)
     assert rows[0] == (
-        Draw(642, 8, 650, 17, 1, True),
-        Draw(542, 5, 360, 17, 1, True),
+        Visit(642, 8, 650, 17, 1, True),
+        Visit(542, 5, 360, 17, 1, True),
     )
     far = plan_window(index, SPEC, seed=0, window=2**24)
     first = 2**24 * 441 % 2**32  # uint32
@@ -165,7 +165,7 @@ def test_captions_are_dropped_at_the_rate_and_cost_the_empty_text():
     assert {draw.text_tokens for draw in draws if draw.caption_kept} == {17}
     assert len({draw.sample for draw in dropped}) == 50  # by draw, not by sample
     for rate, kept in ((0.0, {True}), (1.0, {False})):
-        spec = PackSpec(
+        spec = PackConfig(
             row_length=64, text_length=256, max_segments=9, caption_dropout=rate
         )
         rows = plan(index, spec, 2)
@@ -179,7 +179,7 @@ def test_rows_of_a_window_are_not_sorted_by_size():
 
 def test_a_clip_longer_than_the_row_keeps_its_first_latents():
     index = make_index([100, 400], frames=21)
-    spec = PackSpec(row_length=1000, text_length=256, max_segments=8)
+    spec = PackConfig(row_length=1000, text_length=256, max_segments=8)
     kept = {
         (d.sample, d.latent_frames, d.tokens) for r in plan(index, spec, 1) for d in r
     }
@@ -200,7 +200,7 @@ def test_a_clip_longer_than_the_row_keeps_its_first_latents():
         (make_index([100], text=0), "no text token"),
         (make_index([100], frames=2, fps=0.0), "no frame rate"),
         (
-            PlanIndex(**{**vars(make_index([10])), "h": np.array([3])}),
+            ScheduleIndex(**{**vars(make_index([10])), "h": np.array([3])}),
             "do not divide",
         ),
     ],
@@ -224,18 +224,18 @@ def test_what_can_never_be_packed_is_refused_before_the_first_step(index, messag
 def test_impossible_budgets_are_refused(bad):
     good = {"row_length": 8, "text_length": 8, "max_segments": 2}
     with pytest.raises(ValueError, match=next(iter(bad))):
-        PackSpec(**{**good, **bad})
+        PackConfig(**{**good, **bad})
 
 
 # --- Fill -------------------------------------------------------------------------
 
 MIX = published_sizes(4096)
-LONG = PackSpec(row_length=16384, text_length=2048, max_segments=32)
+LONG = PackConfig(row_length=16384, text_length=2048, max_segments=32)
 
 
 @pytest.mark.parametrize("row_length", [16384, 32768, 65536])
 def test_long_rows_are_99_percent_full(row_length):
-    spec = PackSpec(
+    spec = PackConfig(
         row_length=row_length, text_length=row_length // 8, max_segments=128
     )
     assert fill(plan(MIX, spec, 8), spec) >= 0.99
@@ -244,7 +244,7 @@ def test_long_rows_are_99_percent_full(row_length):
 @pytest.mark.parametrize("row_length", [800, 1024, 1536, 2048, 3072])
 @pytest.mark.parametrize("max_segments", [16, 32])
 def test_ten_samples_fill_rows_to_95_percent(row_length, max_segments):
-    spec = PackSpec(row_length=row_length, text_length=512, max_segments=max_segments)
+    spec = PackConfig(row_length=row_length, text_length=512, max_segments=max_segments)
     assert fill(plan(make_index(TEN), spec, 10), spec) >= 0.95
 
 
@@ -274,7 +274,7 @@ def rows_of_grains_first_fit(draws, spec, bins) -> int:
         # Segments are scarce: where best-fit-decreasing alone is at its worst.
         (
             make_index(TEN),
-            PackSpec(row_length=2048, text_length=256, max_segments=8),
+            PackConfig(row_length=2048, text_length=256, max_segments=8),
         ),
         (MIX, LONG),
     ],
@@ -338,7 +338,7 @@ def test_steps_are_in_no_order_of_cost():
 def test_a_step_has_neighbours_in_cost_there_and_back_again():
     """Row i is the i-th costliest, of one segment or of two."""
     rows = [
-        (Draw(i, i, 160 - 8 * i, 1, 1, True), Draw(i, i, 4 * (i % 2), 1, 1, True))
+        (Visit(i, i, 160 - 8 * i, 1, 1, True), Visit(i, i, 4 * (i % 2), 1, 1, True))
         for i in range(16)
     ]
     mixed = [rows[7 * i % 16] for i in range(16)]

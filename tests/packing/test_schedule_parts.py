@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from soraxla.packing.conditioning import Mixture, Stored
-from soraxla.packing.pack import PackSpec
+from soraxla.packing.conditioning import ConditioningMixture, Stored
+from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import fill, longest
 from tests.packing.test_schedule import make_index, plan
 
 
 def test_clips_are_cut_so_that_every_length_gets_as_many_tokens():
     index = make_index([40, 40], frames=6)
-    spec = PackSpec(row_length=1000, text_length=999, max_segments=30, cut_share=1.0)
+    spec = PackConfig(row_length=1000, text_length=999, max_segments=30, cut_share=1.0)
     draws = [draw for row in plan(index, spec, 20) for draw in row]
     tokens = np.bincount([d.latent_frames for d in draws], [d.tokens for d in draws])
     assert all(d.tokens == 40 * d.latent_frames for d in draws)
@@ -34,7 +34,7 @@ def test_clips_are_cut_so_that_every_length_gets_as_many_tokens():
 
 def test_a_few_latents_of_a_clip_come_from_anywhere_in_it():
     index = replace(make_index([40, 40, 40], frames=9), t=np.array([9, 1, 2]))
-    spec = PackSpec(row_length=1000, text_length=999, max_segments=60, next_share=1.0)
+    spec = PackConfig(row_length=1000, text_length=999, max_segments=60, next_share=1.0)
     draws = [draw for row in plan(index, spec, 10) for draw in row]
     assert all(d.tokens == 40 * d.latent_frames for d in draws)
     assert not any(d.alone or d.tail or d.spatial for d in draws)
@@ -64,8 +64,8 @@ def test_a_quarter_of_the_few_lead_into_the_clip_s_end():
     frames = np.array([9, 9, 3])
     stored = Stored(*(np.array(x) for x in ([0] * 3, [2, 0, 1], [0] * 3)))
     index = replace(make_index([40] * 3, frames=9), t=frames, stored=stored)
-    mixture = Mixture(none=0.5, both_ends=0.5)
-    spec = PackSpec(
+    mixture = ConditioningMixture(none=0.5, both_ends=0.5)
+    spec = PackConfig(
         row_length=400,
         text_length=999,
         max_segments=60,
@@ -88,5 +88,5 @@ def test_a_quarter_of_the_few_lead_into_the_clip_s_end():
     short = replace(spec, row_length=360)  # ten latents do not fit
     draws = [d for row in plan(index, short, 60) for d in row]
     assert all(d.tokens <= 360 for d in draws) and any(d.tail for d in draws)
-    nowhere = replace(spec, mixture=Mixture())
+    nowhere = replace(spec, mixture=ConditioningMixture())
     assert not any(d.tail for row in plan(index, nowhere, 9) for d in row)

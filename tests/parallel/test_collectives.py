@@ -8,13 +8,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from soraxla.parallel.collectives import Collective, collectives
-from soraxla.parallel.mesh import MeshSettings, make_mesh
+from soraxla.parallel.mesh import MeshConfig, make_mesh
 
 
 @pytest.fixture(scope="module")
 def text():
     """A scan over five layers whose weights are cut over eight devices."""
-    mesh = make_mesh(MeshSettings(fsdp=8))
+    mesh = make_mesh(MeshConfig(fsdp=8))
     cut = NamedSharding(mesh, P(None, "fsdp", None))
     rows, whole = NamedSharding(mesh, P("fsdp", None)), NamedSharding(mesh, P())
 

@@ -12,7 +12,7 @@ from soraxla.models.dit.config import SIZES, dit_config
 from soraxla.models.text import t5
 from soraxla.parallel.mesh import (
     WHOLE,
-    MeshSettings,
+    MeshConfig,
     constrain,
     make_mesh,
     own_rows,
@@ -20,14 +20,14 @@ from soraxla.parallel.mesh import (
     put_rows,
     set_shardings,
 )
-from soraxla.training.optim import OptimSettings
-from soraxla.training.steps import DiTStep, dit_init
+from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import DiTStepConfig, dit_init
 
 ALL = {"fsdp": 2, "context": 2, "tensor": 2}
 
 
 def mesh(**sizes):
-    return make_mesh(MeshSettings(**sizes))
+    return make_mesh(MeshConfig(**sizes))
 
 
 def specs(abstract, rules, **sizes):
@@ -42,7 +42,7 @@ GATED = dit_config(
 
 @pytest.mark.parametrize("model", [*SIZES.values(), GATED], ids=[*SIZES, "gated"])
 def test_every_size_matches_every_rule_and_nothing_large_is_whole(model):
-    state = jax.eval_shape(lambda: dit_init(DiTStep(model=model)))
+    state = jax.eval_shape(lambda: dit_init(DiTStepConfig(model=model)))
     found = specs(state, dit.RULES, **ALL)
     for name, leaf in named_leaves(state).items():
         cut = [axis for axis in found[name] if axis]
@@ -52,7 +52,7 @@ def test_every_size_matches_every_rule_and_nothing_large_is_whole(model):
 
 
 def test_optimizer_and_average_lie_as_the_parameters_do():
-    state = jax.eval_shape(lambda: dit_init(DiTStep(model=SIZES["debug"])))
+    state = jax.eval_shape(lambda: dit_init(DiTStepConfig(model=SIZES["debug"])))
     found = specs(state, dit.RULES, **ALL)
     kernel = "blocks.self_attn.o.kernel"
     alike = {spec for name, spec in found.items() if name.endswith(kernel)}
@@ -61,7 +61,9 @@ def test_optimizer_and_average_lie_as_the_parameters_do():
 
 
 def test_what_muon_keeps_beside_moments_is_whole():
-    step = DiTStep(model=SIZES["debug"], optim=OptimSettings(muon_learning_rate=1e-2))
+    step = DiTStepConfig(
+        model=SIZES["debug"], optim=OptimConfig(muon_learning_rate=1e-2)
+    )
     found = specs(jax.eval_shape(lambda: dit_init(step)), dit.RULES, **ALL)
     own = [spec for name, spec in found.items() if name.endswith("ns_coeffs")]
     assert own and not any(any(spec) for spec in own)
@@ -104,7 +106,7 @@ def test_a_pattern_is_of_whole_names():
     ],
 )
 def test_parameters_are_cut_into_whole_tiles(width, sizes, data, fsdp):
-    found = make_mesh(MeshSettings(**sizes), width=width).shape
+    found = make_mesh(MeshConfig(**sizes), width=width).shape
     assert (found["data"], found["fsdp"]) == (data, fsdp)
 
 

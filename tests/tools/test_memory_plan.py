@@ -12,13 +12,13 @@ import pytest
 
 from soraxla.cli.train import load_config
 from soraxla.core.config import build
-from soraxla.generation.request import SampleSettings
+from soraxla.generation.request import SamplingConfig
 from soraxla.models.dit.config import dit_config
 from soraxla.models.dit.flops import forward_flops, token_flops, train_flops
-from soraxla.parallel.mesh import MeshSettings
+from soraxla.parallel.mesh import MeshConfig
 from soraxla.tools import memory_plan
 from soraxla.tools.memory_plan import fitted
-from soraxla.training.experiment import DiTTraining
+from soraxla.training.experiment import DiTTrainingConfig
 
 ROOT = Path(__file__).parents[2]
 PLANS = ROOT / "tpu_scripts" / "plans"
@@ -129,13 +129,13 @@ def test_what_is_not_named_is_what_the_commands_choose(monkeypatch):
     monkeypatch.setattr(memory_plan, "topology_devices", lambda _: jax.devices()[:4])
     config = load_config("configs/dit.py:debug")
     del config["kind"]
-    cfg = build(DiTTraining, {**config, "batch_rows": 6})
+    cfg = build(DiTTrainingConfig, {**config, "batch_rows": 6})
     train = fitted(cfg, "four", what="train", rows=False)
     assert (train.batch_rows, train.mesh) == (8, cfg.mesh)
     assert fitted(cfg, "four", what="train", rows=True) == cfg
     sample = fitted(cfg, "four", what="sample", rows=False)
     assert (sample.batch_rows, sample.mesh.context, sample.mesh.fsdp) == (1, 4, 1)
-    named = replace(cfg, mesh=MeshSettings(context=2))
+    named = replace(cfg, mesh=MeshConfig(context=2))
     assert fitted(named, "four", what="sample", rows=True) == named
     accumulated = replace(named, accumulate=2)  # in training only
     assert fitted(accumulated, "four", what="sample", rows=True) == named
@@ -153,7 +153,7 @@ def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
     text = made["settings"]["pack"]["text_length"]
     assert made["mesh"]["context"] == 4 and made["tokens"] == 1024
     assert made["flops"] == 2 * token_flops(dit_config("debug"), [1024], [text])
-    steps = SampleSettings().steps
+    steps = SamplingConfig().steps
     sending = sent(made) / steps / (memory_plan.CHIPS["v5e"].ici_gigabytes * 1e9)
     computing = made["flops"] / (4 * memory_plan.CHIPS["v5e"].bf16_teraflops * 1e12)
     assert made["estimate_seconds"] == pytest.approx(max(sending, computing))

@@ -20,11 +20,11 @@ from data_pipelines.loader import packed_batches
 from soraxla.core.config import to_dict
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.models.dit.config import DiTConfig
-from soraxla.packing.pack import PackSpec
-from soraxla.training.loop import Job, LoopSettings, train
-from soraxla.training.steps import DiTStep, dit_init, dit_step
+from soraxla.packing.pack import PackConfig
+from soraxla.training.loop import Job, LoopConfig, train
+from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
-CFG = DiTStep(
+CFG = DiTStepConfig(
     model=DiTConfig(
         layers=1,
         width=12,
@@ -39,7 +39,7 @@ CFG = DiTStep(
 )
 INIT = jax.jit(functools.partial(dit_init, CFG))
 STEP = functools.partial(dit_step, cfg=CFG)
-SPEC = PackSpec(row_length=24, text_length=12, max_segments=6)
+SPEC = PackConfig(row_length=24, text_length=12, max_segments=6)
 
 
 class Signalling:
@@ -84,7 +84,7 @@ def job(data, wrap=lambda batches: batches):
 
 
 def main(data, workdir, steps, what, *arguments):
-    loop = LoopSettings(steps=int(steps), checkpoint_every=3)
+    loop = LoopConfig(steps=int(steps), checkpoint_every=3)
     if what == "die":
         stops = zip((signal.SIGTERM, signal.SIGKILL), arguments, strict=True)
         for number, stop in stops:

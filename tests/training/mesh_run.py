@@ -16,21 +16,21 @@ from soraxla.core.config import to_dict
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
-from soraxla.packing.pack import PackSpec
+from soraxla.packing.pack import PackConfig
 from soraxla.parallel import multihost
 from soraxla.parallel.mesh import (
     PACKED_AXES,
-    MeshSettings,
+    MeshConfig,
     make_mesh,
     one_device,
     own_rows,
     put_rows,
 )
-from soraxla.training.loop import Job, LoopSettings, train
-from soraxla.training.optim import OptimSettings
-from soraxla.training.steps import DiTStep, dit_init, dit_step
+from soraxla.training.loop import Job, LoopConfig, train
+from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
-CFG = DiTStep(
+CFG = DiTStepConfig(
     model=DiTConfig(
         layers=2,
         width=32,
@@ -40,9 +40,9 @@ CFG = DiTStep(
         text_width=8,
         dtype="float32",
     ),
-    optim=OptimSettings(learning_rate=3e-3, warmup_steps=2),
+    optim=OptimConfig(learning_rate=3e-3, warmup_steps=2),
 )
-SPEC = PackSpec(row_length=32, text_length=12, max_segments=6)
+SPEC = PackConfig(row_length=32, text_length=12, max_segments=6)
 ROWS = 8
 
 
@@ -69,9 +69,9 @@ def job(data, mesh) -> Job:
 
 def run(data, workdir, steps, mesh=None, *, checkpoint_every=1000):
     """Trains over the mesh, by default of one device."""
-    settings = None if mesh is None else MeshSettings(**mesh)
+    settings = None if mesh is None else MeshConfig(**mesh)
     chosen = one_device() if settings is None else make_mesh(settings)
-    loop = LoopSettings(steps=steps, checkpoint_every=checkpoint_every)
+    loop = LoopConfig(steps=steps, checkpoint_every=checkpoint_every)
     return train(job(data, chosen), loop, Path(workdir))
 
 

@@ -23,10 +23,10 @@ from soraxla.core.trees import named_leaves, sha256_of_tree
 from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import Purpose, sample_keys
 from soraxla.models.dit.config import dit_config
-from soraxla.training.experiment import DiTTraining, dit_job
+from soraxla.training.experiment import DiTTrainingConfig, dit_job
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import train
-from soraxla.training.steps import DiTStep, dit_error
+from soraxla.training.steps import DiTStepConfig, dit_error
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 
@@ -95,7 +95,7 @@ def settings(way, start, **step):
     config = load_config(f"{CONFIG}:{way}")
     del config["kind"]
     config["step"] |= {"model": {"remat": "none"}, **step}
-    return build(DiTTraining, settings_of({**config, **QUICK}, start))
+    return build(DiTTrainingConfig, settings_of({**config, **QUICK}, start))
 
 
 def fine_tune(way, start, dataset, workdir, *, steps, **step):
@@ -154,7 +154,7 @@ def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype
 
 
 def error_of(params, batch, times, cfg):
-    plain = DiTStep(model=cfg.step.model, seed=cfg.step.seed)
+    plain = DiTStepConfig(model=cfg.step.model, seed=cfg.step.seed)
     total, weight = compiled(ERROR, plain)(params, batch, times)
     return total / weight
 

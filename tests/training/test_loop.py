@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soraxla.training.loop import LoopSettings, train
+from soraxla.training.loop import LoopConfig, train
 from soraxla.training.saving import SETTINGS, Checkpoints
 from tests.data_pipelines.datasets import write_dataset
 from tests.training import toy
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(workdir, steps, *, job=None, every=4, **loop):
-    settings = LoopSettings(steps=steps, checkpoint_every=every, **loop)
+    settings = LoopConfig(steps=steps, checkpoint_every=every, **loop)
     return train(job or toy.job(), settings, workdir)
 
 
@@ -250,7 +250,7 @@ def test_loop_settings_may_change(tmp_path):
 )
 def test_absurd_loop_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=f"loop.{next(iter(wrong))} is"):
-        LoopSettings(**{"steps": 1, **wrong})
+        LoopConfig(**{"steps": 1, **wrong})
 
 
 def truncate(folder):

@@ -23,9 +23,9 @@ from soraxla.models.dit.config import dit_config
 from soraxla.packing.conditioning import TASKS
 from soraxla.packing.pack import Segment, pack
 from soraxla.parallel.collectives import collectives
-from soraxla.parallel.mesh import PACKED_AXES, MeshSettings, make_mesh, partition_spec
-from soraxla.training.experiment import DiTTraining, check_mesh
-from soraxla.training.loop import LoopSettings
+from soraxla.parallel.mesh import PACKED_AXES, MeshConfig, make_mesh, partition_spec
+from soraxla.training.experiment import DiTTrainingConfig, check_mesh
+from soraxla.training.loop import LoopConfig
 from soraxla.training.saving import Checkpoints
 from soraxla.training.steps import dit_init, dit_step
 from tests import tiny
@@ -85,7 +85,7 @@ def test_every_axis_gives_the_loss_of_one_device(data, alone, tmp_path, mesh):
 
 def test_accumulation_sends_no_row_to_another_device():
     """Where parameters are whole, devices have nothing but sums to exchange."""
-    mesh = make_mesh(MeshSettings(data=8))
+    mesh = make_mesh(MeshConfig(data=8))
     clip = Segment(
         tokens=np.zeros((4, 16), np.float32),
         positions=np.zeros((4, 3), np.float32),
@@ -111,14 +111,14 @@ def test_accumulation_sends_no_row_to_another_device():
 
 
 def test_rows_are_divided_by_parts_and_devices():
-    cfg = DiTTraining(
+    cfg = DiTTrainingConfig(
         step=mesh_run.CFG,
         pack=mesh_run.SPEC,
-        loop=LoopSettings(steps=1),
+        loop=LoopConfig(steps=1),
         batch_rows=12,
         accumulate=2,
     )
-    mesh = make_mesh(MeshSettings(data=2, fsdp=2, context=2))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, context=2))
     with pytest.raises(ValueError, match=r"accumulate = 2 parts.*multiple of 8, or"):
         check_mesh(cfg, mesh)
     assert len(check_mesh(replace(cfg, batch_rows=16), mesh)) == 16

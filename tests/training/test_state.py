@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.vae_windows import WindowShape, WindowSpec
+from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.core.trees import named_leaves
 from soraxla.models.vae.model import VAEConfig
-from soraxla.training.experiment import VAETraining
-from soraxla.training.loop import LoopSettings
-from soraxla.training.optim import OptimSettings, schedule
+from soraxla.training.experiment import VAETrainingConfig
+from soraxla.training.loop import LoopConfig
+from soraxla.training.optim import OptimConfig, schedule
 from soraxla.training.state import create, update
-from soraxla.training.steps import VAEStep
+from soraxla.training.steps import VAEStepConfig
 
-SETTINGS = OptimSettings(learning_rate=0.1, warmup_steps=1, ema_decay=0.5)
+SETTINGS = OptimConfig(learning_rate=0.1, warmup_steps=1, ema_decay=0.5)
 PARAMS = {"w": jnp.asarray([1.0, -2.0]), "b": jnp.asarray([0.5])}
 GRADS = {"w": jnp.asarray([0.3, 0.1]), "b": jnp.asarray([-0.2])}
 
@@ -111,16 +111,16 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 def test_the_rate_warms_up_then_stays_or_decays_to_nothing():
-    constant = schedule(OptimSettings(warmup_steps=4), 2.0)
+    constant = schedule(OptimConfig(warmup_steps=4), 2.0)
     np.testing.assert_allclose(
         [constant(k) for k in (0, 1, 4, 5, 1000)], [0.0, 0.5, 2.0, 2.0, 2.0]
     )
-    cosine = schedule(OptimSettings(warmup_steps=4, decay_steps=12), 2.0)
+    cosine = schedule(OptimConfig(warmup_steps=4, decay_steps=12), 2.0)
     np.testing.assert_allclose(
         [cosine(k) for k in (0, 2, 4, 8, 12, 20)], [0, 1, 2, 1, 0, 0], atol=1e-6
     )
     with pytest.raises(ValueError, match="decay_steps is 4, expected more") as error:
-        schedule(OptimSettings(warmup_steps=4, decay_steps=4), 2.0)
+        schedule(OptimConfig(warmup_steps=4, decay_steps=4), 2.0)
     assert "\n" not in str(error.value)
 
 
@@ -136,20 +136,20 @@ def test_the_rate_warms_up_then_stays_or_decays_to_nothing():
 )
 def test_settings_that_train_nothing_are_refused(setting, text):
     with pytest.raises(ValueError, match=text):
-        OptimSettings(**setting)
+        OptimConfig(**setting)
 
 
 def test_steps_at_a_rate_of_0_are_refused():
-    step = VAEStep(
-        model=VAEConfig(), optim=OptimSettings(decay_steps=100, warmup_steps=1)
+    step = VAEStepConfig(
+        model=VAEConfig(), optim=OptimConfig(decay_steps=100, warmup_steps=1)
     )
     shape = WindowShape(frames=1, height=16, width=16, batch=1)
-    windows = WindowSpec(shapes=(shape,))
-    VAETraining(step=step, windows=windows, loop=LoopSettings(steps=100))
+    windows = WindowConfig(shapes=(shape,))
+    VAETrainingConfig(step=step, windows=windows, loop=LoopConfig(steps=100))
     with pytest.raises(
         ValueError, match=r"loop\.steps is 101, but from .* on the rate is 0"
     ):
-        VAETraining(step=step, windows=windows, loop=LoopSettings(steps=101))
+        VAETrainingConfig(step=step, windows=windows, loop=LoopConfig(steps=101))
 
 
 def test_muon_turns_the_matrices_of_blocks_and_adamw_the_rest():
@@ -171,7 +171,7 @@ def test_muon_turns_the_matrices_of_blocks_and_adamw_the_rest():
             grads[room][name] = jnp.asarray(grad, jnp.float32)
 
     def moved(steps, **rates):
-        settings = OptimSettings(learning_rate=1e-3, warmup_steps=1, **rates)
+        settings = OptimConfig(learning_rate=1e-3, warmup_steps=1, **rates)
         state = create(params, settings, {})
         for grads in steps:
             state, _ = step(state, grads=grads, extra={}, settings=settings)
@@ -203,7 +203,7 @@ def test_muon_turns_the_matrices_of_local_layers_too():
         spread = np.logspace(-2, 0, 16) if x.ndim > 1 else 1.0
         return jnp.asarray(rng.normal(size=x.shape) * spread, jnp.float32)
 
-    settings = OptimSettings(learning_rate=1e-3, warmup_steps=1, muon_learning_rate=0.1)
+    settings = OptimConfig(learning_rate=1e-3, warmup_steps=1, muon_learning_rate=0.1)
     state = create(params, settings, {})
     for _ in range(2):  # the first has a rate of 0
         grads = jax.tree.map(gradient, params)
@@ -221,5 +221,5 @@ def test_muon_turns_the_matrices_of_local_layers_too():
 
 def test_muon_needs_blocks():
     with pytest.raises(ValueError, match=r"no stacked blocks.*leave it out") as error:
-        create(PARAMS, OptimSettings(muon_learning_rate=0.1), {})
+        create(PARAMS, OptimConfig(muon_learning_rate=0.1), {})
     assert "\n" not in str(error.value)

@@ -15,12 +15,12 @@ from soraxla.diffusion.process import Process, Purpose, noise, sample_keys, toke
 from soraxla.models import vae
 from soraxla.models.dit.config import dit_config
 from soraxla.models.vae.model import VAEConfig
-from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
-from soraxla.training.optim import OptimSettings
+from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import (
-    DiTStep,
-    VAEStep,
+    DiTStepConfig,
+    VAEStepConfig,
     dit_init,
     dit_step,
     latent_statistics,
@@ -29,13 +29,13 @@ from soraxla.training.steps import (
 )
 from tests.tiny import quick
 
-FAST = OptimSettings(learning_rate=3e-3, warmup_steps=1)
-DIT = DiTStep(
+FAST = OptimConfig(learning_rate=3e-3, warmup_steps=1)
+DIT = DiTStepConfig(
     model=dit_config("debug", latent_channels=2, text_width=6, dtype="float32"),
     optim=FAST,
     seed=3,
 )
-VAE = VAEStep(
+VAE = VAEStepConfig(
     model=VAEConfig(
         base_width=4,
         latent_channels=3,
@@ -46,7 +46,7 @@ VAE = VAEStep(
     ),
     optim=FAST,
 )
-SPEC = PackSpec(row_length=32, text_length=12, max_segments=4)
+SPEC = PackConfig(row_length=32, text_length=12, max_segments=4)
 
 
 def clip(seed, grid, draw):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from soraxla.training.loop import Job
-from soraxla.training.optim import OptimSettings
+from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create, update
 
-OPTIM = OptimSettings(learning_rate=0.05, warmup_steps=2)
+OPTIM = OptimConfig(learning_rate=0.05, warmup_steps=2)
 WIDTH = 300
 
 

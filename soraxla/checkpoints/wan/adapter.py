@@ -17,8 +17,8 @@ from soraxla.core.config import build
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
 from soraxla.files.tensor_files import check_types, open_tensors
 from soraxla.models import dit
-from soraxla.models.dit.lora import LoRA
-from soraxla.training.steps import DiTStep, dit_init, dit_rules
+from soraxla.models.dit.lora import LoRAConfig
+from soraxla.training.steps import DiTStepConfig, dit_init, dit_rules
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 
@@ -59,8 +59,8 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _trained(folder: Path, settings: dict[str, Any]) -> tuple[DiTStep, PyTree]:
-    step = build(DiTStep, settings["step"], "step.")
+def _trained(folder: Path, settings: dict[str, Any]) -> tuple[DiTStepConfig, PyTree]:
+    step = build(DiTStepConfig, settings["step"], "step.")
     if step.lora is None:
         raise ValueError(
             f"{folder}: trains whole weights, it has no adapter; leave out --adapter"
@@ -69,7 +69,7 @@ def _trained(folder: Path, settings: dict[str, Any]) -> tuple[DiTStep, PyTree]:
 
 
 def _theirs(
-    layer: str, part: str, matrix: np.ndarray, lora: LoRA
+    layer: str, part: str, matrix: np.ndarray, lora: LoRAConfig
 ) -> dict[str, np.ndarray]:
     # Readers take the scale for 1 where a file names no alpha, so `b` carries ours.
     if part == "a":

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from soraxla.checkpoints.model_folder import (
-    Loaded,
+    LoadedModel,
     abstract_params,
     named_tensors,
     write_folder,
@@ -112,12 +112,12 @@ class Source:
         places = self._places.values()
         self._adapter = Adapter(path, {p.name: p.their_shape for p in places})
 
-    def load(self, **config: Any) -> Loaded:
+    def load(self, **config: Any) -> LoadedModel:
         """The model with its parameters in fp32."""
         rules = dit.RULES if isinstance(self.model, DiTConfig) else WHOLE
         shardings = set_shardings(self.abstract, rules)
         params = load_tensors(self.read, self.abstract, shardings)
-        return Loaded(params=params, model=self.model, config=config)
+        return LoadedModel(params=params, model=self.model, config=config)
 
 
 def open_transformer(path: Path) -> Source:
@@ -214,7 +214,7 @@ def import_wan(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_wan(folder: Path) -> tuple[Loaded, Loaded]:
+def load_wan(folder: Path) -> tuple[LoadedModel, LoadedModel]:
     """Transformer and VAE of diffusers' folder, as they are; nothing is written.
 
     Prompts are read by the folder's own umT5.

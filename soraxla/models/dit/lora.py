@@ -18,7 +18,7 @@ _KERNEL = ".kernel"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRA:
+class LoRAConfig:
     """What is adapted, and how much.
 
     Attributes:
@@ -72,7 +72,7 @@ def targeted(
     }
 
 
-def init(key: PRNGKeyArray, params: PyTree, lora: LoRA) -> PyTree:
+def init(key: PRNGKeyArray, params: PyTree, lora: LoRAConfig) -> PyTree:
     """Adapters of no effect: `a` uniform in ±1/√fan-in, as peft starts it, `b` zero.
 
     Args:
@@ -95,7 +95,7 @@ def init(key: PRNGKeyArray, params: PyTree, lora: LoRA) -> PyTree:
     return nested(adapters)
 
 
-def scaled(adapters: PyTree, lora: LoRA) -> PyTree:
+def scaled(adapters: PyTree, lora: LoRAConfig) -> PyTree:
     """The adapters with alpha / rank in `b`, as `soraxla.models.dit.apply` has them."""
     named = named_leaves(adapters)
     return nested(
@@ -103,7 +103,7 @@ def scaled(adapters: PyTree, lora: LoRA) -> PyTree:
     )
 
 
-def merge(params: PyTree, adapters: PyTree, lora: LoRA) -> PyTree:
+def merge(params: PyTree, adapters: PyTree, lora: LoRAConfig) -> PyTree:
     """The parameters with kernel + (alpha / rank) · a·b in place of adapted kernels."""
     named, parts = named_leaves(params), named_leaves(adapters)
     for name in (name.removesuffix(".a") for name in parts if name.endswith(".a")):

@@ -15,12 +15,12 @@ from soraxla.core.trees import nested
 from soraxla.core.types import LatentGrid
 from soraxla.models import dit
 from soraxla.models.dit import lora
-from soraxla.models.dit.lora import LoRA
-from soraxla.packing.pack import PackSpec, Segment, pack
+from soraxla.models.dit.lora import LoRAConfig
+from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import patchify, positions, unpatchify
 from soraxla.training.finetune import open_start
-from soraxla.training.loop import Job, LoopSettings, train
-from soraxla.training.steps import DiTStep, dit_init
+from soraxla.training.loop import Job, LoopConfig, train
+from soraxla.training.steps import DiTStepConfig, dit_init
 from tests.golden.wan import LORA, part, write_transformer
 from tests.tiny import quick
 from tests.training.toy import Batches
@@ -46,7 +46,7 @@ def start(tmp_path_factory):
 
 def trained(workdir, start, settings, adapters=None):
     """A training folder with these averaged adapters, without training."""
-    step = DiTStep(model=start.dit.model, lora=settings)
+    step = DiTStepConfig(model=start.dit.model, lora=settings)
     shapes = jax.eval_shape(lambda: dit_init(step))
     state = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
     if adapters is not None:
@@ -71,7 +71,7 @@ def trained(workdir, start, settings, adapters=None):
         batches=Batches(),
         unit="batches",
     )
-    train(job, LoopSettings(steps=1), workdir)
+    train(job, LoopConfig(steps=1), workdir)
     return workdir
 
 
@@ -88,7 +88,9 @@ def run(start, tmp_path_factory):
             for x in ("lora_A", "lora_B")
         )
         named |= {f"blocks.{ours}.a": a, f"blocks.{ours}.b": b / 2}
-    settings = LoRA(rank=3, alpha=6.0, targets=("blocks.*_attn.[qkvo]", "blocks.mlp.*"))
+    settings = LoRAConfig(
+        rank=3, alpha=6.0, targets=("blocks.*_attn.[qkvo]", "blocks.mlp.*")
+    )
     adapters = jax.tree.map(jax.numpy.asarray, nested(named))
     return trained(tmp_path_factory.mktemp("runs") / "run", start, settings, adapters)
 
@@ -106,7 +108,7 @@ def predicted(params, model, adapters=None):
         draw=0,
         shift=1.0,
     )
-    spec = PackSpec(row_length=len(clip.tokens), text_length=8, max_segments=1)
+    spec = PackConfig(row_length=len(clip.tokens), text_length=8, max_segments=1)
     batch = pack([[clip]], spec)
     time = (GOLDEN["time"] / 1000.0)[None].astype(np.float32)
     apply = quick(
@@ -149,7 +151,10 @@ def test_the_adapter_file_is_what_diffusers_was_given(run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (LoRA(rank=2, targets=("patch_embed",)), "no adapter of 'patch_embed'; export"),
+        (
+            LoRAConfig(rank=2, targets=("patch_embed",)),
+            "no adapter of 'patch_embed'; export",
+        ),
         (None, "trains whole weights, it has no adapter"),
     ],
 )

@@ -13,7 +13,7 @@ from soraxla.diffusion.process import Process
 from soraxla.diffusion.sampler import sample
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.generation.pipeline import Pipeline
-from soraxla.generation.request import Animate, Request, SampleSettings
+from soraxla.generation.request import Animate, Request, SamplingConfig
 from soraxla.generation.tasks import recipe
 from soraxla.models import dit
 from soraxla.packing.pack import unpack
@@ -74,7 +74,7 @@ def test_every_step_from_a_picture_is_diffusers(pipeline, arrays, name):
         frames=9,
         task=Animate(first=picture[None]),
     )
-    settings = SampleSettings(
+    settings = SamplingConfig(
         steps=10, solver=name, cfg_scale=5.0, negative_prompt="negative"
     )
     clip = next(recipe(pipeline.studio(request)))

@@ -6,7 +6,7 @@ import pytest
 
 from soraxla.core.trees import named_leaves, sha256_of_tree
 from soraxla.models.dit import lora
-from soraxla.models.dit.lora import LoRA, targeted
+from soraxla.models.dit.lora import LoRAConfig, targeted
 from tests import tiny
 
 BASE = tiny.dit_params()
@@ -15,15 +15,15 @@ ATTENTION = [f"blocks.{a}.{x}" for a in ("cross_attn", "self_attn") for x in "ko
 
 
 def test_by_default_attention_is_adapted():
-    assert sorted(targeted(BASE, LoRA().targets)) == ATTENTION
-    adapters = named_leaves(lora.init(KEY, BASE, LoRA(rank=3)))
+    assert sorted(targeted(BASE, LoRAConfig().targets)) == ATTENTION
+    adapters = named_leaves(lora.init(KEY, BASE, LoRAConfig(rank=3)))
     assert sorted({name.rpartition(".")[0] for name in adapters}) == ATTENTION
     assert adapters["blocks.self_attn.q.a"].shape == (2, 64, 3)
     assert adapters["blocks.self_attn.q.b"].shape == (2, 3, 64)
 
 
 def test_fresh_adapters_change_no_bit():
-    settings = LoRA(rank=2, targets=("*",))
+    settings = LoRAConfig(rank=2, targets=("*",))
     fresh = lora.init(KEY, BASE, settings)
     merged = lora.merge(BASE, fresh, settings)
     assert sha256_of_tree(merged) == sha256_of_tree(BASE)
@@ -36,7 +36,9 @@ def test_fresh_adapters_change_no_bit():
 
 def test_merging_adds_the_scaled_product_and_touches_nothing_else():
     """Layer by layer, in stacked blocks and in a layer that stands alone."""
-    settings = LoRA(rank=3, alpha=1.5, targets=("blocks.mlp.*", "text_embed.in_proj"))
+    settings = LoRAConfig(
+        rank=3, alpha=1.5, targets=("blocks.mlp.*", "text_embed.in_proj")
+    )
     adapters = tiny.random_like(lora.init(KEY, BASE, settings))
     before = named_leaves(BASE)
     after = named_leaves(lora.merge(BASE, adapters, settings))
@@ -85,5 +87,5 @@ def test_the_hash_sees_every_bit_name_and_shape():
 )
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=r"^lora\.") as error:
-        lora.init(KEY, BASE, LoRA(**settings))
+        lora.init(KEY, BASE, LoRAConfig(**settings))
     assert message in str(error.value) and "\n" not in str(error.value)

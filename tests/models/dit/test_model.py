@@ -14,7 +14,7 @@ from soraxla.models import dit
 from soraxla.models.dit import lora
 from soraxla.models.dit.config import SIZES, DiTConfig, dit_config
 from soraxla.models.dit.layers import Block
-from soraxla.models.dit.lora import LoRA
+from soraxla.models.dit.lora import LoRAConfig
 from soraxla.ops.engines import xla_flash
 from soraxla.ops.engines.engine import Engine
 
@@ -224,7 +224,7 @@ def test_self_attention_is_never_computed_again(monkeypatch, remat, again):
 
 def test_adapters_beside_kernels_predict_what_merged_ones_do():
     """Of every layer: in the scan, in the refiner, in the head, of the time."""
-    settings = LoRA(rank=3, alpha=4.5, targets=("*",))
+    settings = LoRAConfig(rank=3, alpha=4.5, targets=("*",))
     shapes = jax.eval_shape(lambda: lora.init(jax.random.key(0), params(), settings))
     rng = np.random.default_rng(3)
     adapters = jax.tree.map(

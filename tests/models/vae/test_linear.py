@@ -11,9 +11,9 @@ from soraxla.models import vae
 from soraxla.models.vae.linear import principal_components
 from soraxla.models.vae.model import VAEConfig
 from soraxla.training.linear_start import linear_start
-from soraxla.training.optim import OptimSettings
+from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create
-from soraxla.training.steps import VAEStep, vae_step
+from soraxla.training.steps import VAEStepConfig, vae_step
 from tests.tiny import quick, random_like
 
 CFG = VAEConfig(
@@ -126,7 +126,7 @@ def test_a_start_decodes_as_the_components_do_and_has_a_variance_of_one():
 
 def test_training_leaves_the_encoder_and_the_statistics_as_they_are():
     start = linear_start(CFG, windows(), seed=0)
-    cfg = VAEStep(model=start.model, optim=OptimSettings(warmup_steps=1))
+    cfg = VAEStepConfig(model=start.model, optim=OptimConfig(warmup_steps=1))
     mean, std = (
         jnp.asarray(x) for x in (start.model.latent_mean, start.model.latent_std)
     )
@@ -160,4 +160,4 @@ def test_what_cannot_begin_is_refused(model, batches, message):
 
 def test_weight_decay_is_refused():
     with pytest.raises(ValueError, match=r"weight_decay is 0\.1, expected 0"):
-        VAEStep(model=CFG, optim=OptimSettings(weight_decay=0.1))
+        VAEStepConfig(model=CFG, optim=OptimConfig(weight_decay=0.1))

@@ -9,7 +9,7 @@ import pytest
 from soraxla.models import vae
 from soraxla.parallel.collectives import collectives
 from soraxla.parallel.compiler import jit
-from soraxla.parallel.mesh import MeshSettings, make_mesh
+from soraxla.parallel.mesh import MeshConfig, make_mesh
 from tests import tiny
 
 
@@ -30,7 +30,7 @@ def test_cut_by_height_is_whole(params, height):
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(1, 3, height, 6, 4)).astype(np.float32)
     video = rng.uniform(-1, 1, (1, 9, 8 * height, 48, 3)).astype(np.float32)
-    with jax.set_mesh(make_mesh(MeshSettings(fsdp=2, context=4))):
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, context=4))):
         encoder = jit(encode).lower(params, video).compile()
         decoder = jit(decode).lower(params, latents=latents).compile()
         frames, _ = decoder(params, latents=latents)
