@@ -50,7 +50,7 @@ from soraxla.ops.engines import gpu_cudnn, xla_flash
 from soraxla.ops.engines.engine import Engine
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
-from soraxla.packing.schedule import plan_steps
+from soraxla.packing.schedule import schedule_steps
 from soraxla.parallel.compiler import jit
 from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
@@ -232,9 +232,9 @@ def packed_rows(
     )
     index, rng = published_sizes(shrink=sizes.shrink), np.random.default_rng(0)
     made = []
-    for _, (row,) in islice(plan_steps(index, spec, seed=0, batch_rows=1), rows):
+    for _, (row,) in islice(schedule_steps(index, spec, seed=0, batch_rows=1), rows):
         segments = [
-            _random(model, rng.integers(0, 16, (d.tokens, 3)), d.text_tokens, d.draw)
+            _random(model, rng.integers(0, 16, (d.tokens, 3)), d.text_tokens, d.number)
             for d in row
         ]
         work = train_flops(model, [d.tokens for d in row], [d.text_tokens for d in row])
@@ -337,13 +337,13 @@ def _clip(model: DiTConfig, grid: LatentGrid) -> PackedBatch:
     return jax.device_put(pack([[_random(model, place, 64, 0)]], spec))
 
 
-def _random(model: DiTConfig, place: np.ndarray, text: int, draw: int) -> Segment:
-    rng = np.random.default_rng(draw)
+def _random(model: DiTConfig, place: np.ndarray, text: int, visit: int) -> Segment:
+    rng = np.random.default_rng(visit)
     return Segment(
         tokens=rng.standard_normal((len(place), model.patch_dim), np.float32),
         positions=place.astype(np.float32),
         text=rng.standard_normal((text, model.text_width), np.float32),
-        draw=draw,
+        visit=visit,
         shift=3.0,
     )
 

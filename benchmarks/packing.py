@@ -35,9 +35,9 @@ from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.schedule import (
     fill,
     imbalance,
-    plan_steps,
-    plan_window,
-    window_draws,
+    schedule_steps,
+    schedule_window,
+    window_visits,
 )
 from soraxla.parallel.compiler import jit
 from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
@@ -55,21 +55,21 @@ def planning(windows: int = 40) -> dict[str, Any]:
     index, results = published_sizes(), {}
     for length in (16384, 32768, 65536):
         spec = PackConfig(row_length=length, text_length=length // 8, max_segments=128)
-        draws = window_draws(index, spec)
+        visits = window_visits(index, spec)
         start = time.process_time()
         rows = [
             row
             for window in range(windows)
-            for row in plan_window(index, spec, seed=0, window=window)
+            for row in schedule_window(index, spec, seed=0, window=window)
         ]
         seconds = time.process_time() - start
-        plan = plan_steps(index, spec, seed=0, batch_rows=64)
+        plan = schedule_steps(index, spec, seed=0, batch_rows=64)
         steps = [step for _, step in islice(plan, 64)]
         results[f"rows of {length}"] = {
             "fill": round(fill(rows, spec), 4),
             "worst_device_of_64": round(imbalance(steps, 64), 3),
-            "draws_a_cpu_second": round(windows * draws / seconds),
-            "draws_a_window": draws,
+            "draws_a_cpu_second": round(windows * visits / seconds),
+            "draws_a_window": visits,
         }
     return results
 
@@ -83,7 +83,7 @@ def train_step(rows: Sequence[Sequence[tuple[int, int]]], spec: PackConfig) -> C
             tokens=rng.normal(size=(tokens, model.patch_dim)).astype(np.float32),
             positions=rng.integers(0, 16, (tokens, 3)).astype(np.float32),
             text=rng.normal(size=(text, model.text_width)).astype(np.float32),
-            draw=int(rng.integers(2**31)),
+            visit=int(rng.integers(2**31)),
             shift=1.0,
         )
 
@@ -117,9 +117,9 @@ def throughput(rounds: int) -> tuple[dict[str, Timing], dict[str, Any]]:
     """Samples a second of each way to batch, steady and over 1,000 steps."""
     index = published_sizes(shrink=SHRINK)
     tokens = tokens_of(index)
-    steps = plan_steps(index, SPEC, seed=0, batch_rows=ROWS)
+    steps = schedule_steps(index, SPEC, seed=0, batch_rows=ROWS)
     planned = [
-        [(draw.tokens, draw.text_tokens) for draw in row]
+        [(visit.tokens, visit.text_tokens) for visit in row]
         for _, step in islice(steps, 64)
         for row in step
     ]

@@ -58,7 +58,7 @@ def corrupted(batch: PackedBatch, step: DiTStepConfig) -> dict[str, np.ndarray]:
     """What `dit_error` makes of the batch at `TIME`, for the peer."""
     eps = noise(
         step.seed,
-        batch.draw,
+        batch.visit,
         batch.segment_ids,
         batch.token_index,
         batch.latents.shape[-1],

@@ -63,7 +63,7 @@ def one_clip(grid: LatentGrid, seed: int) -> PackedBatch:
         tokens=tokens,
         positions=positions(grid, DIT.patch, DIT.rope_fps, DIT.rope_fps),
         text=rng.standard_normal((TEXT, DIT.text_width), np.float32),
-        draw=seed,
+        visit=seed,
         shift=float(DIT.shift),
     )
     spec = PackConfig(row_length=len(tokens), text_length=TEXT, max_segments=1)

@@ -85,7 +85,7 @@ def stored(names: Mapping[str, object]) -> dict[str, int]:
 def lay(
     latents: Float[np.ndarray, "t h w c"],
     conditions: Tensors,
-    draw: Visit,
+    visit: Visit,
     *,
     patch: Patch,
     fps: float,
@@ -98,34 +98,34 @@ def lay(
     from the latent that the draw begins with.
     """
     whole_frames = 1 + _TEMPORAL * (len(latents) - 1)
-    latents = latents[draw.start : draw.start + draw.latent_frames]
-    behind = _appended(conditions, draw, whole_frames)
+    latents = latents[visit.start : visit.start + visit.latent_frames]
+    behind = _appended(conditions, visit, whole_frames)
     parts = [(latents, 0.0)]
-    parts += [(z, first / _TEMPORAL - draw.start) for first, z in behind]
+    parts += [(z, first / _TEMPORAL - visit.start) for first, z in behind]
     tokens, places = lay_tokens(parts, patch, fps, rope_fps)
     pt, ph, pw = patch
     a_frame = latents.shape[1] * latents.shape[2] // (ph * pw)
     own = len(latents) // pt * a_frame
-    known = np.arange(len(tokens)) >= own
-    known[: draw.prefix // pt * a_frame] = True
-    if draw.spatial:
+    condition_mask = np.arange(len(tokens)) >= own
+    condition_mask[: visit.prefix // pt * a_frame] = True
+    if visit.spatial:
         outside = np.tile(conditions[_HOLE].reshape(-1) == 0, len(latents) // pt)
         around = patchify(conditions[_GREYED][: len(latents)], patch)
         tokens[:own] = np.where(outside[:, None], around, tokens[:own])
-        known[:own] |= outside
-    return tokens, places, known
+        condition_mask[:own] |= outside
+    return tokens, places, condition_mask
 
 
 def _appended(
-    conditions: Tensors, draw: Visit, frames: int
+    conditions: Tensors, visit: Visit, frames: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(first frame, latents) of what is laid behind a clip of so many frames."""
     alone = sorted(
         int(name.removeprefix(_FRAME)) for name in conditions if _FRAME in name
     )
     for bit, frame in enumerate(alone):
-        if draw.alone >> bit & 1:
+        if visit.alone >> bit & 1:
             yield frame, conditions[f"{_FRAME}{frame}"]
-    if draw.tail:
-        tail = TAILS[draw.tail - 1]
+    if visit.tail:
+        tail = TAILS[visit.tail - 1]
         yield frames - tail, conditions[f"{_TAIL}{tail}"]

@@ -21,13 +21,13 @@ from soraxla.core.types import PackedBatch
 from soraxla.packing.controls import Controls, of_tokens
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.schedule import (
-    BEGINNING,
-    Place,
+    SCHEDULE_START,
+    SchedulePosition,
     ScheduledRow,
     ScheduleIndex,
     Visit,
     check_index,
-    plan_steps,
+    schedule_steps,
 )
 
 NO_CONTROLS = Controls()
@@ -90,19 +90,19 @@ def packed_batches(
         return pack(
             [
                 [
-                    _segment(dataset, layout, draw, _said(spec, controls, seed, draw))
-                    for draw in row
+                    _segment(dataset, layout, visit, _said(spec, controls, seed, visit))
+                    for visit in row
                 ]
                 for row in (rows[i] for i in own)
             ],
             spec,
         )
 
-    steps = PlannedSteps(dataset.plan, spec, seed=seed, batch_rows=batch_rows)
+    steps = ScheduledSteps(dataset.plan, spec, seed=seed, batch_rows=batch_rows)
     return ThreadPrefetchIterDataset(steps.map(read), prefetch_buffer_size=prefetch)
 
 
-class PlannedSteps(grain.IterDataset[list[ScheduledRow]]):
+class ScheduledSteps(grain.IterDataset[list[ScheduledRow]]):
     """The steps of the plan, B rows each, without end.
 
     The state is the next place in the plan.
@@ -117,17 +117,19 @@ class PlannedSteps(grain.IterDataset[list[ScheduledRow]]):
         batch_rows: int,
     ):
         super().__init__()
-        self._plan = partial(plan_steps, index, spec, seed=seed, batch_rows=batch_rows)
+        self._plan = partial(
+            schedule_steps, index, spec, seed=seed, batch_rows=batch_rows
+        )
 
     def __iter__(self) -> grain.DatasetIterator[list[ScheduledRow]]:
-        return _PlannedStepIterator(self._plan)
+        return _ScheduledStepIterator(self._plan)
 
 
-class _PlannedStepIterator(grain.DatasetIterator[list[ScheduledRow]]):
+class _ScheduledStepIterator(grain.DatasetIterator[list[ScheduledRow]]):
     def __init__(self, plan: partial):
         super().__init__()
         self._plan = plan
-        self.set_state(BEGINNING._asdict())
+        self.set_state(SCHEDULE_START._asdict())
 
     def __next__(self) -> list[ScheduledRow]:
         self._place, rows = next(self._steps)
@@ -137,7 +139,9 @@ class _PlannedStepIterator(grain.DatasetIterator[list[ScheduledRow]]):
         return self._place._asdict()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        self._place = Place(*(int(state[name]) for name in Place._fields))
+        self._place = SchedulePosition(
+            *(int(state[name]) for name in SchedulePosition._fields)
+        )
         self._steps = self._plan(start=self._place)
 
 
@@ -169,13 +173,13 @@ def segments(
 
 
 def _said(
-    spec: PackConfig, controls: Controls, seed: int, draw: Visit
+    spec: PackConfig, controls: Controls, seed: int, visit: Visit
 ) -> tuple[str, ...]:
     """What a draw tells of what steers it: a share nothing, and where there are actions
     half of the rest no camera, so that these alone are enough."""
     if not controls.width:
         return ()
-    u = uniforms(seed, "controls", draw.draw, 1)[0]
+    u = uniforms(seed, "controls", visit.number, 1)[0]
     if u[0] < spec.control_dropout:
         return ()
     return STEERING if u[1] < 0.5 or not controls.actions else STEERING[:1]
@@ -196,35 +200,35 @@ def _check_controls(dataset: Dataset, controls: Controls) -> None:
 
 
 def _segment(
-    dataset: Dataset, layout: Layout, draw: Visit, said: tuple[str, ...]
+    dataset: Dataset, layout: Layout, visit: Visit, said: tuple[str, ...]
 ) -> Segment:
-    record, plan = dataset.read(draw.sample), dataset.plan
-    tokens, places, known = lay(
+    record, plan = dataset.read(visit.sample), dataset.plan
+    tokens, places, condition_mask = lay(
         record.latents,
         record.conditions,
-        draw,
+        visit,
         patch=plan.patch,
-        fps=float(plan.fps[draw.sample]),
+        fps=float(plan.fps[visit.sample]),
         rope_fps=layout.rope_fps,
     )
     rows = layout.controls.rows(
-        draw.latent_frames,
+        visit.latent_frames,
         *(record.steering.get(name) if name in said else None for name in STEERING),
-        start=draw.start,
+        start=visit.start,
     )
-    a_frame = int(plan.h[draw.sample]) * int(plan.w[draw.sample])
-    own = draw.latent_frames * a_frame // math.prod(plan.patch)
+    a_frame = int(plan.h[visit.sample]) * int(plan.w[visit.sample])
+    own = visit.latent_frames * a_frame // math.prod(plan.patch)
     controls = of_tokens(rows, own=own, tokens=len(tokens), step=plan.patch[0])
     return Segment(
         tokens=tokens,
         controls=controls,
         positions=places,
-        known=known,
-        text=record.text if draw.caption_kept else dataset.empty_text,
-        draw=draw.draw,
+        condition_mask=condition_mask,
+        text=record.text if visit.caption_kept else dataset.empty_text,
+        visit=visit.number,
         shift=layout.shift(
-            height=int(plan.height[draw.sample]),
-            width=int(plan.width[draw.sample]),
-            latent_frames=draw.latent_frames,
+            height=int(plan.height[visit.sample]),
+            width=int(plan.width[visit.sample]),
+            latent_frames=visit.latent_frames,
         ),
     )

@@ -63,7 +63,9 @@ def oracle(*pieces):
         video, start = next(turns)
         truth = encode(None, CFG, video)[start : start + clip.grid.t]
         assert truth.shape == clip.latents.shape
-        np.testing.assert_array_equal(clip.latents[clip.known], truth[clip.known])
+        np.testing.assert_array_equal(
+            clip.latents[clip.condition_mask], truth[clip.condition_mask]
+        )
         for given in clip.alone:
             first = round(4 * (start + given.place))
             frames = video[first : first + 1 + 4 * (len(given.latents) - 1)]
@@ -75,7 +77,9 @@ def oracle(*pieces):
 
 def known_frames(clip):
     """Latent frames that are known in place, and the places of what is given alone."""
-    return int(clip.known[:, 0, 0].sum()), [given.place for given in clip.alone]
+    return int(clip.condition_mask[:, 0, 0].sum()), [
+        given.place for given in clip.alone
+    ]
 
 
 def anything(clip):

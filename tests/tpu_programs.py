@@ -34,11 +34,11 @@ def packed_batch(cfg):
         segment_ids=ids((B, L)),
         token_index=ids((B, L)),
         positions=shape((B, L, 3)),
-        known=jax.ShapeDtypeStruct((B, L), jnp.bool_),
+        condition_mask=jax.ShapeDtypeStruct((B, L), jnp.bool_),
         controls=shape((B, L, 0)),
         text=shape((B, M, cfg.text_width)),
         text_segment_ids=ids((B, M)),
-        draw=jax.ShapeDtypeStruct((B, S), jnp.uint32),
+        visit=jax.ShapeDtypeStruct((B, S), jnp.uint32),
         shift=shape((B, S)),
     )
 

@@ -71,7 +71,11 @@ def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from soraxla.checkpoints.model_folder import load_vae
     from soraxla.core.config import build
     from soraxla.parallel.mesh import make_mesh
-    from soraxla.training.experiment import VAETrainingConfig, media_files, vae_job
+    from soraxla.training.experiment import (
+        VAETrainingConfig,
+        media_files,
+        vae_experiment,
+    )
     from soraxla.training.loop import train
     from soraxla.training.preview import vae_preview
 
@@ -80,7 +84,7 @@ def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
     with jax.set_mesh(mesh):
         start = load_vae(args.init) if args.init else None
         preview = vae_preview(cfg.step.model, media_files(args.data))
-        job = vae_job(cfg, args.data, start=start, preview=preview, mesh=mesh)
+        job = vae_experiment(cfg, args.data, start=start, preview=preview, mesh=mesh)
         train(job, cfg.loop, args.workdir)
 
 
@@ -90,7 +94,7 @@ def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from data_pipelines.dataset import open_dataset
     from soraxla.core.config import build
     from soraxla.parallel.mesh import make_mesh
-    from soraxla.training.experiment import DiTTrainingConfig, dit_job
+    from soraxla.training.experiment import DiTTrainingConfig, dit_experiment
     from soraxla.training.finetune import open_start, settings_of
     from soraxla.training.loop import train
     from soraxla.training.preview import dit_preview
@@ -101,7 +105,7 @@ def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
     with jax.set_mesh(mesh):
         dataset = open_dataset(args.data)
         preview = dit_preview(cfg.step, dataset)
-        job = dit_job(
+        job = dit_experiment(
             cfg, dataset, args.workdir, start=start, preview=preview, mesh=mesh
         )
         train(job, cfg.loop, args.workdir)

@@ -46,11 +46,11 @@ class PackedBatch(NamedTuple):
     segment_ids: Int[Array, "b l"]
     token_index: Int[Array, "b l"]  # place of the token inside its segment
     positions: Float[Array, "b l 3"]  # t in rope_fps latent units, h, w in patches
-    known: Bool[Array, "b l"]  # tokens given, not generated
+    condition_mask: Bool[Array, "b l"]  # tokens given, not generated
     controls: Float[Array, "b l a"]  # actions and camera; a = 0 for most models
     text: Float[Array, "b m e"]
     text_segment_ids: Int[Array, "b m"]
-    draw: UInt32[Array, "b s"]  # place in the endless stream of draws: the noise key
+    visit: UInt32[Array, "b s"]  # place in the endless stream of draws: the noise key
     shift: Float[Array, "b s"]  # α of the time shift t = αu / (1 + (α−1)u)
 
 

@@ -20,8 +20,8 @@ def packed_mse(
     The loss is the ratio of both sums over *all* devices and accumulation steps, so
     that neither packing nor sharding can change it. Sums are fp32.
     """
-    segments = batch.draw.shape[1]
-    generated = (batch.segment_ids > 0) & jnp.logical_not(batch.known)
+    segments = batch.visit.shape[1]
+    generated = (batch.segment_ids > 0) & jnp.logical_not(batch.condition_mask)
     ids = jnp.where(generated, batch.segment_ids, 0)
     of_segment = ids[:, :, None] == jnp.arange(1, segments + 1)[None, None, :]
     n_BS = jnp.sum(of_segment, axis=1).astype(jnp.float32)

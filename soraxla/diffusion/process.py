@@ -49,8 +49,8 @@ class Process:
     prediction: Prediction = "flow"
 
     def __post_init__(self) -> None:
-        known = {"schedule": tuple(SCHEDULES), "prediction": PREDICTIONS}
-        for name, values in known.items():
+        allowed = {"schedule": tuple(SCHEDULES), "prediction": PREDICTIONS}
+        for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(
                     f"{name} {getattr(self, name)!r}: expected one of "
@@ -133,18 +133,18 @@ class Process:
 
 
 def sample_keys(
-    seed: int | Key[jax.Array, ""], purpose: Purpose, draw: UInt32[Array, "b s"]
+    seed: int | Key[jax.Array, ""], purpose: Purpose, visit: UInt32[Array, "b s"]
 ) -> Key[jax.Array, "b s"]:
     """One key a segment, a function of (seed, purpose, draw) and of nothing else."""
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     key = jax.random.fold_in(key, int(purpose))
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
-    return fold(key, jnp.asarray(draw))
+    return fold(key, jnp.asarray(visit))
 
 
 def noise(
     seed: int | Key[jax.Array, ""],
-    draw: UInt32[Array, "b s"],
+    visit: UInt32[Array, "b s"],
     segment_ids: Int[Array, "b l"],
     token_index: Int[Array, "b l"],
     patch_dim: int,
@@ -163,7 +163,7 @@ def noise(
     def row(keys, ids, index):
         return jax.vmap(token)(keys[jnp.maximum(ids - 1, 0)], index)
 
-    keys = sample_keys(seed, purpose, draw)
+    keys = sample_keys(seed, purpose, visit)
     eps = jax.vmap(row)(keys, jnp.asarray(segment_ids), jnp.asarray(token_index))
     return jnp.where((segment_ids > 0)[..., None], eps, 0.0)
 

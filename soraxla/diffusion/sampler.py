@@ -38,7 +38,7 @@ def sample(
     key = jax.random.fold_in(key, int(Purpose.STOP))
     ids_BL = jnp.asarray(batch.segment_ids)
     padding_BL1 = (ids_BL == 0)[:, :, None]
-    known_BL1 = jnp.asarray(batch.known)[:, :, None]
+    known_BL1 = jnp.asarray(batch.condition_mask)[:, :, None]
 
     def of_tokens(t_BS: Array) -> Array:
         # Padding goes along with the first segment: a level of 0 is the end's alone.
@@ -51,7 +51,7 @@ def sample(
     def stop(at: Grid, number: Int[Array, ""]) -> GridPoint:
         def drawn() -> Array:
             own = jax.random.fold_in(key, number)
-            place = batch.draw, batch.segment_ids, batch.token_index
+            place = batch.visit, batch.segment_ids, batch.token_index
             eps = noise(own, *place, x.shape[-1], purpose=Purpose.STOP)
             return constrain(eps, "batch", "tokens", None)
 

@@ -36,19 +36,19 @@ def denoising_ratio(
     """
     order = np.random.default_rng(0).permutation(TRIPLES)
     chosen = [i % len(segments) for i in range(TRIPLES)]
-    draws = [
+    visits = [
         Visit(i, k, len(segments[k].tokens), len(segments[k].text), 0, True)
         for i, k in enumerate(chosen)
     ]
-    length = 128 * -(-max(draw.tokens for draw in draws) // 128)
+    length = 128 * -(-max(visit.tokens for visit in visits) // 128)
     spec = PackConfig(row_length=max(1024, length), text_length=512, max_segments=16)
     run = jit(functools.partial(_errors, model=model, process=process, seed=seed))
     error, scale = 0.0, 0.0
-    for row in fewest_rows(draws, spec):
-        chosen_row = [replace(segments[d.sample], draw=d.draw) for d in row]
+    for row in fewest_rows(visits, spec):
+        chosen_row = [replace(segments[d.sample], visit=d.number) for d in row]
         batch = pack([chosen_row], spec)
         u_BS = np.full((1, spec.max_segments), 0.5, np.float32)
-        u_BS[0, : len(row)] = [(order[d.draw] + 0.5) / TRIPLES for d in row]
+        u_BS[0, : len(row)] = [(order[d.number] + 0.5) / TRIPLES for d in row]
         row_error, row_scale = run(params, batch, u_BS)
         error, scale = error + float(row_error), scale + float(row_scale)
     return error / scale
@@ -67,12 +67,12 @@ def _errors(
     t_BS = jnp.minimum(shift_time(jnp.asarray(u_BS), batch.shift), process.max_time)
     ids = jnp.asarray(batch.segment_ids)
     width = batch.latents.shape[-1]
-    eps = noise(seed, batch.draw, ids, batch.token_index, width, purpose=Purpose.EVAL)
+    eps = noise(seed, batch.visit, ids, batch.token_index, width, purpose=Purpose.EVAL)
     t_BL = token_times(t_BS, ids)
     x = process.corrupt(batch.latents, eps, t_BL)
     target = process.target(batch.latents, eps, t_BL)
     pred = dit.apply(params, model, x, t_BS, batch)
-    one_hot = jax.nn.one_hot(ids - 1, batch.draw.shape[1])
+    one_hot = jax.nn.one_hot(ids - 1, batch.visit.shape[1])
     tokens = jnp.maximum(one_hot.sum(axis=1), 1.0)
 
     def per_clip(square_BLP: Array) -> Array:

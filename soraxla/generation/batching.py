@@ -57,19 +57,19 @@ def pack_clips(
 ) -> Iterator[Rows]:
     """Rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and draw i."""
     laid = {i: lay(clip, layout.patch, layout.rope_fps) for i, clip in clips.items()}
-    draws = [
+    visits = [
         Visit(
-            draw=i,
+            number=i,
             sample=i,
-            tokens=len(laid[i].known),
+            tokens=len(laid[i].condition_mask),
             text_tokens=len(texts[i]),
             latent_frames=clip.grid.t,
             caption_kept=True,
         )
         for i, clip in clips.items()
     ]
-    budget = _budget(draws)
-    rows = fewest_rows(draws, budget)
+    budget = _budget(visits)
+    rows = fewest_rows(visits, budget)
     at_once = max(1, _TOKENS_AT_ONCE // budget.row_length)
     for start in range(0, len(rows), at_once):
         chosen = rows[start : start + at_once]
@@ -100,20 +100,20 @@ def unpack_clips(
         yield i, np.asarray(unpatchify(tokens, grid, patch))
 
 
-def _budget(draws: Sequence[Visit]) -> PackConfig:
+def _budget(visits: Sequence[Visit]) -> PackConfig:
     # The devices along `context` share a row evenly.
     unit = 128 * set_size("tokens")
-    longest, total = max(d.tokens for d in draws), sum(d.tokens for d in draws)
+    longest, total = max(d.tokens for d in visits), sum(d.tokens for d in visits)
     length = max(longest, min(1024, total))
     return PackConfig(
         row_length=unit * -(-length // unit),
-        text_length=max(256, max(draw.text_tokens for draw in draws)),
+        text_length=max(256, max(visit.text_tokens for visit in visits)),
         max_segments=32,
     )
 
 
 def _segment(
-    draw: Visit, tokens: Tokens, clip: Clip, text: np.ndarray, layout: Layout
+    visit: Visit, tokens: Tokens, clip: Clip, text: np.ndarray, layout: Layout
 ) -> Segment:
     grid, steering = clip.grid, clip.steering or Steering()
     rows = layout.controls.rows(
@@ -122,13 +122,13 @@ def _segment(
     in_grid = len(tokens.alone) - int(tokens.alone.sum())
     return Segment(
         tokens=np.asarray(tokens.latents),
-        known=tokens.known,
+        condition_mask=tokens.condition_mask,
         positions=tokens.positions,
         controls=of_tokens(
             rows, own=in_grid, tokens=len(tokens.alone), step=layout.patch[0]
         ),
         text=text,
-        draw=draw.draw,
+        visit=visit.number,
         shift=time_shift(
             layout.shift,
             height=grid.h * layout.spatial,
@@ -167,4 +167,6 @@ def _with_nothing_given(batch: PackedBatch, alone: Sequence[np.ndarray]) -> Pack
     ids = np.array(batch.segment_ids)
     for row, beyond in zip(ids, alone, strict=True):
         row[: len(beyond)][beyond] = 0
-    return batch._replace(segment_ids=ids, known=np.zeros_like(batch.known))
+    return batch._replace(
+        segment_ids=ids, condition_mask=np.zeros_like(batch.condition_mask)
+    )

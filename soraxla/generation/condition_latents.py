@@ -58,7 +58,7 @@ class Clip:
     """
 
     latents: Float[np.ndarray, "t h w z"]
-    known: Bool[np.ndarray, "t h w"]
+    condition_mask: Bool[np.ndarray, "t h w"]
     fps: float
     alone: tuple[Alone, ...] = ()
     strength: float = 1.0
@@ -66,7 +66,7 @@ class Clip:
 
     @property
     def grid(self) -> LatentGrid:
-        t, h, w = self.known.shape
+        t, h, w = self.condition_mask.shape
         return LatentGrid(t=t, h=h, w=w)
 
 
@@ -90,16 +90,22 @@ def starting_with(
         )
     latents = np.zeros((frames, *shape), np.float32)
     latents[:k] = first
-    known = np.zeros(latents.shape[:3], bool)
-    known[:k] = True
-    return Clip(latents=latents, known=known, fps=fps, alone=alone, steering=steering)
+    condition_mask = np.zeros(latents.shape[:3], bool)
+    condition_mask[:k] = True
+    return Clip(
+        latents=latents,
+        condition_mask=condition_mask,
+        fps=fps,
+        alone=alone,
+        steering=steering,
+    )
 
 
 class Tokens(NamedTuple):
     """A clip as a segment of a row; the grid's tokens come first."""
 
     latents: Float[Array, "n p"]
-    known: Bool[np.ndarray, " n"]
+    condition_mask: Bool[np.ndarray, " n"]
     positions: Float[np.ndarray, "n 3"]
     alone: Bool[np.ndarray, " n"]  # beyond the grid
 
@@ -110,9 +116,9 @@ def lay(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
     Raises:
         ValueError: a side is no multiple of the patch, or a patch is known in part.
     """
-    share = np.asarray(patchify(clip.known[..., None].astype(np.float32), patch)).mean(
-        1
-    )
+    share = np.asarray(
+        patchify(clip.condition_mask[..., None].astype(np.float32), patch)
+    ).mean(1)
     if np.any((share > 0) & (share < 1)):
         raise ValueError(
             f"a patch of {patch} latents (t, h, w) is known in part: give whole patches"
@@ -120,11 +126,13 @@ def lay(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
     parts = [(clip.latents, 0.0), *((x.latents, x.place) for x in clip.alone)]
     latents, places = lay_tokens(parts, patch, clip.fps, rope_fps)
     beyond = np.arange(len(latents)) >= len(share)
-    known = beyond.copy()
-    known[: len(share)] = share == 1
+    condition_mask = beyond.copy()
+    condition_mask[: len(share)] = share == 1
     if clip.strength == 1:
-        latents = np.where(known[:, None], latents, np.float32(0))
-    return Tokens(latents=latents, known=known, positions=places, alone=beyond)
+        latents = np.where(condition_mask[:, None], latents, np.float32(0))
+    return Tokens(
+        latents=latents, condition_mask=condition_mask, positions=places, alone=beyond
+    )
 
 
 def window_ends(frames: int, window: int | None, overlap: int) -> list[int]:
@@ -154,13 +162,16 @@ def window_of(
     Times count from the window's own start. Of what is given alone it has what lies
     within it.
     """
-    latents, known = clip.latents[start:end].copy(), clip.known[start:end].copy()
+    latents, condition_mask = (
+        clip.latents[start:end].copy(),
+        clip.condition_mask[start:end].copy(),
+    )
     latents[: len(before)] = before
-    known[: len(before)] = True
+    condition_mask[: len(before)] = True
     steering = clip.steering
     return Clip(
         latents=latents,
-        known=known,
+        condition_mask=condition_mask,
         fps=clip.fps,
         alone=tuple(
             Alone(latents=given.latents, place=given.place - start)

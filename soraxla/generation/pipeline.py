@@ -131,13 +131,13 @@ class Pipeline:
             ValueError: actions or a camera that the transformer does not know, or
                 windows that cannot be; see `Studio.ends`.
         """
-        known, actions = self.dit.model.controls, request.actions
-        if actions is not None and actions.shape[1:] != (len(known.actions),):
+        controls, actions = self.dit.model.controls, request.actions
+        if actions is not None and actions.shape[1:] != (len(controls.actions),):
             raise ValueError(
                 f"actions are {actions.shape}, but the model knows "
-                f"{', '.join(known.actions) or 'none'}"
+                f"{', '.join(controls.actions) or 'none'}"
             )
-        if request.camera is not None and not known.camera:
+        if request.camera is not None and not controls.camera:
             raise ValueError("a camera is given, but the model is not steered by one")
         studio = TaskContext(
             request=request,
@@ -162,7 +162,7 @@ class Pipeline:
         start at one strength go together: they have as many steps.
         """
         run = sampler(self.dit.model, self.process, settings.solver, settings.guidance)
-        known_t = np.float32(settings.condition_noise)
+        condition_t = np.float32(settings.condition_noise)
         key = jax.random.fold_in(jax.random.key(settings.seed), turn)
         for strength in sorted({clip.strength for clip in clips.values()}):
             chosen = {i: c for i, c in clips.items() if c.strength == strength}
@@ -171,7 +171,7 @@ class Pipeline:
             for rows in self.rows(chosen, texts, settings):
                 shift = rows.batches[0].shift
                 grid = SOLVERS[settings.solver].grid(steps, shift, strength)
-                out = run(self.dit.params, rows.batches, grid, key, known_t)
+                out = run(self.dit.params, rows.batches, grid, key, condition_t)
                 yield from unpack_clips(
                     np.asarray(out), rows, chosen, self.dit.model.patch
                 )
@@ -223,12 +223,12 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
         batches: tuple[PackedBatch, ...],
         grid: Grid,
         key: Any,
-        known_t: Float[Array, ""],
+        condition_t: Float[Array, ""],
     ) -> Array:
         batch = batches[0]
         eps = noise(
             key,
-            batch.draw,
+            batch.visit,
             batch.segment_ids,
             batch.token_index,
             batch.latents.shape[-1],
@@ -236,24 +236,28 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
         )
         eps = constrain(eps, "batch", "tokens", None)
 
-        def corrupted(t_BS: Array, known_t: Array | None = None) -> Array:
+        def corrupted(t_BS: Array, condition_t: Array | None = None) -> Array:
             t_BL = token_times(t_BS, batch.segment_ids)
-            t_BL = t_BL if known_t is None else jnp.where(batch.known, known_t, t_BL)
+            t_BL = (
+                t_BL
+                if condition_t is None
+                else jnp.where(batch.condition_mask, condition_t, t_BL)
+            )
             return process.corrupt(batch.latents, eps, t_BL)
 
         def unknown(x: Array, t_BS: Array) -> Array:
-            return jnp.where(batch.known[:, :, None], corrupted(t_BS), x)
+            return jnp.where(batch.condition_mask[:, :, None], corrupted(t_BS), x)
 
         negative = batches[1] if len(batches) > 1 else None
         nothing = Unconditional(batches[2], unknown) if len(batches) > 2 else None
         denoise = guided(
-            functools.partial(dit.denoiser, params, model, known_t=known_t),
+            functools.partial(dit.denoiser, params, model, condition_t=condition_t),
             batch,
             negative,
             nothing,
             guidance=guidance,
         )
-        x = corrupted(jnp.minimum(grid.t[0], process.max_time), known_t)
+        x = corrupted(jnp.minimum(grid.t[0], process.max_time), condition_t)
         x = sample(
             denoise,
             x,

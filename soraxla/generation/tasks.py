@@ -247,7 +247,7 @@ def _edited(video: Video, strength: float, studio: TaskContext) -> Recipe:
     latents = studio.encode(video)
     clip = Clip(
         latents=latents,
-        known=np.zeros(latents.shape[:3], bool),
+        condition_mask=np.zeros(latents.shape[:3], bool),
         fps=studio.request.fps,
         strength=strength,
     )
@@ -268,8 +268,8 @@ def _inpainted(
     hole = whole[:height, :width]
     latents = studio.encode(greyed(video, hole))
     step = studio.vae.model.spatial
-    known = np.broadcast_to(~whole[::step, ::step], latents.shape[:3])
-    clip = Clip(latents=latents, known=known, fps=studio.request.fps)
+    condition_mask = np.broadcast_to(~whole[::step, ::step], latents.shape[:3])
+    clip = Clip(latents=latents, condition_mask=condition_mask, fps=studio.request.fps)
     made = studio.decode((yield from _by_windows(clip, studio)), len(video))
     return with_surroundings(made, video, hole)
 

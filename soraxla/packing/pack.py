@@ -47,9 +47,9 @@ class Segment:
     tokens: Float[np.ndarray, "n p"]
     positions: Float[np.ndarray, "n 3"]
     text: Float[np.ndarray, "m e"]
-    draw: int
+    visit: int
     shift: float
-    known: Bool[np.ndarray, " n"] | None = None  # None: all are generated
+    condition_mask: Bool[np.ndarray, " n"] | None = None  # None: all are generated
     controls: Float[np.ndarray, "n a"] | None = None  # None: there are none
 
 
@@ -71,11 +71,11 @@ def pack(rows: Sequence[Sequence[Segment]], spec: PackConfig) -> PackedBatch:
         segment_ids=np.zeros((b, length), np.int32),
         token_index=np.zeros((b, length), np.int32),
         positions=np.zeros((b, length, 3), np.float32),
-        known=np.zeros((b, length), np.bool_),
+        condition_mask=np.zeros((b, length), np.bool_),
         controls=np.zeros((b, length, max(widths)), np.float32),
         text=np.zeros((b, text_length, width), np.float32),
         text_segment_ids=np.zeros((b, text_length), np.int32),
-        draw=np.zeros((b, s), np.uint32),
+        visit=np.zeros((b, s), np.uint32),
         shift=np.ones((b, s), np.float32),
     )
     for place, row in enumerate(rows):
@@ -114,12 +114,14 @@ def _lay_row(out: PackedBatch, row: Sequence[Segment]) -> None:
         out.segment_ids[here] = place + 1
         out.token_index[here] = np.arange(n)
         out.positions[here] = segment.positions
-        out.known[here] = False if segment.known is None else segment.known
+        out.condition_mask[here] = (
+            False if segment.condition_mask is None else segment.condition_mask
+        )
         if segment.controls is not None:
             out.controls[here] = segment.controls
         out.text[text_here] = segment.text
         out.text_segment_ids[text_here] = place + 1
-        out.draw[place] = segment.draw
+        out.visit[place] = segment.visit
         out.shift[place] = segment.shift
         start, text_start = start + n, text_start + m
 

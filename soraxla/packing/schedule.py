@@ -67,7 +67,7 @@ class ScheduleIndex:
 class Visit(NamedTuple):
     """One visit to one sample, and what is given of it; see `mixture.Given`."""
 
-    draw: int  # epoch·N + rank, as uint32: what noise is keyed by
+    number: int  # epoch·N + rank, as uint32: what noise is keyed by
     sample: int  # row of the index
     tokens: int
     text_tokens: int
@@ -83,7 +83,7 @@ class Visit(NamedTuple):
 ScheduledRow = tuple[Visit, ...]
 
 
-class Place(NamedTuple):
+class SchedulePosition(NamedTuple):
     """Where a plan stands: where the rows of a group of 16 steps begin, and which of
     its steps is next."""
 
@@ -92,17 +92,17 @@ class Place(NamedTuple):
     step: int
 
 
-BEGINNING = Place(0, 0, 0)
+SCHEDULE_START = SchedulePosition(0, 0, 0)
 
 
-def plan_steps(
+def schedule_steps(
     index: ScheduleIndex,
     spec: PackConfig,
     *,
     seed: int,
     batch_rows: int,
-    start: Place = BEGINNING,
-) -> Iterator[tuple[Place, list[ScheduledRow]]]:
+    start: SchedulePosition = SCHEDULE_START,
+) -> Iterator[tuple[SchedulePosition, list[ScheduledRow]]]:
     """Yields (the place after it, the B rows of a step) without end, from `start` on.
 
     Of D devices, rows [i·B/D, (i+1)·B/D) are device i's; see `deal`. Raises ValueError
@@ -110,17 +110,17 @@ def plan_steps(
     """
     window, row, step = start
     while True:
-        stream = plan_rows(index, spec, seed=seed, window=window, row=row)
+        stream = schedule_rows(index, spec, seed=seed, window=window, row=row)
         planned = list(islice(stream, _GROUP_STEPS * batch_rows))
-        steps = deal([draws for _, _, draws in planned], batch_rows)
+        steps = balance([visits for _, _, visits in planned], batch_rows)
         order = permutation(seed, "steps", window << 32 | row, len(steps))
         for number in range(step, len(steps)):
-            yield Place(window, row, number + 1), steps[order[number]]
+            yield SchedulePosition(window, row, number + 1), steps[order[number]]
         last_window, last_row, _ = planned[-1]
         window, row, step = last_window, last_row + 1, 0
 
 
-def deal(rows: Sequence[ScheduledRow], batch_rows: int) -> list[list[ScheduledRow]]:
+def balance(rows: Sequence[ScheduledRow], batch_rows: int) -> list[list[ScheduledRow]]:
     """Steps of B rows each, all of about the same cost.
 
     In lock step a step lasts as long as its worst device. What rows differ in is the
@@ -139,7 +139,7 @@ def deal(rows: Sequence[ScheduledRow], batch_rows: int) -> list[list[ScheduledRo
 
 def row_cost(row: Sequence[Visit]) -> int:
     """Σl², what attention costs."""
-    return sum(draw.tokens * draw.tokens for draw in row)
+    return sum(visit.tokens * visit.tokens for visit in row)
 
 
 def imbalance(steps: Iterable[Sequence[Sequence[Visit]]], devices: int) -> float:
@@ -149,18 +149,18 @@ def imbalance(steps: Iterable[Sequence[Sequence[Visit]]], devices: int) -> float
     return float((of_device.max(axis=1) / of_device.mean(axis=1)).mean())
 
 
-def plan_rows(
+def schedule_rows(
     index: ScheduleIndex, spec: PackConfig, *, seed: int, window: int = 0, row: int = 0
 ) -> Iterator[tuple[int, int, ScheduledRow]]:
     """Yields (window, row, draws) without end, starting at (window, row)."""
     for number in count(window):
-        rows = plan_window(index, spec, seed=seed, window=number)
+        rows = schedule_window(index, spec, seed=seed, window=number)
         for place in range(row, len(rows)):
             yield number, place, rows[place]
         row = 0
 
 
-def plan_window(
+def schedule_window(
     index: ScheduleIndex, spec: PackConfig, *, seed: int, window: int
 ) -> list[ScheduledRow]:
     """The rows of one window of draws, shuffled.
@@ -168,7 +168,7 @@ def plan_window(
     Best-fit-decreasing gives those of the largest clips first, and steps that see
     large clips, then small, then pictures, would not be alike.
     """
-    length = window_draws(index, spec)
+    length = window_visits(index, spec)
     first = window * length
     samples = _drawn_samples(len(index), seed, first, length)
     frames, tokens, parts = _parts(index, spec, seed, first, samples)
@@ -176,14 +176,14 @@ def plan_window(
     text = np.where(kept, index.text_length[samples], index.empty_text_length)
     numbers = (first + np.arange(length)) & 0xFFFFFFFF
     columns = (numbers, samples, tokens, text, frames, kept, *parts)
-    draws = [Visit(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
-    rows = fewest_rows(draws, spec)
+    visits = [Visit(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    rows = fewest_rows(visits, spec)
     order = permutation(seed, "rows", window, len(rows))
     return [tuple(rows[place]) for place in order]
 
 
 @lru_cache(maxsize=2)
-def window_draws(index: ScheduleIndex, spec: PackConfig) -> int:
+def window_visits(index: ScheduleIndex, spec: PackConfig) -> int:
     """How many draws are packed together: what fills about 128 rows.
 
     Raises ValueError if any sample cannot be packed, see `check_index`.
@@ -206,7 +206,7 @@ def window_draws(index: ScheduleIndex, spec: PackConfig) -> int:
 
 def fill(rows: Iterable[Sequence[Visit]], spec: PackConfig) -> float:
     """Share of token places that hold a token."""
-    tokens = [sum(draw.tokens for draw in row) for row in rows]
+    tokens = [sum(visit.tokens for visit in row) for row in rows]
     return sum(tokens) / (len(tokens) * spec.row_length)
 
 
@@ -342,7 +342,7 @@ def longest(index: ScheduleIndex, spec: PackConfig) -> int:
     return int(_kept(index, spec, slice(None))[0].max())
 
 
-def fewest_rows(draws: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
+def fewest_rows(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
     """Best-fit-decreasing, or best-fit in stream order where that needs fewer rows.
 
     Decreasing order packs tokens best, but puts the smallest clips together at the
@@ -350,18 +350,18 @@ def fewest_rows(draws: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
     (rows of 3072 tokens and 16 segments, ten samples: fill 0.86 against 0.97).
     """
     # Sorting is stable: draws of equal length keep the order of the stream.
-    decreasing = sorted(draws, key=lambda draw: -draw.tokens)
-    return min((_best_fit(order, spec) for order in (decreasing, draws)), key=len)
+    decreasing = sorted(visits, key=lambda visit: -visit.tokens)
+    return min((_best_fit(order, spec) for order in (decreasing, visits)), key=len)
 
 
-def _best_fit(draws: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
+def _best_fit(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
     """Each draw in turn goes to the row it leaves fullest; ties go to the oldest."""
     rows: list[list[Visit]] = []
     text_left: list[int] = []
     room: list[tuple[int, int]] = []  # (tokens left, row), sorted; closed rows leave
-    for draw in draws:
-        place = bisect_left(room, (draw.tokens, -1))
-        while place < len(room) and text_left[room[place][1]] < draw.text_tokens:
+    for visit in visits:
+        place = bisect_left(room, (visit.tokens, -1))
+        while place < len(room) and text_left[room[place][1]] < visit.text_tokens:
             place += 1
         if place < len(room):
             left, row = room.pop(place)
@@ -369,9 +369,9 @@ def _best_fit(draws: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
             left, row = spec.row_length, len(rows)
             rows.append([])
             text_left.append(spec.text_length)
-        rows[row].append(draw)
-        text_left[row] -= draw.text_tokens
-        left -= draw.tokens
+        rows[row].append(visit)
+        text_left[row] -= visit.text_tokens
+        left -= visit.tokens
         if left > 0 and len(rows[row]) < spec.max_segments:
             insort(room, (left, row))
     return rows

@@ -29,12 +29,12 @@ from soraxla.media.read import read_clip, write_video
 from soraxla.models.dit.config import DiTConfig, dit_config
 from soraxla.models.text import load_text_encoder
 from soraxla.packing.pack import PackConfig
-from soraxla.packing.schedule import fill, plan_window
+from soraxla.packing.schedule import fill, schedule_window
 from soraxla.training.experiment import (
     DiTTrainingConfig,
     VAETrainingConfig,
-    dit_job,
-    vae_job,
+    dit_experiment,
+    vae_experiment,
 )
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.optim import OptimConfig
@@ -85,7 +85,7 @@ def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
     dataset = encode_samples(workdir)
     say("Training the transformer")
     cfg = dit_training(settings)
-    train(dit_job(cfg, dataset, workdir / "dit"), cfg.loop, workdir / "dit")
+    train(dit_experiment(cfg, dataset, workdir / "dit"), cfg.loop, workdir / "dit")
     say("Generating every caption at its own size, and two sizes never seen")
     pipeline = load(workdir / "dit")
     names, requests = demo_requests(dataset)
@@ -131,7 +131,7 @@ def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
         ),
         loop=LoopConfig(steps=settings.vae_steps),
     )
-    train(vae_job(cfg, SAMPLES, start=start), cfg.loop, workdir)
+    train(vae_experiment(cfg, SAMPLES, start=start), cfg.loop, workdir)
 
 
 def encode_samples(workdir: Path) -> Dataset:
@@ -226,7 +226,7 @@ def measure(
     plan = [
         row
         for window in range(8)
-        for row in plan_window(dataset.plan, cfg.pack, seed=0, window=window)
+        for row in schedule_window(dataset.plan, cfg.pack, seed=0, window=window)
     ]
     ratio = denoising_ratio(
         pipeline.dit.params,

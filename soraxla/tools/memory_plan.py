@@ -39,7 +39,7 @@ from soraxla.parallel.mesh import (
     with_shardings,
 )
 from soraxla.training.experiment import DiTTrainingConfig, check_mesh
-from soraxla.training.loop import Job
+from soraxla.training.loop import Experiment
 from soraxla.training.steps import dit_init, dit_rules, dit_step
 
 
@@ -139,8 +139,10 @@ def topology_devices(name: str) -> list[Any]:
         raise ValueError(
             "the TPU compiler is missing; pip install 'soraxla[plan]'"
         ) from None
-    known = [f"{chip}:{shape}" for chip, shapes in _SHAPES.items() for shape in shapes]
-    near = ", ".join(difflib.get_close_matches(name, known, n=4, cutoff=0.0))
+    topologies = [
+        f"{chip}:{shape}" for chip, shapes in _SHAPES.items() for shape in shapes
+    ]
+    near = ", ".join(difflib.get_close_matches(name, topologies, n=4, cutoff=0.0))
     unknown = f"unknown topology {name!r}, expected such as {near}"
     if name.partition(":")[0] not in CHIPS:
         raise ValueError(unknown)
@@ -295,7 +297,7 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
             "step.lora trains adapters of a folder's weights, which is not planned: "
             "leave it out, for what training the whole model takes"
         )
-    job = Job(
+    job = Experiment(
         settings={},
         init=functools.partial(dit_init, cfg.step),
         step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
@@ -323,8 +325,8 @@ def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     build = functools.partial(
         sampler.__wrapped__, model, process, SAMPLED.solver, guidance
     )
-    known_t = jax.ShapeDtypeStruct((), jnp.float32)
-    return build, (params, (batch, batch), grid, key, known_t)
+    condition_t = jax.ShapeDtypeStruct((), jnp.float32)
+    return build, (params, (batch, batch), grid, key, condition_t)
 
 
 def decode_program(

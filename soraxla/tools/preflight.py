@@ -20,9 +20,9 @@ from soraxla.evals.denoising import TRIPLES, denoising_ratio
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.read import read_clip
 from soraxla.parallel.mesh import make_mesh
-from soraxla.training.experiment import DiTTrainingConfig, dit_job, media_files
+from soraxla.training.experiment import DiTTrainingConfig, dit_experiment, media_files
 from soraxla.training.finetune import Start, check_start
-from soraxla.training.loop import Job
+from soraxla.training.loop import Experiment
 from soraxla.training.preview import crop
 
 # A network that knows its data is far below predicting zero, which is 1; random
@@ -109,10 +109,10 @@ class _Trial:
         self._made = cfg, dataset, workdir, start
 
     @cached_property
-    def _job(self) -> Job:
+    def _job(self) -> Experiment:
         cfg, dataset, workdir, start = self._made
         mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
-        return dit_job(cfg, dataset, workdir, start=start, mesh=mesh)
+        return dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)
 
     @cached_property
     def _program(self) -> jax.stages.Compiled:

@@ -40,7 +40,7 @@ from soraxla.parallel.mesh import (
 from soraxla.parallel.multihost import barrier, is_main
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.linear_start import linear_start
-from soraxla.training.loop import Job, LoopConfig
+from soraxla.training.loop import Experiment, LoopConfig
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import TrainState, create
 from soraxla.training.steps import (
@@ -111,7 +111,7 @@ def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:
         )
 
 
-def dit_job(
+def dit_experiment(
     cfg: DiTTrainingConfig,
     dataset: Dataset,
     workdir: Path,
@@ -119,7 +119,7 @@ def dit_job(
     start: Start | None = None,
     preview: Preview | None = None,
     mesh: Mesh | None = None,
-) -> Job:
+) -> Experiment:
     """Trains on a prepared dataset; the dataset's VAE is copied into `workdir`.
 
     `start` is a model to fine-tune, whole or, with `cfg.step.lora`, by adapters; None
@@ -179,7 +179,7 @@ def dit_job(
         partial.rename(workdir / "vae")
     barrier("the VAE is there")
     check_vae(dataset, sha256_of_folder(workdir / "vae"))
-    return Job(
+    return Experiment(
         settings={
             "kind": "dit",
             **to_dict(cfg),
@@ -239,14 +239,14 @@ def check_mesh(cfg: DiTTrainingConfig, mesh: Mesh) -> list[int]:
     return own
 
 
-def vae_job(
+def vae_experiment(
     cfg: VAETrainingConfig,
     media: Path,
     *,
     start: LoadedModel | None = None,
     preview: Preview | None = None,
     mesh: Mesh | None = None,
-) -> Job:
+) -> Experiment:
     """Trains on pixel windows of all media files below a folder.
 
     `start` is a VAE to fine-tune; None starts from nothing, a linear encoder from the
@@ -278,7 +278,7 @@ def vae_job(
         # Copies: the loop donates its state, and `start` stays the caller's.
         return create(jax.tree.map(jnp.copy, params), cfg.step.optim, moments)
 
-    return Job(
+    return Experiment(
         settings={"kind": "vae", **to_dict(cfg), **init},
         init=fine_tuned if start else functools.partial(vae_init, cfg.step),
         init_args=(jax.device_get(start.params),) if start else (),

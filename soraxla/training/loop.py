@@ -59,7 +59,7 @@ class LoopConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Experiment:
     """What is trained: the pure functions, the data and how to look at it.
 
     Attributes:
@@ -115,7 +115,7 @@ class Job:
         )
 
 
-def train(job: Job, loop: LoopConfig, workdir: Path) -> TrainState:
+def train(job: Experiment, loop: LoopConfig, workdir: Path) -> TrainState:
     """Trains until `loop.steps`, going on from the newest checkpoint in `workdir`.
 
     SIGTERM, to any of its processes, saves and returns early; SIGUSR1 traces some steps
@@ -197,7 +197,7 @@ def _write(log: MetricsLog | NoLog, pending: tuple[int, Metrics] | None) -> None
         )
 
 
-def _preview(job: Job, state: TrainState, workdir: Path, step: int) -> None:
+def _preview(job: Experiment, state: TrainState, workdir: Path, step: int) -> None:
     if job.preview is None:
         return
     sheet = job.preview(state, *job.frozen)  # all processes hold a part of the state

@@ -133,10 +133,10 @@ def dit_step(
         accumulate: parts of the batch that are computed one after the other, with the
             memory of one; the loss and its gradient are those of the whole batch.
     """
-    keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.draw)
+    keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.visit)
     t_BS = sample_times(keys_BS, batch.shift)
-    keys_BS = sample_keys(cfg.seed, Purpose.KNOWN, batch.draw)
-    known_t_BS = _KNOWN_NOISE * jax.vmap(jax.vmap(jax.random.uniform))(keys_BS)
+    keys_BS = sample_keys(cfg.seed, Purpose.KNOWN, batch.visit)
+    condition_t_BS = _KNOWN_NOISE * jax.vmap(jax.vmap(jax.random.uniform))(keys_BS)
 
     def error(trained: PyTree, *rows: PyTree) -> tuple[Array, Array]:
         params, adapters = trained, None
@@ -153,7 +153,7 @@ def dit_step(
 
     (total, weight), grads = _sum_of_parts(
         sums,
-        (batch, t_BS, known_t_BS),
+        (batch, t_BS, condition_t_BS),
         (PACKED_AXES, ("batch", None), ("batch", None)),
         accumulate,
     )
@@ -167,7 +167,7 @@ def dit_error(
     params: PyTree,
     batch: PackedBatch,
     t_BS: Float[Array, "b s"],
-    known_t_BS: Float[Array, "b s"] | None = None,
+    condition_t_BS: Float[Array, "b s"] | None = None,
     *,
     cfg: DiTStepConfig,
     purpose: Purpose,
@@ -180,13 +180,15 @@ def dit_error(
     """
     process = cfg.process
     t_BS = jnp.minimum(t_BS, process.max_time)
-    known_t_BS = jnp.zeros_like(t_BS) if known_t_BS is None else known_t_BS
+    condition_t_BS = jnp.zeros_like(t_BS) if condition_t_BS is None else condition_t_BS
     eps_BLP = _noise_of(batch, cfg, purpose)
-    t_BL, known_t_BL = (token_times(t, batch.segment_ids) for t in (t_BS, known_t_BS))
-    t_BL = jnp.where(batch.known, known_t_BL, t_BL)
+    t_BL, condition_t_BL = (
+        token_times(t, batch.segment_ids) for t in (t_BS, condition_t_BS)
+    )
+    t_BL = jnp.where(batch.condition_mask, condition_t_BL, t_BL)
     x_BLP = process.corrupt(batch.latents, eps_BLP, t_BL)
     pred_BLP = dit.apply(
-        params, cfg.model, x_BLP, t_BS, batch, known_t_BS, adapters=adapters
+        params, cfg.model, x_BLP, t_BS, batch, condition_t_BS, adapters=adapters
     )
     target_BLP = process.target(batch.latents, eps_BLP, t_BL)
     return packed_mse(pred_BLP, target_BLP, batch, process.loss_weight(t_BL))
@@ -196,12 +198,12 @@ def forecast_error(
     params: PyTree,
     batch: PackedBatch,
     _: Float[Array, "b s"],
-    known_t_BS: Float[Array, "b s"],
+    condition_t_BS: Float[Array, "b s"],
     *,
     cfg: DiTStepConfig,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The same two sums, of forecasts from frames that are all at the known time."""
-    t_BL = token_times(known_t_BS, batch.segment_ids)
+    t_BL = token_times(condition_t_BS, batch.segment_ids)
     eps_BLP = _noise_of(batch, cfg, Purpose.NOISE)
     x_BLP = cfg.process.corrupt(batch.latents, eps_BLP, t_BL)
     pred_BLP = dit.forecast(params, cfg.model, x_BLP, t_BL, batch)
@@ -212,7 +214,9 @@ def _noise_of(
     batch: PackedBatch, cfg: DiTStepConfig, purpose: Purpose
 ) -> Float[Array, "b l p"]:
     ids, numbers = batch.segment_ids, batch.latents.shape[-1]
-    return noise(cfg.seed, batch.draw, ids, batch.token_index, numbers, purpose=purpose)
+    return noise(
+        cfg.seed, batch.visit, ids, batch.token_index, numbers, purpose=purpose
+    )
 
 
 def _sum_of_parts(

@@ -23,7 +23,7 @@ from soraxla.core.config import to_dict
 from soraxla.core.trees import named_leaves
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.vae.model import VAEConfig
-from soraxla.training.loop import Job, LoopConfig, train
+from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import DiTStepConfig, VAEStepConfig, dit_init, vae_init
 from tests import tiny
@@ -290,7 +290,7 @@ def trained(workdir, kind, step, init, extra):
         metrics["batches"] = zero + 1
         return state._replace(step=state.step + 1), metrics
 
-    job = Job(
+    job = Experiment(
         settings={
             "kind": kind,
             "step": to_dict(step),

@@ -89,37 +89,41 @@ def test_holes_are_boxes_or_borders_and_leave_something_to_see():
     assert random_hole(rng, 1, 1).all()
 
 
-def laid(draw, video=None, conditions=None):
+def laid(visit, video=None, conditions=None):
     video = clip(17) if video is None else video
     made = with_a_hole(video) if conditions is None else conditions
-    return lay(encode(video), made, draw, **LAYOUT)
+    return lay(encode(video), made, visit, **LAYOUT)
 
 
-def draw(**given):
+def visit(**given):
     return Visit(0, 0, 0, 0, given.pop("latent_frames", 5), True, **given)
 
 
 def test_a_prefix_is_known_in_place():
-    tokens, places, known = laid(draw(prefix=2))
+    tokens, places, condition_mask = laid(visit(prefix=2))
     np.testing.assert_array_equal(tokens, patchify(encode(clip(17)), PATCH))
-    assert known[:12].all() and not known[12:].any()  # 6 tokens a latent frame
+    assert (
+        condition_mask[:12].all() and not condition_mask[12:].any()
+    )  # 6 tokens a latent frame
     np.testing.assert_array_equal(
         places, positions(LatentGrid(t=5, h=4, w=6), PATCH, FPS, ROPE_FPS)
     )
 
 
 def test_a_window_from_the_middle_begins_at_time_zero():
-    tokens, places, known = laid(draw(prefix=2, start=2, latent_frames=3))
+    tokens, places, condition_mask = laid(visit(prefix=2, start=2, latent_frames=3))
     np.testing.assert_array_equal(tokens, patchify(encode(clip(17))[2:], PATCH))
-    assert places[0, 0] == 0 and known.sum() == 12 and len(known) == 18
+    assert (
+        places[0, 0] == 0 and condition_mask.sum() == 12 and len(condition_mask) == 18
+    )
 
 
 def test_what_is_appended_stands_at_its_own_time():
     video = clip(17)
     made = with_a_hole(video)
     alone = sorted(int(name[6:]) for name in made if name.startswith("frame_"))
-    tokens, places, known = laid(draw(alone=0b101, tail=2), video, made)
-    assert not known[:30].any() and known[30:].all()
+    tokens, places, condition_mask = laid(visit(alone=0b101, tail=2), video, made)
+    assert not condition_mask[:30].any() and condition_mask[30:].all()
     assert len(tokens) == 30 + 6 + 6 + 18
     np.testing.assert_array_equal(tokens[:30], patchify(encode(video), PATCH))
     behind = tokens[30:].reshape(5, 6, -1)
@@ -136,8 +140,8 @@ def test_what_is_appended_stands_at_its_own_time():
 
 
 def test_what_is_appended_is_as_far_from_a_window_as_from_its_part_of_the_clip():
-    whole = laid(draw(tail=1))[1]
-    window = laid(draw(tail=1, prefix=1, start=2, latent_frames=3))[1]
+    whole = laid(visit(tail=1))[1]
+    window = laid(visit(tail=1, prefix=1, start=2, latent_frames=3))[1]
     late = whole[0] - whole[2 * 6]  # 6 tokens a latent frame
     np.testing.assert_allclose(window, whole[2 * 6 :] + late, rtol=0, atol=1e-6)
 
@@ -146,8 +150,12 @@ def test_around_a_hole_tokens_are_known_and_tell_nothing_of_it():
     video = clip(17)
     made = with_a_hole(video)
     hole = made["hole"].astype(bool)
-    tokens, _, known = laid(draw(spatial=True), video, made)
-    np.testing.assert_array_equal(known.reshape(5, 2, 3), np.tile(~hole, (5, 1, 1)))
-    np.testing.assert_array_equal(tokens[known], patchify(made["greyed"], PATCH)[known])
+    tokens, _, condition_mask = laid(visit(spatial=True), video, made)
+    np.testing.assert_array_equal(
+        condition_mask.reshape(5, 2, 3), np.tile(~hole, (5, 1, 1))
+    )
+    np.testing.assert_array_equal(
+        tokens[condition_mask], patchify(made["greyed"], PATCH)[condition_mask]
+    )
     full = patchify(encode(video), PATCH)
-    np.testing.assert_array_equal(tokens[~known], full[~known])
+    np.testing.assert_array_equal(tokens[~condition_mask], full[~condition_mask])

@@ -24,7 +24,7 @@ from soraxla.packing.conditioning import TASKS, ConditioningMixture, Given
 from soraxla.packing.controls import Controls
 from soraxla.packing.pack import PackConfig, unpack
 from soraxla.packing.patchify import patchify, positions
-from soraxla.packing.schedule import plan_steps
+from soraxla.packing.schedule import schedule_steps
 from tests.data_pipelines import test_prepare
 from tests.data_pipelines.datasets import GRIDS, write_dataset
 
@@ -73,33 +73,33 @@ def test_a_dataset_reads_back_what_was_written(dataset):
 def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
     """Each segment is its sample, cut and placed."""
     spec = replace(SPEC, row_length=row_length)
-    planned = plan_steps(dataset.plan, spec, seed=5, batch_rows=3)
+    planned = schedule_steps(dataset.plan, spec, seed=5, batch_rows=3)
     kept, longest = set(), 0
     for batch in islice(iter(batches_of(dataset, spec, seed=5, batch_rows=3)), 16):
         assert batch.latents.shape == (3, row_length, 16)
         assert batch.text.shape == (3, 12, 8)
-        assert not batch.known.any()
+        assert not batch.condition_mask.any()
         tokens = unpack(batch.latents, batch.segment_ids)
         places = unpack(batch.positions, batch.segment_ids)
         texts = unpack(batch.text, batch.text_segment_ids)
         _, step = next(planned)
-        for b, draws in enumerate(step):
-            assert len(tokens[b]) == len(texts[b]) == len(draws)
+        for b, visits in enumerate(step):
+            assert len(tokens[b]) == len(texts[b]) == len(visits)
             np.testing.assert_array_equal(
-                batch.draw[b, : len(draws)], [d.draw for d in draws]
+                batch.visit[b, : len(visits)], [d.number for d in visits]
             )
-            for s, draw in enumerate(draws):
-                latents, text, *_ = dataset.read(draw.sample)
-                t, h, w = draw.latent_frames, *GRIDS[draw.sample][1:]
+            for s, visit in enumerate(visits):
+                latents, text, *_ = dataset.read(visit.sample)
+                t, h, w = visit.latent_frames, *GRIDS[visit.sample][1:]
                 expected = patchify(latents[:t], (1, 2, 2))
                 np.testing.assert_array_equal(tokens[b][s], expected)
                 place = positions(LatentGrid(t=t, h=h, w=w), (1, 2, 2), 24.0, 16.0)
                 np.testing.assert_array_equal(places[b][s], place)
-                text = text if draw.caption_kept else dataset.empty_text
+                text = text if visit.caption_kept else dataset.empty_text
                 np.testing.assert_array_equal(texts[b][s], text)
                 shift = marked_shift(height=8 * h, width=8 * w, latent_frames=t)
                 assert batch.shift[b, s] == np.float32(shift)
-                kept.add(draw.caption_kept)
+                kept.add(visit.caption_kept)
                 longest = max(longest, t)
     assert kept == {True, False} and longest == {24: 5, 13: 3}[row_length]
 
@@ -260,20 +260,20 @@ def test_what_the_plan_gives_is_packed_and_known(conditioned):
         max_segments=6,
         mixture=ConditioningMixture(**dict.fromkeys(TASKS, 1 / len(TASKS))),
     )
-    planned = plan_steps(conditioned.plan, spec, seed=5, batch_rows=3)
+    planned = schedule_steps(conditioned.plan, spec, seed=5, batch_rows=3)
     seen = set()
     for batch in islice(iter(batches_of(conditioned, spec, seed=5, batch_rows=3)), 60):
         _, step = next(planned)
-        known = unpack(batch.known, batch.segment_ids)
-        for row, draws in zip(known, step, strict=True):
-            for mask, draw in zip(row, draws, strict=True):
-                assert len(mask) == draw.tokens <= spec.row_length
-                in_place = mask[: 4 * draw.latent_frames]
+        condition_mask = unpack(batch.condition_mask, batch.segment_ids)
+        for row, visits in zip(condition_mask, step, strict=True):
+            for mask, visit in zip(row, visits, strict=True):
+                assert len(mask) == visit.tokens <= spec.row_length
+                in_place = mask[: 4 * visit.latent_frames]
                 assert mask[len(in_place) :].all() and not in_place.all()
-                assert in_place.any() == bool(draw.prefix or draw.spatial)
-                seen |= {name for name, given in draw._asdict().items() if given} & set(
-                    Given._fields
-                )
+                assert in_place.any() == bool(visit.prefix or visit.spatial)
+                seen |= {
+                    name for name, given in visit._asdict().items() if given
+                } & set(Given._fields)
     assert seen >= {"start", "prefix", "alone", "tail"}
 
 
@@ -284,7 +284,9 @@ def test_a_mixture_that_the_dataset_cannot_give_is_refused(dataset):
     possible = replace(
         SPEC, mixture=ConditioningMixture(none=0.5, prefix=0.3, first=0.2)
     )
-    assert any(batch.known.any() for batch in islice(batches_of(dataset, possible), 8))
+    assert any(
+        batch.condition_mask.any() for batch in islice(batches_of(dataset, possible), 8)
+    )
 
 
 class Steered(list):

@@ -61,10 +61,10 @@ def test_an_ancestor_s_noise_is_of_its_seed_and_its_clip_s():
     process, solver = Process(), EulerAncestral()
     shift, noise = [3.0, 3.0], np.zeros((1, 6, 2), np.float32)
     both, alone = row(3, 3, shift=shift), row(3, shift=shift[:1])
-    second = alone._replace(draw=both.draw[:, 1:])
+    second = alone._replace(visit=both.visit[:, 1:])
 
     def sampled(batch, seed):
-        x = noise[:, : batch.known.shape[1]]
+        x = noise[:, : batch.condition_mask.shape[1]]
         return run(process, solver, 4, batch, x, seed=seed)
 
     first = sampled(both, 0)

@@ -8,7 +8,7 @@ from soraxla.core.types import PackedBatch
 from soraxla.diffusion.loss import packed_mse
 
 
-def _batch(rows, length, segments, known=()):
+def _batch(rows, length, segments, condition_mask=()):
     """`rows` of (clip, tokens); only what the loss reads is real."""
     ids = np.zeros((len(rows), length), np.int32)
     at = {}
@@ -20,18 +20,18 @@ def _batch(rows, length, segments, known=()):
             start += n
     zeros = np.zeros((len(rows), length, 1), np.float32)
     known_BL = np.zeros(ids.shape, bool)
-    for clip, index in known:
+    for clip, index in condition_mask:
         known_BL[at[clip][0], at[clip][1].start + index] = True
     batch = PackedBatch(
         latents=zeros,
         segment_ids=ids,
         token_index=ids,
         positions=np.zeros((*ids.shape, 3), np.float32),
-        known=known_BL,
+        condition_mask=known_BL,
         controls=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
-        draw=np.zeros((len(rows), segments), np.uint32),
+        visit=np.zeros((len(rows), segments), np.uint32),
         shift=np.ones((len(rows), segments), np.float32),
     )
     return batch, at
@@ -44,9 +44,9 @@ ERROR = {
 }
 
 
-def _sums(rows, length, segments, known=()):
+def _sums(rows, length, segments, condition_mask=()):
     rows = [[(clip, SIZES[clip]) for clip in row] for row in rows]
-    batch, at = _batch(rows, length, segments, known)
+    batch, at = _batch(rows, length, segments, condition_mask)
     pred = np.full((*batch.segment_ids.shape, 3), 1e3, np.float32)  # padding is awful
     for clip, (b, where) in at.items():
         pred[b, where] = ERROR[clip]
@@ -71,7 +71,7 @@ def test_packing_cannot_change_it():
 
 
 def test_known_tokens_count_in_neither_sum():
-    loss, weight = _sums(["ab"], 16, 2, known=[("a", i) for i in range(5)])
+    loss, weight = _sums(["ab"], 16, 2, condition_mask=[("a", i) for i in range(5)])
     a, b = np.mean(ERROR["a"][5:] ** 2), np.mean(ERROR["b"] ** 2)
     np.testing.assert_allclose(loss, 2 * a + 2 * b, rtol=1e-6)
     np.testing.assert_allclose(weight, 4.0, rtol=1e-6)

@@ -85,14 +85,14 @@ def test_the_shift_rule():
 
 def test_training_times_follow_the_stated_mixture():
     """Share below u0 is 0.9·Φ(logit u0) + 0.1·u0; 4 standard errors of 40,000 draws."""
-    draw = np.arange(40_000, dtype=np.uint32).reshape(4, -1)
-    keys = sample_keys(0, Purpose.TIME, draw)
-    u = np.asarray(sample_times(keys, jnp.ones(draw.shape)))
+    visit = np.arange(40_000, dtype=np.uint32).reshape(4, -1)
+    keys = sample_keys(0, Purpose.TIME, visit)
+    u = np.asarray(sample_times(keys, jnp.ones(visit.shape)))
     assert u.min() >= 0.0 and u.max() <= 1.0
     for u0 in (0.02, 0.2, 0.5, 0.8, 0.98):
         normal = float(jax.scipy.stats.norm.cdf(np.log(u0 / (1 - u0))))
         share = 0.9 * normal + 0.1 * u0
-        error = 4 * np.sqrt(share * (1 - share) / draw.size)
+        error = 4 * np.sqrt(share * (1 - share) / visit.size)
         assert abs(np.mean(u < u0) - share) < error
-    t = sample_times(keys, jnp.full(draw.shape, 2.0))
+    t = sample_times(keys, jnp.full(visit.shape, 2.0))
     np.testing.assert_allclose(t, 2 * u / (1 + u), rtol=1e-5)

@@ -87,26 +87,26 @@ def test_an_unknown_name_is_refused(monkeypatch):
 # Row 1: draws 7, 9; row 2: draws 9, 7, the other way round and further along.
 IDS = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 0]], np.int32)
 INDEX = np.array([[0, 1, 2, 0, 1, 0], [0, 1, 0, 1, 2, 0]], np.int32)
-DRAW = np.array([[7, 9], [9, 7]], np.uint32)
+VISIT = np.array([[7, 9], [9, 7]], np.uint32)
 
 
 def test_one_draw_has_the_same_noise_in_any_row_and_place():
-    eps = np.asarray(noise(0, DRAW, IDS, INDEX, 4))
+    eps = np.asarray(noise(0, VISIT, IDS, INDEX, 4))
     np.testing.assert_array_equal(eps[0, :3], eps[1, 2:5])
     np.testing.assert_array_equal(eps[0, 3:5], eps[1, :2])
-    longer = noise(0, DRAW[:1, :1], np.ones((1, 9), np.int32), np.arange(9)[None], 4)
+    longer = noise(0, VISIT[:1, :1], np.ones((1, 9), np.int32), np.arange(9)[None], 4)
     np.testing.assert_array_equal(eps[0, :3], longer[0, :3])
 
 
 @pytest.mark.parametrize("patch_dim", [4, 11, 16])
 def test_eight_devices_draw_the_noise_of_one_to_the_bit(patch_dim):
     """Also where a token's numbers fill no whole vector."""
-    draw, ids, index = DRAW, *(np.tile(x, 4) for x in (IDS, INDEX))
+    visit, ids, index = VISIT, *(np.tile(x, 4) for x in (IDS, INDEX))
 
     def made():
         return jax.jit(
             lambda *x: constrain(noise(0, *x, patch_dim), "batch", "tokens", None)
-        )(draw, ids, index)
+        )(visit, ids, index)
 
     one = made()
     with jax.set_mesh(sampling_mesh()):
@@ -118,12 +118,12 @@ def test_eight_devices_draw_the_noise_of_one_to_the_bit(patch_dim):
 
 def test_everything_that_should_matter_to_noise_does():
     """Two draws of one sample, two tokens, two seeds, two purposes: all differ."""
-    eps = np.asarray(noise(0, DRAW, IDS, INDEX, 4))
+    eps = np.asarray(noise(0, VISIT, IDS, INDEX, 4))
     others = [
         eps[0, 1],
         eps[0, 3],
-        noise(1, DRAW, IDS, INDEX, 4)[0, 0],
-        noise(0, DRAW, IDS, INDEX, 4, purpose=Purpose.SAMPLE)[0, 0],
+        noise(1, VISIT, IDS, INDEX, 4)[0, 0],
+        noise(0, VISIT, IDS, INDEX, 4, purpose=Purpose.SAMPLE)[0, 0],
     ]
     for other in others:
         assert not np.any(eps[0, 0] == other)
@@ -132,8 +132,8 @@ def test_everything_that_should_matter_to_noise_does():
 def test_noise_is_standard_normal_and_absent_from_padding():
     ids = np.repeat([1, 2, 0], [700, 300, 24])[None].astype(np.int32)
     index = np.concatenate([np.arange(700), np.arange(300), np.zeros(24, int)])[None]
-    draw = np.array([[3, 4_294_967_295]], np.uint32)
-    eps = np.asarray(noise(jax.random.key(5), draw, ids, index, 16))
+    visit = np.array([[3, 4_294_967_295]], np.uint32)
+    eps = np.asarray(noise(jax.random.key(5), visit, ids, index, 16))
     assert eps.dtype == np.float32 and np.all(eps[0, 1000:] == 0.0)
     real, n = eps[0, :1000], 16_000
     assert abs(real.mean()) < 4 / np.sqrt(n)
@@ -143,8 +143,8 @@ def test_noise_is_standard_normal_and_absent_from_padding():
 
 
 def test_keys_are_those_of_the_seed_s_key():
-    by_int = sample_keys(5, Purpose.TIME, DRAW)
-    by_key = sample_keys(jax.random.key(5), Purpose.TIME, DRAW)
+    by_int = sample_keys(5, Purpose.TIME, VISIT)
+    by_key = sample_keys(jax.random.key(5), Purpose.TIME, VISIT)
     np.testing.assert_array_equal(
         jax.random.key_data(by_int), jax.random.key_data(by_key)
     )

@@ -23,7 +23,7 @@ def solvers(*names):
     return pytest.mark.parametrize("solver", [SOLVERS[n] for n in names], ids=names)
 
 
-def row(*tokens, shift, length=None, known=()):
+def row(*tokens, shift, length=None, condition_mask=()):
     """One row of segments of so many tokens; known tokens are 5."""
     ids = np.repeat(np.arange(1, len(tokens) + 1), tokens).astype(np.int32)
     index = np.concatenate([np.arange(n, dtype=np.int32) for n in tokens])
@@ -35,11 +35,11 @@ def row(*tokens, shift, length=None, known=()):
         segment_ids=ids,
         token_index=index,
         positions=np.zeros((*ids.shape, 3), np.float32),
-        known=np.isin(np.arange(ids.shape[1]), known)[None],
+        condition_mask=np.isin(np.arange(ids.shape[1]), condition_mask)[None],
         controls=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
-        draw=np.arange(len(tokens), dtype=np.uint32)[None],
+        visit=np.arange(len(tokens), dtype=np.uint32)[None],
         shift=np.array([shift], np.float32),
     )
 
@@ -258,7 +258,7 @@ def test_a_segment_s_shift_is_its_own(solver):
 @solvers(*SOLVED)
 def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule):
     """As `x` has them, which need not be clean, at all stops."""
-    batch = row(4, shift=[1.0], length=5, known=(1, 2))
+    batch = row(4, shift=[1.0], length=5, condition_mask=(1, 2))
     process = Process(schedule=schedule)
     seen = []
 
@@ -272,8 +272,8 @@ def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule)
     jax.effects_barrier()
     # Heun asks twice a step, but once in the last.
     assert len(seen) == (5 if isinstance(solver, Heun) else 3)
-    for x, known in [*((x, 2.0) for x in seen), (np.asarray(out), 5.0)]:
-        assert np.all(np.isfinite(x)) and np.all(x[0, 1:3] == known)
+    for x, value in [*((x, 2.0) for x in seen), (np.asarray(out), 5.0)]:
+        assert np.all(np.isfinite(x)) and np.all(x[0, 1:3] == value)
     assert all(np.all(x[0, (0, 3)] != 2.0) for x in [*seen[1:], out])
     assert np.all(np.asarray(out)[0, 4] == 0.0)
 
@@ -325,7 +325,7 @@ def test_times_begin_where_they_are_asked_to(solver, steps, start):
 @solvers(*SOLVED)
 def test_an_oracle_leads_from_anywhere_to_the_truth(solver, start):
     """From a clip that is noised part of the way to another one, as in SDEdit."""
-    batch = row(4, shift=[3.0], length=5, known=(1,))
+    batch = row(4, shift=[3.0], length=5, condition_mask=(1,))
     truth, other, eps = np.random.default_rng(0).normal(size=(3, 1, 5, 2))
     process, grid = Process(), solver.grid(5, batch.shift, start)
 

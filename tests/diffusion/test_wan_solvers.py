@@ -38,11 +38,11 @@ def row():
         segment_ids=ids,
         token_index=ids,
         positions=zeros,
-        known=np.zeros(ids.shape, bool),
+        condition_mask=np.zeros(ids.shape, bool),
         controls=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
-        draw=np.zeros(SHIFT.shape, np.uint32),
+        visit=np.zeros(SHIFT.shape, np.uint32),
         shift=SHIFT,
     )
 

@@ -27,7 +27,7 @@ def test_known_latents_stand_at_the_beginning(k):
     first = latents(k, 4, 6, 5)
     tokens = lay(starting_with(first, 3, FPS), PATCH, ROPE_FPS)
     assert tokens.latents.shape == (18, 20) and tokens.latents.dtype == np.float32
-    np.testing.assert_array_equal(tokens.known, np.arange(18) < 6 * k)
+    np.testing.assert_array_equal(tokens.condition_mask, np.arange(18) < 6 * k)
     clip = np.asarray(unpatchify(tokens.latents, GRID, PATCH))
     np.testing.assert_array_equal(clip[:k], first)
     assert np.all(clip[k:] == 0) and not tokens.alone.any()
@@ -44,7 +44,7 @@ def test_what_was_encoded_alone_stands_behind_the_clip_at_its_own_time():
     assert tokens.latents.shape == (18 + 6 + 12, 20)
     np.testing.assert_array_equal(tokens.alone, np.arange(36) >= 18)
     np.testing.assert_array_equal(
-        tokens.known, (np.arange(36) < 6) | (np.arange(36) >= 18)
+        tokens.condition_mask, (np.arange(36) < 6) | (np.arange(36) >= 18)
     )
     behind = np.asarray(
         unpatchify(tokens.latents[18:], LatentGrid(t=3, h=4, w=6), PATCH)
@@ -58,22 +58,24 @@ def test_what_was_encoded_alone_stands_behind_the_clip_at_its_own_time():
 
 
 def test_where_sampling_starts_is_kept_only_below_full_strength():
-    z, known = latents(3, 4, 6, 5), np.zeros((3, 4, 6), bool)
-    known[:, :2] = True
-    for strength, kept in ((0.4, np.ones_like(known)), (1.0, known)):
-        clip = Clip(latents=z, known=known, fps=FPS, strength=strength)
+    z, condition_mask = latents(3, 4, 6, 5), np.zeros((3, 4, 6), bool)
+    condition_mask[:, :2] = True
+    for strength, kept in ((0.4, np.ones_like(condition_mask)), (1.0, condition_mask)):
+        clip = Clip(
+            latents=z, condition_mask=condition_mask, fps=FPS, strength=strength
+        )
         tokens = lay(clip, PATCH, ROPE_FPS)
         out = np.asarray(unpatchify(tokens.latents, GRID, PATCH))
         np.testing.assert_array_equal(out, np.where(kept[..., None], z, 0))
-        assert tokens.known.sum() == 9
+        assert tokens.condition_mask.sum() == 9
 
 
 def test_what_cannot_be_known_is_refused():
     with pytest.raises(ValueError, match="4 latent frames are given of a clip of 3"):
         starting_with(latents(4, 4, 6, 5), 3, FPS)
-    known = np.zeros((3, 4, 6), bool)
-    known[0, 0, 0] = True
-    clip = Clip(latents=latents(3, 4, 6, 5), known=known, fps=FPS)
+    condition_mask = np.zeros((3, 4, 6), bool)
+    condition_mask[0, 0, 0] = True
+    clip = Clip(latents=latents(3, 4, 6, 5), condition_mask=condition_mask, fps=FPS)
     with pytest.raises(ValueError, match="known in part: give whole patches"):
         lay(clip, PATCH, ROPE_FPS)
 
@@ -108,14 +110,14 @@ def test_a_window_begins_with_what_was_made_and_counts_from_its_own_start():
     made = latents(2, 4, 6, 5, seed=3)
     first = window_of(clip, 0, 6, made[:0])
     np.testing.assert_array_equal(first.latents, clip.latents[:6])
-    assert first.known[0].all() and not first.known[1:].any()
+    assert first.condition_mask[0].all() and not first.condition_mask[1:].any()
     assert [given.place for given in first.alone] == [2.25]
     last = window_of(clip, 4, 10, made)
     np.testing.assert_array_equal(last.latents[:2], made)
-    assert last.known[:2].all() and not last.known[2:].any()
+    assert last.condition_mask[:2].all() and not last.condition_mask[2:].any()
     assert [given.place for given in last.alone] == [3.0]
     np.testing.assert_array_equal(last.alone[0].latents, tail)
-    assert clip.known[1:].sum() == 0  # the clip itself is left alone
+    assert clip.condition_mask[1:].sum() == 0  # the clip itself is left alone
     own = positions(LatentGrid(t=6, h=4, w=6), PATCH, FPS, ROPE_FPS)
     laid = lay(last, PATCH, ROPE_FPS)
     np.testing.assert_array_equal(laid.positions[: len(own)], own)

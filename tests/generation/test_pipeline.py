@@ -147,11 +147,13 @@ def test_the_pictures_latents_go_in_and_come_out_to_the_bit(pipeline):
     latents = encode_clip(pipeline.vae.params, tiny.VAE, seen)
     tokens = patchify(latents, tiny.DIT.patch)
     segment = np.asarray(batch.segment_ids) == 1 + places.index(0)
-    assert segment.sum() == 3 * len(tokens) and batch.known.sum() == len(tokens)
+    assert segment.sum() == 3 * len(tokens) and batch.condition_mask.sum() == len(
+        tokens
+    )
     for rows in (batch, negative):
-        assert np.all(rows.known <= segment)
-        np.testing.assert_array_equal(rows.latents[rows.known], tokens)
-        assert np.all(rows.token_index[rows.known] == np.arange(len(tokens)))
+        assert np.all(rows.condition_mask <= segment)
+        np.testing.assert_array_equal(rows.latents[rows.condition_mask], tokens)
+        assert np.all(rows.token_index[rows.condition_mask] == np.arange(len(tokens)))
     out = dict(pipeline.sample_clips(clips, texts, SETTINGS))
     np.testing.assert_array_equal(out[0][:1], latents)
 

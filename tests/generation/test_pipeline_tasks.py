@@ -128,13 +128,15 @@ def test_an_edit_takes_its_share_of_the_steps(
 # --- What the network is shown ----------------------------------------------------
 
 
-def watch(monkeypatch, pipeline, guidance, known_t):
+def watch(monkeypatch, pipeline, guidance, condition_t):
     """One step of CONNECT with a network that predicts 0; all it was shown."""
     shown = {}
 
-    def denoiser(params, model, batch, known_t):
+    def denoiser(params, model, batch, condition_t):
         def denoise(x, t):
-            jax.debug.callback(shown.update, x=x, t=t, batch=batch, known_t=known_t)
+            jax.debug.callback(
+                shown.update, x=x, t=t, batch=batch, condition_t=condition_t
+            )
             return 0.0 * x
 
         return denoise
@@ -147,7 +149,7 @@ def watch(monkeypatch, pipeline, guidance, known_t):
     [rows] = pipeline.rows({0: clip}, {0: np.ones((3, 16), np.float32)}, settings)
     run = sampler.__wrapped__(tiny.DIT, Process(), "euler", guidance)
     grid = SOLVERS["euler"].grid(1, rows.batches[0].shift, 0.8)
-    out = run({}, rows.batches, grid, jax.random.key(3), np.float32(known_t))
+    out = run({}, rows.batches, grid, jax.random.key(3), np.float32(condition_t))
     jax.effects_barrier()
     return rows.batches[0], np.asarray(out), shown, float(grid.t[0, 0, 0])
 
@@ -155,15 +157,15 @@ def watch(monkeypatch, pipeline, guidance, known_t):
 def test_known_tokens_are_shown_with_noise_of_their_own(monkeypatch, pipeline):
     """(1 − c)·x0 + c·ε, where c is the time that the network is told."""
     batch, out, shown, _ = watch(monkeypatch, pipeline, Guidance(), 0.2)
-    known = np.asarray(batch.known)
-    x0, x = batch.latents[known], np.asarray(shown["x"])[known]
+    condition_mask = np.asarray(batch.condition_mask)
+    x0, x = batch.latents[condition_mask], np.asarray(shown["x"])[condition_mask]
     eps = (x - 0.8 * x0) / 0.2
     assert float(shown["known_t"]) == np.float32(0.2)
     assert abs(eps.mean()) < 0.1 and abs(eps.std() - 1) < 0.1
     assert np.abs(np.corrcoef(eps[:12].ravel(), eps[12:24].ravel())[0, 1]) < 0.2
-    np.testing.assert_array_equal(out[known], x0)
+    np.testing.assert_array_equal(out[condition_mask], x0)
     clean = watch(monkeypatch, pipeline, Guidance(), 0.0)
-    np.testing.assert_array_equal(np.asarray(clean[2]["x"])[known], x0)
+    np.testing.assert_array_equal(np.asarray(clean[2]["x"])[condition_mask], x0)
 
 
 def test_with_nothing_given_known_tokens_are_as_any_other(monkeypatch, pipeline):
@@ -173,11 +175,17 @@ def test_with_nothing_given_known_tokens_are_as_any_other(monkeypatch, pipeline)
     grid = 9 * 2 * 2
     both, image, nothing = np.asarray(shown["x"])
     np.testing.assert_array_equal(both, image)
-    ids, known = (np.asarray(x) for x in (shown["batch"].segment_ids, batch.known[0]))
-    assert known[:12].all() and known[grid : grid + 12].all() and known.sum() == 24
+    ids, condition_mask = (
+        np.asarray(x) for x in (shown["batch"].segment_ids, batch.condition_mask[0])
+    )
+    assert (
+        condition_mask[:12].all()
+        and condition_mask[grid : grid + 12].all()
+        and condition_mask.sum() == 24
+    )
     np.testing.assert_array_equal(ids[0], ids[1])
     np.testing.assert_array_equal(ids[2], np.arange(ids.shape[1]) < grid)
-    assert not np.asarray(shown["batch"].known)[2].any()
+    assert not np.asarray(shown["batch"].condition_mask)[2].any()
     np.testing.assert_array_equal(nothing[12:grid], both[12:grid])
     eps = (nothing[:12] - (1 - t) * batch.latents[0, :12]) / t
     assert 0.8 < eps.std() < 1.2
@@ -197,15 +205,15 @@ def test_windows_have_noise_of_their_own_and_are_decoded_in_one_stream(
     short = dataclasses.replace(
         pipeline, dit=dataclasses.replace(pipeline.dit, config=limit)
     )
-    rng, draws, made = np.random.default_rng(0), [], []
+    rng, visits, made = np.random.default_rng(0), [], []
 
     def fake(self, clips, texts, settings, turn):
-        draws.append((turn, sorted(clips)))
+        visits.append((turn, sorted(clips)))
         for i, clip in clips.items():
             z = rng.normal(size=clip.latents.shape).astype(np.float32)
-            z = np.where(clip.known[..., None], clip.latents, z)
+            z = np.where(clip.condition_mask[..., None], clip.latents, z)
             if i == 1:
-                made.append(z[clip.known[:, 0, 0].sum() :])
+                made.append(z[clip.condition_mask[:, 0, 0].sum() :])
             yield i, z
 
     monkeypatch.setattr(Pipeline, "sample_clips", fake)
@@ -213,6 +221,6 @@ def test_windows_have_noise_of_their_own_and_are_decoded_in_one_stream(
     one = dataclasses.replace(PLAIN, frames=1)
     results = list(short.generate_each([one, long], SETTINGS))
     assert [place for place, _ in results] == [0, 1]
-    assert draws == [(0, [0, 1]), (1, [1]), (2, [1])]
+    assert visits == [(0, [0, 1]), (1, [1]), (2, [1])]
     whole = decode_clip(pipeline.vae.params, tiny.VAE, np.concatenate(made))
     np.testing.assert_array_equal(results[1][1], whole[:25])

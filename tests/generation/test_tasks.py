@@ -42,14 +42,14 @@ pytestmark = pytest.mark.usefixtures("lossless")
         (True, True, (1, [8.0])),
     ],
 )
-def test_animation(first, last, known):
+def test_animation(first, last, condition_mask):
     task = Animate(
         first=TRUTH[:1] if first else None, last=TRUTH[32:33] if last else None
     )
     job = studio(task, 33, prompt="a ball")
     video, [clip] = drive(job, oracle((TRUTH[:33], 0)))
     np.testing.assert_array_equal(video, TRUTH[:33])
-    assert known_frames(clip) == known and clip.fps == 12.0
+    assert known_frames(clip) == condition_mask and clip.fps == 12.0
 
 
 def test_what_comes_after_stands_at_a_whole_latent_if_nothing_is_before():
@@ -122,8 +122,8 @@ def test_a_bridge_may_start_from_a_cross_fade_or_be_one(kind, strength):
     frames = 20 + 15 + 20 * (kind is Connect)
     video, clips = drive(studio(task, frames), oracle(*pieces))
     np.testing.assert_array_equal(video[20:35], fade)
-    known = [known_frames(clip) for clip in clips]
-    assert known == [(3, []), (0, [4.0]), (3, [6.0])][: 3 if strength else 2]
+    condition_mask = [known_frames(clip) for clip in clips]
+    assert condition_mask == [(3, []), (0, [4.0]), (3, [6.0])][: 3 if strength else 2]
     assert {clip.strength for clip in clips[:2]} == {1.0}
     if strength:
         np.testing.assert_array_equal(decode(None, CFG, clips[2].latents), start)
@@ -149,7 +149,7 @@ def test_an_edit_starts_from_the_clip_and_knows_nothing():
     video, [clip] = drive(job, oracle((TRUTH[:17], 0)))
     np.testing.assert_array_equal(video, TRUTH[:17])
     np.testing.assert_array_equal(clip.latents, encode(None, CFG, OTHER[:17]))
-    assert clip.strength == 0.3 and not clip.known.any()
+    assert clip.strength == 0.3 and not clip.condition_mask.any()
 
 
 def test_inpainting_keeps_what_is_around_whole_patches():
@@ -161,7 +161,9 @@ def test_inpainting_keeps_what_is_around_whole_patches():
     np.testing.assert_array_equal(video, made)
     hole = np.zeros((4, 4), bool)
     hole[:2, 2:] = True
-    np.testing.assert_array_equal(clip.known, np.broadcast_to(~hole, (5, 4, 4)))
+    np.testing.assert_array_equal(
+        clip.condition_mask, np.broadcast_to(~hole, (5, 4, 4))
+    )
 
 
 @pytest.mark.parametrize("row", range(10, 20))
@@ -170,7 +172,7 @@ def test_a_line_stays_one_however_little_it_is_scaled(row):
     mask = np.zeros((48, 48), bool)
     mask[row] = True
     _, [clip] = drive(studio(Inpaint(video=video, mask=mask), 17), anything)
-    assert (~clip.known).all(axis=(0, 2)).any()
+    assert (~clip.condition_mask).all(axis=(0, 2)).any()
 
 
 def test_a_hole_thinner_than_a_pixel_is_one_still():
@@ -180,7 +182,9 @@ def test_a_hole_thinner_than_a_pixel_is_one_still():
     _, [clip] = drive(studio(Inpaint(video=video, mask=mask), 17), anything)
     whole = np.zeros((4, 4), bool)
     whole[:2, 2:] = True  # 12, and 16 to 31, of 32 pixels
-    np.testing.assert_array_equal(clip.known, np.broadcast_to(~whole, (5, 4, 4)))
+    np.testing.assert_array_equal(
+        clip.condition_mask, np.broadcast_to(~whole, (5, 4, 4))
+    )
 
 
 def test_a_larger_canvas_keeps_the_clip_in_its_middle():
@@ -190,7 +194,10 @@ def test_a_larger_canvas_keeps_the_clip_in_its_middle():
     made[:, 16:48, 16:48] = TRUTH[:17]
     video, [clip] = drive(job, lambda clip: encode(None, CFG, made))
     np.testing.assert_array_equal(video, made)
-    assert clip.known.sum() == 5 * 4 * 4 and clip.known[:, 2:6, 2:6].all()
+    assert (
+        clip.condition_mask.sum() == 5 * 4 * 4
+        and clip.condition_mask[:, 2:6, 2:6].all()
+    )
 
 
 def test_around_a_hole_all_comes_back_as_it_was_given():

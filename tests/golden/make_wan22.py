@@ -103,17 +103,17 @@ def make_transformer() -> None:
     for row, n in zip(text, words, strict=True):
         row[n:] = 0.0
     time = np.array([[700.0], [250.0]], np.float32)
-    known = np.zeros((2, 3, 2 * 3), bool)  # latent frame, patch
-    known[0, 0] = known[1, 2] = True
-    known = known.reshape(2, -1)
+    condition_mask = np.zeros((2, 3, 2 * 3), bool)  # latent frame, patch
+    condition_mask[0, 0] = condition_mask[1, 2] = True
+    condition_mask = condition_mask.reshape(2, -1)
     with torch.no_grad():
         out = model(
             torch.tensor(x),
-            torch.tensor(np.where(known, 0.0, time).astype(np.float32)),
+            torch.tensor(np.where(condition_mask, 0.0, time).astype(np.float32)),
             torch.tensor(text),
         ).sample
     arrays = {"x": x, "text": text[:, : words.max()], "words": words, "time": time}
-    arrays |= {"known": known, "out": out.numpy()}
+    arrays |= {"known": condition_mask, "out": out.numpy()}
     save("wan22_dit", model, torch.float32, arrays)
 
 

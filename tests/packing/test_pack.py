@@ -8,15 +8,15 @@ import pytest
 from soraxla.packing.pack import PackConfig, Segment, pack, unpack
 
 
-def make_segment(n, m, *, seed=0, known=None) -> Segment:
+def make_segment(n, m, *, seed=0, condition_mask=None) -> Segment:
     rng = np.random.default_rng(seed)
     return Segment(
         tokens=rng.normal(size=(n, 4)).astype(np.float32),
         positions=rng.normal(size=(n, 3)).astype(np.float32),
         text=rng.normal(size=(m, 6)).astype(np.float32),
-        draw=seed + 2**31,
+        visit=seed + 2**31,
         shift=1.5 + seed,
-        known=known,
+        condition_mask=condition_mask,
     )
 
 
@@ -26,7 +26,7 @@ ROWS = [
         make_segment(3, 1, seed=2),
         make_segment(1, 3, seed=3),
     ],
-    [make_segment(9, 6, seed=4, known=np.arange(9) < 2)],
+    [make_segment(9, 6, seed=4, condition_mask=np.arange(9) < 2)],
 ]
 ROW_SPEC = PackConfig(row_length=10, text_length=7, max_segments=4)
 
@@ -56,13 +56,13 @@ def test_segments_stand_in_order_and_padding_only_at_the_end():
     np.testing.assert_array_equal(
         batch.text_segment_ids, [[1, 1, 2, 3, 3, 3, 0], [1] * 6 + [0]]
     )
-    for array in (batch.latents, batch.positions, batch.known):
+    for array in (batch.latents, batch.positions, batch.condition_mask):
         assert not array[:, -1].any()
     np.testing.assert_array_equal(
-        batch.draw, [[1 + 2**31, 2 + 2**31, 3 + 2**31, 0], [4 + 2**31, 0, 0, 0]]
+        batch.visit, [[1 + 2**31, 2 + 2**31, 3 + 2**31, 0], [4 + 2**31, 0, 0, 0]]
     )
     np.testing.assert_array_equal(batch.shift, [[2.5, 3.5, 4.5, 1], [5.5, 1, 1, 1]])
-    np.testing.assert_array_equal(batch.known.sum(axis=1), [0, 2])
+    np.testing.assert_array_equal(batch.condition_mask.sum(axis=1), [0, 2])
     dtypes = " ".join(array.dtype.name for array in batch)
     expected = "float32 int32 int32 float32 bool float32 float32 int32 uint32 float32"
     assert dtypes == expected

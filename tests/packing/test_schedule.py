@@ -13,14 +13,14 @@ from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import (
     ScheduleIndex,
     Visit,
-    deal,
+    balance,
     fill,
     imbalance,
-    plan_rows,
-    plan_steps,
-    plan_window,
+    schedule_rows,
+    schedule_steps,
+    schedule_window,
     row_cost,
-    window_draws,
+    window_visits,
 )
 
 TEN = [100, 77, 70, 80, 96, 360, 392, 360, 650, 792]  # tokens of ten small samples
@@ -47,7 +47,7 @@ def plan(index, spec, windows, seed=0):
     return [
         row
         for w in range(windows)
-        for row in plan_window(index, spec, seed=seed, window=w)
+        for row in schedule_window(index, spec, seed=seed, window=w)
     ]
 
 
@@ -57,11 +57,11 @@ SPEC = PackConfig(row_length=1024, text_length=256, max_segments=16)
 @pytest.mark.parametrize("samples", [1, 7, 256, 1000])
 def test_every_draw_is_planned_once_and_every_epoch_holds_every_sample(samples):
     index = make_index(np.random.default_rng(1).integers(1, 1024, samples))
-    draws = sorted(draw for row in plan(index, SPEC, 8) for draw in row)
-    assert [draw.draw for draw in draws] == list(range(len(draws)))
-    for epoch in range(len(draws) // samples):
-        visited = draws[epoch * samples : (epoch + 1) * samples]
-        assert sorted(draw.sample for draw in visited) == list(range(samples))
+    visits = sorted(visit for row in plan(index, SPEC, 8) for visit in row)
+    assert [visit.number for visit in visits] == list(range(len(visits)))
+    for epoch in range(len(visits) // samples):
+        visited = visits[epoch * samples : (epoch + 1) * samples]
+        assert sorted(visit.sample for visit in visited) == list(range(samples))
 
 
 def test_epochs_and_seeds_are_shuffled_differently():
@@ -76,19 +76,19 @@ def test_epochs_and_seeds_are_shuffled_differently():
 def test_draws_do_not_depend_on_the_window_they_are_planned_in():
     index = make_index(TEN)
     other = PackConfig(row_length=2048, text_length=256, max_segments=16)
-    assert window_draws(index, SPEC) != window_draws(index, other)
-    draws = [
+    assert window_visits(index, SPEC) != window_visits(index, other)
+    visits = [
         sorted(d for r in plan(index, spec, 4) for d in r) for spec in (SPEC, other)
     ]
-    shared = min(map(len, draws))
-    assert draws[0][:shared] == draws[1][:shared]
+    shared = min(map(len, visits))
+    assert visits[0][:shared] == visits[1][:shared]
 
 
 @pytest.mark.parametrize(
     ("text_length", "max_segments", "draws"),
     [(256, 16, 1280), (51, 16, 384), (256, 4, 512)],
 )
-def test_a_window_fills_128_rows_whatever_is_scarce(text_length, max_segments, draws):
+def test_a_window_fills_128_rows_whatever_is_scarce(text_length, max_segments, visits):
     """Samples of 100 tokens and 17 text tokens: 10, 3 or 4 share a row."""
     spec = PackConfig(
         row_length=1000,
@@ -97,8 +97,8 @@ def test_a_window_fills_128_rows_whatever_is_scarce(text_length, max_segments, d
         caption_dropout=0.0,
     )
     index = make_index(np.full(7, 100))
-    assert window_draws(index, spec) == draws
-    assert len(plan_window(index, spec, seed=0, window=1)) == 128
+    assert window_visits(index, spec) == visits
+    assert len(schedule_window(index, spec, seed=0, window=1)) == 128
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_a_window_fills_128_rows_whatever_is_scarce(text_length, max_segments, d
 )
 def test_rows_keep_all_three_budgets(spec):
     for row in plan(make_index(TEN), spec, 4):
-        assert sum(draw.tokens for draw in row) <= spec.row_length
-        assert sum(draw.text_tokens for draw in row) <= spec.text_length
+        assert sum(visit.tokens for visit in row) <= spec.row_length
+        assert sum(visit.text_tokens for visit in row) <= spec.text_length
         assert 1 <= len(row) <= spec.max_segments
 
 
@@ -120,56 +120,58 @@ def test_rows_keep_all_three_budgets(spec):
 def test_a_plan_resumed_anywhere_continues_the_same(batch_rows):
     sizes = {"batch_rows": batch_rows}
     index = make_index(TEN)
-    whole = list(islice(plan_steps(index, SPEC, seed=3, **sizes), 60))
+    whole = list(islice(schedule_steps(index, SPEC, seed=3, **sizes), 60))
     for step in (0, 1, 14, 15, 16, 40):
-        again = plan_steps(index, SPEC, seed=3, start=whole[step][0], **sizes)
+        again = schedule_steps(index, SPEC, seed=3, start=whole[step][0], **sizes)
         assert list(islice(again, 17)) == whole[step + 1 : step + 18]
 
 
 def test_the_place_behind_a_windows_last_row_is_the_next_window():
     index = make_index(TEN)
-    rows = len(plan_window(index, SPEC, seed=0, window=0))
-    assert next(plan_rows(index, SPEC, seed=0, row=rows))[:2] == (1, 0)
+    rows = len(schedule_window(index, SPEC, seed=0, window=0))
+    assert next(schedule_rows(index, SPEC, seed=0, row=rows))[:2] == (1, 0)
 
 
 def test_numbers_are_the_same_for_ever():
     """A checkpoint holds only a place: another stream would silently change a run."""
     index = make_index(TEN)
-    rows = plan_window(index, SPEC, seed=0, window=1)
+    rows = schedule_window(index, SPEC, seed=0, window=1)
     assert rows[0] == (
         Visit(642, 8, 650, 17, 1, True),
         Visit(542, 5, 360, 17, 1, True),
     )
-    far = plan_window(index, SPEC, seed=0, window=2**24)
+    far = schedule_window(index, SPEC, seed=0, window=2**24)
     first = 2**24 * 441 % 2**32  # uint32
-    assert {draw.draw for row in far for draw in row} == set(range(first, first + 441))
-    steps = plan_steps(index, SPEC, seed=0, batch_rows=2)
+    assert {visit.number for row in far for visit in row} == set(
+        range(first, first + 441)
+    )
+    steps = schedule_steps(index, SPEC, seed=0, batch_rows=2)
     place, step = next(islice(steps, 20, None))
     assert place == (0, 32, 5)
-    assert [[draw.draw for draw in row] for row in step] == [
+    assert [[visit.number for visit in row] for row in step] == [
         [68, 73, 78, 84, 93],
         [425, 435, 175, 186, 198],
     ]
 
     cut = replace(SPEC, cut_share=0.5, row_length=4096)
-    rows = plan_window(make_index([40], frames=9), cut, seed=0, window=0)
+    rows = schedule_window(make_index([40], frames=9), cut, seed=0, window=0)
     assert [d.latent_frames for d in rows[0]] == [9] * 10 + [6, 1, 2, 1, 2]
 
 
 def test_captions_are_dropped_at_the_rate_and_cost_the_empty_text():
     index = make_index(np.full(50, 10))
-    draws = [draw for row in plan(index, SPEC, 40) for draw in row]
-    dropped = [draw for draw in draws if not draw.caption_kept]
-    assert abs(len(dropped) / len(draws) - 0.1) < 0.01
-    assert {draw.text_tokens for draw in dropped} == {1}
-    assert {draw.text_tokens for draw in draws if draw.caption_kept} == {17}
-    assert len({draw.sample for draw in dropped}) == 50  # by draw, not by sample
+    visits = [visit for row in plan(index, SPEC, 40) for visit in row]
+    dropped = [visit for visit in visits if not visit.caption_kept]
+    assert abs(len(dropped) / len(visits) - 0.1) < 0.01
+    assert {visit.text_tokens for visit in dropped} == {1}
+    assert {visit.text_tokens for visit in visits if visit.caption_kept} == {17}
+    assert len({visit.sample for visit in dropped}) == 50  # by draw, not by sample
     for rate, kept in ((0.0, {True}), (1.0, {False})):
         spec = PackConfig(
             row_length=64, text_length=256, max_segments=9, caption_dropout=rate
         )
         rows = plan(index, spec, 2)
-        assert {draw.caption_kept for row in rows for draw in row} == kept
+        assert {visit.caption_kept for row in rows for visit in row} == kept
 
 
 def test_rows_of_a_window_are_not_sorted_by_size():
@@ -207,7 +209,7 @@ def test_a_clip_longer_than_the_row_keeps_its_first_latents():
 )
 def test_what_can_never_be_packed_is_refused_before_the_first_step(index, message):
     with pytest.raises(ValueError, match=message) as error:
-        next(plan_steps(index, SPEC, seed=0, batch_rows=1))
+        next(schedule_steps(index, SPEC, seed=0, batch_rows=1))
     assert "\n" not in str(error.value)
 
 
@@ -248,11 +250,11 @@ def test_ten_samples_fill_rows_to_95_percent(row_length, max_segments):
     assert fill(plan(make_index(TEN), spec, 10), spec) >= 0.95
 
 
-def rows_of_grains_first_fit(draws, spec, bins) -> int:
+def rows_of_grains_first_fit(visits, spec, bins) -> int:
     """How many rows Grain's own packer fills with these draws, in stream order."""
     elements = [
         {"tokens": np.ones(d.tokens, np.int8), "text": np.ones(d.text_tokens, np.int8)}
-        for d in sorted(draws)
+        for d in sorted(visits)
     ]
     oracle = FirstFitPackIterDataset(
         grain.MapDataset.source(elements).to_iter_dataset(),
@@ -263,7 +265,7 @@ def rows_of_grains_first_fit(draws, spec, bins) -> int:
     )
     packed = list(oracle)
     tokens = sum(np.count_nonzero(row["tokens"]) for row in packed)
-    assert tokens == sum(draw.tokens for draw in draws)
+    assert tokens == sum(visit.tokens for visit in visits)
     return len(packed)
 
 
@@ -282,29 +284,31 @@ def rows_of_grains_first_fit(draws, spec, bins) -> int:
 def test_windows_take_no_more_rows_than_grains_first_fit(index, spec):
     ours = theirs = 0
     for window in range(6):
-        rows = plan_window(index, spec, seed=0, window=window)
-        draws = [draw for row in rows for draw in row]
+        rows = schedule_window(index, spec, seed=0, window=window)
+        visits = [visit for row in rows for visit in row]
         ours += len(rows)
-        theirs += rows_of_grains_first_fit(draws, spec, len(rows))
+        theirs += rows_of_grains_first_fit(visits, spec, len(rows))
     assert ours <= theirs
 
 
 @pytest.mark.parametrize(("index", "spec"), [(make_index(TEN), SPEC), (MIX, LONG)])
 def test_windows_take_no_more_rows_than_first_fit_on_the_whole_stream(index, spec):
     rows = plan(index, spec, 4)
-    draws = [draw for row in rows for draw in row]
-    assert len(rows) <= rows_of_grains_first_fit(draws, spec, len(rows) // 4)
+    visits = [visit for row in rows for visit in row]
+    assert len(rows) <= rows_of_grains_first_fit(visits, spec, len(rows) // 4)
 
 
 # --- Dealing ----------------------------------------------------------------------
 
 
 def steps_of(index, spec, steps, **sizes):
-    return [rows for _, rows in islice(plan_steps(index, spec, seed=0, **sizes), steps)]
+    return [
+        rows for _, rows in islice(schedule_steps(index, spec, seed=0, **sizes), steps)
+    ]
 
 
 def rows_of(index, spec, number):
-    return [row for _, _, row in islice(plan_rows(index, spec, seed=0), number)]
+    return [row for _, _, row in islice(schedule_rows(index, spec, seed=0), number)]
 
 
 @pytest.mark.parametrize("batch_rows", [1, 5, 8, 64])
@@ -342,7 +346,7 @@ def test_a_step_has_neighbours_in_cost_there_and_back_again():
         for i in range(16)
     ]
     mixed = [rows[7 * i % 16] for i in range(16)]
-    dealt = [[row[0].draw for row in step] for step in deal(mixed, 4)]
+    dealt = [[row[0].visit for row in step] for step in balance(mixed, 4)]
     assert dealt == [[0, 3, 1, 2], [4, 7, 5, 6], [8, 11, 9, 10], [12, 15, 13, 14]]
-    assert [row[0].draw for row in deal(rows[:15], 5)[0]] == [0, 4, 1, 3, 2]
-    assert deal(mixed, 1) == [[row] for row in rows]
+    assert [row[0].visit for row in balance(rows[:15], 5)[0]] == [0, 4, 1, 3, 2]
+    assert balance(mixed, 1) == [[row] for row in rows]

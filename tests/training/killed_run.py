@@ -21,7 +21,7 @@ from soraxla.core.config import to_dict
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.models.dit.config import DiTConfig
 from soraxla.packing.pack import PackConfig
-from soraxla.training.loop import Job, LoopConfig, train
+from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
 CFG = DiTStepConfig(
@@ -74,7 +74,7 @@ def job(data, wrap=lambda batches: batches):
         batch_rows=2,
         shift=functools.partial(time_shift, "auto"),
     )
-    return Job(
+    return Experiment(
         settings={"kind": "dit", "step": to_dict(CFG)},
         init=INIT,
         step=STEP,

@@ -26,7 +26,7 @@ from soraxla.parallel.mesh import (
     own_rows,
     put_rows,
 )
-from soraxla.training.loop import Job, LoopConfig, train
+from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
@@ -46,7 +46,7 @@ SPEC = PackConfig(row_length=32, text_length=12, max_segments=6)
 ROWS = 8
 
 
-def job(data, mesh) -> Job:
+def job(data, mesh) -> Experiment:
     batches = packed_batches(
         open_dataset(data),
         SPEC,
@@ -55,7 +55,7 @@ def job(data, mesh) -> Job:
         shift=functools.partial(time_shift, "auto"),
         own=own_rows(ROWS, mesh),
     )
-    return Job(
+    return Experiment(
         settings={"kind": "dit", "step": to_dict(CFG)},
         init=functools.partial(dit_init, CFG),
         step=functools.partial(dit_step, cfg=CFG),

@@ -23,7 +23,7 @@ from soraxla.core.trees import named_leaves, sha256_of_tree
 from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import Purpose, sample_keys
 from soraxla.models.dit.config import dit_config
-from soraxla.training.experiment import DiTTrainingConfig, dit_job
+from soraxla.training.experiment import DiTTrainingConfig, dit_experiment
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import train
 from soraxla.training.steps import DiTStepConfig, dit_error
@@ -100,7 +100,7 @@ def settings(way, start, **step):
 
 def fine_tune(way, start, dataset, workdir, *, steps, **step):
     cfg = settings(way, start, **step)
-    job = dit_job(cfg, open_dataset(dataset), workdir, start=start)
+    job = dit_experiment(cfg, open_dataset(dataset), workdir, start=start)
     loop = replace(cfg.loop, steps=steps, checkpoint_every=100)
     return train(job, loop, workdir), job, cfg
 
@@ -114,7 +114,7 @@ def test_times_may_be_shifted_otherwise_than_a_sampler_s(folder, dataset, tmp_pa
     start = open_start(folder)
     cfg = settings("full", start)
     for shift in (None, 2.0):
-        job = dit_job(
+        job = dit_experiment(
             replace(cfg, shift=shift), open_dataset(dataset), tmp_path, start=start
         )
         batch = next(iter(job.batches))
@@ -145,7 +145,7 @@ def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype
     assert loaded.config["text_encoder"] == "hashed:8"
     # And the first loss is that model's.
     batch = next(iter(job.batches))
-    keys = sample_keys(cfg.step.seed, Purpose.TIME, batch.draw)
+    keys = sample_keys(cfg.step.seed, Purpose.TIME, batch.visit)
     times = sample_times(keys, batch.shift)
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     np.testing.assert_allclose(
@@ -190,8 +190,8 @@ def test_adapters_lower_the_loss(adapted):
     """At fixed noise and times that training never saw."""
     _, job, cfg, workdir, _ = adapted
     batch = next(iter(job.batches))
-    batch = batch._replace(draw=batch.draw + np.uint32(1 << 20))
-    times = jnp.broadcast_to(jnp.linspace(0.1, 0.9, 8)[None], batch.draw.shape)
+    batch = batch._replace(visit=batch.visit + np.uint32(1 << 20))
+    times = jnp.broadcast_to(jnp.linspace(0.1, 0.9, 8)[None], batch.visit.shape)
     before = error_of(job.frozen[0], batch, times, cfg)
     after = error_of(load_transformer(workdir).params, batch, times, cfg)
     assert after < 0.9 * before

@@ -90,7 +90,7 @@ def test_accumulation_sends_no_row_to_another_device():
         tokens=np.zeros((4, 16), np.float32),
         positions=np.zeros((4, 3), np.float32),
         text=np.zeros((2, 8), np.float32),
-        draw=0,
+        visit=0,
         shift=1.0,
     )
     batch = pack([[clip]] * 16, mesh_run.SPEC)

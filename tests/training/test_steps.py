@@ -49,14 +49,14 @@ VAE = VAEStepConfig(
 SPEC = PackConfig(row_length=32, text_length=12, max_segments=4)
 
 
-def clip(seed, grid, draw):
+def clip(seed, grid, visit):
     rng = np.random.default_rng(seed)
     place = positions(LatentGrid(t=grid[0], h=grid[1], w=grid[2]), (1, 2, 2), 24.0)
     return Segment(
         tokens=rng.normal(size=(len(place), 8)).astype(np.float32),
         positions=place,
         text=rng.normal(size=(1 + seed, 6)).astype(np.float32),
-        draw=draw,
+        visit=visit,
         shift=1.0 + seed,
     )
 
@@ -100,9 +100,9 @@ def loss_of(step, state):
 def test_the_first_loss_is_the_zero_predictors(fresh, step):
     """mean (ε − x0)², written out from the draws alone."""
     batch = rows([A, B], [C])
-    keys = sample_keys(DIT.seed, Purpose.TIME, batch.draw)
+    keys = sample_keys(DIT.seed, Purpose.TIME, batch.visit)
     t_BL = token_times(sample_times(keys, batch.shift), batch.segment_ids)
-    eps = noise(DIT.seed, batch.draw, batch.segment_ids, batch.token_index, 8)
+    eps = noise(DIT.seed, batch.visit, batch.segment_ids, batch.token_index, 8)
     target = Process().target(batch.latents, eps, t_BL)
     total, weight = packed_mse(jnp.zeros_like(target), target, batch)
     _, metrics = step(fresh, batch)
@@ -125,7 +125,7 @@ def test_a_draw_has_its_noise_and_time_whatever_the_step(step, state):
 
 def test_another_draw_has_other_noise(loss_of):
     """Another visit to the same clip; the loss differs by its noise and time."""
-    again = replace(A, draw=12)
+    again = replace(A, visit=12)
     one = loss_of(rows([A, B], [C]))
     assert abs(loss_of(rows([again, B], [C])) - one) > 1e-3
 
@@ -147,19 +147,23 @@ def test_what_stands_at_padding_changes_nothing(step, state):
 
 def test_known_tokens_have_a_time_of_their_own_and_no_loss(step, fresh, state):
     """The zero predictor's loss is that of the others; what is known is seen."""
-    known = np.arange(12) < 4  # of B's three latent frames, the first
-    batch = rows([A, replace(B, known=known)], [C])
-    keys = sample_keys(DIT.seed, Purpose.TIME, batch.draw)
+    condition_mask = np.arange(12) < 4  # of B's three latent frames, the first
+    batch = rows([A, replace(B, condition_mask=condition_mask)], [C])
+    keys = sample_keys(DIT.seed, Purpose.TIME, batch.visit)
     t_BL = token_times(sample_times(keys, batch.shift), batch.segment_ids)
-    eps = noise(DIT.seed, batch.draw, batch.segment_ids, batch.token_index, 8)
+    eps = noise(DIT.seed, batch.visit, batch.segment_ids, batch.token_index, 8)
     square = np.square(Process().target(batch.latents, eps, t_BL)).mean(-1)
-    ids = np.where(batch.known, 0, batch.segment_ids)
+    ids = np.where(batch.condition_mask, 0, batch.segment_ids)
     parts = [square[r][ids[r] == s] for r, s in ((0, 1), (0, 2), (1, 1))]
     weight = np.sqrt([len(part) for part in parts])
     expected = (weight * [part.mean() for part in parts]).sum() / weight.sum()
     loss = step(fresh, batch)[1]["loss"]
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    other = replace(B, known=known, tokens=B.tokens + 3.0 * known[:, None])
+    other = replace(
+        B,
+        condition_mask=condition_mask,
+        tokens=B.tokens + 3.0 * condition_mask[:, None],
+    )
     seen, changed = (step(state, rows([A, b], [C]))[1]["loss"] for b in (B, other))
     assert abs(float(seen - changed)) > 1e-3
 
@@ -200,10 +204,10 @@ def test_a_forecast_is_learnt_from_the_frames_before_as_they_are():
     train = quick(functools.partial(dit_step, cfg=cfg))
     state = quick(functools.partial(dit_init, cfg))()
     batch, frame = rows([B, C]), 4  # of 3 and 2 frames
-    keys = sample_keys(cfg.seed, Purpose.KNOWN, batch.draw)
+    keys = sample_keys(cfg.seed, Purpose.KNOWN, batch.visit)
     t_BS = 0.1 * jax.vmap(jax.vmap(jax.random.uniform))(keys)
     t_BL = token_times(t_BS, batch.segment_ids)
-    eps = noise(cfg.seed, batch.draw, batch.segment_ids, batch.token_index, 8)
+    eps = noise(cfg.seed, batch.visit, batch.segment_ids, batch.token_index, 8)
     x = np.array(Process().corrupt(batch.latents, eps, t_BL))
     copied = np.concatenate([np.zeros_like(x[:, :frame]), x[:, :-frame]], axis=1)
     copied[:, 3 * frame : 4 * frame] = 0.0  # the second clip's first

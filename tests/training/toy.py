@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraxla.training.loop import Job
+from soraxla.training.loop import Experiment
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create, update
 
@@ -57,7 +57,7 @@ def step(state, x):
 
 
 def job(*, settings=None, width=WIDTH, preview=None, **batches):
-    return Job(
+    return Experiment(
         settings={"kind": "toy", "step": {"rate": 0.05}, **(settings or {})},
         init=functools.partial(init, width),
         step=step,

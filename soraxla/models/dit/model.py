@@ -73,11 +73,11 @@ def init(key: jax.Array, cfg: DiTConfig) -> Params:
         segment_ids=jnp.ones((1, 1), jnp.int32),
         token_index=jnp.zeros((1, 1), jnp.int32),
         positions=jnp.zeros((1, 1, 3)),
-        known=jnp.zeros((1, 1), bool),
+        condition_mask=jnp.zeros((1, 1), bool),
         controls=jnp.zeros((1, 1, cfg.controls.width)),
         text=jnp.zeros((1, 1, cfg.text_width)),
         text_segment_ids=jnp.ones((1, 1), jnp.int32),
-        draw=jnp.zeros((1, 1), jnp.uint32),
+        visit=jnp.zeros((1, 1), jnp.uint32),
         shift=jnp.ones((1, 1)),
     )
     t_BS = jnp.zeros((1, 1))
@@ -91,7 +91,7 @@ def apply(
     x: Float[Array, "b l p"],
     t: Float[Array, "b s"],
     batch: PackedBatch,
-    known_t: Float[Array, "b s"] | None = None,
+    condition_t: Float[Array, "b s"] | None = None,
     adapters: PyTree = None,
     text: "Text | None" = None,
 ) -> Float[Array, "b l p"]:
@@ -111,10 +111,10 @@ def apply(
     _check_width("token", x.shape[-1], cfg.patch_dim, "latent_channels or patch")
     _check_width("control", batch.controls.shape[-1], cfg.controls.width, "controls")
     _check_width("text", batch.text.shape[-1], cfg.text_width, "text_width")
-    if known_t is None:
-        known_t = jnp.zeros(t.shape, jnp.float32)
+    if condition_t is None:
+        condition_t = jnp.zeros(t.shape, jnp.float32)
     variables = {"params": params, "lora": adapters or {}}
-    inputs = (x, t, batch, known_t, text)
+    inputs = (x, t, batch, condition_t, text)
     return DiT(cfg).apply(variables, *inputs)  # pyright: ignore
 
 
@@ -175,7 +175,7 @@ def denoiser(
     params: Params,
     cfg: DiTConfig,
     batch: PackedBatch,
-    known_t: Float[Array, ""] | float = 0.0,
+    condition_t: Float[Array, ""] | float = 0.0,
 ) -> Callable[[Array, Array], Array]:
     """`apply` as (x, t) → prediction; the text is encoded here, once.
 
@@ -184,8 +184,8 @@ def denoiser(
     text = encode_text(params, cfg, batch)
 
     def denoise(x: Array, t: Array) -> Array:
-        known = jnp.full(t.shape, known_t, jnp.float32)
-        return apply(params, cfg, x, t, batch, known, text=text)
+        times = jnp.full(t.shape, condition_t, jnp.float32)
+        return apply(params, cfg, x, t, batch, times, text=text)
 
     return denoise
 
@@ -257,13 +257,13 @@ class DiT(nn.Module):
             self.forecast_embed = linear(cfg.width, dtype, zero=True)
             self.forecast_gate = Linear(cfg.patch_dim, dtype, zeros, out_dtype=fp32)
 
-    def __call__(self, x_BLP, t, batch, known_t, text: Text | None = None):
-        x, ctx, e_BRD = self.embed(x_BLP, t, batch, known_t, text)
+    def __call__(self, x_BLP, t, batch, condition_t, text: Text | None = None):
+        x, ctx, e_BRD = self.embed(x_BLP, t, batch, condition_t, text)
         x, _ = self.blocks(x, ctx, None if text is None else text[:2])
         return self.unembed(x, ctx, e_BRD, x_BLP)
 
     def embed(
-        self, x, t, batch, known_t, text: Text | None = None
+        self, x, t, batch, condition_t, text: Text | None = None
     ) -> tuple[jax.Array, Context, jax.Array]:
         """Tokens (B,L,D), what blocks read beside them, and the time embedding."""
         cfg, x_BLP = self.cfg, x
@@ -272,9 +272,9 @@ class DiT(nn.Module):
             x = x + self.position_embed(position_features(batch.positions))
         if cfg.controls.width:
             x = x + self.control_embed(jnp.asarray(batch.controls, x.dtype))
-        known = batch.known[:, :, None] * self.known_embed[None, None, :]
-        x = constrain(x + known.astype(x.dtype), "batch", "tokens", None)
-        rows = jnp.stack([t, known_t], axis=-1).reshape(t.shape[0], -1)
+        condition = batch.condition_mask[:, :, None] * self.known_embed[None, None, :]
+        x = constrain(x + condition.astype(x.dtype), "batch", "tokens", None)
+        rows = jnp.stack([t, condition_t], axis=-1).reshape(t.shape[0], -1)
         hidden = constrain(self.time_in(time_features(rows)), "batch", None, None)
         e_BRD = constrain(self.time_out(nn.silu(hidden)), "batch", None, None)
         modulation = constrain(self.time_proj(nn.silu(e_BRD)), "batch", None, None)
@@ -283,7 +283,7 @@ class DiT(nn.Module):
             self.text(batch) if text is None else (None, *text[2:])
         )
         segment = jnp.maximum(batch.segment_ids - 1, 0)
-        row = 2 * segment + batch.known.astype(segment.dtype)
+        row = 2 * segment + batch.condition_mask.astype(segment.dtype)
         near = forecast = None
         if cfg.local_layers or cfg.forecast_layers:
             near = _neighbours(batch)
@@ -336,7 +336,7 @@ class DiT(nn.Module):
         bias = None
         if self.cfg.text_pad_to is not None:
             text, ids, bias = _add_pads(
-                text, ids, batch.draw.shape[1], self.cfg.text_pad_to
+                text, ids, batch.visit.shape[1], self.cfg.text_pad_to
             )
         text = self.text_embed(text)
         for refiner in self.text_refiner:
@@ -346,7 +346,7 @@ class DiT(nn.Module):
 
 def _neighbours(batch: PackedBatch) -> Int[Array, "b l 10"]:
     places, ids = jnp.asarray(batch.positions), jnp.asarray(batch.segment_ids)
-    return neighbours(places, ids, batch.draw.shape[1])
+    return neighbours(places, ids, batch.visit.shape[1])
 
 
 def _add_pads(

@@ -19,7 +19,7 @@ from soraxla.models.dit.lora import LoRAConfig
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import patchify, positions, unpatchify
 from soraxla.training.finetune import open_start
-from soraxla.training.loop import Job, LoopConfig, train
+from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.steps import DiTStepConfig, dit_init
 from tests.golden.wan import LORA, part, write_transformer
 from tests.tiny import quick
@@ -58,7 +58,7 @@ def trained(workdir, start, settings, adapters=None):
         metrics["batches"] = zero + 1
         return state._replace(step=state.step + 1), metrics
 
-    job = Job(
+    job = Experiment(
         settings={
             "kind": "dit",
             "step": to_dict(step),
@@ -105,7 +105,7 @@ def predicted(params, model, adapters=None):
         ),
         positions=positions(grid, model.patch, model.rope_fps, model.rope_fps),
         text=GOLDEN["text"][0, : int(GOLDEN["tokens"])],
-        draw=0,
+        visit=0,
         shift=1.0,
     )
     spec = PackConfig(row_length=len(clip.tokens), text_length=8, max_segments=1)

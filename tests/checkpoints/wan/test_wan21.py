@@ -90,11 +90,11 @@ def one_clip(x, text, cfg):
         segment_ids=np.ones((1, n), np.int32),
         token_index=np.arange(n, dtype=np.int32)[None],
         positions=positions(grid, cfg.patch, fps=16.0, rope_fps=16.0)[None],
-        known=np.zeros((1, n), bool),
+        condition_mask=np.zeros((1, n), bool),
         controls=np.zeros((1, n, 0), np.float32),
         text=text[None],
         text_segment_ids=np.ones((1, len(text)), np.int32),
-        draw=np.zeros((1, 1), np.uint32),
+        visit=np.zeros((1, 1), np.uint32),
         shift=np.full((1, 1), cfg.shift, np.float32),
     )
 

@@ -140,13 +140,13 @@ def test_a_time_of_its_own_for_every_token(folder, golden):
         segment_ids=segments,
         token_index=np.tile(np.arange(n, dtype=np.int32), 2)[None],
         positions=np.tile(positions(grid, cfg.patch, 24.0, cfg.rope_fps), (2, 1))[None],
-        known=io["known"].reshape(1, -1),
+        condition_mask=io["known"].reshape(1, -1),
         controls=np.zeros((1, 2 * n, 0), np.float32),
         text=np.concatenate(
             [row[:k] for row, k in zip(io["text"], io["words"], strict=True)]
         )[None],
         text_segment_ids=np.repeat([1, 2], io["words"]).astype(np.int32)[None],
-        draw=np.zeros((1, 2), np.uint32),
+        visit=np.zeros((1, 2), np.uint32),
         shift=np.ones((1, 2), np.float32),
     )
     t = (io["time"].reshape(1, 2) / 1000).astype(np.float32)

@@ -100,16 +100,18 @@ def test_every_step_from_a_picture_is_diffusers(pipeline, arrays, name):
     noise = np.zeros_like(batch.latents)
     own = tokens(arrays["noise"], cfg)
     noise[0, : len(own)] = own
-    noise = np.where(batch.known[:, :, None], batch.latents, noise)
+    noise = np.where(batch.condition_mask[:, :, None], batch.latents, noise)
     out = quick(
         lambda noise, grid: sample(
             denoise, noise, batch, grid, process=Process(), solver=solver
         )
     )(noise, solver.grid(10, batch.shift))
     jax.effects_barrier()
-    [[known]] = unpack(batch.known, batch.segment_ids)
+    [[condition_mask]] = unpack(batch.condition_mask, batch.segment_ids)
     for time, times in zip(told, arrays[f"{name}.times"], strict=True):
-        np.testing.assert_allclose(np.where(known, 0, 1000 * time), times, atol=1e-4)
+        np.testing.assert_allclose(
+            np.where(condition_mask, 0, 1000 * time), times, atol=1e-4
+        )
     worst = 0.0
     for found, latents in zip([*shown, out], arrays[f"{name}.latents"], strict=True):
         [[clip]] = unpack(np.asarray(found), batch.segment_ids)

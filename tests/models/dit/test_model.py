@@ -33,13 +33,13 @@ TOLD = dataclasses.replace(LOCAL, forecast_layers=2)
 L, S, M = 14, 3, 10
 
 
-def clip(seed, tokens, text_tokens, known=()):
+def clip(seed, tokens, text_tokens, condition_mask=()):
     """What one segment brings: a dict of arrays, and its times."""
     rng = np.random.default_rng(seed)
     return {
         "x": rng.normal(size=(tokens, CFG.patch_dim)),
         "positions": rng.integers(0, 9, size=(tokens, 3)),
-        "known": np.isin(np.arange(tokens), known),
+        "known": np.isin(np.arange(tokens), condition_mask),
         "text": rng.normal(size=(text_tokens, CFG.text_width)),
         "t": rng.uniform(0.2, 0.9),
         "known_t": rng.uniform(0.0, 0.2),
@@ -52,7 +52,11 @@ def on_a_grid(c, height, width):
     return {**c, "positions": place.reshape(3, -1).T}
 
 
-A, B, C = clip(0, 6, 3, known=(0, 1)), clip(1, 4, 1), clip(2, 2, 4, known=(1,))
+A, B, C = (
+    clip(0, 6, 3, condition_mask=(0, 1)),
+    clip(1, 4, 1),
+    clip(2, 2, 4, condition_mask=(1,)),
+)
 
 
 def pack(*clips, length=L, text_length=M, fill=0.0):
@@ -64,30 +68,30 @@ def pack(*clips, length=L, text_length=M, fill=0.0):
         np.zeros((1, length), np.int32),
         np.zeros((1, text_length), np.int32),
     )
-    known = np.zeros((1, length), bool)
-    t, known_t = np.full((1, S), 0.5, np.float32), np.full((1, S), 0.1, np.float32)
+    condition_mask = np.zeros((1, length), bool)
+    t, condition_t = np.full((1, S), 0.5, np.float32), np.full((1, S), 0.1, np.float32)
     start = text_start = 0
     for i, c in enumerate(clips):
         at = np.s_[0, start : start + len(c["x"])]
         text_at = np.s_[0, text_start : text_start + len(c["text"])]
-        x[at], positions[at], known[at] = c["x"], c["positions"], c["known"]
+        x[at], positions[at], condition_mask[at] = c["x"], c["positions"], c["known"]
         text[text_at] = c["text"]
         ids[at], text_ids[text_at] = i + 1, i + 1
-        t[0, i], known_t[0, i] = c["t"], c["known_t"]
+        t[0, i], condition_t[0, i] = c["t"], c["known_t"]
         start, text_start = start + len(c["x"]), text_start + len(c["text"])
     batch = PackedBatch(
         latents=np.zeros_like(x),
         segment_ids=ids,
         token_index=np.zeros_like(ids),
         positions=positions,
-        known=known,
+        condition_mask=condition_mask,
         controls=np.zeros((*ids.shape, 0), np.float32),
         text=text,
         text_segment_ids=text_ids,
-        draw=np.zeros((1, S), np.uint32),
+        visit=np.zeros((1, S), np.uint32),
         shift=np.ones((1, S), np.float32),
     )
-    return x, t, batch, known_t
+    return x, t, batch, condition_t
 
 
 def random_params(cfg, seed=0):
@@ -125,17 +129,17 @@ def start(cfg=CFG):
 
 
 @functools.partial(jit, static_argnums=1)
-def run(params, cfg, x, t, batch, known_t):
-    return dit.apply(params, cfg, x, t, batch, known_t)
+def run(params, cfg, x, t, batch, condition_t):
+    return dit.apply(params, cfg, x, t, batch, condition_t)
 
 
 @functools.partial(jit, static_argnums=1)
-def gradients(params, cfg, x, t, batch, known_t):
+def gradients(params, cfg, x, t, batch, condition_t):
     """Of a smooth function of the output, by parameters, x, text and positions."""
 
     def loss(params, x, text, positions):
         row = batch._replace(text=text, positions=positions)
-        return jnp.sum(jnp.sin(0.5 + dit.apply(params, cfg, x, t, row, known_t)))
+        return jnp.sum(jnp.sin(0.5 + dit.apply(params, cfg, x, t, row, condition_t)))
 
     inputs = (params, x, batch.text, batch.positions)
     return jax.grad(loss, argnums=(0, 1, 2, 3))(*inputs)
@@ -178,10 +182,10 @@ def test_a_time_reaches_its_own_tokens_first():
 
 def test_padding_is_zero_and_gets_no_gradient():
     """Whatever stands there, the parameters' gradient is the same to the bit."""
-    x, t, batch, known_t = pack(A, B, fill=3.0)
+    x, t, batch, condition_t = pack(A, B, fill=3.0)
     pad, text_pad = batch.segment_ids == 0, batch.text_segment_ids == 0
-    assert np.all(np.asarray(run(params(), CFG, x, t, batch, known_t))[pad] == 0.0)
-    of_params, *of_inputs = gradients(params(), CFG, x, t, batch, known_t)
+    assert np.all(np.asarray(run(params(), CFG, x, t, batch, condition_t))[pad] == 0.0)
+    of_params, *of_inputs = gradients(params(), CFG, x, t, batch, condition_t)
     for grad, where in zip(of_inputs, (pad, text_pad, pad), strict=True):
         assert np.all(np.asarray(grad)[where] == 0.0)
         assert np.all(np.any(np.asarray(grad)[~where] != 0.0, axis=-1))
@@ -213,10 +217,10 @@ def test_self_attention_is_never_computed_again(monkeypatch, remat, again):
     engine = Engine(marked, xla_flash.backward)
     monkeypatch.setattr("soraxla.ops.attention.ENGINES", {"cpu": engine})
     cfg = dataclasses.replace(CFG, remat=remat)
-    x, t, batch, known_t = pack(A, B, C)
+    x, t, batch, condition_t = pack(A, B, C)
 
     def loss(params):
-        return jnp.sum(dit.apply(params, cfg, x, t, batch, known_t))
+        return jnp.sum(dit.apply(params, cfg, x, t, batch, condition_t))
 
     text = jax.jit(jax.grad(loss)).lower(params()).as_text()
     assert text.count("stablehlo.cbrt") == 3 + again
@@ -232,9 +236,9 @@ def test_adapters_beside_kernels_predict_what_merged_ones_do():
     )
     row = pack(A, B, C)
     expected = run(lora.merge(params(), adapters, settings), CFG, *row)
-    x, t, batch, known_t = row
+    x, t, batch, condition_t = row
     found = jit(
-        lambda adapters: dit.apply(params(), CFG, x, t, batch, known_t, adapters)
+        lambda adapters: dit.apply(params(), CFG, x, t, batch, condition_t, adapters)
     )(lora.scaled(adapters, settings))
     assert np.abs(expected - run(params(), CFG, *row)).max() > 1.0
     atol = 2e-6 * np.abs(expected).max()
@@ -295,7 +299,7 @@ def test_the_known_mask_says_nothing_at_the_start():
     assert np.all(start()["known_embed"] == 0.0)
     unknown = {**params(), "known_embed": np.zeros(CFG.width, np.float32)}
     x, t, batch, _ = pack(A, B, C)
-    nobody = batch._replace(known=np.zeros_like(batch.known))
+    nobody = batch._replace(condition_mask=np.zeros_like(batch.condition_mask))
     out = run(unknown, CFG, x, t, batch, t)
     np.testing.assert_array_equal(out, run(unknown, CFG, x, t, nobody, t))
     # Once it has learnt, it is known tokens it speaks of.
@@ -368,18 +372,18 @@ def test_a_text_encoded_once_is_the_text(text_pad_to):
     """With and without pads, whose bias comes along; `batch.text` is then not read."""
     cfg = _wan(text_pad_to) if text_pad_to else CFG
     weights = random_params(cfg)
-    x, t, batch, known_t = pack(A, B, C)
+    x, t, batch, condition_t = pack(A, B, C)
 
     @jit
     def encoded_once(params, batch, other):
         text = dit.encode_text(params, cfg, batch)
-        return dit.apply(params, cfg, x, t, other, known_t, text=text)
+        return dit.apply(params, cfg, x, t, other, condition_t, text=text)
 
     other = batch._replace(text=np.zeros_like(batch.text))
     out, plain, foreign = (
         encoded_once(weights, batch, other),
-        run(weights, cfg, x, t, batch, known_t),
-        run(weights, cfg, x, t, other, known_t),
+        run(weights, cfg, x, t, batch, condition_t),
+        run(weights, cfg, x, t, other, condition_t),
     )
     np.testing.assert_array_equal(out, plain)
     assert np.abs(out - foreign).max() > 1e-2

@@ -129,23 +129,23 @@ def test_it_is_wan_s_network(cfg):
     x = rng.normal(size=(1, 12, 8)).astype(np.float32)
     index = np.arange(12)
     positions = np.stack([index // 4, index // 2 % 2, index % 2], -1)[None]
-    known = (index < 4)[None]
+    condition_mask = (index < 4)[None]
     batch = PackedBatch(
         latents=x,
         segment_ids=np.ones((1, 12), np.int32),
         token_index=index[None],
         positions=positions.astype(np.float32),
-        known=known,
+        condition_mask=condition_mask,
         controls=np.zeros((1, 12, 0), np.float32),
         text=rng.normal(size=(1, 5, 6)).astype(np.float32),
         text_segment_ids=np.ones((1, 5), np.int32),
-        draw=np.zeros((1, 1), np.uint32),
+        visit=np.zeros((1, 1), np.uint32),
         shift=np.ones((1, 1), np.float32),
     )
-    t, known_t = np.array([[0.7]], np.float32), np.array([[0.05]], np.float32)
-    out = jax.jit(dit.apply, static_argnums=1)(params, cfg, x, t, batch, known_t)
+    t, condition_t = np.array([[0.7]], np.float32), np.array([[0.05]], np.float32)
+    out = jax.jit(dit.apply, static_argnums=1)(params, cfg, x, t, batch, condition_t)
     params = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
-    t_L = np.where(known[0], 0.05, 0.7)
+    t_L = np.where(condition_mask[0], 0.05, 0.7)
     expected = wan(params, x[0], t_L, positions[0], batch.text[0])
     assert expected.std() > 0.5
     # fp32 phases of 1000·t are off by up to 6e-5 radians.
