@@ -22,9 +22,9 @@ from soraxla.packing.controls import Controls, of_tokens
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.schedule import (
     SCHEDULE_START,
-    SchedulePosition,
     ScheduledRow,
     ScheduleIndex,
+    SchedulePosition,
     Visit,
     check_index,
     schedule_steps,

@@ -215,7 +215,7 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
     """The whole sampler, one compiled function of all that is data.
 
     Generated tokens start at the grid's first stop, from `batch.latents`, which are 0
-    where there is nothing to start from; known tokens are seen at `known_t`.
+    where there is nothing to start from; known tokens are seen at `condition_t`.
     """
 
     def run(

@@ -47,7 +47,7 @@ def contact_sheet(
     heights = [height + 17 * len(lines) + 2 * _GAP for lines in captions]
     top = 24 if titles else _GAP
     sheet = Image.new("RGB", (total, top + sum(heights)), _PAPER)
-    draw = ImageDraw.Visit(sheet)
+    draw = ImageDraw.Draw(sheet)
     lefts = [_CELL_GAP + sum(widths[:c]) + _CELL_GAP * c for c in range(columns)]
     for left, title in zip(lefts, titles, strict=False):
         draw.text((left, 4), title, _INK, font)

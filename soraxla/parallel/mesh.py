@@ -48,11 +48,11 @@ _PACKED: dict[str, Any] = {
     "segment_ids": ("batch", "tokens"),
     "token_index": ("batch", "tokens"),
     "positions": ("batch", "tokens", None),
-    "known": ("batch", "tokens"),
+    "condition_mask": ("batch", "tokens"),
     "controls": ("batch", "tokens", None),
     "text": ("batch", "text", None),
     "text_segment_ids": ("batch", "text"),
-    "draw": ("batch", None),
+    "visit": ("batch", None),
     "shift": ("batch", None),
 }
 PACKED_AXES = PackedBatch(**_PACKED)

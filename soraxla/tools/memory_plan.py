@@ -139,10 +139,8 @@ def topology_devices(name: str) -> list[Any]:
         raise ValueError(
             "the TPU compiler is missing; pip install 'soraxla[plan]'"
         ) from None
-    topologies = [
-        f"{chip}:{shape}" for chip, shapes in _SHAPES.items() for shape in shapes
-    ]
-    near = ", ".join(difflib.get_close_matches(name, topologies, n=4, cutoff=0.0))
+    slices = [f"{chip}:{shape}" for chip, shapes in _SHAPES.items() for shape in shapes]
+    near = ", ".join(difflib.get_close_matches(name, slices, n=4, cutoff=0.0))
     unknown = f"unknown topology {name!r}, expected such as {near}"
     if name.partition(":")[0] not in CHIPS:
         raise ValueError(unknown)

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("lossless")
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "known"),
+    ("first", "last", "condition_mask"),
     [
         (False, False, (0, [])),
         (True, False, (1, [])),

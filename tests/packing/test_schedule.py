@@ -16,10 +16,10 @@ from soraxla.packing.schedule import (
     balance,
     fill,
     imbalance,
+    row_cost,
     schedule_rows,
     schedule_steps,
     schedule_window,
-    row_cost,
     window_visits,
 )
 

@@ -101,7 +101,7 @@ def apply(
         x: corrupted latents, known tokens included.
         t: time of each segment's generated tokens, 0 clean … 1 noise.
         batch: everything but `batch.latents` is read.
-        known_t: time of each segment's known tokens; clean (0) if None.
+        condition_t: time of each segment's known tokens; clean (0) if None.
         adapters: {layer: {a, b}}, whose products x·a·b are added to the layers'.
         text: of `encode_text`, for calls that share it; `batch.text` is then not read.
 
@@ -179,7 +179,7 @@ def denoiser(
 ) -> Callable[[Array, Array], Array]:
     """`apply` as (x, t) → prediction; the text is encoded here, once.
 
-    `known_t` is the time of all known tokens.
+    `condition_t` is the time of all known tokens.
     """
     text = encode_text(params, cfg, batch)
 

@@ -39,10 +39,10 @@ def clip(seed, tokens, text_tokens, condition_mask=()):
     return {
         "x": rng.normal(size=(tokens, CFG.patch_dim)),
         "positions": rng.integers(0, 9, size=(tokens, 3)),
-        "known": np.isin(np.arange(tokens), condition_mask),
+        "condition_mask": np.isin(np.arange(tokens), condition_mask),
         "text": rng.normal(size=(text_tokens, CFG.text_width)),
         "t": rng.uniform(0.2, 0.9),
-        "known_t": rng.uniform(0.0, 0.2),
+        "condition_t": rng.uniform(0.0, 0.2),
     }
 
 
@@ -60,7 +60,7 @@ A, B, C = (
 
 
 def pack(*clips, length=L, text_length=M, fill=0.0):
-    """One row: (x, t, batch, known_t). `fill` stands at padding."""
+    """One row: (x, t, batch, condition_t). `fill` stands at padding."""
     x = np.full((1, length, CFG.patch_dim), fill, np.float32)
     text = np.full((1, text_length, CFG.text_width), fill, np.float32)
     positions = np.full((1, length, 3), fill, np.float32)
@@ -74,10 +74,14 @@ def pack(*clips, length=L, text_length=M, fill=0.0):
     for i, c in enumerate(clips):
         at = np.s_[0, start : start + len(c["x"])]
         text_at = np.s_[0, text_start : text_start + len(c["text"])]
-        x[at], positions[at], condition_mask[at] = c["x"], c["positions"], c["known"]
+        x[at], positions[at], condition_mask[at] = (
+            c["x"],
+            c["positions"],
+            c["condition_mask"],
+        )
         text[text_at] = c["text"]
         ids[at], text_ids[text_at] = i + 1, i + 1
-        t[0, i], condition_t[0, i] = c["t"], c["known_t"]
+        t[0, i], condition_t[0, i] = c["t"], c["condition_t"]
         start, text_start = start + len(c["x"]), text_start + len(c["text"])
     batch = PackedBatch(
         latents=np.zeros_like(x),
@@ -157,23 +161,28 @@ def test_a_packed_clip_is_computed_as_if_alone(cfg):
         np.testing.assert_allclose(row[0, at], alone, rtol=0, atol=4e-6)
 
 
-@pytest.mark.parametrize("field", ["x", "positions", "known", "text", "t", "known_t"])
+@pytest.mark.parametrize(
+    "field", ["x", "positions", "condition_mask", "text", "t", "condition_t"]
+)
 def test_a_changed_segment_leaves_the_others_bit_identical(field):
     """One segment's tokens, places, mask, words and times are its own business."""
     base = np.asarray(run(params(), CFG, *pack(A, B, C)))
-    other = A[field] ^ True if field == "known" else A[field] * 0.5 + 0.01
+    other = A[field] ^ True if field == "condition_mask" else A[field] * 0.5 + 0.01
     changed = np.asarray(run(params(), CFG, *pack({**A, field: other}, B, C)))
     assert np.all(np.any(base[0, :6] != changed[0, :6], axis=-1))
     np.testing.assert_array_equal(base[0, 6:], changed[0, 6:])
 
 
 def test_a_time_reaches_its_own_tokens_first():
-    """Known tokens take known_t and the rest t: told apart where nothing mixes them."""
+    """Known tokens take condition_t and the rest t: told apart where nothing mixes them."""
     still = dict(params())
     still["blocks"] = jax.tree.map(np.zeros_like, params()["blocks"])
     still["time_proj"] = jax.tree.map(np.zeros_like, params()["time_proj"])
     base = np.asarray(run(still, CFG, *pack(A, B, C)))
-    for field, moved in [("t", ~A["known"]), ("known_t", A["known"])]:
+    for field, moved in [
+        ("t", ~A["condition_mask"]),
+        ("condition_t", A["condition_mask"]),
+    ]:
         other = {**A, field: A[field] + 0.05}
         out = np.asarray(run(still, CFG, *pack(other, B, C)))
         changed = np.any(out != base, axis=-1)[0]
