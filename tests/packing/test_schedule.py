@@ -85,7 +85,7 @@ def test_draws_do_not_depend_on_the_window_they_are_planned_in():
 
 
 @pytest.mark.parametrize(
-    ("text_length", "max_segments", "draws"),
+    ("text_length", "max_segments", "visits"),
     [(256, 16, 1280), (51, 16, 384), (256, 4, 512)],
 )
 def test_a_window_fills_128_rows_whatever_is_scarce(text_length, max_segments, visits):

@@ -174,7 +174,7 @@ def test_a_changed_segment_leaves_the_others_bit_identical(field):
 
 
 def test_a_time_reaches_its_own_tokens_first():
-    """Known tokens take condition_t and the rest t: told apart where nothing mixes them."""
+    """Condition tokens take condition_t and the others t, where nothing mixes them."""
     still = dict(params())
     still["blocks"] = jax.tree.map(np.zeros_like, params()["blocks"])
     still["time_proj"] = jax.tree.map(np.zeros_like, params()["time_proj"])
