@@ -28,9 +28,10 @@ from data_pipelines.worlds import WORLDS, Episode, World
 from data_pipelines.worlds.sizes import Size
 from soraxla.assets import worlds_model
 from soraxla.cli import sampling
-from soraxla.core.trees import sha256_of_tree
-from soraxla.evals.joins import colour_drift, frame_errors, join_ratio
+from soraxla.evals.drift import colour_drift
 from soraxla.evals.worldbench.cases import FIRST_SEED
+from soraxla.files.hashing import sha256_of_tree
+from soraxla.generation.blending import frame_errors, join_ratio
 from soraxla.generation.pipeline import Pipeline, load
 from soraxla.generation.request import (
     BRIDGE,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from soraxla.checkpoints.model_folder import load_vae
+from soraxla.checkpoints.load import load_vae
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.read import read_frames
 from soraxla.training.experiment import media_files

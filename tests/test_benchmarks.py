@@ -23,7 +23,7 @@ from benchmarks.sizes import published_sizes, tokens_of
 from soraxla.assets import WORLDS as USUAL
 from soraxla.assets import worlds_model
 from soraxla.cli.main import parser
-from soraxla.core.trees import sha256_of_tree
+from soraxla.files.hashing import sha256_of_tree
 from soraxla.generation.pipeline import load
 from soraxla.generation.request import SamplingConfig
 from soraxla.parallel.mesh import sampling_mesh

@@ -64,13 +64,10 @@ def _export_wan(args: argparse.Namespace) -> None:
 def _export_ours(args: argparse.Namespace) -> None:
     import shutil
 
-    from soraxla.checkpoints.model_folder import (
-        load_dit,
-        load_vae,
-        read_config,
-        save_folder,
-    )
-    from soraxla.training.saving import read_settings
+    from soraxla.checkpoints.load import load_dit, load_vae
+    from soraxla.checkpoints.model_folder import read_config, save_folder
+    from soraxla.checkpoints.training_folder import read_settings
+    from soraxla.files.atomic_folder import atomic_folder
 
     out, dtype = args.out, args.dtype or "float32"
     if out.exists():
@@ -81,11 +78,6 @@ def _export_ours(args: argparse.Namespace) -> None:
     else:
         read_config(args.checkpoint / "vae", "vae")
         dit = load_dit(args.checkpoint)
-        partial = out.with_name(f".{out.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
+        with atomic_folder(out) as partial:
             save_folder(partial / "dit", dit.params, dit.config, dtype=dtype)
             shutil.copytree(args.checkpoint / "vae", partial / "vae")
-            partial.rename(out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from data_pipelines import SAMPLES
     from data_pipelines.prepare import prepare
     from soraxla.assets import small_vae
-    from soraxla.checkpoints.model_folder import load_vae, vae_as_folder
+    from soraxla.checkpoints.load import load_vae, vae_as_folder
     from soraxla.generation.vae_streaming import encode_clip
     from soraxla.models.text import load_text_encoder
     from soraxla.parallel.mesh import sampling_mesh

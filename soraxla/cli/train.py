@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
     import jax
 
-    from soraxla.checkpoints.model_folder import load_vae
+    from soraxla.checkpoints.load import load_vae
     from soraxla.core.config import build
     from soraxla.parallel.mesh import make_mesh
     from soraxla.training.experiment import (

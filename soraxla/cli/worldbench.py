@@ -88,9 +88,9 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from soraxla.core.config import to_dict
-    from soraxla.core.trees import sha256_of_tree
     from soraxla.evals.worldbench import record, report, runner
     from soraxla.evals.worldbench.cases import heard
+    from soraxla.files.hashing import sha256_of_tree
     from soraxla.generation.pipeline import load
     from soraxla.parallel.mesh import sampling_mesh
 

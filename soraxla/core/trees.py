@@ -1,15 +1,11 @@
-"""Named leaves, counts, hashes and moving averages of parameter trees."""
+"""Named leaves, counts and moving averages of parameter trees."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
-
-from soraxla.parallel.multihost import fetch
 
 STACKED = "blocks"  # what is below it has a leading layer axis
 
@@ -51,16 +47,6 @@ def unstacked(name: str, shape: tuple[int, ...]) -> list[str]:
 def count(tree: PyTree) -> int:
     """How many numbers the leaves hold together."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def sha256_of_tree(tree: PyTree) -> str:
-    """One hash of the names, shapes and bytes of the leaves; a leaf in memory."""
-    digest = hashlib.sha256()
-    for name, leaf in sorted(named_leaves(tree).items()):
-        array = fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def moving_average(average: PyTree, new: PyTree, decay: Any) -> PyTree:

@@ -2,7 +2,7 @@
 that no join shows."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -189,3 +189,36 @@ def _neighbours(x: Float[np.ndarray, "t h w c"]) -> Float[np.ndarray, "t h w c"]
 
 def _to_uint8(x: Float[Array, "*n"]) -> UInt8[np.ndarray, "*n"]:
     return np.round(x).clip(0, 255).astype(np.uint8)
+
+
+def frame_errors(video: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, " t-1"]:
+    """Mean |difference|, of 255, of each frame from the one before."""
+    frames = video.astype(np.float32)
+    return np.abs(frames[1:] - frames[:-1]).mean((1, 2, 3))
+
+
+def join_ratio(
+    video: UInt8[np.ndarray, "t h w 3"], joins: Sequence[int], *, closed: bool = False
+) -> float:
+    """The largest step at a join over the median step between the other frames.
+
+    Args:
+        joins: the first frame after each join.
+        closed: the clip is a loop, whose last frame is followed by its first; a join
+            may then be 0.
+
+    Raises:
+        ValueError: a join that no frame stands before.
+    """
+    ring = np.concatenate([video[-1:], video]) if closed else video
+    errors, first = frame_errors(ring), 0 if closed else 1
+    places = np.array(sorted(set(joins)), int) - first
+    if not len(places) or places[0] < 0 or places[-1] >= len(errors):
+        raise ValueError(
+            f"joins {sorted(set(joins))} in a clip of {len(video)} frames: expected "
+            f"{first} to {len(video) - 1}"
+        )
+    # Of a clip in which nothing moves, a step of half a grey value shows nothing.
+    others = np.delete(errors, places)
+    usual = np.median(others) if len(others) else 0.0
+    return float(errors[places].max() / max(usual, 0.5))

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from soraxla.checkpoints.model_folder import LoadedModel, load_transformer, load_vae
+from soraxla.checkpoints.load import load_transformer, load_vae
+from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.checkpoints.wan import load_wan
 from soraxla.core.config import build
 from soraxla.core.types import Array, PackedBatch
@@ -21,9 +22,9 @@ from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.diffusion.sampler import sample
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.diffusion.time_grid import Grid
-from soraxla.evals.joins import join_ratio
 from soraxla.files.hub import local
 from soraxla.generation.batching import Layout, Rows, pack_clips, unpack_clips
+from soraxla.generation.blending import join_ratio
 from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
 from soraxla.generation.request import Request, SamplingConfig

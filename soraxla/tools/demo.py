@@ -17,7 +17,7 @@ from data_pipelines.loader import segments
 from data_pipelines.prepare import prepare
 from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.assets import small_vae
-from soraxla.checkpoints.model_folder import load_vae, vae_as_folder
+from soraxla.checkpoints.load import load_vae, vae_as_folder
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.evals.denoising import denoising_ratio
 from soraxla.evals.retrieval import nearest

@@ -26,6 +26,7 @@ from soraxla.generation.pipeline import sampler
 from soraxla.generation.request import SamplingConfig
 from soraxla.models import dit, vae
 from soraxla.models.dit.flops import token_flops, train_flops
+from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
 from soraxla.parallel.collectives import Collective, collectives
 from soraxla.parallel.compiler import jit
@@ -40,7 +41,7 @@ from soraxla.parallel.mesh import (
 )
 from soraxla.training.experiment import DiTTrainingConfig, check_mesh
 from soraxla.training.loop import Experiment
-from soraxla.training.steps import dit_init, dit_rules, dit_step
+from soraxla.training.steps import dit_init, dit_step
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,7 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
         batches=(),
         unit="tokens",
         mesh=mesh,
-        rules=dit_rules(cfg.step),
+        rules=trained_rules(cfg.step.lora),
     )
     return job.step_fn, (job.state, abstract_batch(cfg, mesh))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.dataset import Dataset
 from data_pipelines.loader import segments
-from soraxla.checkpoints.model_folder import load_vae
+from soraxla.checkpoints.load import load_vae
 from soraxla.core.config import build
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.diffusion.process import Process

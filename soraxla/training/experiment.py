@@ -18,10 +18,12 @@ from data_pipelines.loader import packed_batches
 from data_pipelines.vae_windows import WindowConfig, WindowDataset
 from soraxla.checkpoints.model_folder import LoadedModel, sha256_of_folder
 from soraxla.core.config import to_dict
-from soraxla.core.trees import sha256_of_tree
 from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.files.atomic_folder import atomic_folder
+from soraxla.files.hashing import sha256_of_tree
 from soraxla.media.read import MEDIA_SUFFIXES
 from soraxla.models import dit
+from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import longest
@@ -47,7 +49,6 @@ from soraxla.training.steps import (
     DiTStepConfig,
     VAEStepConfig,
     dit_init,
-    dit_rules,
     dit_step,
     vae_init,
     vae_step,
@@ -173,10 +174,8 @@ def dit_experiment(
     )
     # Last, so that a refused start leaves nothing behind.
     if is_main() and not (workdir / "vae").exists():
-        partial = workdir / ".vae.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(dataset.path / "vae", partial)
-        partial.rename(workdir / "vae")
+        with atomic_folder(workdir / "vae") as partial:
+            shutil.copytree(dataset.path / "vae", partial, dirs_exist_ok=True)
     barrier("the VAE is there")
     check_vae(dataset, sha256_of_folder(workdir / "vae"))
     return Experiment(
@@ -196,7 +195,7 @@ def dit_experiment(
         unit="tokens",
         preview=preview,
         mesh=mesh,
-        rules=dit_rules(cfg.step),
+        rules=trained_rules(cfg.step.lora),
         put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
     )
 

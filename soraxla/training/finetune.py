@@ -8,14 +8,11 @@ from typing import Any
 import jax
 
 from data_pipelines.dataset import Dataset, check_vae
-from soraxla.checkpoints.model_folder import (
-    LoadedModel,
-    load_transformer,
-    sha256_of_folder,
-)
+from soraxla.checkpoints.load import load_transformer
+from soraxla.checkpoints.model_folder import LoadedModel, sha256_of_folder
 from soraxla.core.config import build, to_dict
-from soraxla.core.trees import sha256_of_tree
 from soraxla.diffusion.process import Process
+from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit.config import DiTConfig
 from soraxla.parallel.mesh import host_mesh
 

@@ -11,15 +11,18 @@ from jaxtyping import PyTree
 from PIL import Image
 
 from data_pipelines.dataset import Dataset
-from soraxla.checkpoints.model_folder import LoadedModel, load_vae
+from soraxla.checkpoints.load import load_vae
+from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.generation.pipeline import Pipeline
 from soraxla.generation.request import MAX_WORDS, Request, SamplingConfig
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
 from soraxla.media.contact_sheet import SheetRow, contact_sheet
 from soraxla.media.read import read_clip
+from soraxla.models.dit.lora import merged
 from soraxla.models.vae.model import VAEConfig
+from soraxla.models.vae.statistics import latent_statistics
 from soraxla.training.state import TrainState
-from soraxla.training.steps import DiTStepConfig, dit_params, latent_statistics
+from soraxla.training.steps import DiTStepConfig
 
 _SHOWN, _FRAMES = 4, 17
 
@@ -66,7 +69,7 @@ def dit_preview(step: DiTStepConfig, dataset: Dataset) -> Callable[..., Image.Im
 
     def preview(state: TrainState, base: PyTree = None) -> Image.Image:
         requests, encoder = shown()
-        params = dit_params(state.ema, base, step)
+        params = merged(state.ema, base, step.lora)
         pipeline = Pipeline(
             dit=LoadedModel(params=params, model=step.model, config={}),
             vae=vae,

@@ -22,7 +22,7 @@ from soraxla.models import dit, vae
 from soraxla.models.dit import lora
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.lora import LoRAConfig
-from soraxla.parallel.mesh import PACKED_AXES, WHOLE, LogicalAxes, Rules, constrain
+from soraxla.parallel.mesh import PACKED_AXES, LogicalAxes, constrain
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import Metrics, TrainState, create, update
 
@@ -101,20 +101,6 @@ def dit_init(cfg: DiTStepConfig) -> TrainState:
         return create(dit.init(key, cfg.model), cfg.optim, {})
     shapes = jax.eval_shape(lambda: dit.init(key, cfg.model))
     return create(lora.init(key, shapes, cfg.lora), cfg.optim, {})
-
-
-def dit_rules(cfg: DiTStepConfig) -> Rules:
-    """How a state of `dit_init` is cut; adapters are small."""
-    return dit.RULES if cfg.lora is None else WHOLE
-
-
-def dit_params(trained: PyTree, base: PyTree, cfg: DiTStepConfig) -> PyTree:
-    """The model's parameters of a state's (its `params` or `ema`), adapters merged.
-
-    Args:
-        base: the frozen parameters that adapters add to; None without LoRA.
-    """
-    return trained if cfg.lora is None else lora.merge(base, trained, cfg.lora)
 
 
 def dit_step(
@@ -289,13 +275,3 @@ def vae_step(
     state, metrics = update(state, loss, grads, moments, cfg.optim)
     pixels = jnp.asarray(video.size // 3)
     return state, {**metrics, **parts, "px": pixels}
-
-
-def latent_statistics(
-    moments: PyTree,
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each latent channel from the moving moments."""
-    mean = jax.device_get(moments["mean"]).astype("float64")
-    square = jax.device_get(moments["square"]).astype("float64")
-    std = (square - mean**2).clip(1e-12) ** 0.5
-    return tuple(mean.tolist()), tuple(std.tolist())

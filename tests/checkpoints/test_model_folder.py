@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from soraxla.checkpoints.model_folder import (
-    CONFIG,
-    load_dit,
-    load_vae,
-    named_tensors,
-    save_folder,
-    sha256_of_folder,
-    vae_as_folder,
-)
+from soraxla.checkpoints.load import load_dit, load_vae, named_tensors, vae_as_folder
+from soraxla.checkpoints.model_folder import CONFIG, save_folder, sha256_of_folder
 from soraxla.core.config import to_dict
 from soraxla.core.trees import named_leaves
 from soraxla.models.dit.config import DiTConfig

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
+from soraxla.checkpoints.training_folder import SETTINGS
 from soraxla.cli.main import main
 from soraxla.models.text import load_text_encoder
-from soraxla.training.saving import SETTINGS
 from tests.models.text.golden import write_encoder
 
 VAE = "configs/vae.py:debug"

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from soraxla.evals.joins import join_ratio
+from soraxla.generation.blending import join_ratio
 from soraxla.generation.pipeline import assemble
 from soraxla.generation.request import (
     Animate,

@@ -12,16 +12,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
-from soraxla.checkpoints.model_folder import (
-    load_transformer,
-    save_folder,
-    sha256_of_folder,
-)
+from soraxla.checkpoints.load import load_transformer
+from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.cli.train import load_config
 from soraxla.core.config import build, to_dict
-from soraxla.core.trees import named_leaves, sha256_of_tree
+from soraxla.core.trees import named_leaves
 from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import Purpose, sample_keys
+from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit.config import dit_config
 from soraxla.training.experiment import DiTTrainingConfig, dit_experiment
 from soraxla.training.finetune import open_start, settings_of

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from soraxla.checkpoints.training_folder import SETTINGS
 from soraxla.training.loop import LoopConfig, train
-from soraxla.training.saving import SETTINGS, Checkpoints
+from soraxla.training.saving import Checkpoints
 from tests.data_pipelines.datasets import write_dataset
 from tests.training import toy
 

@@ -15,6 +15,7 @@ from soraxla.diffusion.process import Process, Purpose, noise, sample_keys, toke
 from soraxla.models import vae
 from soraxla.models.dit.config import dit_config
 from soraxla.models.vae.model import VAEConfig
+from soraxla.models.vae.statistics import latent_statistics
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
 from soraxla.training.optim import OptimConfig
@@ -23,7 +24,6 @@ from soraxla.training.steps import (
     VAEStepConfig,
     dit_init,
     dit_step,
-    latent_statistics,
     vae_init,
     vae_step,
 )

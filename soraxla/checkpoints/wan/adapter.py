@@ -1,24 +1,20 @@
 """Adapters of Wan in files, as diffusers' `load_lora_weights` has them: out and in."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 from safetensors.numpy import save_file
 
-from soraxla.checkpoints.model_folder import from_training, restore_state
+from soraxla.checkpoints.model_folder import abstract_params
+from soraxla.checkpoints.training_folder import settings_of_kind, trained_ema
 from soraxla.checkpoints.wan.layout import diffusers_name, dit_places
-from soraxla.core.config import build
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
+from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.tensor_files import check_types, open_tensors
-from soraxla.models import dit
 from soraxla.models.dit.lora import LoRAConfig
-from soraxla.training.steps import DiTStepConfig, dit_init, dit_rules
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 
@@ -32,9 +28,14 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
     """
     if out.exists():
         raise ValueError(f"{out}: exists; remove it or choose another --out")
-    step, adapters = from_training(checkpoint, "dit", _trained)
-    abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), step.model))
-    places = dit_places(step.model, abstract)
+    settings = settings_of_kind(checkpoint, "dit")
+    if settings["step"].get("lora") is None:
+        raise ValueError(
+            f"{checkpoint}: trains whole weights and has no adapter; leave out "
+            "--adapter"
+        )
+    model, lora, adapters = trained_ema(checkpoint, settings)
+    places = dit_places(model, abstract_params(model))
     tensors = {}
     for name, leaf in named_leaves(jax.device_get(adapters)).items():
         layer, _, part = name.rpartition(".")
@@ -48,24 +49,9 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
                     "merged weights, by leaving out --adapter"
                 )
             theirs = place.name.removesuffix(".weight")
-            tensors |= _theirs(f"transformer.{theirs}", part, matrix, step.lora)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+            tensors |= _theirs(f"transformer.{theirs}", part, matrix, lora)
+    with atomic_folder(out) as partial:
         save_file(tensors, partial / ADAPTER, metadata={"format": "pt"})
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _trained(folder: Path, settings: dict[str, Any]) -> tuple[DiTStepConfig, PyTree]:
-    step = build(DiTStepConfig, settings["step"], "step.")
-    if step.lora is None:
-        raise ValueError(
-            f"{folder}: trains whole weights, it has no adapter; leave out --adapter"
-        )
-    return step, restore_state(folder, lambda: dit_init(step), dit_rules(step)).ema
 
 
 def _theirs(

@@ -6,7 +6,6 @@ block) is held at a time.
 """
 
 import json
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from soraxla.checkpoints.model_folder import (
-    LoadedModel,
-    abstract_params,
-    named_tensors,
-    write_folder,
-)
+from soraxla.checkpoints.load import named_tensors
+from soraxla.checkpoints.model_folder import LoadedModel, abstract_params, write_folder
 from soraxla.checkpoints.wan.adapter import Adapter
 from soraxla.checkpoints.wan.families import (
     SUPPORTED,
@@ -39,6 +34,7 @@ from soraxla.checkpoints.wan.layout import (
 from soraxla.core.config import to_dict
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
 from soraxla.diffusion.process import Process
+from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.hub import local
 from soraxla.files.tensor_files import (
     INDEX,
@@ -201,17 +197,12 @@ def import_wan(
                 "--text-encoder umt5:PATH"
             )
         text_encoder = f"umt5:{own.resolve()}"
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_folder(out) as partial:
         for kind, source in parts.items():
             config: dict[str, Any] = {"kind": kind, "model": to_dict(source.model)}
             if text_encoder is not None and kind == "dit":
                 config |= _dit_config(text_encoder)
             write_folder(partial / kind, source.names, source.read, config)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_wan(folder: Path) -> tuple[LoadedModel, LoadedModel]:
@@ -259,17 +250,9 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
         ValueError: `out` exists; `checkpoint` is incomplete or damaged, or its VAE is
             linear.
     """
-    if out.exists():
-        raise ValueError(f"{out}: exists; remove it or choose another --out")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_folder(out) as partial:
         _export_part(checkpoint, "vae", partial / "vae")
-        left = _export_part(checkpoint, "dit", partial / "transformer")
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return left
+        return _export_part(checkpoint, "dit", partial / "transformer")
 
 
 def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:

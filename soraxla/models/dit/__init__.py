@@ -1,7 +1,6 @@
 """The diffusion transformer: `init`, `apply` and the functions beside them."""
 
 from soraxla.models.dit.model import (
-    RULES,
     DiT,
     apply,
     as_computed,
@@ -10,6 +9,7 @@ from soraxla.models.dit.model import (
     forecast,
     init,
 )
+from soraxla.models.dit.sharding import RULES
 
 __all__ = [
     "RULES",

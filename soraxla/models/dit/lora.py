@@ -113,6 +113,16 @@ def merge(params: PyTree, adapters: PyTree, lora: LoRAConfig) -> PyTree:
     return nested(named)
 
 
+def merged(trained: PyTree, base: PyTree, lora: LoRAConfig | None) -> PyTree:
+    """Returns the model's parameters from those of a training state.
+
+    Args:
+        trained: a state's `params` or `ema`: all parameters, or with LoRA adapters.
+        base: the frozen parameters that adapters add to; None without LoRA.
+    """
+    return trained if lora is None else merge(base, trained, lora)
+
+
 def _product(
     a: Float[Array, "*layers i r"], b: Float[Array, "*layers r o"]
 ) -> Float[Array, "*layers i o"]:

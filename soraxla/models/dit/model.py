@@ -25,7 +25,7 @@ from soraxla.models.dit.layers import (
 )
 from soraxla.models.dit.local import Forecast, LocalLayers, neighbours
 from soraxla.ops.rope import rotary_tables
-from soraxla.parallel.mesh import Rules, constrain
+from soraxla.parallel.mesh import constrain
 
 Params = dict[str, Any]
 
@@ -40,22 +40,6 @@ _SAVED = {
         _policies.save_only_these_names("self_attn", "cross_attn"),
     ),
 }
-
-# Parameter to logical axes. Vectors are small: gathering them would cost more.
-RULES: Rules = (
-    (r"(\w*attn)\.[qkv]\.kernel", ("embed", "heads")),
-    (r"(\w*attn)\.([qkv]\.bias|norm_[qk]\.scale)", ("heads",)),
-    (r"(\w*attn)\.o\.kernel", ("heads", "embed")),
-    (r"mlp\.in_proj\.kernel", ("embed", "mlp")),
-    (r"mlp\.in_proj\.bias", ("mlp",)),
-    (r"mlp\.out_proj\.kernel", ("mlp", "embed")),
-    (
-        r"(time_out|time_proj|head|(forecast_)?gate|text_embed\.out_proj|(local|forecast)\..*)\.kernel",
-        ("embed", None),
-    ),
-    (r"(\w+_embed|time_in|text_embed\.in_proj)\.kernel", (None, "embed")),
-    (r".*(bias|scale|table|taps|known_embed)", ()),
-)
 
 
 def init(key: jax.Array, cfg: DiTConfig) -> Params:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from soraxla.checkpoints.model_folder import from_training, load_transformer
+from soraxla.checkpoints.load import load_transformer
+from soraxla.checkpoints.training_folder import settings_of_kind, trained_ema
 from soraxla.checkpoints.wan import import_wan
-from soraxla.checkpoints.wan.adapter import ADAPTER, _trained, export_adapter
+from soraxla.checkpoints.wan.adapter import ADAPTER, export_adapter
 from soraxla.core.config import to_dict
 from soraxla.core.trees import nested
 from soraxla.core.types import LatentGrid
@@ -126,11 +127,11 @@ def test_adapters_predict_as_diffusers_with_the_adapter(start, run):
     model = replace(start.dit.model, dtype="float32")
     before, after = GOLDEN["before"], GOLDEN["after"]
     assert abs(after - before).max() > 0.5
-    step, adapters = from_training(run, "dit", _trained)
+    _, config, adapters = trained_ema(run, settings_of_kind(run, "dit"))
     for params, beside, expected in (
         (start.dit.params, None, before),
         (load_transformer(run).params, None, after),
-        (start.dit.params, lora.scaled(adapters, step.lora), after),
+        (start.dit.params, lora.scaled(adapters, config), after),
     ):
         found = predicted(params, model, beside)
         assert abs(found - expected).max() <= 1e-4 * abs(expected).max()

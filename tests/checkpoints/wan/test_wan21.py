@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from soraxla.checkpoints.model_folder import load_dit, load_vae
+from soraxla.checkpoints.load import load_dit, load_vae
 from soraxla.checkpoints.wan import export_wan, import_wan, load_wan
 from soraxla.checkpoints.wan.families import dit_config_of
 from soraxla.checkpoints.wan.layout import dit_places

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from soraxla.checkpoints.model_folder import load_dit, load_vae
+from soraxla.checkpoints.load import load_dit, load_vae
 from soraxla.checkpoints.wan.convert import (
     export_wan,
     import_wan,

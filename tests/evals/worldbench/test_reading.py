@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.worlds.occlusion import simulate
 from soraxla.assets import worlds_model
-from soraxla.checkpoints.model_folder import load_vae
+from soraxla.checkpoints.load import load_vae
 from soraxla.evals.worldbench import text
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.evals.worldbench.cases import SIZE as ASKED

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from soraxla.core.trees import named_leaves, sha256_of_tree
+from soraxla.core.trees import named_leaves
+from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit import lora
 from soraxla.models.dit.lora import LoRAConfig, targeted
 from tests import tiny

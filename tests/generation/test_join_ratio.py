@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from soraxla.evals.joins import colour_drift, frame_errors, join_ratio
+from soraxla.evals.drift import colour_drift
+from soraxla.generation.blending import frame_errors, join_ratio
 
 
 def brightening(values):

@@ -1,0 +1,96 @@
+"""Models by folder: a model folder, or a training folder, whose EMA is the model."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from soraxla.checkpoints.model_folder import (
+    LoadedModel,
+    abstract_params,
+    load_model,
+    model_config,
+    open_folder,
+    read_config,
+    save_folder,
+    sha256_of_folder,
+    unstack,
+)
+from soraxla.checkpoints.training_folder import (
+    is_training_folder,
+    trained_dit,
+    trained_vae,
+)
+from soraxla.models.dit.config import DiTConfig
+from soraxla.models.vae.model import VAEConfig
+
+
+def load_vae(folder: Path) -> LoadedModel:
+    """Returns the VAE of a model folder or of a training folder (its EMA).
+
+    Raises:
+        ValueError: see `load_model` and `trained_vae`.
+    """
+    return (
+        trained_vae(folder) if is_training_folder(folder) else load_model(folder, "vae")
+    )
+
+
+def load_dit(folder: Path) -> LoadedModel:
+    """Returns the diffusion transformer of a model folder or of a training folder.
+
+    Raises:
+        ValueError: see `load_model` and `trained_dit`.
+    """
+    if is_training_folder(folder):
+        return trained_dit(folder, load_base=load_transformer)
+    return load_model(folder, "dit")
+
+
+def load_transformer(checkpoint: Path) -> LoadedModel:
+    """Returns that of a training folder, or of an imported or exported folder's `dit`.
+
+    Raises:
+        ValueError: as `load_dit`.
+    """
+    return load_dit(
+        checkpoint if is_training_folder(checkpoint) else checkpoint / "dit"
+    )
+
+
+def named_tensors(
+    checkpoint: Path, kind: str
+) -> tuple[list[str], Callable[[str], np.ndarray], DiTConfig | VAEConfig]:
+    """Returns names, unstacked, a reader as stored, and a checkpoint's model settings.
+
+    Raises:
+        ValueError: as `load_dit`.
+    """
+    if kind == "dit" and is_training_folder(checkpoint):
+        loaded = load_dit(checkpoint)
+        tensors = unstack(loaded.params)
+        return list(tensors), tensors.__getitem__, loaded.model
+    folder = checkpoint / kind
+    model = model_config(folder, read_config(folder, kind))
+    stored = open_folder(folder, abstract_params(model))
+    return list(stored), lambda name: stored[name][()], model
+
+
+@contextlib.contextmanager
+def vae_as_folder(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yields a VAE's model folder and its hash; a training folder's is temporary.
+
+    Raises:
+        ValueError: as `load_vae`.
+    """
+    if not is_training_folder(folder):
+        read_config(folder, "vae")
+        yield folder, sha256_of_folder(folder)
+        return
+    loaded = load_vae(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        exported = Path(temporary) / "vae"
+        save_folder(exported, loaded.params, loaded.config)
+        yield exported, sha256_of_folder(exported)

@@ -1,0 +1,253 @@
+"""Training folders as others read them: `train.json`, and the EMA of a checkpoint.
+
+A training folder holds `train.json` (the settings), `checkpoints/` (Orbax: the whole
+state and the place in the data) and, for a transformer, its dataset's `vae/`. Readers
+restore the EMA alone, whose shapes follow from the settings.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from soraxla.checkpoints.model_folder import LoadedModel, abstract_params
+from soraxla.core.config import build, to_dict
+from soraxla.core.trees import named_leaves
+from soraxla.files.hashing import sha256_of_tree
+from soraxla.models.dit import lora
+from soraxla.models.dit.config import DiTConfig
+from soraxla.models.dit.lora import LoRAConfig
+from soraxla.models.dit.sharding import trained_rules
+from soraxla.models.vae.model import VAEConfig
+from soraxla.models.vae.statistics import latent_statistics
+from soraxla.parallel.mesh import WHOLE, Rules, set_shardings, with_shardings
+
+CHECKPOINTS = "checkpoints"
+SETTINGS = "train.json"
+
+
+def is_training_folder(folder: Path) -> bool:
+    """Returns whether `soraxla train` wrote the folder."""
+    return (folder / SETTINGS).exists()
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings that a training folder was trained with.
+
+    Raises:
+        ValueError: the folder is not a training folder, or its record is damaged.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}: not a training folder, {SETTINGS} is missing; give the folder "
+            "that `soraxla train` wrote"
+        )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: damaged ({error}); restore it from a copy"
+        ) from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: damaged, not settings; restore it from a copy")
+    return settings
+
+
+def settings_of_kind(folder: Path, kind: str) -> dict[str, Any]:
+    """Returns the settings of a training folder that trains a "vae" or a "dit".
+
+    Raises:
+        ValueError: it trains another kind, or its record is damaged.
+    """
+    settings = read_settings(folder)
+    if settings.get("kind") != kind:
+        raise ValueError(
+            f"{folder}: trains a {settings.get('kind')}, expected a {kind}; give the "
+            "other folder"
+        )
+    if not isinstance(settings.get("step"), dict):
+        raise ValueError(
+            f"{folder / SETTINGS}: damaged, it has no 'step'; copy it again"
+        )
+    return settings
+
+
+def trained_vae(folder: Path) -> LoadedModel:
+    """Returns the EMA of a VAE's training, with the statistics of its latents.
+
+    Raises:
+        ValueError: see `settings_of_kind` and `restore_part`.
+    """
+    step = settings_of_kind(folder, "vae")["step"]
+    model = build(VAEConfig, step.get("model", {}), "step.model.")
+    moment = jax.ShapeDtypeStruct((model.latent_channels,), jnp.float32)
+    part = {
+        "ema": abstract_params(model),
+        "extra": {"mean": moment, "square": moment},
+    }
+    state = restore_part(folder, part, WHOLE)
+    mean, std = latent_statistics(state["extra"])
+    model = dataclasses.replace(model, latent_mean=mean, latent_std=std)
+    config = {"kind": "vae", "model": to_dict(model)}
+    return LoadedModel(params=state["ema"], model=model, config=config)
+
+
+def trained_dit(
+    folder: Path, *, load_base: Callable[[Path], LoadedModel]
+) -> LoadedModel:
+    """Returns the EMA of a transformer's training; adapters are merged into their base.
+
+    Args:
+        load_base: returns the model of the folder that adapters were trained on.
+
+    Raises:
+        ValueError: see `settings_of_kind` and `restore_part`; or the base of the
+            adapters is missing or another one.
+    """
+    settings = settings_of_kind(folder, "dit")
+    model, adapters, ema = trained_ema(folder, settings)
+    base = None if adapters is None else _base(folder, settings, load_base)
+    config = {
+        "kind": "dit",
+        "model": to_dict(model),
+        "process": settings["step"]["process"],
+        "text_encoder": settings["text_encoder"],
+        "max_latent_frames": settings["max_latent_frames"],
+    }
+    params = lora.merged(ema, base, adapters)
+    return LoadedModel(params=params, model=model, config=config)
+
+
+def trained_ema(
+    folder: Path, settings: dict[str, Any]
+) -> tuple[DiTConfig, LoRAConfig | None, PyTree]:
+    """Returns (model, LoRA settings or None, EMA) of a transformer's training.
+
+    With LoRA the EMA is the adapters'.
+
+    Raises:
+        ValueError: a wrong setting; see `restore_part`.
+    """
+    step = settings["step"]
+    model = build(DiTConfig, step.get("model", {}), "step.model.")
+    adapters = None
+    abstract = abstract_params(model)
+    if step.get("lora") is not None:
+        adapters = build(LoRAConfig, step["lora"], "step.lora.")
+        abstract = jax.eval_shape(
+            lambda: lora.init(jax.random.key(0), abstract_params(model), adapters)
+        )
+    state = restore_part(folder, {"ema": abstract}, trained_rules(adapters))
+    return model, adapters, state["ema"]
+
+
+def _base(
+    folder: Path, settings: dict[str, Any], load_base: Callable[[Path], LoadedModel]
+) -> PyTree:
+    """Returns the frozen parameters that a training folder's adapters add to."""
+    init = settings.get("init")
+    if not isinstance(init, dict) or not {"folder", "sha256"} <= init.keys():
+        raise ValueError(
+            f"{folder / SETTINGS}: damaged, its adapters have no 'init'; copy it again"
+        )
+    start = Path(init["folder"])
+    try:
+        params = load_base(start).params
+    except ValueError as error:
+        raise ValueError(f"the base of the adapters in {folder}: {error}") from error
+    found, expected = sha256_of_tree(params), init["sha256"]
+    if found != expected:
+        raise ValueError(
+            f"{start}: is not the model that the adapters in {folder} were trained on "
+            f"(SHA-256 {expected[:12]}…, this one is {found[:12]}…); put the base back "
+            f"or its place in init.folder of {folder / SETTINGS}"
+        )
+    return params
+
+
+def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any:
+    """Returns some items of the newest state, such as `{"ema": …}`, sharded by rules.
+
+    Only these items are read.
+
+    Args:
+        abstract: shapes and types of the items.
+
+    Raises:
+        ValueError: there is no checkpoint, it is damaged, or it is of another model.
+    """
+    manager = ocp.CheckpointManager(
+        (folder / CHECKPOINTS).resolve(),
+        options=ocp.CheckpointManagerOptions(read_only=True),
+        item_handlers={"state": ocp.PyTreeCheckpointHandler()},
+    )
+    placed = with_shardings(abstract, set_shardings(abstract, rules))
+    with contextlib.closing(manager):
+        step = newest_step(manager, folder)
+        with restoring(folder, step):
+            check_shapes(manager, step, abstract)
+            target = jax.tree.map(on_a_device, placed)
+            args = ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=True,
+            )
+            return manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+
+
+def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:
+    """Returns the step of the newest whole checkpoint.
+
+    Raises:
+        ValueError: there is none.
+    """
+    step = manager.latest_step()
+    if step is None:
+        raise ValueError(
+            f"{folder / CHECKPOINTS}: no whole checkpoint; train first, or name "
+            "another folder"
+        )
+    return step
+
+
+@contextlib.contextmanager
+def restoring(folder: Path, step: int) -> Iterator[None]:
+    """Turns whatever a restore raises into one ValueError that names the checkpoint."""
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise a dozen kinds
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        raise ValueError(
+            f"{folder / CHECKPOINTS / str(step)}: cannot be restored, it is damaged or "
+            f"of another configuration ({reason}); remove it to go back to the one "
+            "before"
+        ) from error
+
+
+def check_shapes(manager: ocp.CheckpointManager, step: int, abstract: PyTree) -> None:
+    """Raises ValueError unless a checkpoint has the leaves of `abstract`.
+
+    Orbax refuses another shape as well, but prints pages on its way out.
+    """
+    found = named_leaves(manager.item_metadata(step)["state"])
+    for name, leaf in named_leaves(abstract).items():
+        if name not in found:
+            raise ValueError(f"{name!r} is missing")
+        if tuple(found[name].shape) != leaf.shape:
+            raise ValueError(
+                f"{name!r} is {tuple(found[name].shape)}, expected {leaf.shape}"
+            )
+
+
+def on_a_device(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Returns the leaf's shape with its sharding, or else on the first device."""
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,25 @@
+"""How the transformer's parameters are cut over a mesh."""
+
+from soraxla.models.dit.lora import LoRAConfig
+from soraxla.parallel.mesh import WHOLE, Rules
+
+# Parameter to logical axes. Vectors are small: gathering them would cost more.
+RULES: Rules = (
+    (r"(\w*attn)\.[qkv]\.kernel", ("embed", "heads")),
+    (r"(\w*attn)\.([qkv]\.bias|norm_[qk]\.scale)", ("heads",)),
+    (r"(\w*attn)\.o\.kernel", ("heads", "embed")),
+    (r"mlp\.in_proj\.kernel", ("embed", "mlp")),
+    (r"mlp\.in_proj\.bias", ("mlp",)),
+    (r"mlp\.out_proj\.kernel", ("mlp", "embed")),
+    (
+        r"(time_out|time_proj|head|(forecast_)?gate|text_embed\.out_proj|(local|forecast)\..*)\.kernel",
+        ("embed", None),
+    ),
+    (r"(\w+_embed|time_in|text_embed\.in_proj)\.kernel", (None, "embed")),
+    (r".*(bias|scale|table|taps|known_embed)", ()),
+)
+
+
+def trained_rules(lora: LoRAConfig | None) -> Rules:
+    """Returns the rules of trained parameters; adapters are small and stay whole."""
+    return RULES if lora is None else WHOLE
