@@ -49,7 +49,7 @@ def compiled_once():
     """Every training of the same settings runs the same program."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "soraxla.training.loop.Job.step_fn",
+            "soraxla.training.loop.Experiment.step_fn",
             lambda job: compiled(job.step.func, job.step.keywords["cfg"]),
         )
         yield
