@@ -19,6 +19,7 @@ folder's, so it has no settings here. Clips keep their own sizes and share rows 
 from ml_collections import ConfigDict
 
 from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
 from soraxla.models.dit.lora import LoRAConfig
 from soraxla.packing.pack import PackConfig
 from soraxla.parallel.mesh import MeshConfig
@@ -29,7 +30,7 @@ from soraxla.training.optim import OptimConfig
 def get_config(way: str = "lora") -> ConfigDict:
     """The training settings of a way to fine-tune."""
     if way not in ("full", "lora"):
-        raise ValueError(f"unknown fine-tuning {way!r}: expected full or lora")
+        raise UserError(f"unknown fine-tuning {way!r}: expected full or lora")
     adapt = way == "lora"
     return ConfigDict(
         {

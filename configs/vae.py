@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
 from soraxla.models.vae.model import VAEConfig
 from soraxla.training.experiment import VAETrainingConfig
 from soraxla.training.loop import LoopConfig
@@ -43,7 +44,7 @@ RATES = {"debug": 5e-4, "xs-pictures": 5e-4, "xs": 1e-4, "linear": 6e-4, "wan": 
 def get_config(size: str = "xs") -> ConfigDict:
     """The training settings of a size."""
     if size not in SHAPES:
-        raise ValueError(f"unknown VAE size {size!r}: expected {', '.join(SHAPES)}")
+        raise UserError(f"unknown VAE size {size!r}: expected {', '.join(SHAPES)}")
     steps = STEPS[size]
     training = VAETrainingConfig(
         step=VAEStepConfig(

@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 from ml_collections import ConfigDict
 
 from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
 from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import dit_config
 from soraxla.packing.conditioning import EVERY_TASK, ConditioningMixture
@@ -82,7 +83,7 @@ _STAGES = {
 def get_config(stage: str = "clips") -> ConfigDict:
     """One leg; `--init` of the last leg's weights begins the next."""
     if stage not in _STAGES:
-        raise ValueError(
+        raise UserError(
             f"unknown stage {stage!r}: expected one of {', '.join(_STAGES)}"
         )
     steps, rate, rows, pack, part, shift = _STAGES[stage]

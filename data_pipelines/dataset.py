@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 
 from data_pipelines import records
+from soraxla.core.errors import UserError
 from soraxla.packing.conditioning import Stored
 from soraxla.packing.schedule import ScheduleIndex
 
@@ -57,7 +58,7 @@ class Dataset:
     def read(self, i: int) -> Record:
         """Sample i.
 
-        Raises ValueError when the record is damaged or not what the index says.
+        Raises UserError when the record is damaged or not what the index says.
         """
         file = self.path / records.shard_name(int(self.shard[i]))
         try:
@@ -90,8 +91,8 @@ class Dataset:
 def open_dataset(path: str | Path) -> Dataset:
     """Opens a folder written by `data_pipelines.prepare`.
 
-    Raises FileNotFoundError when the folder or one of its files is missing, ValueError
-    when one is damaged, of another format, or at odds with the others.
+    Raises UserError when the folder or one of its files is missing, damaged, of another
+    format, or at odds with the others.
     """
     path = Path(path)
     card = records.read_card(path)
@@ -137,12 +138,12 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def _allow_open(path: Path, files: int) -> None:
-    """Raises how many files this process may have open, or ValueError."""
+    """Raises how many files this process may have open, or UserError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= files or soft == resource.RLIM_INFINITY:
         return
     if hard != resource.RLIM_INFINITY and hard < files:
-        raise ValueError(
+        raise UserError(
             f"{path}: needs {files} open files, of which {hard} are allowed here; "
             "allow more (ulimit -Hn), or prepare it with a larger --shard-size"
         )
@@ -150,10 +151,10 @@ def _allow_open(path: Path, files: int) -> None:
 
 
 def check_vae(dataset: Dataset, sha256: str) -> None:
-    """Raises ValueError unless the dataset was made by the VAE of this hash."""
+    """Raises UserError unless the dataset was made by the VAE of this hash."""
     made_by = dataset.card["vae_sha256"]
     if made_by != sha256:
-        raise ValueError(
+        raise UserError(
             f"{dataset.path}: was prepared with another VAE (SHA-256 {made_by[:12]}…,"
             f" this one is {sha256[:12]}…): train with the dataset's own, in its"
             f" {records.VAE} folder, or prepare it again with this one"
@@ -189,11 +190,11 @@ def _read_empty_text(file: Path) -> Float[np.ndarray, "m e"]:
 
 def _require(file: Path) -> None:
     if not file.is_file():
-        raise FileNotFoundError(
+        raise UserError(
             f"{file}: is missing; copy the whole dataset, or prepare it again"
         )
 
 
-def _damaged(file: Path, reason: object) -> ValueError:
+def _damaged(file: Path, reason: object) -> UserError:
     first_line = str(reason).partition("\n")[0]
-    return ValueError(f"{file}: is damaged ({first_line}); prepare the dataset again")
+    return UserError(f"{file}: is damaged ({first_line}); prepare the dataset again")

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from data_pipelines import transforms
 from data_pipelines.conditions import EncodeVideo, encode_conditions
+from soraxla.core.errors import UserError
 
 EncodeText = Callable[[list[str]], list[Float[np.ndarray, "m e"]]]
 
@@ -25,7 +26,7 @@ class Encoders:
     def one_text(self, caption: str) -> np.ndarray:
         embedding = np.asarray(self.text([caption])[0])
         if embedding.ndim != 2 or not len(embedding):
-            raise ValueError(
+            raise UserError(
                 f"the text encoder made {embedding.shape} of {caption!r}, expected "
                 "(M, E) with M of at least 1"
             )
@@ -39,7 +40,7 @@ class Encoders:
             piece.box.width // self.spatial,
         )
         if latents.ndim != 4 or latents.shape[:3] != grid:
-            raise ValueError(
+            raise UserError(
                 f"the VAE made {latents.shape} of {piece.frames.shape}, expected "
                 f"({', '.join(map(str, grid))}, C)"
             )

@@ -16,6 +16,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from data_pipelines.conditions import lay
 from data_pipelines.dataset import STEERING, Dataset
+from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import uniforms
 from soraxla.core.types import PackedBatch
 from soraxla.packing.controls import Controls, of_tokens
@@ -72,16 +73,16 @@ def packed_batches(
       own: which of the B rows are read; all if None.
 
     Raises:
-      ValueError: `own` is not of the B rows, a sample can never be packed (see
+      UserError: `own` is not of the B rows, a sample can never be packed (see
         `check_index`), or a record turns out to be damaged when it is read.
     """
     if batch_rows < 1:
-        raise ValueError(f"batch_rows is {batch_rows}, expected at least 1")
+        raise UserError(f"batch_rows is {batch_rows}, expected at least 1")
     if prefetch < 0:
-        raise ValueError(f"prefetch is {prefetch}, expected at least 0")
+        raise UserError(f"prefetch is {prefetch}, expected at least 0")
     own = range(batch_rows) if own is None else own
     if not own or min(own) < 0 or max(own) >= batch_rows:
-        raise ValueError(f"own rows {list(own)}: expected some of 0 … {batch_rows - 1}")
+        raise UserError(f"own rows {list(own)}: expected some of 0 … {batch_rows - 1}")
     check_index(dataset.plan, spec)
     _check_controls(dataset, controls)
     layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
@@ -188,12 +189,12 @@ def _said(
 def _check_controls(dataset: Dataset, controls: Controls) -> None:
     actions, camera = dataset.card["actions"], dataset.card["camera"]
     if controls.actions and list(controls.actions) != actions:
-        raise ValueError(
+        raise UserError(
             f"{dataset.path}: knows the actions {actions}, the model "
             f"{list(controls.actions)}; set step.model.controls.actions to those"
         )
     if controls.camera and not camera:
-        raise ValueError(
+        raise UserError(
             f"{dataset.path}: has no camera, but step.model.controls.camera is set; "
             "unset it, or prepare clips that have one"
         )

@@ -30,6 +30,7 @@ from data_pipelines.conditions import EncodeVideo, stored
 from data_pipelines.encoders import Encoders, EncodeText, Unreadable
 from data_pipelines.sources.files import Item, fingerprint, open_source
 from data_pipelines.sources.media import Media, Sample
+from soraxla.core.errors import UserError
 from soraxla.parallel.multihost import only_run
 
 _SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
@@ -99,9 +100,9 @@ def prepare(
       The content of `dataset.json`.
 
     Raises:
-      ValueError: in one line, for a bad source or setting, too many bad samples, or an
-        `out` that holds something else, or a dataset of other settings.
-      OSError: `out` cannot be written, or another run is writing it.
+      UserError: in one line, for a bad source or setting, too many bad samples, or an
+        `out` that holds something else, a dataset of other settings, or another run.
+      OSError: `out` cannot be written.
     """
     _check_numbers(max_tokens=max_tokens, max_bad=max_bad, shard_size=shard_size)
     settings = _Settings(
@@ -138,12 +139,12 @@ def prepare(
 
 def _check_numbers(*, max_tokens: int, max_bad: float | int, shard_size: int) -> None:
     if max_tokens < 1 or shard_size < 1:
-        raise ValueError(
+        raise UserError(
             f"max_tokens is {max_tokens} and shard_size {shard_size}, "
             "expected at least 1"
         )
     if not 0 <= max_bad <= 1:
-        raise ValueError(f"max_bad is {max_bad}, expected a share between 0 and 1")
+        raise UserError(f"max_bad is {max_bad}, expected a share between 0 and 1")
 
 
 def _identity(samples: Sequence[Sample], settings: _Settings) -> str:
@@ -158,7 +159,7 @@ def _finished(out: Path, identity: str) -> dict[str, Any]:
     """The card of a dataset that was finished before, if it is the one asked for."""
     card = records.read_card(out)
     if card.get("fingerprint") != identity:
-        raise ValueError(_other_run(out))
+        raise UserError(_other_run(out))
     # Still there if it was interrupted just before.
     shutil.rmtree(out / records.PROGRESS, ignore_errors=True)
     return card
@@ -174,9 +175,9 @@ def _other_run(out: Path) -> str:
 def _check_ours(out: Path) -> None:
     progress = out / records.PROGRESS
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; name a folder")
+        raise UserError(f"{out}: is a file; name a folder")
     if out.is_dir() and not progress.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out}: is not empty and holds no dataset; name a new folder")
+        raise UserError(f"{out}: is not empty and holds no dataset; name a new folder")
 
 
 def _claim(out: Path, identity: str) -> list[_Note]:
@@ -186,7 +187,7 @@ def _claim(out: Path, identity: str) -> list[_Note]:
         notes.append(_Note(**json.loads(note.read_bytes())))
     file = progress / "fingerprint"
     if notes and file.read_text() != identity:
-        raise ValueError(_other_run(out))
+        raise UserError(_other_run(out))
     # With no shard done nothing binds: a source mended after a refusal starts afresh.
     records.write_whole(file, identity.encode())
     return notes
@@ -229,13 +230,13 @@ class _Progress:
         self._bar.update()
 
     def skip(self, entry: dict[str, str], out: Path) -> None:
-        """Notes a bad sample; ValueError if they are more than allowed."""
+        """Notes a bad sample; UserError if they are more than allowed."""
         self._skipped.append(entry)
         bad = len(self._skipped)
         if bad <= self._max_bad * self._total:
             return
         records.write_lines(out / records.SKIPPED, self._skipped)
-        raise ValueError(
+        raise UserError(
             f"{out}: {bad} of {self._total} samples cannot be used, more than max_bad "
             f"{self._max_bad:.1%}; the last is {entry['file']}: {entry['reason']}; see "
             f"{out / records.SKIPPED}, then mend or drop them, or raise --max-bad"
@@ -327,7 +328,7 @@ def _read(
         limits = settings.max_tokens, settings.vae_spatial
         for piece in transforms.pieces(media.frames, *limits):
             yield media, piece
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         path = f"{sample.file}: " if isinstance(sample, Item) else ""
         raise Unreadable(str(error).removeprefix(path)) from None
 
@@ -354,7 +355,7 @@ def _finish(
     skipped = [entry for note in notes for entry in note.skipped]
     records.write_lines(out / records.SKIPPED, skipped)
     if not rows:
-        raise ValueError(
+        raise UserError(
             f"{out}: none of {len(skipped)} samples can be used; see "
             f"{out / records.SKIPPED}"
         )

@@ -18,6 +18,8 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Shaped
 
+from soraxla.core.errors import UserError
+
 FORMAT = 2
 CARD, INDEX, SKIPPED = "dataset.json", "index.parquet", "skipped.jsonl"
 PROGRESS = "progress"  # while a dataset is prepared
@@ -104,21 +106,19 @@ def copy_folder(source: Path, target: Path) -> None:
 def read_card(path: Path) -> dict[str, Any]:
     """`dataset.json` of a prepared dataset.
 
-    Raises FileNotFoundError if the folder holds none, ValueError if it is damaged or
-    of another format version.
+    Raises UserError if the folder holds none, or if it is damaged or of another format
+    version.
     """
     file = path / CARD
     if not file.is_file():
         begun = (path / PROGRESS).is_dir()
         what = "finished" if begun else "a prepared dataset"
-        raise FileNotFoundError(
-            f"{path}: is not {what} (no {CARD}); run soraxla prepare"
-        )
+        raise UserError(f"{path}: is not {what} (no {CARD}); run soraxla prepare")
     try:
         card = json.loads(file.read_bytes())
         version = card["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: is damaged ({error})") from None
+        raise UserError(f"{file}: is damaged ({error})") from None
     if version != FORMAT:
-        raise ValueError(f"{file}: has format {version}, expected {FORMAT}; prepare it")
+        raise UserError(f"{file}: has format {version}, expected {FORMAT}; prepare it")
     return card

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from soraxla.core.errors import UserError
+
 SPATIAL, TEMPORAL = 8, 4  # pixels and frames a latent, of most causal VAEs
 PATCH = (1, 2, 2)  # latents a token
 _SHORTEST_REST = 1 + TEMPORAL  # frames of the last piece of a clip that was cut
@@ -37,11 +39,11 @@ class Piece(NamedTuple):
 def crop_box(height: int, width: int, spatial: int = SPATIAL) -> Box:
     """The centred box whose sides are the largest multiples of a patch that fit.
 
-    Raises ValueError for a side below a patch, 16 pixels when a latent covers 8.
+    Raises UserError for a side below a patch, 16 pixels when a latent covers 8.
     """
     multiple = spatial * PATCH[1]
     if min(height, width) < multiple:
-        raise ValueError(
+        raise UserError(
             f"is {width}x{height} pixels, but a side needs at least {multiple}"
         )
     box_height, box_width = (side // multiple * multiple for side in (height, width))
@@ -56,13 +58,13 @@ def crop_box(height: int, width: int, spatial: int = SPATIAL) -> Box:
 def piece_frames(box: Box, max_tokens: int, spatial: int = SPATIAL) -> int:
     """The most frames, 1 + 4k, that make at most `max_tokens` tokens.
 
-    Raises ValueError if a single frame makes more.
+    Raises UserError if a single frame makes more.
     """
     multiple = spatial * PATCH[1]
     a_frame = (box.height // multiple) * (box.width // multiple)
     latents = max_tokens // a_frame
     if latents < 1:
-        raise ValueError(
+        raise UserError(
             f"one frame of {box.width}x{box.height} pixels makes {a_frame} tokens, "
             f"more than the {max_tokens} allowed; raise --max-tokens or scale it down"
         )
@@ -78,7 +80,7 @@ def pieces(
     trimmed to 1 + 4k. A last piece of one frame that follows others is left out: the
     caption's action does not happen in it. No more than one piece is held.
 
-    Raises ValueError if the frames are too small or too large for any piece.
+    Raises UserError if the frames are too small or too large for any piece.
     """
     held: list[np.ndarray] = []
     start, box, longest = 0, None, 0

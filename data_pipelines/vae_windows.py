@@ -17,6 +17,7 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
+from soraxla.core.errors import UserError
 from soraxla.media.read import VideoInfo, probe, read_frames
 
 _MAX_SHAPES = 4
@@ -46,7 +47,7 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.shapes) <= _MAX_SHAPES:
-            raise ValueError(
+            raise UserError(
                 f"{len(self.shapes)} window shapes, expected 1 to {_MAX_SHAPES}: "
                 "each one costs a compile"
             )
@@ -55,7 +56,7 @@ class WindowConfig:
                 min(shape.frames, shape.height, shape.width, shape.batch) < 1
                 or not shape.weight > 0
             ):
-                raise ValueError(f"{shape}: every number must be positive")
+                raise UserError(f"{shape}: every number must be positive")
 
 
 class WindowDataset(grain.IterDataset):
@@ -71,7 +72,7 @@ class WindowDataset(grain.IterDataset):
       shapes: the shapes that at least one file is large enough for.
 
     Raises:
-      ValueError: no file is large enough for any shape, or one cannot be read.
+      UserError: no file is large enough for any shape, or one cannot be read.
     """
 
     def __init__(self, files: Sequence[Path], spec: WindowConfig, *, seed: int):
@@ -83,7 +84,7 @@ class WindowDataset(grain.IterDataset):
         ]
         used = {i for members in fits for i in members}
         if not used:
-            raise ValueError(_too_small(spec, infos))
+            raise UserError(_too_small(spec, infos))
         self.skipped = len(infos) - len(used)
         self.shapes = tuple(s for s, m in zip(spec.shapes, fits, strict=True) if m)
         self._files = [Path(file) for file in files]
@@ -191,7 +192,7 @@ def _cropped(
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     for frame in read_frames(file):
         if frame.shape != (info.height, info.width, 3):
-            raise ValueError(
+            raise UserError(
                 f"{file}: holds {frame.shape[1]}x{frame.shape[0]}, but declares "
                 f"{info.width}x{info.height}; take it out, or write it anew"
             )
@@ -200,7 +201,7 @@ def _cropped(
 
 def _enough(file: Path, info: VideoInfo, frames: _Frames, count: int) -> _Frames:
     if len(frames) < count:
-        raise ValueError(
+        raise UserError(
             f"{file}: holds {len(frames)} frames, but declares {info.frames}; take it "
             "out, or write it anew"
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data_pipelines.sources.media import Media, Sample
+from soraxla.core.errors import UserError
 from soraxla.media.read import MEDIA_SUFFIXES, probe, read_frames
 
 TFDS_PREFIX = "tfds:"
@@ -37,7 +38,7 @@ def open_source(
     """The samples of a folder, or of `tfds:NAME` or `tfds:NAME/SPLIT` in `data_dir`.
 
     Without a `data_dir`, TFDS looks where it looks by itself (TFDS_DATA_DIR). Raises
-    what `folder` or `tfds_source.TfdsSource` raises, and ValueError for a `data_dir`
+    what `folder` or `tfds_source.TfdsSource` raises, and UserError for a `data_dir`
     and a folder of media.
     """
     if isinstance(source, str) and source.startswith(TFDS_PREFIX):
@@ -45,7 +46,7 @@ def open_source(
 
         return TfdsSource(source.removeprefix(TFDS_PREFIX), data_dir=data_dir)
     if data_dir is not None:
-        raise ValueError(
+        raise UserError(
             f"{source}: is a folder of media, expected tfds:NAME with --data-dir"
         )
     return folder(source)
@@ -73,14 +74,13 @@ def folder(path: str | os.PathLike[str]) -> list[Item]:
     - one `NAME.txt` beside each `NAME.mp4`, `NAME.jpg`, …, also in folders below.
 
     Raises:
-      FileNotFoundError: no such folder.
-      ValueError: in one line, with the line's number, for a list that is not UTF-8 or
-        malformed; a caption that is missing or empty; a `file` that is missing, stands
-        twice, or leaves the folder (absolute, by "..", or through a link).
+      UserError: no such folder; in one line, with the line's number, for a list
+        that is not UTF-8 or malformed; a caption that is missing or empty; a `file`
+        that is missing, stands twice, or leaves the folder (absolute, by "..", or through a link).
     """
     path = Path(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder")
+        raise UserError(f"{path}: no such folder")
     lists = {"captions.jsonl": _jsonl_rows, "captions.csv": _csv_rows}
     for name, rows in lists.items():
         if (path / name).is_file():
@@ -89,7 +89,7 @@ def folder(path: str | os.PathLike[str]) -> list[Item]:
     else:
         items = _beside(path)
     if not items:
-        raise ValueError(
+        raise UserError(
             f"{path}: lists no media; expected captions.jsonl, captions.csv, or media "
             f"files ({', '.join(MEDIA_SUFFIXES)}) with a .txt beside each"
         )
@@ -109,9 +109,9 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: is not JSON ({error.msg})") from None
+            raise UserError(f"{where}: is not JSON ({error.msg})") from None
         if not isinstance(row, dict):
-            raise ValueError(f'{where}: expected {{"file": …, "caption": …}}')
+            raise UserError(f'{where}: expected {{"file": …, "caption": …}}')
         yield where, row.get("file"), row.get("caption")
 
 
@@ -125,18 +125,18 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
         except StopIteration:
             break
         except csv.Error as error:
-            raise ValueError(f"{where}: is not CSV ({error})") from None
+            raise UserError(f"{where}: is not CSV ({error})") from None
         if columns is None:
             columns = cells
             if "file" not in columns or "caption" not in columns:
                 break
         elif len(cells) > len(columns):
-            raise ValueError(f"{where}: has too many columns; quote the caption")
+            raise UserError(f"{where}: has too many columns; quote the caption")
         elif cells:
             row = dict(zip(columns, cells, strict=False))
             yield where, row.get("file"), row.get("caption")
     if columns is None or "file" not in columns or "caption" not in columns:
-        raise ValueError(f"{path}:1: expected the columns file,caption")
+        raise UserError(f"{path}:1: expected the columns file,caption")
 
 
 def _text(path: Path) -> str:
@@ -146,7 +146,7 @@ def _text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
+        raise UserError(
             f"{path}:{line}: is not UTF-8; save the captions as UTF-8"
         ) from None
 
@@ -156,15 +156,15 @@ def _listed(root: Path, rows: Iterable[_Row]) -> list[Item]:
     items = []
     for where, name, caption in rows:
         if not isinstance(name, str) or not name:
-            raise ValueError(f'{where}: has no "file"')
+            raise UserError(f'{where}: has no "file"')
         file = _inside(root, name, where)
         if file.resolve() in seen:
-            raise ValueError(
+            raise UserError(
                 f"{where}: {name} is listed already, at {seen[file.resolve()]}"
             )
         seen[file.resolve()] = where
         if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f'{where}: {name} has no "caption", or an empty one')
+            raise UserError(f'{where}: {name} has no "caption", or an empty one')
         items.append(
             Item(
                 file=file,
@@ -180,11 +180,11 @@ def _inside(root: Path, name: str, where: str) -> Path:
     relative = PurePosixPath(name)
     file = root / relative
     if relative.is_absolute() or Path(name).is_absolute() or ".." in relative.parts:
-        raise ValueError(f"{where}: {name} leaves the folder; name a file inside it")
+        raise UserError(f"{where}: {name} leaves the folder; name a file inside it")
     if not file.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{where}: {name} is a link out of the folder")
+        raise UserError(f"{where}: {name} is a link out of the folder")
     if not file.is_file():
-        raise ValueError(f"{where}: {name} does not exist in {root}")
+        raise UserError(f"{where}: {name} does not exist in {root}")
     return file
 
 
@@ -198,6 +198,6 @@ def _beside(root: Path) -> list[Item]:
             continue
         text = file.with_suffix(".txt")
         if not text.is_file():
-            raise ValueError(f"{file}: has no caption; expected it in {text.name}")
+            raise UserError(f"{file}: has no caption; expected it in {text.name}")
         rows.append((str(text), name.as_posix(), _text(text)))
     return _listed(root, rows)

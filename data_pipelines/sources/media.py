@@ -24,5 +24,5 @@ class Sample(Protocol):
     def uid(self) -> str: ...
 
     def open(self) -> Media:
-        """Raises ValueError or OSError, at once or while it streams, if unreadable."""
+        """Raises UserError or OSError, at once or while it streams, if unreadable."""
         ...

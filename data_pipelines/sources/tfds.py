@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.features import video_feature
 
 from data_pipelines.sources.media import Media
+from soraxla.core.errors import UserError
 
 # Feature names in the datasets of the TFDS catalogue, the first that is there is taken.
 _CLIPS = ("video", "frames", "clip")
@@ -51,7 +52,7 @@ class TfdsSource(Sequence[TfdsSample]):
     unless given.
 
     Raises:
-      ValueError: in one line, if TFDS does not find the dataset or the split, if it is
+      UserError: in one line, if TFDS does not find the dataset or the split, if it is
         not stored as ArrayRecord and cannot be made, or lacks media or captions.
     """
 
@@ -64,7 +65,7 @@ class TfdsSource(Sequence[TfdsSample]):
             with _video_without_tensorflow():
                 self._data: Any = tfds.data_source(dataset, split=split, **where)
         except Exception as error:
-            raise ValueError(
+            raise UserError(
                 f"tfds:{name}: cannot be read as ArrayRecord ({_first_line(error)}); "
                 "prepare it with: tfds build --file_format=array_record"
             ) from None
@@ -95,11 +96,11 @@ class TfdsSource(Sequence[TfdsSample]):
         return TfdsSample(self, index % len(self))
 
     def media(self, index: int) -> Media:
-        """An example decoded; ValueError if it cannot be, or has no caption."""
+        """An example decoded; UserError if it cannot be, or has no caption."""
         try:
             example = self._data[index]
         except Exception as error:
-            raise ValueError(f"cannot be decoded ({_first_line(error)})") from None
+            raise UserError(f"cannot be decoded ({_first_line(error)})") from None
         caption = self._caption_of(example)
         if self._media in _PICTURES:
             return Media(caption, 0.0, map(_rgb, [example[self._media]]))
@@ -123,7 +124,7 @@ class TfdsSource(Sequence[TfdsSample]):
         value = value.item() if isinstance(value, np.ndarray) else value
         text = value.decode() if isinstance(value, bytes) else str(value)
         if not text.strip():
-            raise ValueError("has an empty caption")
+            raise UserError("has an empty caption")
         return " ".join(text.split())
 
 
@@ -150,7 +151,7 @@ def _resolve(name: str, where: dict[str, Any]) -> tuple[str, str]:
         if not split:
             split = splits[0] if len(splits) == 1 else "train"
         return dataset, split
-    raise ValueError(f"tfds:{name}: is not found ({(reasons or ['no name'])[0]})")
+    raise UserError(f"tfds:{name}: is not found ({(reasons or ['no name'])[0]})")
 
 
 def _one_of(
@@ -159,7 +160,7 @@ def _one_of(
     for name in names:
         if name in features:
             return name
-    raise ValueError(
+    raise UserError(
         f"tfds:{dataset}: has no {what}; its features are {', '.join(features)}, "
         f"expected one of {', '.join(names)}"
     )
@@ -168,7 +169,7 @@ def _one_of(
 def _rgb(frame: np.ndarray) -> np.ndarray:
     frame = np.asarray(frame)
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] not in (1, 3):
-        raise ValueError(
+        raise UserError(
             f"has frames {frame.dtype} {frame.shape}, expected uint8 (H, W, 1 or 3)"
         )
     return np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from data_pipelines.worlds import WORLDS, draw_size
 from data_pipelines.worlds.sizes import PICTURES
+from soraxla.core.errors import UserError
 
 # Each clip is of a world that is drawn for it. `flat` has none seen from within; half
 # of its clips are of the world with the most words.
@@ -185,16 +186,16 @@ def build(
     What is there already is left as it is, and what was interrupted goes on.
 
     Raises:
-      ValueError: in one line, for an unknown config, a number out of range, or a
+      UserError: in one line, for an unknown config, a number out of range, or a
         dataset there that has other clips.
-      OSError: the folder cannot be written, or a process was ended from outside.
+      OSError: the folder cannot be written.
     """
     if config not in CONFIGS:
-        raise ValueError(f"unknown world {config!r}, expected {', '.join(CONFIGS)}")
+        raise UserError(f"unknown world {config!r}, expected {', '.join(CONFIGS)}")
     if not 0 <= pictures <= 1:
-        raise ValueError(f"pictures is {pictures}, expected a share from 0 to 1")
+        raise UserError(f"pictures is {pictures}, expected a share from 0 to 1")
     if clips < 1 or workers < 1 or not 0 <= seed < _SEEDS:
-        raise ValueError(
+        raise UserError(
             f"clips is {clips}, workers {workers} and seed {seed}, expected at least "
             f"one clip and worker, and a seed of 0 to {_SEEDS - 1}"
         )
@@ -211,7 +212,7 @@ def build(
     there = builder.info.metadata or {}  # what was written, where something was
     there = {name: there.get(name) for name in builder.asked}
     if there != builder.asked:
-        raise ValueError(
+        raise UserError(
             f"{folder}: holds other clips ({_pairs(there)}) than asked for "
             f"({_pairs(builder.asked)}); choose another --out, or remove the folder"
         )
@@ -293,7 +294,7 @@ def _write_all(shards: list[_Shard], workers: int, progress: bool) -> None:
                     shard.result()
                 bar.update(written.value - (bar.n - (total - clips)))
         except BrokenProcessPool:
-            raise OSError(
+            raise UserError(
                 "a process that simulates was ended from outside, perhaps for want of "
                 "memory; run this again with fewer --workers to go on"
             ) from None

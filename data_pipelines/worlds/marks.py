@@ -28,7 +28,7 @@ def simulate(seed: int, *, width: int, height: int, frames: int, fps: float) -> 
     - `bite_position` (K,2): centres, in pixels; `bite_radius` (K,): pixels
     - `eaten` (T,): share of the food's pixels that is gone
 
-    Raises ValueError, in one line, for a size that cannot be drawn.
+    Raises UserError, in one line, for a size that cannot be drawn.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     rng = draw.generator(seed, "marks")

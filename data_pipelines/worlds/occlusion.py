@@ -15,6 +15,7 @@ from data_pipelines.worlds.occlusion_scene import (
 )
 from data_pipelines.worlds.occlusion_words import caption
 from data_pipelines.worlds.sizes import check_size
+from soraxla.core.errors import UserError
 
 
 def simulate(
@@ -48,13 +49,13 @@ def simulate(
       held_out: shows one shape, of a triple in `HELD_OUT`, and a wall or two.
       triple: shows one shape, of this colour, shape and direction, and a wall or two.
 
-    Raises ValueError, in one line, for a size that cannot be drawn, an unknown triple,
+    Raises UserError, in one line, for a size that cannot be drawn, an unknown triple,
     both options at once, or either with a picture, which shows no direction.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     rng = draw.generator(seed, "occlusion")
     if held_out and triple is not None:
-        raise ValueError("held_out chooses the triple; give one of the two")
+        raise UserError("held_out chooses the triple; give one of the two")
     if held_out:
         triple = sorted(HELD_OUT)[rng.integers(len(HELD_OUT))]
     if triple is not None:
@@ -83,11 +84,11 @@ def _check_triple(triple: Triple, frames: int) -> None:
     known = (draw.COLOURS, draw.SHAPES, DIRECTIONS)
     for word, words in zip(triple, known, strict=True):
         if word not in words:
-            raise ValueError(
+            raise UserError(
                 f"unknown {word!r} in {triple}, expected one of {', '.join(words)}"
             )
     if frames == 1:
-        raise ValueError(
+        raise UserError(
             f"a picture shows no direction ({triple}); ask for more frames than 1"
         )
 

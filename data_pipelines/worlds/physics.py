@@ -39,7 +39,7 @@ def simulate(seed: int, *, width: int, height: int, frames: int, fps: float) -> 
       row k. From above, floor and ceiling are the lower and the upper cushion.
     - `floor` (): "wooden", "grey" or "white"; for billiards the cloth's colour
 
-    Raises ValueError, in one line, for a size that cannot be drawn.
+    Raises UserError, in one line, for a size that cannot be drawn.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     rng = draw.generator(seed, "physics")

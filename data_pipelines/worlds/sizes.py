@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from soraxla.core.errors import UserError
+
 # (width, height), each a multiple of 16 pixels, and how often it is drawn.
 _SIZES = {
     (64, 64): 0.4,
@@ -44,14 +46,14 @@ def draw_size(seed: int, *, pictures: float = PICTURES) -> Size:
 
 
 def check_size(*, width: int, height: int, frames: int, fps: float) -> None:
-    """ValueError unless the worlds can draw such a clip."""
+    """UserError unless the worlds can draw such a clip."""
     if min(width, height) < 32 or max(width, height) > 4 * min(width, height):
-        raise ValueError(
+        raise UserError(
             f"a clip of {width}x{height} pixels, expected sides of at least 32, none "
             "more than 4 times the other"
         )
     if frames < 1 or not 0 < fps < 1000:
-        raise ValueError(
+        raise UserError(
             f"a clip of {frames} frames at {fps} a second, expected at least 1 frame "
             "and a rate between 0 and 1000"
         )

@@ -51,6 +51,7 @@ from data_pipelines.worlds.voxel_words import (
     player_words,
     scene_words,
 )
+from soraxla.core.errors import UserError
 
 _HANDS = (vb.BRICKS, vb.PLANKS, vb.MARBLE, vb.WOOL)  # what a player may place
 
@@ -97,7 +98,7 @@ def simulate(
     or placed is in the middle of frame k. After the last row the player stands still.
     A varied script is drawn where none is given.
 
-    Raises ValueError for a size out of range, or rows that are not of `ACTIONS` or are
+    Raises UserError for a size out of range, or rows that are not of `ACTIONS` or are
     too many for the frames.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
@@ -141,7 +142,7 @@ def simulate(
 def film(seed: int, *, width: int, height: int, frames: int, fps: float) -> Episode:
     """A clip by a free camera that circles, flies or turns; its actions are 0.
 
-    Raises ValueError for a size out of range.
+    Raises UserError for a size out of range.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     start = _start(seed)
@@ -202,7 +203,7 @@ def _play(
 def _checked(actions: np.ndarray, frames: int) -> np.ndarray:
     count, wide = actions.shape
     if wide != len(ACTIONS) or count > frames - 1:
-        raise ValueError(
+        raise UserError(
             f"actions are {count} rows of {wide}, expected at most {frames - 1} (a row "
             f"between two of {frames} frames) of {len(ACTIONS)}: {', '.join(ACTIONS)}"
         )

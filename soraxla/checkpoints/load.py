@@ -31,7 +31,7 @@ def load_vae(folder: Path) -> LoadedModel:
     """Returns the VAE of a model folder or of a training folder (its EMA).
 
     Raises:
-        ValueError: see `load_model` and `trained_vae`.
+        UserError: see `load_model` and `trained_vae`.
     """
     return (
         trained_vae(folder) if is_training_folder(folder) else load_model(folder, "vae")
@@ -42,7 +42,7 @@ def load_dit(folder: Path) -> LoadedModel:
     """Returns the diffusion transformer of a model folder or of a training folder.
 
     Raises:
-        ValueError: see `load_model` and `trained_dit`.
+        UserError: see `load_model` and `trained_dit`.
     """
     if is_training_folder(folder):
         return trained_dit(folder, load_base=load_transformer)
@@ -53,7 +53,7 @@ def load_transformer(checkpoint: Path) -> LoadedModel:
     """Returns that of a training folder, or of an imported or exported folder's `dit`.
 
     Raises:
-        ValueError: as `load_dit`.
+        UserError: as `load_dit`.
     """
     return load_dit(
         checkpoint if is_training_folder(checkpoint) else checkpoint / "dit"
@@ -66,7 +66,7 @@ def named_tensors(
     """Returns names, unstacked, a reader as stored, and a checkpoint's model settings.
 
     Raises:
-        ValueError: as `load_dit`.
+        UserError: as `load_dit`.
     """
     if kind == "dit" and is_training_folder(checkpoint):
         loaded = load_dit(checkpoint)
@@ -83,7 +83,7 @@ def vae_as_folder(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yields a VAE's model folder and its hash; a training folder's is temporary.
 
     Raises:
-        ValueError: as `load_vae`.
+        UserError: as `load_vae`.
     """
     if not is_training_folder(folder):
         read_config(folder, "vae")

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from soraxla.core.config import build
+from soraxla.core.errors import UserError
 from soraxla.core.trees import STACKED, is_stacked, named_leaves, unstacked
 from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.hashing import sha256_of_files
@@ -49,10 +50,10 @@ def save_folder(
     """Writes parameters and their config, by `write_folder`.
 
     Raises:
-        ValueError: the folder exists, or `dtype` is unknown.
+        UserError: the folder exists, or `dtype` is unknown.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+        raise UserError(f"dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     tensors = unstack(params)
     write_folder(
         folder, tensors, lambda n: tensors[n].astype(DTYPES[dtype], copy=False), config
@@ -81,7 +82,7 @@ def write_folder(
         read: a tensor by name.
 
     Raises:
-        ValueError: the folder exists.
+        UserError: the folder exists.
     """
     files: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -106,7 +107,7 @@ def load_folder(folder: Path, abstract: PyTree, rules: Rules) -> PyTree:
     """Parameters shaped as `abstract` (from `jax.eval_shape` of the init).
 
     Raises:
-        ValueError: a file is damaged; tensors are missing, unexpected, mis-shaped or
+        UserError: a file is damaged; tensors are missing, unexpected, mis-shaped or
             no floats.
     """
     stored = open_folder(folder, abstract)
@@ -128,12 +129,12 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     """The folder's `config.json`.
 
     Raises:
-        ValueError: missing, damaged, of a newer format, or not of this kind.
+        UserError: missing, damaged, of a newer format, or not of this kind.
     """
     path = folder / CONFIG
     if not path.is_file():
         missing = f"{CONFIG} is" if folder.is_dir() else "the folder is"
-        raise ValueError(
+        raise UserError(
             f"{folder}: no {kind} weights here, {missing} missing; give a folder "
             "that `soraxla import`, `export` or `train` wrote"
         )
@@ -142,15 +143,15 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
         found, written = config["kind"], int(config["format"])
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: damaged ({reason}); copy it again") from error
+        raise UserError(f"{path}: damaged ({reason}); copy it again") from error
     if found != kind or written > FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{path}: holds {found!r} of format {written}, expected {kind!r} of format "
             f"{FORMAT} or older; give another folder or update soraxla"
         )
     for key, expected in _KEYS[kind].items():
         if not isinstance(config.get(key), expected):
-            raise ValueError(f"{path}: damaged, it has no {key!r}; copy it again")
+            raise UserError(f"{path}: damaged, it has no {key!r}; copy it again")
     return config
 
 
@@ -176,7 +177,7 @@ def load_model(folder: Path, kind: str) -> LoadedModel:
     """Returns the `kind`, "vae" or "dit", of a model folder.
 
     Raises:
-        ValueError: see `load_folder` and `read_config`.
+        UserError: see `load_folder` and `read_config`.
     """
     config = read_config(folder, kind)
     model = model_config(folder, config)
@@ -189,13 +190,13 @@ def model_config(folder: Path, config: dict[str, Any]) -> DiTConfig | VAEConfig:
     """Returns the settings of a folder's model from its `config.json`.
 
     Raises:
-        ValueError: an unknown, missing or wrong setting.
+        UserError: an unknown, missing or wrong setting.
     """
     cls = DiTConfig if config["kind"] == "dit" else VAEConfig
     try:
         return build(cls, config["model"], "model.")
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
+        raise UserError(f"{folder / CONFIG}: {error}") from error
 
 
 def abstract_params(model: DiTConfig | VAEConfig) -> PyTree:

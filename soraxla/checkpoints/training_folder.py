@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 
 from soraxla.checkpoints.model_folder import LoadedModel, abstract_params
 from soraxla.core.config import build, to_dict
+from soraxla.core.errors import UserError
 from soraxla.core.trees import named_leaves
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit import lora
@@ -42,22 +43,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Returns the settings that a training folder was trained with.
 
     Raises:
-        ValueError: the folder is not a training folder, or its record is damaged.
+        UserError: the folder is not a training folder, or its record is damaged.
     """
     path = folder / SETTINGS
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"{folder}: not a training folder, {SETTINGS} is missing; give the folder "
             "that `soraxla train` wrote"
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"{path}: damaged ({error}); restore it from a copy"
-        ) from error
+        raise UserError(f"{path}: damaged ({error}); restore it from a copy") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: damaged, not settings; restore it from a copy")
+        raise UserError(f"{path}: damaged, not settings; restore it from a copy")
     return settings
 
 
@@ -65,16 +64,16 @@ def settings_of_kind(folder: Path, kind: str) -> dict[str, Any]:
     """Returns the settings of a training folder that trains a "vae" or a "dit".
 
     Raises:
-        ValueError: it trains another kind, or its record is damaged.
+        UserError: it trains another kind, or its record is damaged.
     """
     settings = read_settings(folder)
     if settings.get("kind") != kind:
-        raise ValueError(
+        raise UserError(
             f"{folder}: trains a {settings.get('kind')}, expected a {kind}; give the "
             "other folder"
         )
     if not isinstance(settings.get("step"), dict):
-        raise ValueError(
+        raise UserError(
             f"{folder / SETTINGS}: damaged, it has no 'step'; copy it again"
         )
     return settings
@@ -84,7 +83,7 @@ def trained_vae(folder: Path) -> LoadedModel:
     """Returns the EMA of a VAE's training, with the statistics of its latents.
 
     Raises:
-        ValueError: see `settings_of_kind` and `restore_part`.
+        UserError: see `settings_of_kind` and `restore_part`.
     """
     step = settings_of_kind(folder, "vae")["step"]
     model = build(VAEConfig, step.get("model", {}), "step.model.")
@@ -109,7 +108,7 @@ def trained_dit(
         load_base: returns the model of the folder that adapters were trained on.
 
     Raises:
-        ValueError: see `settings_of_kind` and `restore_part`; or the base of the
+        UserError: see `settings_of_kind` and `restore_part`; or the base of the
             adapters is missing or another one.
     """
     settings = settings_of_kind(folder, "dit")
@@ -134,7 +133,7 @@ def trained_ema(
     With LoRA the EMA is the adapters'.
 
     Raises:
-        ValueError: a wrong setting; see `restore_part`.
+        UserError: a wrong setting; see `restore_part`.
     """
     step = settings["step"]
     model = build(DiTConfig, step.get("model", {}), "step.model.")
@@ -155,17 +154,17 @@ def _base(
     """Returns the frozen parameters that a training folder's adapters add to."""
     init = settings.get("init")
     if not isinstance(init, dict) or not {"folder", "sha256"} <= init.keys():
-        raise ValueError(
+        raise UserError(
             f"{folder / SETTINGS}: damaged, its adapters have no 'init'; copy it again"
         )
     start = Path(init["folder"])
     try:
         params = load_base(start).params
     except ValueError as error:
-        raise ValueError(f"the base of the adapters in {folder}: {error}") from error
+        raise UserError(f"the base of the adapters in {folder}: {error}") from error
     found, expected = sha256_of_tree(params), init["sha256"]
     if found != expected:
-        raise ValueError(
+        raise UserError(
             f"{start}: is not the model that the adapters in {folder} were trained on "
             f"(SHA-256 {expected[:12]}…, this one is {found[:12]}…); put the base back "
             f"or its place in init.folder of {folder / SETTINGS}"
@@ -182,7 +181,7 @@ def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any
         abstract: shapes and types of the items.
 
     Raises:
-        ValueError: there is no checkpoint, it is damaged, or it is of another model.
+        UserError: there is no checkpoint, it is damaged, or it is of another model.
     """
     manager = ocp.CheckpointManager(
         (folder / CHECKPOINTS).resolve(),
@@ -207,11 +206,11 @@ def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:
     """Returns the step of the newest whole checkpoint.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     step = manager.latest_step()
     if step is None:
-        raise ValueError(
+        raise UserError(
             f"{folder / CHECKPOINTS}: no whole checkpoint; train first, or name "
             "another folder"
         )
@@ -220,12 +219,12 @@ def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:
 
 @contextlib.contextmanager
 def restoring(folder: Path, step: int) -> Iterator[None]:
-    """Turns whatever a restore raises into one ValueError that names the checkpoint."""
+    """Turns whatever a restore raises into one UserError that names the checkpoint."""
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise a dozen kinds
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-        raise ValueError(
+        raise UserError(
             f"{folder / CHECKPOINTS / str(step)}: cannot be restored, it is damaged or "
             f"of another configuration ({reason}); remove it to go back to the one "
             "before"
@@ -233,16 +232,16 @@ def restoring(folder: Path, step: int) -> Iterator[None]:
 
 
 def check_shapes(manager: ocp.CheckpointManager, step: int, abstract: PyTree) -> None:
-    """Raises ValueError unless a checkpoint has the leaves of `abstract`.
+    """Raises UserError unless a checkpoint has the leaves of `abstract`.
 
     Orbax refuses another shape as well, but prints pages on its way out.
     """
     found = named_leaves(manager.item_metadata(step)["state"])
     for name, leaf in named_leaves(abstract).items():
         if name not in found:
-            raise ValueError(f"{name!r} is missing")
+            raise UserError(f"{name!r} is missing")
         if tuple(found[name].shape) != leaf.shape:
-            raise ValueError(
+            raise UserError(
                 f"{name!r} is {tuple(found[name].shape)}, expected {leaf.shape}"
             )
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from soraxla.core.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -22,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.tools.demo import FULL, SMOKE, demo
 
     if args.workdir.exists() and not args.workdir.is_dir():
-        raise ValueError(f"{args.workdir}: is a file; name a folder")
+        raise UserError(f"{args.workdir}: is a file; name a folder")
     report = demo(args.workdir, SMOKE if args.smoke else FULL)
     for key, value in report.items():
         print(f"{key}: {value}")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from soraxla.core.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -41,9 +43,7 @@ def run(args: argparse.Namespace) -> None:
     for assignment in args.set:
         replace_setting(config, assignment)
     if config.pop("kind", None) != "dit":
-        raise ValueError(
-            f"{args.config}: trains no transformer; the doctor knows those"
-        )
+        raise UserError(f"{args.config}: trains no transformer; the doctor knows those")
     failed = []
     start = open_start(args.checkpoint)
     cfg = build(DiTTrainingConfig, settings_of(config, start))
@@ -53,4 +53,4 @@ def run(args: argparse.Namespace) -> None:
             if not check.well:
                 failed.append(check.name)
     if failed:
-        raise ValueError(f"not fit for training: {', '.join(failed)}")
+        raise UserError(f"not fit for training: {', '.join(failed)}")

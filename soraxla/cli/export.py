@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from soraxla.core.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.parallel.mesh import sampling_mesh
 
     if args.adapter and args.layout != "wan":
-        raise ValueError("--adapter is a file for diffusers; use export wan --adapter")
+        raise UserError("--adapter is a file for diffusers; use export wan --adapter")
     with jax.set_mesh(sampling_mesh()):
         if args.layout == "wan":
             _export_wan(args)
@@ -51,7 +53,7 @@ def _export_wan(args: argparse.Namespace) -> None:
     from soraxla.checkpoints.wan.convert import OURS, export_wan
 
     if args.dtype is not None:
-        raise ValueError("export wan keeps the types of the weights; leave out --dtype")
+        raise UserError("export wan keeps the types of the weights; leave out --dtype")
     if args.adapter:
         export_adapter(args.checkpoint, args.out)
         return
@@ -71,7 +73,7 @@ def _export_ours(args: argparse.Namespace) -> None:
 
     out, dtype = args.out, args.dtype or "float32"
     if out.exists():
-        raise ValueError(f"{out}: exists; remove it or choose another --out")
+        raise UserError(f"{out}: exists; remove it or choose another --out")
     if read_settings(args.checkpoint).get("kind") == "vae":
         vae = load_vae(args.checkpoint)
         save_folder(out, vae.params, vae.config, dtype=dtype)

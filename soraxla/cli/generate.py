@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from soraxla.assets import WORLDS, GenerationDefaults, worlds_model
 from soraxla.cli import media, sampling
+from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
     from soraxla.generation.pipeline import Pipeline
@@ -164,8 +165,8 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
                 window=window,
                 overlap=args.overlap,
             )
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}" if where else str(error)) from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}" if where else str(error)) from None
         requests.append(request)
     media.note_fit(requests[0])
     return requests
@@ -180,14 +181,14 @@ def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
 
     names = pipeline.dit.model.controls.actions
     if not names:
-        raise ValueError("--actions: this model knows none; leave it out")
+        raise UserError("--actions: this model knows none; leave it out")
     rows, new = parse_actions(text, names), new_frames(request)
     first = request.frames - new
     if isinstance(request.task, Animate):
         # What is done before the first frame is not seen, of a prompt's either.
         first, new = 1, new - (request.task.first is None)
     if len(rows) > new:
-        raise ValueError(
+        raise UserError(
             f"--actions last {len(rows)} frames, but {new} are generated: ask for more "
             "frames, or do less"
         )
@@ -229,15 +230,15 @@ def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
             write_video(
                 trial, [black] * min(request.frames, 2), request.fps, codec=codec
             )
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             message = str(error).replace(str(trial), str(out))
-            raise ValueError(message) from None
+            raise UserError(message) from None
 
 
 def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.isdecimal() for p in parts):
-        raise ValueError(f"{option} is {text!r}, expected WIDTHxHEIGHT such as 640x360")
+        raise UserError(f"{option} is {text!r}, expected WIDTHxHEIGHT such as 640x360")
     return int(parts[0]), int(parts[1])
 
 
@@ -245,9 +246,9 @@ def _frames(args: argparse.Namespace, fps: float) -> int | None:
     if args.seconds is None:
         return args.frames
     if not 0 < args.seconds <= 3600:
-        raise ValueError(f"--seconds is {args.seconds}, expected 0 to 3600")
+        raise UserError(f"--seconds is {args.seconds}, expected 0 to 3600")
     if not math.isfinite(fps):
-        raise ValueError(f"--fps is {fps}, expected a number such as 24")
+        raise UserError(f"--fps is {fps}, expected a number such as 24")
     return max(1, round(args.seconds * fps))
 
 
@@ -259,13 +260,13 @@ def _prompts(args: argparse.Namespace) -> list[tuple[str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{file}: is not UTF-8 (byte {error.start}); save it as UTF-8"
         ) from None
     lines = enumerate(text.split("\n"), start=1)
     prompts = [(f"{file} line {n}", line.strip()) for n, line in lines if line.strip()]
     if not prompts:
-        raise ValueError(f"{file}: holds no prompt; write one a line")
+        raise UserError(f"{file}: holds no prompt; write one a line")
     return prompts
 
 
@@ -273,7 +274,7 @@ def _outs(pattern: str, count: int) -> list[Path]:
     if count == 1 and "{}" not in pattern:
         return [Path(pattern)]
     if "{}" not in pattern:
-        raise ValueError(
+        raise UserError(
             f"--out is {pattern!r} for {count} prompts, expected a name with {{}} for "
             "the number, such as video_{}.mp4"
         )

@@ -4,11 +4,14 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 import warnings
 from importlib import import_module
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any, NoReturn
+
+from soraxla.core.errors import UserError
 
 VERBS = {
     "demo": "real clips in, a generated video out, in one command",
@@ -38,6 +41,11 @@ def parser() -> Parser:
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=summary)
         _module(verb).add_arguments(sub)
+        sub.add_argument(
+            "--traceback",
+            action="store_true",
+            help="show the lines of code that lead to an error, for a report",
+        )
     return top
 
 
@@ -47,7 +55,11 @@ def _module(verb: str) -> Any:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb; a user's mistake is one line on stderr and exit status 2."""
+    """Runs one verb and returns its exit status.
+
+    A mistake of the user's becomes one line on stderr and status 2, Ctrl-C status 130.
+    Every other exception counts as a bug and is raised.
+    """
     args = parser().parse_args(argv)
     from absl import logging
 
@@ -56,7 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     _keep_compiled()
     try:
         _module(args.verb).run(args)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (UserError, OSError, FloatingPointError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise  # no file that a user could look at
+        if args.traceback:
+            traceback.print_exc()
         print(f"soraxla {args.verb}: {_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -80,9 +96,9 @@ def _keep_compiled() -> None:
 
 
 def _line(error: Exception) -> str:
-    """The message on one line; what the system says of a file, with the file first."""
+    """Returns the message on one line, with the file first for a system error."""
     text = str(error)
-    if isinstance(error, OSError) and error.filename and error.strerror:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soraxla.assets import WORLDS
+from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,7 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
     `bridge` where the options name none.
 
     Raises:
-        ValueError, OSError: options that do not go together, a file that cannot be
+        UserError, OSError: options that do not go together, a file that cannot be
             read, a mask of another size than its clip.
     """
     from soraxla.generation.request import (
@@ -117,18 +118,18 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
             mask = ~mask
         try:
             return Inpaint(video=video, mask=mask)
-        except ValueError as error:
-            raise ValueError(f"{args.mask}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{args.mask}: {error}") from None
     pictures = (args.image, args.last_image)
     first, last = (None if path is None else _picture(path) for path in pictures)
     return Animate(first=first, last=last)
 
 
 def check_kept(args: argparse.Namespace, out: Path) -> None:
-    """Raises ValueError if `out` is a file that is given."""
+    """Raises UserError if `out` is a file that is given."""
     for path in (*_films(args), args.image, args.last_image, args.mask):
         if path is not None and out.is_file() and out.samefile(path):
-            raise ValueError(f"{out}: is what is given; write to another file (--out)")
+            raise UserError(f"{out}: is what is given; write to another file (--out)")
 
 
 def own_size(task: "Task") -> "tuple[Task, int, int] | None":
@@ -208,7 +209,7 @@ def _check_together(args: argparse.Namespace) -> None:
     for name in ("image", "last_image"):
         if task is not None and getattr(args, name) is not None:
             option = name.replace("_", "-")
-            raise ValueError(f"--{option} does not go with --{task}: give one of them")
+            raise UserError(f"--{option} does not go with --{task}: give one of them")
     for name, others in _BESIDE.items():
         if getattr(args, name) is None or any(
             getattr(args, other) is not None for other in others
@@ -218,14 +219,14 @@ def _check_together(args: argparse.Namespace) -> None:
             " or ".join(f"--{x}" for x in others),
             "one" if others[1:] else "it",
         )
-        raise ValueError(f"--{name} means nothing without {either}: add {it}")
+        raise UserError(f"--{name} means nothing without {either}: add {it}")
     if args.inpaint is not None and (args.mask is None) == (args.canvas is None):
-        raise ValueError(
+        raise UserError(
             "--inpaint takes either --mask, what to regenerate, or --canvas, the size "
             "to continue to: give one of them"
         )
     if args.canvas is not None and args.size is not None:
-        raise ValueError("--canvas is the size: leave --size out")
+        raise UserError("--canvas is the size: leave --size out")
 
 
 def _clip(path: Path) -> "np.ndarray":
@@ -239,5 +240,5 @@ def _picture(path: Path) -> "np.ndarray":
     from soraxla.media.read import probe, read_clip
 
     if not probe(path).is_image:
-        raise ValueError(f"{path}: holds a film, expected a picture; save one frame")
+        raise UserError(f"{path}: holds a film, expected a picture; save one frame")
     return read_clip(path)

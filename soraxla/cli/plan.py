@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soraxla.core.errors import UserError
+
 if TYPE_CHECKING:
     from soraxla.tools.memory_plan import Plan
 
@@ -107,7 +109,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
 
     config = load_config(args.config)
     if config.pop("kind", None) != "dit":
-        raise ValueError(f"{args.config}: trains no transformer; plan knows those")
+        raise UserError(f"{args.config}: trains no transformer; plan knows those")
     if args.mesh is not None:
         config["mesh"] = _mesh(args.mesh)
     if args.rows is not None:
@@ -136,7 +138,7 @@ def _mesh(text: str) -> dict[str, Any]:
     for part in text.split(","):
         name, separator, size = part.partition("=")
         if not separator or not size.isdigit():
-            raise ValueError(f"--mesh {text}: expected AXIS=N, such as fsdp=32")
+            raise UserError(f"--mesh {text}: expected AXIS=N, such as fsdp=32")
         mesh[name.strip()] = int(size)
     return mesh
 

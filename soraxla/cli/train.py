@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from soraxla.core.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -55,9 +57,9 @@ def run(args: argparse.Namespace) -> None:
         replace_setting(config, assignment)
     kind = config.pop("kind", None)
     if kind not in ("vae", "dit"):
-        raise ValueError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
+        raise UserError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
     if args.workdir.exists() and not args.workdir.is_dir():
-        raise ValueError(f"--workdir {args.workdir}: is a file, expected a folder")
+        raise UserError(f"--workdir {args.workdir}: is a file, expected a folder")
     group = multihost.group(args.coordinator, args.processes, args.process_id)
     if group is not None:
         multihost.join(group)
@@ -115,7 +117,7 @@ def load_config(spec: str) -> dict[str, Any]:
     """`FILE[:ARGUMENT]` → the nested dict of the file's `get_config`.
 
     Raises:
-        ValueError: the file is missing, cannot be run, or has no `get_config`.
+        UserError: the file is missing, cannot be run, or has no `get_config`.
     """
     import importlib.util
     import inspect
@@ -125,23 +127,23 @@ def load_config(spec: str) -> dict[str, Any]:
     name, _, argument = spec.partition(":")
     path = Path(name)
     if not path.is_file():
-        raise ValueError(f"{path}: no such configuration; configs/ has some")
+        raise UserError(f"{path}: no such configuration; configs/ has some")
     module_spec = importlib.util.spec_from_file_location("soraxla_config", path)
     if module_spec is None or module_spec.loader is None:
-        raise ValueError(f"{path}: not a Python file; a configuration ends in .py")
+        raise UserError(f"{path}: not a Python file; a configuration ends in .py")
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
         get_config = module.get_config
     except (SyntaxError, ImportError, AttributeError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: cannot be used as a configuration ({error})"
         ) from error
     if argument and not inspect.signature(get_config).parameters:
-        raise ValueError(f"{path}: takes no size, remove ':{argument}'")
+        raise UserError(f"{path}: takes no size, remove ':{argument}'")
     config = get_config(argument) if argument else get_config()
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"{path}: get_config made {type(config)}, expected ConfigDict")
+        raise UserError(f"{path}: get_config made {type(config)}, expected ConfigDict")
     return config.to_dict()
 
 
@@ -149,7 +151,7 @@ def replace_setting(config: dict[str, Any], assignment: str) -> None:
     """Replaces one setting in place; `KEY=VALUE`, the value a Python literal or text.
 
     Raises:
-        ValueError: no `=`, or no such key (names the nearest).
+        UserError: no `=`, or no such key (names the nearest).
     """
     import ast
 
@@ -157,7 +159,7 @@ def replace_setting(config: dict[str, Any], assignment: str) -> None:
 
     key, separator, text = assignment.partition("=")
     if not separator:
-        raise ValueError(f"--set {assignment}: expected KEY=VALUE")
+        raise UserError(f"--set {assignment}: expected KEY=VALUE")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -167,7 +169,7 @@ def replace_setting(config: dict[str, Any], assignment: str) -> None:
     for part in [*parents, last]:
         if not isinstance(node, dict) or part not in node:
             known = node if isinstance(node, dict) else []
-            raise ValueError(f"--set {key}: unknown {part!r}{nearest(part, known)}")
+            raise UserError(f"--set {key}: unknown {part!r}{nearest(part, known)}")
         if part is not last:
             node = node[part]
     node[last] = value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from soraxla.cli import sampling
+from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
         ]
         sha256["settings"] = record.sha256_of_json(settings)
         if plan.sha256 not in (None, sha256):
-            raise ValueError(
+            raise UserError(
                 f"{plan.checkpoint}: holds other weights or settings than "
                 f"{args.manifest} was made with; give theirs as --checkpoint"
             )
@@ -157,7 +158,7 @@ def _first_run(args: argparse.Namespace) -> _Plan:
     from soraxla.evals.worldbench.runner import FAMILIES, draw_cases
 
     if args.checkpoint is None:
-        raise ValueError("give what is to be measured as --checkpoint")
+        raise UserError("give what is to be measured as --checkpoint")
     width, height = parse_size(args.size) if args.size else SIZE[:2]
     size = Size(
         width=width,
@@ -168,7 +169,7 @@ def _first_run(args: argparse.Namespace) -> _Plan:
     names = args.families or list(FAMILIES)
     for name in names:
         if name not in FAMILIES:
-            raise ValueError(f"unknown family {name!r}{nearest(name, FAMILIES)}")
+            raise UserError(f"unknown family {name!r}{nearest(name, FAMILIES)}")
 
     def draw() -> "dict[str, list[Case]]":
         return {
@@ -193,7 +194,7 @@ def _rerun(args: argparse.Namespace) -> _Plan:
     if any(value is not None for value in other) or (
         sampling.settings_of(args) != SamplingConfig()
     ):
-        raise ValueError(
+        raise UserError(
             f"{args.manifest} says what is asked and how it is sampled: give only "
             "--checkpoint and --out beside it"
         )

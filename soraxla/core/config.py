@@ -7,6 +7,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from soraxla.core.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -16,14 +18,14 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     Lists become tuples, whole numbers become floats where floats are expected.
 
     Raises:
-        ValueError: an unknown key (names the nearest), a missing one, or a value of the
+        UserError: an unknown key (names the nearest), a missing one, or a value of the
             wrong type; the message names the key with its path.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore
     for key in values:
         if key not in fields:
-            raise ValueError(f"unknown setting {where + key!r}{nearest(key, fields)}")
+            raise UserError(f"unknown setting {where + key!r}{nearest(key, fields)}")
     missing = [
         name
         for name, f in fields.items()
@@ -32,7 +34,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ValueError(f"setting {where + missing[0]!r} is missing; add it")
+        raise UserError(f"setting {where + missing[0]!r} is missing; add it")
     return cls(**{k: _convert(hints[k], v, f"{where}{k}") for k, v in values.items()})
 
 
@@ -60,9 +62,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if dataclasses.is_dataclass(value):
             return value
         if not isinstance(value, Mapping):
-            raise ValueError(
-                f"setting {where!r} is {value!r}, expected a group of keys"
-            )
+            raise UserError(f"setting {where!r} is {value!r}, expected a group of keys")
         return build(typing.cast(type, hint), value, where + ".")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -77,7 +77,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise _wrong(where, value, hint)
     if origin is typing.Literal:
         if value not in args:
-            raise ValueError(
+            raise UserError(
                 f"setting {where!r} is {value!r}, expected one of "
                 f"{', '.join(map(repr, args))}"
             )
@@ -97,7 +97,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _wrong(where: str, value: Any, hint: Any) -> ValueError:
+def _wrong(where: str, value: Any, hint: Any) -> UserError:
     kind = hint.__name__ if isinstance(hint, type) else str(hint)
     kind = kind.replace("typing.", "")
-    return ValueError(f"setting {where!r} is {value!r}, expected {kind}")
+    return UserError(f"setting {where!r} is {value!r}, expected {kind}")

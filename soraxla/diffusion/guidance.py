@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array, PackedBatch
 from soraxla.diffusion.process import token_times
 
@@ -36,7 +37,7 @@ class Guidance:
             (arXiv 2404.07724).
 
     Raises:
-        ValueError: a scale that is not between 0 and 100, or no interval of 0…1.
+        UserError: a scale that is not between 0 and 100, or no interval of 0…1.
     """
 
     cfg_scale: float = 1.0
@@ -47,10 +48,10 @@ class Guidance:
         for name in ("cfg_scale", "image_scale"):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0 <= value <= 100):
-                raise ValueError(f"{name} is {value}, expected 0 to 100")
+                raise UserError(f"{name} is {value}, expected 0 to 100")
         low, high = self.interval
         if not 0 <= low < high <= 1:
-            raise ValueError(
+            raise UserError(
                 f"the guidance interval is {low} to {high}, expected two times, the "
                 "lower first, between 0 and 1"
             )
@@ -82,19 +83,19 @@ def guided(
         nothing: `negative` without what is given, for an image scale other than 1.
 
     Raises:
-        ValueError: rows that a scale needs are missing, or rows that differ.
+        UserError: rows that a scale needs are missing, or rows that differ.
     """
     text, image = guidance.cfg_scale, guidance.image_scale
     if text == image == 1.0:
         return condition(batch)
     if negative is None or (nothing is None and image != 1.0):
-        raise ValueError(
+        raise UserError(
             f"cfg_scale {text} and image_scale {image} need the rows of a negative "
             "prompt, and if image_scale is not 1 those without what is given: give "
             "them, or set both to 1"
         )
     if negative.segment_ids.shape != batch.segment_ids.shape:
-        raise ValueError(
+        raise UserError(
             f"negative rows are {negative.segment_ids.shape}, expected "
             f"{batch.segment_ids.shape}: pack the same clips for both prompts"
         )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Key
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 
 # ε-prediction recovers x0 as (x − σε)/α, so the network's error is multiplied by 1/α.
@@ -117,13 +118,13 @@ def time_shift(
     (the √-of-tokens law of SD3, arXiv 2403.03206); a number is taken as it is.
 
     Raises:
-        ValueError: the rule is neither "auto" nor a number above 0.
+        UserError: the rule is neither "auto" nor a number above 0.
     """
     if rule == "auto":
         alpha = math.sqrt(height * width) / 256.0 * math.sqrt(latent_frames)
         return min(max(alpha, 1.0), 12.0)
     if not isinstance(rule, int | float) or not 0.0 < rule < math.inf:
-        raise ValueError(f"time shift {rule!r}: expected 'auto' or a number above 0")
+        raise UserError(f"time shift {rule!r}: expected 'auto' or a number above 0")
     return float(rule)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key, UInt32
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 from soraxla.diffusion.noise_schedule import SCHEDULES
 from soraxla.diffusion.normal import normal
@@ -52,7 +53,7 @@ class Process:
         allowed = {"schedule": tuple(SCHEDULES), "prediction": PREDICTIONS}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise ValueError(
+                raise UserError(
                     f"{name} {getattr(self, name)!r}: expected one of "
                     f"{', '.join(values)}"
                 )

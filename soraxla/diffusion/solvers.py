@@ -42,7 +42,7 @@ class Solver(Protocol[Memory]):
     def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
         """The stops from u = `start` on, one more than steps.
 
-        ValueError for fewer than one step.
+        UserError for fewer than one step.
         """
         ...
 

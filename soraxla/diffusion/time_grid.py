@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 from soraxla.diffusion.noise_schedule import shift_time
 
@@ -35,7 +36,7 @@ def even_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Gri
     """u evenly from `start` to 0, shifted.
 
     Raises:
-        ValueError: fewer than one step.
+        UserError: fewer than one step.
     """
     u = np.linspace(start, 0.0, _checked(steps) + 1)
     return _grid(_shifted(u, shift))
@@ -47,7 +48,7 @@ def wan_euler_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -
     Diffusers' `FlowMatchEulerDiscreteScheduler` takes these times.
 
     Raises:
-        ValueError: fewer than one step.
+        UserError: fewer than one step.
     """
     # The end is one of diffusers' training times, which are float32.
     shift = np.asarray(shift, np.float32)
@@ -63,7 +64,7 @@ def unipc_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Gr
     ⌊1000t⌋/1000, as by diffusers' `UniPCMultistepScheduler` for flow models.
 
     Raises:
-        ValueError: fewer than one step.
+        UserError: fewer than one step.
     """
     u = np.linspace(start, min(_FIRST, start), _checked(steps) + 1)[:-1]
     t = _shifted(u, shift)
@@ -74,7 +75,7 @@ def unipc_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Gr
 
 def _checked(steps: int) -> int:
     if steps < 1:
-        raise ValueError(f"{steps} sampling steps: expected at least 1")
+        raise UserError(f"{steps} sampling steps: expected at least 1")
     return steps
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
+from soraxla.core.errors import UserError
 from soraxla.models.text import clip, clip_vision
 from soraxla.models.text.tokens import Tokenizer, clean_markup, load_tokenizer
 from soraxla.parallel.compiler import encoder_dtype, jit
@@ -37,7 +38,7 @@ def load_clip(folder: str | Path) -> CLIPModel:
     Computed in bfloat16, on a CPU in float32.
 
     Raises:
-        ValueError: see `models.text.folder` and `models.text.tokens.load_tokenizer`.
+        UserError: see `models.text.folder` and `models.text.tokens.load_tokenizer`.
     """
     path = Path(folder).expanduser().resolve()
     dtype = encoder_dtype()
@@ -60,10 +61,10 @@ def clip_score(
     """A score of 0…100 for each video (T, H, W, 3) and its prompt.
 
     Raises:
-        ValueError: the numbers of videos and prompts differ, or a video is empty.
+        UserError: the numbers of videos and prompts differ, or a video is empty.
     """
     if len(videos) != len(prompts):
-        raise ValueError(
+        raise UserError(
             f"{len(videos)} videos and {len(prompts)} prompts, expected one prompt a "
             "video; give as many of both"
         )
@@ -73,7 +74,7 @@ def clip_score(
 
 def _score(model: CLIPModel, video: np.ndarray, prompt: str) -> float:
     if not len(video):
-        raise ValueError("a video has no frames, expected at least 1; leave it out")
+        raise UserError("a video has no frames, expected at least 1; leave it out")
     text = _unit(_embed_text(model, prompt))
     cosines = []
     for start in range(0, len(video), _FRAMES):

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from soraxla.core.errors import UserError
+
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
@@ -14,10 +16,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     name; the next call with the same `folder` removes it.
 
     Raises:
-        ValueError: `folder` exists.
+        UserError: `folder` exists.
     """
     if folder.exists():
-        raise ValueError(f"{folder}: exists; remove it or choose another name")
+        raise UserError(f"{folder}: exists; remove it or choose another name")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from soraxla.core.errors import UserError
+
 _SCHEME = "hf:"
 # Weights and what reads them; never a pickle.
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt")
@@ -11,7 +13,7 @@ def local(place: str | Path) -> Path:
     """A path as it is, or the folder that `hf:ORG/NAME` was downloaded to.
 
     Raises:
-        ValueError: it cannot be downloaded.
+        UserError: it cannot be downloaded.
     """
     name = str(place)
     if not name.startswith(_SCHEME):
@@ -23,7 +25,7 @@ def local(place: str | Path) -> Path:
         return Path(snapshot_download(repository, allow_patterns=list(_WANTED)))
     except Exception as error:  # the library's, the network's and the name's own kinds
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-        raise ValueError(
+        raise UserError(
             f"{name}: cannot be downloaded ({reason}); check the name and the network, "
             "or give a local folder"
         ) from error

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 
+from soraxla.core.errors import UserError
 from soraxla.core.trees import is_stacked, named_leaves, nested, unstacked
 
 SUFFIX = ".safetensors"
@@ -48,13 +49,13 @@ def open_tensors(paths: Iterable[Path]) -> dict[str, Stored]:
     """Every tensor of the files by its name; only headers are read.
 
     Raises:
-        ValueError: a file is damaged or a pickle; two files hold one name.
+        UserError: a file is damaged or a pickle; two files hold one name.
     """
     found: dict[str, Stored] = {}
     for path in paths:
         for tensor in _headers(path):
             if tensor.name in found:
-                raise ValueError(
+                raise UserError(
                     f"{path}: tensor {tensor.name!r} is also in "
                     f"{found[tensor.name].path.name}; give one model at a time"
                 )
@@ -78,15 +79,15 @@ def _headers(path: Path) -> list[Stored]:
 
 def _refuse_pickle(path: Path) -> None:
     if path.suffix in _PICKLES:
-        raise ValueError(
+        raise UserError(
             f"{path}: a pickle, which can run any program when it is read; take the "
             "safetensors files of the same model (Wan's are in the repositories named "
             "…-Diffusers)"
         )
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
         f"{path}: not a whole safetensors file ({error}); copy or download it again"
     )
 
@@ -95,7 +96,7 @@ def model_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder: those its index names, or all of them.
 
     Raises:
-        ValueError: there are none, or one that the index names is missing.
+        UserError: there are none, or one that the index names is missing.
     """
     for index in sorted(folder.glob(f"*{INDEX}")):
         try:
@@ -107,9 +108,9 @@ def model_files(folder: Path) -> list[Path]:
                 if Path(name).name != name or not (folder / name).is_file()
             ]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{index}: damaged ({error}); copy it again") from error
+            raise UserError(f"{index}: damaged ({error}); copy it again") from error
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: {len(missing)} of {len(names)} files that {index.name} "
                 f"names are missing, such as {missing[0]}; download them too"
             )
@@ -118,7 +119,7 @@ def model_files(folder: Path) -> list[Path]:
     if not files:
         for path in sorted(folder.glob("*")):
             _refuse_pickle(path)
-        raise ValueError(f"{folder}: no {SUFFIX} files here; give a model's folder")
+        raise UserError(f"{folder}: no {SUFFIX} files here; give a model's folder")
     return files
 
 
@@ -127,7 +128,7 @@ def check_tensors(
     expected: Mapping[str, tuple[int, ...]],
     where: Path,
 ) -> None:
-    """Raises ValueError unless exactly the expected tensors are there, as floats."""
+    """Raises UserError unless exactly the expected tensors are there, as floats."""
     shapes = [n for n, shape in expected.items() if n in found]
     shapes = [n for n in shapes if found[n].shape != tuple(expected[n])]
     faults = [
@@ -145,17 +146,17 @@ def check_tensors(
     ]
     check_types(found[n] for n in expected if n in found)
     if faults:
-        raise ValueError(
+        raise UserError(
             f"{where}: tensors are not this model's: {'; '.join(faults)}; the files "
             "are incomplete or of another model than the configuration says"
         )
 
 
 def check_types(used: Iterable[Stored]) -> None:
-    """Raises ValueError for a tensor that is not of floats of 16 or 32 bits."""
+    """Raises UserError for a tensor that is not of floats of 16 or 32 bits."""
     for tensor in used:
         if tensor.dtype not in _DTYPES:
-            raise ValueError(
+            raise UserError(
                 f"{tensor.path}: tensor {tensor.name!r} is {tensor.dtype}, quantised "
                 f"or not a weight; expected {', '.join(_DTYPES)}: take the unquantised "
                 "files"

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 
 FADE = 4  # generated frames over which the difference at a seam fades
@@ -29,7 +30,7 @@ def fit(
     cuts without scaling, "pad" scales a frame until it fits in and sets it on black.
 
     Raises:
-        ValueError: "crop" of frames that are smaller than the size.
+        UserError: "crop" of frames that are smaller than the size.
     """
     rows, columns = video.shape[1:3]
     if (rows, columns) == (height, width):
@@ -40,7 +41,7 @@ def fit(
         return _scaled(cut, width, height)
     if how == "crop":
         if rows < height or columns < width:
-            raise ValueError(
+            raise UserError(
                 f"{columns}x{rows} pixels cannot be cut to {width}x{height}: choose a "
                 "smaller size, or cover or pad in place of crop"
             )
@@ -208,13 +209,13 @@ def join_ratio(
             may then be 0.
 
     Raises:
-        ValueError: a join that no frame stands before.
+        UserError: a join that no frame stands before.
     """
     ring = np.concatenate([video[-1:], video]) if closed else video
     errors, first = frame_errors(ring), 0 if closed else 1
     places = np.array(sorted(set(joins)), int) - first
     if not len(places) or places[0] < 0 or places[-1] >= len(errors):
-        raise ValueError(
+        raise UserError(
             f"joins {sorted(set(joins))} in a clip of {len(video)} frames: expected "
             f"{first} to {len(video) - 1}"
         )

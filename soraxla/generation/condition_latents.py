@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array, LatentGrid
 from soraxla.packing.patchify import Patch, lay_tokens, patchify
 
@@ -80,11 +81,11 @@ def starting_with(
     """A clip of so many latent frames, whose first k are known; k may be 0.
 
     Raises:
-        ValueError: more frames are known than the clip has.
+        UserError: more frames are known than the clip has.
     """
     k, *shape = first.shape
     if k > frames:
-        raise ValueError(
+        raise UserError(
             f"{k} latent frames are given of a clip of {frames}: give fewer, or ask "
             "for a longer clip"
         )
@@ -114,13 +115,13 @@ def lay(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
     """The tokens of a clip; what is neither known nor started from is 0.
 
     Raises:
-        ValueError: a side is no multiple of the patch, or a patch is known in part.
+        UserError: a side is no multiple of the patch, or a patch is known in part.
     """
     share = np.asarray(
         patchify(clip.condition_mask[..., None].astype(np.float32), patch)
     ).mean(1)
     if np.any((share > 0) & (share < 1)):
-        raise ValueError(
+        raise UserError(
             f"a patch of {patch} latents (t, h, w) is known in part: give whole patches"
         )
     parts = [(clip.latents, 0.0), *((x.latents, x.place) for x in clip.alone)]
@@ -141,12 +142,12 @@ def window_ends(frames: int, window: int | None, overlap: int) -> list[int]:
     Each after the first begins `overlap` latents before the end of the one before.
 
     Raises:
-        ValueError: windows that are no longer than their overlap.
+        UserError: windows that are no longer than their overlap.
     """
     if window is None or frames <= window:
         return [frames]
     if window <= overlap:
-        raise ValueError(
+        raise UserError(
             f"windows of {window} latent frames cannot overlap by {overlap}: give "
             "longer windows or a shorter overlap"
         )

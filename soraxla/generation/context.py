@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from soraxla.checkpoints.model_folder import LoadedModel
+from soraxla.core.errors import UserError
 from soraxla.generation.condition_latents import Steering, window_ends
 from soraxla.generation.request import Request
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
@@ -103,7 +104,7 @@ class TaskContext:
         """Where the windows end that a stretch is made in, in latents.
 
         Raises:
-            ValueError: windows that are no longer than their overlap, or of which the
+            UserError: windows that are no longer than their overlap, or of which the
                 last, which alone is told what comes after, has nothing to make.
         """
         before, new, after = stretch
@@ -117,7 +118,7 @@ class TaskContext:
             and ends[-2] >= self.latents(before + new)
         ):
             assert self.window is not None
-            raise ValueError(
+            raise UserError(
                 f"windows of {self.frames(self.window)} frames that overlap by "
                 f"{self.overlap_frames} make all new frames before they come to the "
                 f"{after} after them: give a longer window or a shorter overlap"

@@ -16,6 +16,7 @@ from soraxla.checkpoints.load import load_transformer, load_vae
 from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.checkpoints.wan import load_wan
 from soraxla.core.config import build
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array, PackedBatch
 from soraxla.diffusion.guidance import Guidance, Unconditional, guided
 from soraxla.diffusion.process import Process, Purpose, noise, token_times
@@ -75,11 +76,11 @@ class Pipeline:
         task samples several clips one after the other, each waits for the next round.
 
         Raises:
-            ValueError: several takes of a task without joins.
+            UserError: several takes of a task without joins.
         """
         places = [self.joins(request) for request in requests]
         if settings.takes > 1 and not all(places):
-            raise ValueError(
+            raise UserError(
                 f"takes is {settings.takes}, but what is asked for has no join with "
                 "given frames to choose by: set it to 1"
             )
@@ -129,17 +130,17 @@ class Pipeline:
         """The request as this VAE and transformer see it.
 
         Raises:
-            ValueError: actions or a camera that the transformer does not know, or
+            UserError: actions or a camera that the transformer does not know, or
                 windows that cannot be; see `Studio.ends`.
         """
         controls, actions = self.dit.model.controls, request.actions
         if actions is not None and actions.shape[1:] != (len(controls.actions),):
-            raise ValueError(
+            raise UserError(
                 f"actions are {actions.shape}, but the model knows "
                 f"{', '.join(controls.actions) or 'none'}"
             )
         if request.camera is not None and not controls.camera:
-            raise ValueError("a camera is given, but the model is not steered by one")
+            raise UserError("a camera is given, but the model is not steered by one")
         studio = TaskContext(
             request=request,
             vae=self.vae,
@@ -279,11 +280,11 @@ def load(checkpoint: str | Path) -> Pipeline:
     which may be named `hf:ORG/NAME`.
 
     Raises:
-        ValueError: the folder is missing, incomplete, damaged, or holds something else.
+        UserError: the folder is missing, incomplete, damaged, or holds something else.
     """
     folder = local(checkpoint)
     if not folder.is_dir():
-        raise ValueError(
+        raise UserError(
             f"{folder}: no such folder; give the folder that `soraxla train` or "
             "`soraxla export` wrote"
         )
@@ -296,7 +297,7 @@ def assemble(loaded: LoadedModel, vae: LoadedModel) -> Pipeline:
     """A pipeline of models that are in memory already.
 
     Raises:
-        ValueError: they do not fit together.
+        UserError: they do not fit together.
     """
     encoder = load_text_encoder(loaded.config["text_encoder"])
     pairs = (
@@ -305,18 +306,18 @@ def assemble(loaded: LoadedModel, vae: LoadedModel) -> Pipeline:
     )
     for what, expected, found in pairs:
         if expected != found:
-            raise ValueError(
+            raise UserError(
                 f"the transformer expects {expected} {what}, its partner has {found}; "
                 "use the ones it was trained with"
             )
     if not vae.model.latent_mean:
-        raise ValueError(
+        raise UserError(
             "the VAE has no latent statistics, so its latents cannot be normalised; "
             "train it, or use the one the transformer was trained with"
         )
     limit = loaded.config.get("max_latent_frames", 1)
     if not isinstance(limit, int) or limit < 1:
-        raise ValueError(
+        raise UserError(
             f"the transformer's max_latent_frames is {limit!r}, expected a whole "
             "number from 1 on; mend its config.json"
         )

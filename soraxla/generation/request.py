@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from soraxla.core.config import nearest
+from soraxla.core.errors import UserError
 from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.generation.blending import FITS, fit
@@ -86,12 +87,12 @@ class Inpaint:
     def __post_init__(self) -> None:
         own, wanted = self.mask.shape, self.video.shape[1:3]
         if self.mask.dtype != np.bool_ or own != wanted:
-            raise ValueError(
+            raise UserError(
                 f"the mask is {self.mask.dtype} {own}, expected bool {wanted} (height, "
                 "width), the size of the clip: scale it"
             )
         if not self.mask.any():
-            raise ValueError(
+            raise UserError(
                 "the mask is empty, so that nothing is to be made: paint white what "
                 "is, or invert it"
             )
@@ -142,7 +143,7 @@ class Request:
         camera: float32 (frames, 4, 4), camera to world; likewise.
 
     Raises:
-        ValueError: no prompt and nothing given, a prompt of over 1,000 words, or a
+        UserError: no prompt and nothing given, a prompt of over 1,000 words, or a
             number that is not between the limits; frames that are not uint8, or that
             do not fit the task, the size or the overlap.
     """
@@ -172,15 +173,15 @@ class Request:
             if value is not None and not (
                 math.isfinite(value) and low <= value <= high
             ):
-                raise ValueError(f"{name} is {value}, expected {low} to {high}")
+                raise UserError(f"{name} is {value}, expected {low} to {high}")
         if self.fit not in FITS:
-            raise ValueError(f"unknown fit {self.fit!r}{nearest(self.fit, FITS)}")
+            raise UserError(f"unknown fit {self.fit!r}{nearest(self.fit, FITS)}")
         given = videos(self.task)
         for name, video in given.items():
             self._check_video(name, video)
         words = len(self.prompt.split())
         if not (0 if given else 1) <= words <= MAX_WORDS:
-            raise ValueError(
+            raise UserError(
                 f"the prompt has {words} words, expected 1 to {MAX_WORDS}: describe "
                 "the video in a sentence or two"
             )
@@ -194,16 +195,16 @@ class Request:
     def _check_video(self, name: str, video: np.ndarray) -> None:
         shape, dtype = video.shape, video.dtype
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-            raise ValueError(
+            raise UserError(
                 f"the {name} is {dtype} {shape}, expected uint8 (frames, height, width,"
                 " 3): convert it to RGB of 0 to 255"
             )
         if isinstance(self.task, Animate) and len(video) > 1:
-            raise ValueError(
+            raise UserError(
                 f"the {name} frame is a clip of {len(video)} frames, expected one"
             )
         if isinstance(self.task, Extend | Connect | Loop) and len(video) < self.overlap:
-            raise ValueError(
+            raise UserError(
                 f"the {name} clip has {len(video)} frames, fewer than the overlap of "
                 f"{self.overlap}: give a longer clip or a shorter overlap, from 5 on"
             )
@@ -221,12 +222,12 @@ class Request:
             if rows is None:
                 continue
             if not onward:
-                raise ValueError(
+                raise UserError(
                     f"{name} steer what follows a prompt, a frame or a clip: leave "
                     "them out of other tasks"
                 )
             if len(rows) != self.frames or (rest and rows.shape[1:] != rest):
-                raise ValueError(
+                raise UserError(
                     f"{name} are {rows.shape}, expected a row for each of the "
                     f"{self.frames} frames"
                 )
@@ -235,45 +236,45 @@ class Request:
         task, given = self.task, sum(map(len, videos(self.task).values()))
         if isinstance(task, Edit | Inpaint | Outpaint):
             if self.frames != given:
-                raise ValueError(
+                raise UserError(
                     f"frames is {self.frames}, but the clip to change has {given}: ask "
                     f"for {given}"
                 )
         elif self.frames <= given:
             verb = "is" if given == 1 else "are"
-            raise ValueError(
+            raise UserError(
                 f"frames is {self.frames}, of which {given} {verb} given: ask for "
                 f"more, such as {own_frames(task) or given + 24}"
             )
         if isinstance(task, Loop) and not given and self.frames < 2 * self.overlap:
-            raise ValueError(
+            raise UserError(
                 f"frames is {self.frames}, too few for a loop with an overlap of "
                 f"{self.overlap}: ask for {2 * self.overlap} or more"
             )
         if isinstance(task, Extend) and task.direction not in DIRECTIONS:
-            raise ValueError(
+            raise UserError(
                 f"unknown direction {task.direction!r}"
                 f"{nearest(task.direction, DIRECTIONS)}"
             )
         if isinstance(task, Edit) and not 0 < task.strength <= 1:
-            raise ValueError(
+            raise UserError(
                 f"strength is {task.strength}, expected above 0 (as it was) up to 1 "
                 "(made anew)"
             )
         if isinstance(task, Connect | Loop) and not 0 <= task.strength <= 1:
-            raise ValueError(
+            raise UserError(
                 f"strength is {task.strength}, expected 0 (a cross-fade) to 1 (made "
                 "anew)"
             )
         if isinstance(task, Outpaint):
             height, width = task.video.shape[1:3]
             if height > self.height or width > self.width:
-                raise ValueError(
+                raise UserError(
                     f"the canvas of {self.width}x{self.height} is smaller than the "
                     f"clip's {width}x{height}: give a larger one"
                 )
             if (height, width) == (self.height, self.width):
-                raise ValueError(
+                raise UserError(
                     f"the canvas is {width}x{height}, the clip's own size, so that "
                     "nothing is to be made: give a larger one"
                 )
@@ -314,19 +315,19 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
-            raise ValueError(
+            raise UserError(
                 f"unknown solver {self.solver!r}{nearest(self.solver, SOLVERS)}"
             )
         if not 1 <= self.steps <= 1000:
-            raise ValueError(f"steps is {self.steps}, expected 1 to 1000")
+            raise UserError(f"steps is {self.steps}, expected 1 to 1000")
         if not 1 <= self.takes <= 100:
-            raise ValueError(f"takes is {self.takes}, expected 1 to 100")
+            raise UserError(f"takes is {self.takes}, expected 1 to 100")
         if not 0 <= self.condition_noise <= 0.5:
-            raise ValueError(
+            raise UserError(
                 f"condition_noise is {self.condition_noise}, expected 0 to 0.5"
             )
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
+            raise UserError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
         _ = self.guidance  # checked when built
 
     @property

@@ -23,7 +23,7 @@ def encode_clip(
 ) -> Float[np.ndarray, "tz hz wz z"]:
     """Normalised posterior mean, fp32, of 1 + 4k frames.
 
-    Raises ValueError for a clip of another size, or sides the VAE does not divide.
+    Raises UserError for a clip of another size, or sides the VAE does not divide.
     """
     vae.check_clip(cfg, *video.shape[:3])
     latents = 1 + (len(video) - 1) // cfg.temporal

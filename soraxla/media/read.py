@@ -29,6 +29,7 @@ from av.video.reformatter import Colorspace
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from soraxla.core.errors import UserError
 from soraxla.media.write import check_writable, write_video
 
 __all__ = [
@@ -80,7 +81,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     """Size, rate and length of a media file; decodes at most its first frame.
 
     (An animated picture states its rate frame by frame, so all of it is looked at.)
-    Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
+    Raises UserError that names the file and what is wrong with it.
     """
     path = _existing(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
@@ -106,7 +107,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
                 fps=_average_rate(stream),
                 is_image=False,
             )
-    raise ValueError(f"{path}: holds no video frame that can be decoded")
+    raise UserError(f"{path}: holds no video frame that can be decoded")
 
 
 def read_frames(path: str | os.PathLike[str]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -116,7 +117,7 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[UInt8[np.ndarray, "h w
     laid over white, but for VP8 and VP9, whose decoders drop it. Consecutive frames may
     be the same object: copy before writing.
 
-    Raises FileNotFoundError, or ValueError in one line for a file that is empty,
+    Raises UserError in one line for a file that is missing, empty,
     corrupt, without pictures, or truncated: a film cut short yields what it holds and
     then raises, so that no caller takes it for whole. (MPEG transport streams promise
     no length: theirs is what they hold.)
@@ -160,9 +161,9 @@ def _constant_rate(timed: Iterable[_Timed], rate: float) -> Iterator[np.ndarray]
 def _existing(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: is empty (0 bytes)")
+        raise UserError(f"{path}: is empty (0 bytes)")
     return path
 
 
@@ -171,17 +172,23 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def _opened_video(path: Path):
-    """Yields (container, first video stream); turns FFmpeg's errors into ValueError."""
+    """Yields (container, first video stream); turns FFmpeg's errors into UserError."""
     try:
         with av.open(f"file:{path}") as container:  # a name may hold a colon
             streams = [s for s in container.streams.video if not _is_cover(s)]
             if not streams:
-                raise ValueError(f"{path}: has no video stream (sound only?)")
+                raise UserError(f"{path}: has no video stream (sound only?)")
             streams[0].thread_type = "AUTO"
             yield container, streams[0]
     except av.error.FFmpegError as error:
         reason = error.strerror or "cannot be decoded"
-        raise ValueError(f"{path}: is corrupt or not a video ({reason})") from None
+        raise UserError(f"{path}: is corrupt or not a video ({reason})") from None
+    except MemoryError:
+        raise _too_large(path) from None
+
+
+def _too_large(path: Path) -> UserError:
+    return UserError(f"{path}: does not fit into memory; make it smaller")
 
 
 def _is_cover(stream) -> bool:
@@ -194,20 +201,20 @@ def _average_rate(stream) -> float:
 
 
 def _decode(path: Path, container, stream) -> Iterator[_Timed]:
-    """Decodes all frames with times from 0; raises ValueError if the file is cut."""
+    """Decodes all frames with times from 0; raises UserError if the file is cut."""
     rate, packets, first, shape = _average_rate(stream), 0, None, None
     end, start, slack = 0.0, 0.0, 0.0
     for packet in container.demux(stream):
         packets += packet.size > 0
         if packet.is_corrupt:
-            raise ValueError(f"{path}: is truncated ({_seconds(end)} can be read)")
+            raise UserError(f"{path}: is truncated ({_seconds(end)} can be read)")
         for frame in packet.decode():
             time = end if frame.time is None else frame.time
             first = time if first is None else first
             before, start = start, max(time - first, 0.0)
             length = float((frame.duration or 0) * (frame.time_base or 0))
             if start - end > _GAP:
-                raise ValueError(
+                raise UserError(
                     f"{path}: has a gap of {_seconds(start - end)} in its time stamps; "
                     "re-encode it"
                 )
@@ -216,7 +223,7 @@ def _decode(path: Path, container, stream) -> Iterator[_Timed]:
             end = max(end, start + (length or 1 / rate))
             pixels = _turn(_video_pixels(frame), frame)
             if shape is not None and pixels.shape != shape:
-                raise ValueError(
+                raise UserError(
                     f"{path}: changes size from {shape[1]}x{shape[0]} to "
                     f"{pixels.shape[1]}x{pixels.shape[0]} at {_seconds(start)}; "
                     "re-encode it at one size"
@@ -224,13 +231,13 @@ def _decode(path: Path, container, stream) -> Iterator[_Timed]:
             shape = pixels.shape
             yield _Timed(start, end, pixels)
     if shape is None:
-        raise ValueError(f"{path}: holds no video frame that can be decoded")
+        raise UserError(f"{path}: holds no video frame that can be decoded")
     declared = _declared_seconds(container, stream)
     missing = packets < stream.frames if stream.frames else True
     # Lengths are counted from 0, wherever the first frame stands.
     if missing and max(first or 0.0, 0.0) + end < declared - slack:
         span = f"{_seconds(end)} of {_seconds(declared)}"
-        raise ValueError(f"{path}: is truncated ({span} can be read)")
+        raise UserError(f"{path}: is truncated ({span} can be read)")
 
 
 def _declared_seconds(container, stream) -> float:
@@ -283,14 +290,16 @@ def _opened_picture(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as im:
             yield im
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: is corrupt or not a picture") from None
+        raise UserError(f"{path}: is corrupt or not a picture") from None
     except Image.DecompressionBombError:
         limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
-        raise ValueError(f"{path}: is larger than {limit}") from None
+        raise UserError(f"{path}: is larger than {limit}") from None
+    except MemoryError:
+        raise _too_large(path) from None
     # Pillow's for broken files.
     except (OSError, SyntaxError, EOFError, IndexError, struct.error) as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise ValueError(f"{path}: is corrupt or truncated ({reason})") from None
+        raise UserError(f"{path}: is corrupt or truncated ({reason})") from None
 
 
 def _picture_frames(im: Image.Image) -> int:

@@ -19,6 +19,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from PIL import Image
 
+from soraxla.core.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Film:
@@ -65,33 +67,35 @@ _GIF_MAX_FPS = 50  # players slow down GIF frames shorter than 2/100 s
 def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) -> None:
     """Raises, in one line, if `write_video(path, …, codec=codec)` could not succeed.
 
-    ValueError for an unknown suffix or encoder, OSError for a folder that is missing
-    or read-only. Leaves nothing behind; call it before long work.
+    UserError for an unknown suffix or encoder, or a folder that is missing or
+    read-only. Leaves nothing behind; call it before long work.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
     known = ", ".join((*_FILMS, *_PICTURES))
     if suffix not in _FILMS and suffix not in _PICTURES:
-        raise ValueError(f"{path}: unknown suffix {suffix!r}; use one of {known}")
+        raise UserError(f"{path}: unknown suffix {suffix!r}; use one of {known}")
     if codec is not None:
         if suffix not in (".mp4", ".webm"):
-            raise ValueError(f"{path}: a codec can be chosen for .mp4 and .webm only")
+            raise UserError(f"{path}: a codec can be chosen for .mp4 and .webm only")
         try:
             kind = av.Codec(codec, "w").type
         except av.codec.codec.UnknownCodecError:
             kind = ""
         if kind != "video":
-            raise ValueError(f"unknown video encoder {codec!r}")
+            raise UserError(f"unknown video encoder {codec!r}")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {folder} does not exist")
+        raise UserError(f"{path}: the folder {folder} does not exist")
     if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder; name a file")
+        raise UserError(f"{path}: is a folder; name a file")
     trial = _temporary(path)
     try:  # asking the mode bits is not enough: root, read-only mounts, quotas
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise OSError(f"{path}: cannot write in {folder} ({error.strerror})") from None
+        raise UserError(
+            f"{path}: cannot write in {folder} ({error.strerror})"
+        ) from None
 
 
 def write_video(
@@ -108,7 +112,7 @@ def write_video(
     makes it 4:4:4. `codec` names another FFmpeg encoder for .mp4 or .webm. A picture
     takes one frame and no notice of `fps`. `frames` is consumed as it comes.
 
-    Raises what `check_writable` raises; ValueError for no frames, frames of several
+    Raises what `check_writable` raises; UserError for no frames, frames of several
     sizes, a rate that is not positive, or a size that the encoder does not take.
     """
     path = Path(path)
@@ -122,7 +126,7 @@ def write_video(
             _write_film(path, temporary, checked, fps, codec)
         os.replace(temporary, path)
     except av.error.FFmpegError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -136,16 +140,16 @@ def _same_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]
     for index, frame in enumerate(frames):
         frame = np.asarray(frame)
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise ValueError(
+            raise UserError(
                 f"{path}: frame {index} is {frame.dtype} {frame.shape}, "
                 "expected uint8 (H, W, 3)"
             )
         if shape is not None and frame.shape != shape:
-            raise ValueError(f"{path}: frame {index} is {frame.shape}, not {shape}")
+            raise UserError(f"{path}: frame {index} is {frame.shape}, not {shape}")
         shape = frame.shape
         yield frame
     if shape is None:
-        raise ValueError(f"{path}: there are no frames to write")
+        raise UserError(f"{path}: there are no frames to write")
 
 
 def _write_picture(
@@ -153,7 +157,7 @@ def _write_picture(
 ) -> None:
     frame = next(frames)
     if next(frames, None) is not None:
-        raise ValueError(f"{path}: a {kind} holds one frame; write a clip as .mp4")
+        raise UserError(f"{path}: a {kind} holds one frame; write a clip as .mp4")
     options = {"quality": 95} if kind == "JPEG" else {}
     Image.fromarray(frame).save(temporary, format=kind, **options)
 
@@ -168,7 +172,7 @@ def _write_film(
     film = _FILMS[path.suffix.lower()]
     limit = _GIF_MAX_FPS if film.codec == "gif" else 1000
     if not 0 < fps <= limit:
-        raise ValueError(f"{path}: fps is {fps}, expected more than 0, up to {limit}")
+        raise UserError(f"{path}: fps is {fps}, expected more than 0, up to {limit}")
     rate = Fraction(fps).limit_denominator(1001)
     first = next(frames)
     height, width = first.shape[:2]
@@ -205,7 +209,7 @@ def _pixel_format(path: Path, codec: str, height: int, width: int) -> str:
     if wanted in formats:
         return wanted
     if odd or not formats:
-        raise ValueError(
+        raise UserError(
             f"{path}: {codec} cannot write {width}x{height}; use even sides or libx264"
         )
     return formats[0]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from soraxla.core.errors import UserError
 from soraxla.ops.engines.engine import LOWEST, Engine
 from soraxla.parallel.mesh import axis_size, split
 
@@ -32,7 +33,7 @@ def over_mesh(
     kv_cut = split(kv_shape[1], axes[1], mesh)
     # Queries and keys are cut alike, or keys are whole on every device that needs them.
     if axis_size(mesh, kv_cut) > 1 and kv_cut != q_cut:
-        raise ValueError(
+        raise UserError(
             f"{kv_shape[1]} keys are cut along {' x '.join(kv_cut)} and {q_shape[1]} "
             "queries are not: make both a multiple of the devices there"
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 
 
@@ -16,10 +17,10 @@ def rotary_axis_dims(head_dim: int) -> tuple[int, int, int]:
     """(time, height, width) features of a head; 128 is 44, 42, 42.
 
     Raises:
-        ValueError: `head_dim` is odd or below 6, so that an axis would be empty.
+        UserError: `head_dim` is odd or below 6, so that an axis would be empty.
     """
     if head_dim % 2 or head_dim < 6:
-        raise ValueError(
+        raise UserError(
             f"head dim {head_dim} cannot be split over three rotary axes: "
             "expected an even number of at least 6; change width or heads"
         )

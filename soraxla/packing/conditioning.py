@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import latent_frames
 
 GREYED = 0.05  # of the clips, those that are encoded with a hole in them too
@@ -53,12 +54,12 @@ class ConditioningMixture:
         for field in fields(self):
             share = getattr(self, field.name)
             if not 0 <= share <= 1:
-                raise ValueError(
+                raise UserError(
                     f"mixture.{field.name} is {share}, expected a share of 0 to 1"
                 )
         total = float(self.shares.sum())
         if abs(total - 1) > 1e-6:
-            raise ValueError(
+            raise UserError(
                 f"the shares of the mixture make {total:g}, expected 1: raise or lower "
                 f"none ({self.none:g}) by the difference"
             )

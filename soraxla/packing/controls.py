@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from soraxla.core.config import nearest
+from soraxla.core.errors import UserError
 
 _TEMPORAL = 4  # frames a latent
 _POSE = 12  # numbers: the upper three rows of a camera's matrix
@@ -99,13 +100,13 @@ def parse_actions(text: str, names: tuple[str, ...]) -> Float[np.ndarray, "t a"]
     `+` joins what is done at once, as in "forward+jump*2"; "wait" is to do nothing.
 
     Raises:
-        ValueError: an unknown action, or a count that is not 1 or more.
+        UserError: an unknown action, or a count that is not 1 or more.
     """
     rows = []
     for item in text.split(","):
         joined, star, count = item.strip().partition("*")
         if star and not (count.strip().isdecimal() and 0 < int(count) <= _LONGEST):
-            raise ValueError(
+            raise UserError(
                 f"actions {text!r}: {item.strip()!r} has the count {count.strip()!r}, "
                 f"expected whole frames from 1 to {_LONGEST}, as in {joined.strip()}*8"
             )
@@ -114,7 +115,7 @@ def parse_actions(text: str, names: tuple[str, ...]) -> Float[np.ndarray, "t a"]
             if name in names:
                 row[names.index(name)] = 1
             elif name != "wait":
-                raise ValueError(
+                raise UserError(
                     f"actions {text!r}: {name!r} is no action"
                     f"{nearest(name, (*names, 'wait'))}"
                 )

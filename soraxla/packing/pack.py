@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array, PackedBatch
 from soraxla.packing.conditioning import ConditioningMixture
 
@@ -27,7 +28,7 @@ class PackConfig:
         for name in ("row_length", "text_length", "max_segments"):
             value = getattr(self, name)
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         for name in (
             "cut_share",
             "next_share",
@@ -35,9 +36,7 @@ class PackConfig:
             "control_dropout",
         ):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{name} must lie in [0, 1], got {getattr(self, name)}"
-                )
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,12 +55,12 @@ class Segment:
 def pack(rows: Sequence[Sequence[Segment]], spec: PackConfig) -> PackedBatch:
     """Lays segments end to end, B rows of them, padding at the end; NumPy arrays.
 
-    Unused places hold 0 (False), unused shifts 1. Raises ValueError when a row breaks
+    Unused places hold 0 (False), unused shifts 1. Raises UserError when a row breaks
     a budget, when a segment is empty, or when there is none at all.
     """
     segments = [segment for row in rows for segment in row]
     if not segments:
-        raise ValueError("nothing to pack: expected at least one segment")
+        raise UserError("nothing to pack: expected at least one segment")
     length, features = spec.row_length, segments[0].tokens.shape[1]
     text_length, width = spec.text_length, segments[0].text.shape[1]
     widths = [0 if s.controls is None else s.controls.shape[1] for s in segments]
@@ -87,7 +86,7 @@ def pack(rows: Sequence[Sequence[Segment]], spec: PackConfig) -> PackedBatch:
 def _check_row(place: int, row: Sequence[Segment], spec: PackConfig) -> None:
     sizes = [(len(segment.tokens), len(segment.text)) for segment in row]
     if any(tokens < 1 or text < 1 for tokens, text in sizes):
-        raise ValueError(
+        raise UserError(
             f"row {place} has a segment without tokens or without text: expected at"
             f" least one of each, got (tokens, text) {sizes}"
         )
@@ -97,7 +96,7 @@ def _check_row(place: int, row: Sequence[Segment], spec: PackConfig) -> None:
         ("segments", len(row), spec.max_segments),
     ):
         if used > budget:
-            raise ValueError(
+            raise UserError(
                 f"row {place} has {used} {what}, more than its {budget}: raise the"
                 " budget or put fewer clips in the row"
             )

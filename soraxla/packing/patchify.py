@@ -13,6 +13,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array, LatentGrid
 
 Patch = tuple[int, int, int]
@@ -21,12 +22,12 @@ Patch = tuple[int, int, int]
 def patch_grid(grid: LatentGrid, patch: Patch) -> Patch:
     """Patches along time, height and width; their product is the token count.
 
-    Raises ValueError when a side of `grid` (in latents) is not a multiple of the
+    Raises UserError when a side of `grid` (in latents) is not a multiple of the
     patch.
     """
     sides = (grid.t, grid.h, grid.w)
     if min(sides) < 1 or any(side % p for side, p in zip(sides, patch, strict=True)):
-        raise ValueError(
+        raise UserError(
             f"a latent grid of {sides} (t, h, w) cannot be cut into patches of {patch}:"
             " crop each side to a positive multiple of the patch"
         )
@@ -38,7 +39,7 @@ def patchify(
 ) -> Float[Array, "*batch n p"]:
     """Cuts latents into N tokens of P = pt·ph·pw·c features; NumPy or JAX.
 
-    Raises ValueError when a side is not a multiple of the patch.
+    Raises UserError when a side is not a multiple of the patch.
     """
     t, h, w, _ = latents.shape[-4:]
     patch_grid(LatentGrid(t=t, h=h, w=w), patch)
@@ -58,13 +59,13 @@ def unpatchify(
 ) -> Float[Array, "*batch t h w c"]:
     """The inverse of `patchify`; `grid` is the size in latents.
 
-    Raises ValueError when the tokens do not make up the grid.
+    Raises UserError when the tokens do not make up the grid.
     """
     t, h, w = patch_grid(grid, patch)
     pt, ph, pw = patch
     count, features = tokens.shape[-2:]
     if count != t * h * w or features % (pt * ph * pw):
-        raise ValueError(
+        raise UserError(
             f"{count} tokens of {features} features do not make up {grid}: expected"
             f" {t * h * w} tokens of a multiple of {pt * ph * pw} features"
         )
@@ -96,12 +97,12 @@ def positions(
     encoded alone, at f/4. A picture stands at 0, and has no rate (fps 0). h and w are
     patch indices.
 
-    Raises ValueError for several latents, or a later part, without a positive rate.
+    Raises UserError for several latents, or a later part, without a positive rate.
     """
     t, h, w = patch_grid(grid, patch)
     moves = grid.t > 1 or first > 0
     if moves and not (fps > 0 and rope_fps > 0):
-        raise ValueError(
+        raise UserError(
             f"a clip of {grid.t} latent frames needs a positive frame rate, got"
             f" fps={fps} and rope_fps={rope_fps}"
         )

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import permutation, uniforms
 from soraxla.packing.conditioning import (
     MEAN_FEW,
@@ -105,7 +106,7 @@ def schedule_steps(
 ) -> Iterator[tuple[SchedulePosition, list[ScheduledRow]]]:
     """Yields (the place after it, the B rows of a step) without end, from `start` on.
 
-    Of D devices, rows [i·B/D, (i+1)·B/D) are device i's; see `deal`. Raises ValueError
+    Of D devices, rows [i·B/D, (i+1)·B/D) are device i's; see `deal`. Raises UserError
     before the first step if a sample of the index cannot be packed (`check_index`).
     """
     window, row, step = start
@@ -186,7 +187,7 @@ def schedule_window(
 def window_visits(index: ScheduleIndex, spec: PackConfig) -> int:
     """How many draws are packed together: what fills about 128 rows.
 
-    Raises ValueError if any sample cannot be packed, see `check_index`.
+    Raises UserError if any sample cannot be packed, see `check_index`.
     """
     check_index(index, spec)
     frames, tokens = _kept(index, spec, slice(None))
@@ -211,14 +212,14 @@ def fill(rows: Iterable[Sequence[Visit]], spec: PackConfig) -> float:
 
 
 def check_index(index: ScheduleIndex, spec: PackConfig) -> None:
-    """Raises ValueError when a sample cannot be packed into a row of `spec`.
+    """Raises UserError when a sample cannot be packed into a row of `spec`.
 
     Refused: an index with no sample, latents the patch does not divide, a picture
     (or one latent frame of a clip) over the row, a caption over the text budget or
     of no token, a clip without a frame rate.
     """
     if len(index) == 0:
-        raise ValueError("the index holds no sample: prepare a dataset with at least 1")
+        raise UserError("the index holds no sample: prepare a dataset with at least 1")
 
     def size(i: int) -> str:
         return f"sample {i} ({index.width[i]}x{index.height[i]} pixels)"
@@ -227,7 +228,7 @@ def check_index(index: ScheduleIndex, spec: PackConfig) -> None:
     bad = ((sides < 1) | (sides % np.array(index.patch)[:, None] != 0)).any(axis=0)
     if bad.any():
         worst = int(bad.argmax())
-        raise ValueError(
+        raise UserError(
             f"{size(worst)} has latents of {tuple(sides[:, worst].tolist())} (t, h, w),"
             f" which patches of {index.patch} do not divide: prepare the dataset again"
         )
@@ -235,25 +236,25 @@ def check_index(index: ScheduleIndex, spec: PackConfig) -> None:
     worst = int(frame.argmax())
     if frame[worst] > spec.row_length:
         what = "a picture" if index.t[worst] == 1 else "one latent frame"
-        raise ValueError(
+        raise UserError(
             f"{size(worst)} has {frame[worst]} tokens in {what}, more than a row of"
             f" {spec.row_length}: set row_length to at least {frame[worst]}"
         )
     longest = max(int(index.text_length.max()), index.empty_text_length)
     if longest > spec.text_length:
-        raise ValueError(
+        raise UserError(
             f"the longest caption has {longest} text tokens, more than a row's"
             f" {spec.text_length}: set text_length to at least {longest}"
         )
     if min(int(index.text_length.min()), index.empty_text_length) < 1:
-        raise ValueError(
+        raise UserError(
             "a caption has no text token: its encoder must give at least 1 for any text"
         )
     _check_mixture(index, spec)
     still = (index.t > 1) & ~(index.fps > 0)
     if still.any():
         worst = int(still.argmax())
-        raise ValueError(
+        raise UserError(
             f"{size(worst)} is a clip of {index.t[worst]} latent frames with no frame"
             f" rate (fps {index.fps[worst]}): prepare the dataset again"
         )
@@ -264,14 +265,14 @@ def _check_mixture(index: ScheduleIndex, spec: PackConfig) -> None:
     if spec.next_share:
         asked.append("next_share")
     if asked and index.patch[0] != 1:
-        raise ValueError(
+        raise UserError(
             f"the mixture asks for {asked[0]}, but patches of {index.patch} join latent"
             " frames: set its shares to none 1 and next_share to 0, or prepare with "
             "patches of one frame"
         )
     lacking = [x for x in asked if x not in ("first", "prefix", "next_share")]
     if lacking and index.stored is None:
-        raise ValueError(
+        raise UserError(
             f"the mixture asks for {', '.join(lacking)}, but the dataset holds no "
             "conditions: prepare it again with them, or set these shares to 0"
         )

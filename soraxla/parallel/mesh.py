@@ -17,6 +17,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from soraxla.core.errors import UserError
 from soraxla.core.trees import named_leaves
 from soraxla.core.types import PackedBatch
 
@@ -86,7 +87,7 @@ class MeshConfig:
         for name in AXES:
             size = getattr(self, name)
             if size is not None and size < 1:
-                raise ValueError(f"mesh.{name} is {size}, expected at least 1")
+                raise UserError(f"mesh.{name} is {size}, expected at least 1")
 
 
 def make_mesh(
@@ -101,7 +102,7 @@ def make_mesh(
         width: of the model whose parameters are split, see `MeshConfig`.
 
     Raises:
-        ValueError: the axes do not multiply to the number of devices.
+        UserError: the axes do not multiply to the number of devices.
     """
     settings = settings or MeshConfig()
     devices = jax.devices() if devices is None else devices
@@ -117,13 +118,13 @@ def make_mesh(
         sizes["data"] = left
     if math.prod(sizes.values()) != count:
         product = " x ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ValueError(
+        raise UserError(
             f"the mesh {product} has {math.prod(sizes.values())} devices, but there "
             f"are {count}; change mesh.{', mesh.'.join(AXES)} to multiply to {count}"
         )
     slices = {getattr(device, "slice_index", 0) for device in devices}
     if len(slices) > 1:
-        raise ValueError(
+        raise UserError(
             f"{len(slices)} TPU slices were found, expected one: start a run on each"
         )
     # Axes need not be whole axes of the torus.
@@ -212,7 +213,7 @@ def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
     Scalars are whole everywhere, and so is what the mesh does not divide.
 
     Raises:
-        ValueError: a parameter that no rule matches, or a rule that matches none.
+        UserError: a parameter that no rule matches, or a rule that matches none.
     """
     used: set[str] = set()
 
@@ -227,7 +228,7 @@ def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
     shardings = [sharding(n, leaf) for n, leaf in named_leaves(abstract).items()]
     unused = [pattern for pattern, _ in rules if pattern not in used]
     if unused:
-        raise ValueError(f"sharding rule {unused[0]!r} matches no parameter; remove it")
+        raise UserError(f"sharding rule {unused[0]!r} matches no parameter; remove it")
     return jax.tree.unflatten(jax.tree.structure(abstract), shardings)
 
 
@@ -252,7 +253,7 @@ def _rule(name: str, rules: Rules) -> tuple[str, LogicalAxes]:
             return pattern, axes
     if name.startswith(_OPTIMIZER):
         return "", ()  # coefficients of its own; they are few
-    raise ValueError(f"no sharding rule matches parameter {name!r}; add one")
+    raise UserError(f"no sharding rule matches parameter {name!r}; add one")
 
 
 def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
@@ -298,12 +299,12 @@ def own_rows(
     other: with 2×2 chips a host of an 8×8 slice, they are such as 0, 1, 8 and 9.
 
     Raises:
-        ValueError: the devices along `data` and `fsdp` do not divide the rows.
+        UserError: the devices along `data` and `fsdp` do not divide the rows.
     """
     parts = axis_size(mesh, MESH_AXES["batch"])
     if rows % parts:
         near = parts * max(1, round(rows / parts))
-        raise ValueError(
+        raise UserError(
             f"{what} is {rows}, which data x fsdp = {parts} devices do not divide; set "
             f"it to {near}, or change mesh.data and mesh.fsdp"
         )

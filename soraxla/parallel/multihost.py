@@ -20,6 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from soraxla.core.errors import UserError
+
 _PORT = 8476
 _LOCK = ".lock"
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes"
@@ -41,7 +43,7 @@ def group(
     None is a process by itself.
 
     Raises:
-        ValueError: only some of the three are named, or they are no group.
+        UserError: only some of the three are named, or they are no group.
     """
     given = (coordinator, processes, process_id)
     if given == (None, None, None):
@@ -49,17 +51,15 @@ def group(
             _tpu_group() if any(map(_there, ("/dev/accel*", "/dev/vfio/*"))) else None
         )
     if coordinator is None or processes is None or process_id is None:
-        raise ValueError(
+        raise UserError(
             "a group of processes needs --coordinator, --processes and --process-id; "
             "give all three, or none on a Cloud TPU"
         )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(
-            f"--coordinator {coordinator}: expected HOST:PORT of process 0"
-        )
+        raise UserError(f"--coordinator {coordinator}: expected HOST:PORT of process 0")
     if not 0 <= process_id < processes:
-        raise ValueError(
+        raise UserError(
             f"--process-id {process_id}: expected 0 to {processes - 1}, as --processes "
             f"is {processes}"
         )
@@ -97,7 +97,7 @@ def join(group: Group, timeout: float = 300.0) -> None:
     JAX ends the process without a word of who is missing, so they meet here first.
 
     Raises:
-        TimeoutError: not all came within `timeout` seconds; names who did not.
+        UserError: not all came within `timeout` seconds; names who did not.
     """
     deadline = time.monotonic() + timeout
     host, _, port = group.coordinator.rpartition(":")
@@ -149,7 +149,7 @@ def _report(
 
 def _refuse(missing: list[int], group: Group, timeout: float) -> None:
     if missing:
-        raise TimeoutError(
+        raise UserError(
             f"process {', '.join(map(str, missing))} of {group.processes} did not come "
             f"to {group.coordinator} within {timeout:g} s; look at its log, then start "
             "all of them again"
@@ -181,7 +181,7 @@ def only_run(workdir: Path) -> Iterator[None]:
     A bucket that is mounted has locks within a machine only.
 
     Raises:
-        BlockingIOError: another run holds it; in all processes alike.
+        UserError: another run holds it; in all processes alike.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -196,7 +196,7 @@ def only_run(workdir: Path) -> Iterator[None]:
         if failed is not None:
             raise failed
         if not free:
-            raise BlockingIOError(
+            raise UserError(
                 f"{workdir}: another run is at work here; wait for its end, or choose "
                 "another folder"
             )

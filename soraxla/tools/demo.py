@@ -75,7 +75,7 @@ def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
     """Runs every stage in `workdir` and returns what `report.json` holds.
 
     Raises:
-        ValueError: `workdir` holds something else.
+        UserError: `workdir` holds something else.
     """
     start = time.monotonic()
     workdir.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
 from soraxla.core.types import PackedBatch
 from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.time_grid import Grid
@@ -119,7 +120,7 @@ class Plan:
         return asdict(self) | {"collectives": [c._asdict() for c in self.collectives]}
 
 
-class DoesNotFit(ValueError):
+class DoesNotFit(UserError):
     """The compiler ran out of a chip's memory."""
 
 
@@ -132,25 +133,25 @@ def topology_devices(name: str) -> list[Any]:
     """The devices of a topology, such as `v5p:4x4x4` (chips, not cores).
 
     Raises:
-        ValueError: libtpu is not installed, or there is no such topology.
+        UserError: libtpu is not installed, or there is no such topology.
     """
     try:
         import libtpu  # noqa: F401
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "the TPU compiler is missing; pip install 'soraxla[plan]'"
         ) from None
     slices = [f"{chip}:{shape}" for chip, shapes in _SHAPES.items() for shape in shapes]
     near = ", ".join(difflib.get_close_matches(name, slices, n=4, cutoff=0.0))
     unknown = f"unknown topology {name!r}, expected such as {near}"
     if name.partition(":")[0] not in CHIPS:
-        raise ValueError(unknown)
+        raise UserError(unknown)
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if "INVALID_ARGUMENT" in str(error):
-            raise ValueError(unknown) from None
-        raise ValueError(f"the TPU compiler does not start: {error}") from error
+            raise UserError(unknown) from None
+        raise UserError(f"the TPU compiler does not start: {error}") from error
     return list(found.devices)
 
 
@@ -159,7 +160,7 @@ def plan_training(cfg: DiTTrainingConfig, topology: str, *, clips: int = 4) -> P
 
     Raises:
         DoesNotFit: it does not fit the chip.
-        ValueError: see `topology_devices`; the mesh does not divide what it cuts.
+        UserError: see `topology_devices`; the mesh does not divide what it cuts.
     """
     mesh = _mesh(cfg, topology)
     work = train_flops(cfg.step.model, *_clips(cfg, clips))
@@ -196,7 +197,7 @@ def fitted(
     to those configured as can be, unless `rows` says that they are named.
 
     Raises:
-        ValueError: see `topology_devices`.
+        UserError: see `topology_devices`.
     """
     devices = topology_devices(topology)
     if what != "train":
@@ -289,10 +290,10 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     """The train step.
 
     Raises:
-        ValueError: there is LoRA, whose frozen weights are of no configuration.
+        UserError: there is LoRA, whose frozen weights are of no configuration.
     """
     if cfg.step.lora is not None:
-        raise ValueError(
+        raise UserError(
             "step.lora trains adapters of a folder's weights, which is not planned: "
             "leave it out, for what training the whole model takes"
         )

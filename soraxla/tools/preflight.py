@@ -14,6 +14,7 @@ from data_pipelines.dataset import Dataset
 from data_pipelines.loader import segments
 from soraxla.checkpoints.load import load_vae
 from soraxla.core.config import build
+from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.diffusion.process import Process
 from soraxla.evals.denoising import TRIPLES, denoising_ratio
@@ -63,7 +64,7 @@ def examine(
         for name, look in checks:
             try:
                 yield Check(name, *look())
-            except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+            except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
                 # Out of memory, which is the last kind, is told at length.
                 yield Check(name, False, str(error).partition("\n")[0])
 
@@ -90,7 +91,7 @@ def _round_trip(vae: Path, media: Path) -> tuple[bool, str]:
     for path in media_files(media)[:_CLIPS]:
         clip = crop(read_clip(path, _FRAMES), loaded.model)
         if not clip.size:
-            raise ValueError(f"{path}: is smaller than {loaded.model.spatial} pixels")
+            raise UserError(f"{path}: is smaller than {loaded.model.spatial} pixels")
         latents = encode_clip(loaded.params, loaded.model, clip)
         decibels.append(psnr(clip, decode_clip(loaded.params, loaded.model, latents)))
     lowest = min(decibels)

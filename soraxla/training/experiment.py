@@ -18,6 +18,7 @@ from data_pipelines.loader import packed_batches
 from data_pipelines.vae_windows import WindowConfig, WindowDataset
 from soraxla.checkpoints.model_folder import LoadedModel, sha256_of_folder
 from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.hashing import sha256_of_tree
@@ -85,9 +86,7 @@ class DiTTrainingConfig:
             time_shift(self.shift, height=1, width=1, latent_frames=1)  # refuses it
         for name in ("batch_rows", "accumulate"):
             if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, expected at least 1"
-                )
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,7 @@ class VAETrainingConfig:
 
 def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:
     if optim.decay_steps is not None and loop.steps > optim.decay_steps:
-        raise ValueError(
+        raise UserError(
             f"loop.steps is {loop.steps}, but from step.optim.decay_steps = "
             f"{optim.decay_steps} on the rate is 0: set both alike; a folder that was "
             "trained so is gone on from by --init, in another --workdir"
@@ -127,7 +126,7 @@ def dit_experiment(
     starts from nothing. `mesh` has the devices (not `cfg.mesh`), by default the first.
 
     Raises:
-        ValueError: the dataset does not fit the model, or the mesh the model or the
+        UserError: the dataset does not fit the model, or the mesh the model or the
             rows; a sample can never be packed,
             `workdir` holds another VAE than the dataset was prepared with, a target of
             LoRA is no layer, or there is LoRA and no `start`.
@@ -136,7 +135,7 @@ def dit_experiment(
     if start is not None:
         check_start(start, dataset)
     elif adapted:
-        raise ValueError(
+        raise UserError(
             "step.lora trains adapters of a model; name its folder with --init"
         )
     mesh = one_device() if mesh is None else mesh
@@ -156,7 +155,7 @@ def dit_experiment(
         ("text width", model.text_width, card["text_width"]),
     ):
         if expected != found:
-            raise ValueError(
+            raise UserError(
                 f"{dataset.path}: has {found} {what}, the model expects {expected}; "
                 "set step.model to the dataset's, or prepare it with other encoders"
             )
@@ -212,12 +211,12 @@ def check_mesh(cfg: DiTTrainingConfig, mesh: Mesh) -> list[int]:
     """The rows of a batch that this host reads.
 
     Raises:
-        ValueError: the mesh does not divide what it is to cut.
+        UserError: the mesh does not divide what it is to cut.
     """
     own, model = own_rows(cfg.batch_rows, mesh), cfg.step.model
     devices = axis_size(mesh, MESH_AXES["batch"])
     if cfg.batch_rows % (cfg.accumulate * devices):
-        raise ValueError(
+        raise UserError(
             f"batch_rows is {cfg.batch_rows}, which accumulate = {cfg.accumulate} "
             f"parts of data x fsdp = {devices} devices do not divide; set it to a "
             f"multiple of {cfg.accumulate * devices}, or change accumulate"
@@ -230,7 +229,7 @@ def check_mesh(cfg: DiTTrainingConfig, mesh: Mesh) -> list[int]:
     ):
         parts = axis_size(mesh, MESH_AXES[axis])
         if size % parts:
-            raise ValueError(
+            raise UserError(
                 f"{what} is {size}, which {parts} devices along "
                 f"{' x '.join(f'mesh.{name}' for name in MESH_AXES[axis])} do not "
                 "divide; change one of them"
@@ -252,7 +251,7 @@ def vae_experiment(
     principal components. `mesh` has the devices (not `cfg.mesh`), by default the first.
 
     Raises:
-        ValueError: no media, none large enough, `start` has other widths, or the mesh
+        UserError: no media, none large enough, `start` has other widths, or the mesh
             does not divide a batch.
     """
     mesh = one_device() if mesh is None else mesh
@@ -260,7 +259,7 @@ def vae_experiment(
         own_rows(shape.batch, mesh, what=f"windows.shapes[{i}].batch")
     files = media_files(media)
     if start is not None and _widths(start.model) != _widths(cfg.step.model):
-        raise ValueError(
+        raise UserError(
             f"the VAE to start from has widths {_widths(start.model)}, the "
             f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
         )
@@ -309,10 +308,10 @@ def media_files(folder: Path) -> list[Path]:
     """All videos and pictures below a folder, sorted.
 
     Raises:
-        ValueError: there is no such folder, or no media in it.
+        UserError: there is no such folder, or no media in it.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give a folder of videos")
+        raise UserError(f"{folder}: no such folder; give a folder of videos")
     files = sorted(
         p
         for p in folder.rglob("*")
@@ -321,7 +320,7 @@ def media_files(folder: Path) -> list[Path]:
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     )
     if not files:
-        raise ValueError(
+        raise UserError(
             f"{folder}: no media, expected files ending in "
             f"{', '.join(sorted(MEDIA_SUFFIXES))}"
         )

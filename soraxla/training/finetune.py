@@ -11,6 +11,7 @@ from data_pipelines.dataset import Dataset, check_vae
 from soraxla.checkpoints.load import load_transformer
 from soraxla.checkpoints.model_folder import LoadedModel, sha256_of_folder
 from soraxla.core.config import build, to_dict
+from soraxla.core.errors import UserError
 from soraxla.diffusion.process import Process
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit.config import DiTConfig
@@ -43,7 +44,7 @@ def open_start(folder: Path) -> Start:
     Every host loads the whole of it.
 
     Raises:
-        ValueError: see `load_transformer`.
+        UserError: see `load_transformer`.
     """
     # A training makes its own on the devices, which have no room for another.
     with jax.set_mesh(host_mesh()):
@@ -60,13 +61,13 @@ def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any
     trained; others may be named, but only as they are.
 
     Raises:
-        ValueError: an unknown setting, one that the folder contradicts, or no model to
+        UserError: an unknown setting, one that the folder contradicts, or no model to
             start from where there must be one.
     """
     step = _group(config, "step")
     if start is None:
         if step.get("lora") is not None or not _group(step, "model").get("layers"):
-            raise ValueError(
+            raise UserError(
                 "the configuration fine-tunes a model; name its folder with --init"
             )
         return dict(config)
@@ -80,7 +81,7 @@ def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any
         made[part] = to_dict(build(cls, {**found[part], **given}, f"step.{part}."))
         for name, value in made[part].items():
             if value != found[part][name] and name not in free:
-                raise ValueError(
+                raise UserError(
                     f"setting 'step.{part}.{name}' is {value!r}, but {start.folder} "
                     f"has {found[part][name]!r}; leave it out, the folder says it"
                 )
@@ -90,19 +91,19 @@ def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any
 def _group(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     group = config.get(key, {})
     if not isinstance(group, Mapping):
-        raise ValueError(f"setting {key!r} is {group!r}, expected a group of keys")
+        raise UserError(f"setting {key!r} is {group!r}, expected a group of keys")
     return group
 
 
 def check_start(start: Start, dataset: Dataset) -> None:
-    """Raises ValueError unless the dataset was made by the model's encoder and VAE.
+    """Raises UserError unless the dataset was made by the model's encoder and VAE.
 
     Of an encoder the kind is compared, since its folder may lie anywhere; of the VAE
     the weights, where they lie beside the transformer's.
     """
     expected, found = start.dit.config["text_encoder"], dataset.card["text_encoder"]
     if expected.partition(":")[0] != found.partition(":")[0]:
-        raise ValueError(
+        raise UserError(
             f"{dataset.path}: was prepared with the text encoder {found!r}, but "
             f"{start.folder} reads {expected!r}; prepare it again with that one"
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
 from soraxla.models import vae
 from soraxla.models.vae.linear import principal_components
 from soraxla.models.vae.model import VAEConfig
@@ -30,12 +31,12 @@ def linear_start(
         batches: {"video": uint8 (B, T, H, W, 3)}, of which the first 256 are used.
 
     Raises:
-        ValueError: there is no window of more than a frame, or fewer numbers in a
+        UserError: there is no window of more than a frame, or fewer numbers in a
             latent's pixels than latent channels.
     """
     numbers = 3 * model.spatial**2
     if model.latent_channels > numbers:
-        raise ValueError(
+        raise UserError(
             f"step.model.latent_channels is {model.latent_channels}, expected at most "
             f"{numbers}, the numbers in {model.spatial}x{model.spatial} pixels"
         )
@@ -46,7 +47,7 @@ def linear_start(
         if len(clip) > 1
     ]
     if not clips:
-        raise ValueError(
+        raise UserError(
             "a linear VAE begins from clips, but no window has more than a frame: add "
             "one to windows.shapes"
         )

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
+from soraxla.core.errors import UserError
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
     WHOLE,
@@ -53,7 +54,7 @@ class LoopConfig:
             ("keep", 1),
         ):
             if getattr(self, name) < least:
-                raise ValueError(
+                raise UserError(
                     f"loop.{name} is {getattr(self, name)}, expected at least {least}"
                 )
 
@@ -95,7 +96,7 @@ class Experiment:
         """The shapes of a state, and how it is cut.
 
         Raises:
-            ValueError: the rules do not fit the model.
+            UserError: the rules do not fit the model.
         """
         abstract = jax.eval_shape(self.init, *self.init_args)
         shardings = param_shardings(abstract, self.rules, self.mesh)
@@ -122,8 +123,8 @@ def train(job: Experiment, loop: LoopConfig, workdir: Path) -> TrainState:
     (`Profiler`).
 
     Raises:
-        BlockingIOError: another training runs in `workdir`.
-        ValueError: `workdir` holds another configuration or a damaged checkpoint.
+        UserError: another training runs in `workdir`.
+        UserError: `workdir` holds another configuration or a damaged checkpoint.
         FloatingPointError: no finite gradient for 20 steps in a row.
     """
     with ExitStack() as stack:

@@ -8,6 +8,8 @@ import optax
 from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers, muon
 
+from soraxla.core.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -44,11 +46,11 @@ class OptimConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < high:
                 below = f" and below {high:g}" if high < math.inf else ""
-                raise ValueError(
+                raise UserError(
                     f"optim.{name} is {value}, expected a number from 0 on{below}"
                 )
         if not self.clip_norm > 0:
-            raise ValueError(
+            raise UserError(
                 f"optim.clip_norm is {self.clip_norm}, expected above 0: inf clips "
                 "nothing"
             )
@@ -60,7 +62,7 @@ def schedule(settings: OptimConfig, peak: float) -> optax.Schedule:
     if settings.decay_steps is None:
         return optax.warmup_constant_schedule(0.0, peak, max(warmup, 1))
     if settings.decay_steps <= warmup:
-        raise ValueError(
+        raise UserError(
             f"optim.decay_steps is {settings.decay_steps}, expected more than the "
             f"{warmup} warm-up steps; raise it or shorten the warm-up"
         )
@@ -102,7 +104,7 @@ def _hidden_or_other(params: PyTree) -> PyTree:
     layers, (in, out); else `other`.
 
     Raises:
-        ValueError: there are no such kernels.
+        UserError: there are no such kernels.
     """
 
     def label(path, x: jax.Array) -> str:
@@ -114,7 +116,7 @@ def _hidden_or_other(params: PyTree) -> PyTree:
 
     labels = jax.tree_util.tree_map_with_path(label, params)
     if "hidden" not in jax.tree.leaves(labels):
-        raise ValueError(
+        raise UserError(
             "optim.muon_learning_rate is set, but this model has no stacked blocks, "
             "whose matrices are what Muon trains; leave it out"
         )

@@ -17,6 +17,7 @@ from soraxla.checkpoints.training_folder import (
     read_settings,
     restoring,
 )
+from soraxla.core.errors import UserError
 from soraxla.parallel.multihost import is_main
 
 # How long, how often, on what devices and in what memory, and where the start lies: not
@@ -64,7 +65,7 @@ class Checkpoints:
         `abstract` gives shapes, types and shardings; without one, the first device.
 
         Raises:
-            ValueError: there is none, it is damaged, or it is of another model.
+            UserError: there is none, it is damaged, or it is of another model.
         """
         step = newest_step(self._manager, self._workdir)
         target = jax.tree.map(on_a_device, abstract)
@@ -91,14 +92,14 @@ def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
     Those of `_MAY_CHANGE` may change from run to run.
 
     Raises:
-        ValueError: the folder was trained with other settings; names the first.
+        UserError: the folder was trained with other settings; names the first.
     """
     path = workdir / SETTINGS
     if path.exists():
         found = read_settings(workdir)
         for key, expected, value in _differences(found, settings):
             if not key.startswith(_MAY_CHANGE):
-                raise ValueError(
+                raise UserError(
                     f"{path}: was trained with {key} = {expected!r}, not {value!r}; "
                     "use the same settings or another folder"
                 )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray, PyTree, UInt8
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array, PackedBatch
 from soraxla.diffusion.loss import packed_mse
 from soraxla.diffusion.noise_schedule import sample_times
@@ -52,17 +53,17 @@ class DiTStepConfig:
         if self.part == "forecast" and (
             not self.model.forecast_layers or self.lora is not None
         ):
-            raise ValueError(
+            raise UserError(
                 "step.part is 'forecast', but the model has no forecast that could be "
                 "trained: set step.model.forecast_layers, and leave step.lora out"
             )
         if self.part == "forecast" and self.optim.weight_decay:
-            raise ValueError(
+            raise UserError(
                 f"optim.weight_decay is {self.optim.weight_decay}, expected 0 where "
                 "step.part is 'forecast': the rest is not trained, only shrunk"
             )
         if self.lora is not None and self.optim.muon_learning_rate is not None:
-            raise ValueError(
+            raise UserError(
                 "optim.muon_learning_rate is set, but step.lora trains no matrix of a "
                 "block; leave one of them out"
             )
@@ -83,7 +84,7 @@ class VAEStepConfig:
 
     def __post_init__(self) -> None:
         if self.model.linear and self.optim.weight_decay:
-            raise ValueError(
+            raise UserError(
                 f"optim.weight_decay is {self.optim.weight_decay}, expected 0 for a "
                 "linear VAE: its encoder is not trained, only shrunk"
             )

@@ -17,6 +17,7 @@ from data_pipelines.dataset import Dataset, check_vae, open_dataset
 from data_pipelines.loader import packed_batches, segments
 from data_pipelines.prepare import prepare
 from data_pipelines.sources.media import Media
+from soraxla.core.errors import UserError
 from soraxla.core.types import LatentGrid
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.media.read import write_video
@@ -205,16 +206,16 @@ def edit_card(**changes):
 @pytest.mark.parametrize(
     ("name", "break_it", "error", "message"),
     [
-        (records.CARD, lambda f: f.unlink(), FileNotFoundError, "prepare"),
+        (records.CARD, lambda f: f.unlink(), UserError, "prepare"),
         (records.CARD, truncate, ValueError, "damaged"),
         (records.CARD, edit_card(format=99), ValueError, "99"),
         (records.CARD, edit_card(patch=None), ValueError, "no patch"),
         (records.CARD, edit_card(samples=8), ValueError, "7 rows"),
-        (records.INDEX, lambda f: f.unlink(), FileNotFoundError, "missing"),
+        (records.INDEX, lambda f: f.unlink(), UserError, "missing"),
         (records.INDEX, truncate, ValueError, "damaged"),
-        (records.EMPTY_TEXT, lambda f: f.unlink(), FileNotFoundError, "missing"),
+        (records.EMPTY_TEXT, lambda f: f.unlink(), UserError, "missing"),
         (records.EMPTY_TEXT, truncate, ValueError, "damaged"),
-        (records.shard_name(1), lambda f: f.unlink(), FileNotFoundError, "missing"),
+        (records.shard_name(1), lambda f: f.unlink(), UserError, "missing"),
         (records.shard_name(1), truncate, ValueError, "damaged"),
         (records.CARD, edit_card(latent_channels=9), ValueError, "the index says"),
     ],

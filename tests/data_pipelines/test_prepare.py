@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines import records, transforms
 from data_pipelines.prepare import prepare
+from soraxla.core.errors import UserError
 from soraxla.media.read import read_clip, write_video
 
 DOC = Path(__file__).parents[2] / "docs" / "dataset.md"
@@ -261,7 +262,7 @@ def test_two_runs_do_not_write_one_folder(media, tmp_path):
     def meanwhile(frames):
         if not refused:
             refused.append(1)
-            with pytest.raises(BlockingIOError, match="another run is at work here"):
+            with pytest.raises(UserError, match="another run is at work here"):
                 run(media, tmp_path / "out")
         return encode_video(frames)
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_pipelines import SAMPLES
 from data_pipelines.sources.files import fingerprint, folder, open_source
+from soraxla.core.errors import UserError
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_media_without_a_caption_are_refused(root):
 
 
 def test_a_folder_without_media_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         folder(tmp_path / "none")
     with pytest.raises(ValueError, match="lists no media"):
         folder(tmp_path)

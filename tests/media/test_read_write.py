@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines import SAMPLES
+from soraxla.core.errors import UserError
 from soraxla.media import read
 from soraxla.media.read import (
     check_writable,
@@ -249,8 +250,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, suffix):
     [
         ("a.mpx", None, ValueError, "unknown suffix '.mpx'; use one of .mp4, .webm"),
         ("a", None, ValueError, "unknown suffix ''"),
-        ("none/a.mp4", None, FileNotFoundError, "does not exist"),
-        ("folder.mp4", None, IsADirectoryError, "is a folder"),
+        ("none/a.mp4", None, UserError, "does not exist"),
+        ("folder.mp4", None, UserError, "is a folder"),
         ("a.mp4", "libx999", ValueError, "unknown video encoder 'libx999'"),
         ("a.png", "libx264", ValueError, "for .mp4 and .webm only"),
     ],
@@ -267,7 +268,7 @@ def test_what_cannot_be_written_is_known_before(tmp_path, name, codec, error, te
 
 def test_a_read_only_folder_is_known_before():
     """/proc refuses even the superuser, whom mode bits do not stop."""
-    with pytest.raises(OSError, match=r"cannot write in /proc"):
+    with pytest.raises(UserError, match=r"cannot write in /proc"):
         check_writable("/proc/a.mp4")
 
 
@@ -354,9 +355,9 @@ def test_sound_alone_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         probe(tmp_path / "a.mp4")
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         next(read_frames(tmp_path))
 
 

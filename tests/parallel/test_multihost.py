@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from soraxla.core.errors import UserError
 from soraxla.parallel import multihost
 from soraxla.parallel.multihost import Group, group, join, only_run
 from tests.training.test_mesh import free_port
@@ -90,7 +91,7 @@ def joined(monkeypatch):
         def one(i):
             try:
                 join(Group(coordinator, processes, i), timeout)
-            except TimeoutError as error:
+            except UserError as error:
                 ends[i] = str(error)
 
         threads = [threading.Thread(target=one, args=(i,)) for i in ids]
@@ -127,7 +128,7 @@ def test_without_process_0_the_others_say_so(joined):
 def test_a_second_run_in_a_folder_is_refused_until_the_first_ends(tmp_path):
     second = only_run(tmp_path)
     with only_run(tmp_path):
-        with pytest.raises(BlockingIOError, match="another run is at work here"):
+        with pytest.raises(UserError, match="another run is at work here"):
             second.__enter__()
         with only_run(tmp_path / "other"):
             pass

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from soraxla.checkpoints.model_folder import abstract_params
 from soraxla.checkpoints.training_folder import settings_of_kind, trained_ema
 from soraxla.checkpoints.wan.layout import diffusers_name, dit_places
+from soraxla.core.errors import UserError
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
 from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.tensor_files import check_types, open_tensors
@@ -23,14 +24,14 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
     """Writes the averaged adapters to `out/pytorch_lora_weights.safetensors`.
 
     Raises:
-        ValueError: `out` exists, `checkpoint` is no LoRA training folder, or an adapted
+        UserError: `out` exists, `checkpoint` is no LoRA training folder, or an adapted
             layer is none that diffusers can adapt.
     """
     if out.exists():
-        raise ValueError(f"{out}: exists; remove it or choose another --out")
+        raise UserError(f"{out}: exists; remove it or choose another --out")
     settings = settings_of_kind(checkpoint, "dit")
     if settings["step"].get("lora") is None:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint}: trains whole weights and has no adapter; leave out "
             "--adapter"
         )
@@ -44,7 +45,7 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
         for one, matrix in zip(unstacked(kernel, leaf.shape), matrices, strict=True):
             place = places.get(one)
             if place is None or place.axes != "o i -> i o":
-                raise ValueError(
+                raise UserError(
                     f"{checkpoint}: diffusers has no adapter of {layer!r}; export the "
                     "merged weights, by leaving out --adapter"
                 )
@@ -76,7 +77,7 @@ class Adapter:
             shapes: of the transformer's tensors, in diffusers' names.
 
         Raises:
-            ValueError: the file is damaged, or holds what is not of this model.
+            UserError: the file is damaged, or holds what is not of this model.
         """
         self._tensors = open_tensors([path])
         check_types(self._tensors.values())
@@ -100,7 +101,7 @@ class Adapter:
             for name in parts.values()
         ]
         if strange or not self._names:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {len(strange)} of {len(self._tensors)} tensors are "
                 "no pair of LoRA matrices for this model, such as "
                 f"{min(strange, default='')!r}; give an adapter of this model"

@@ -32,6 +32,7 @@ from soraxla.checkpoints.wan.layout import (
     vae_places,
 )
 from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
 from soraxla.diffusion.process import Process
 from soraxla.files.atomic_folder import atomic_folder
@@ -103,7 +104,7 @@ class Source:
         """Adds a LoRA file to what is read from now on.
 
         Raises:
-            ValueError: see `Adapter`.
+            UserError: see `Adapter`.
         """
         places = self._places.values()
         self._adapter = Adapter(path, {p.name: p.their_shape for p in places})
@@ -120,7 +121,7 @@ def open_transformer(path: Path) -> Source:
     """The transformer of diffusers' folder (or its `transformer`), or of a file.
 
     Raises:
-        ValueError: it is damaged, incomplete, not Wan's, or not supported.
+        UserError: it is damaged, incomplete, not Wan's, or not supported.
     """
     path = path / "transformer" if (path / "transformer").is_dir() else path
     return _transformer(path, open_tensors(_files(path)))
@@ -133,7 +134,7 @@ def _transformer(path: Path, stored: Mapping[str, Stored]) -> Source:
     tensors = {k: v for k, v in tensors.items() if ".norm_added_q." not in k}
     home = path if path.is_dir() else path.parent
     if (home.parent / "transformer_2").is_dir():
-        raise ValueError(
+        raise UserError(
             f"{home.parent}: two transformers that take turns (Wan 2.2 A14B); "
             f"supported: {SUPPORTED}"
         )
@@ -151,7 +152,7 @@ def open_vae(path: Path) -> Source:
     """The VAE of diffusers' folder (or its `vae`), or of a file.
 
     Raises:
-        ValueError: as `open_transformer`.
+        UserError: as `open_transformer`.
     """
     path = path / "vae" if (path / "vae").is_dir() else path
     return _vae(path, open_tensors(_files(path)))
@@ -177,22 +178,22 @@ def import_wan(
         adapter: a LoRA file that is added to the transformer's weights.
 
     Raises:
-        ValueError: `out` exists; a source is refused. Nothing is written then.
+        UserError: `out` exists; a source is refused. Nothing is written then.
     """
     if out.exists():
-        raise ValueError(f"{out}: exists; remove it or choose another --out")
+        raise UserError(f"{out}: exists; remove it or choose another --out")
     sources = [local(source) for source in sources]
     parts = _parts(sources)
     if adapter is not None:
         if "dit" not in parts:
-            raise ValueError(f"{adapter}: adapts a transformer; give that too")
+            raise UserError(f"{adapter}: adapts a transformer; give that too")
         parts["dit"].adapt(adapter)
     if text_encoder is not None:
         text_encoder = full_name(text_encoder)
     elif "dit" in parts:
         own = sources[0] / "text_encoder"
         if not own.is_dir():
-            raise ValueError(
+            raise UserError(
                 f"{sources[0]}: holds no text encoder; name it, such as "
                 "--text-encoder umt5:PATH"
             )
@@ -211,7 +212,7 @@ def load_wan(folder: Path) -> tuple[LoadedModel, LoadedModel]:
     Prompts are read by the folder's own umT5.
 
     Raises:
-        ValueError: as `open_transformer`.
+        UserError: as `open_transformer`.
     """
     transformer, autoencoder = open_transformer(folder), open_vae(folder)
     config = _dit_config(f"umt5:{folder / 'text_encoder'}")
@@ -228,11 +229,11 @@ def _parts(sources: list[Path]) -> dict[str, Source]:
     parts: dict[str, Source] = {}
     for path in sources:
         if not path.exists():
-            raise ValueError(f"{path}: no such file or folder; give diffusers' folder")
+            raise UserError(f"{path}: no such file or folder; give diffusers' folder")
         tensors = open_tensors(_files(path))
         kind = "vae" if any(n.startswith("encoder.") for n in tensors) else "dit"
         if kind in parts:
-            raise ValueError(
+            raise UserError(
                 f"{path}: a second {kind}; give one transformer and one VAE"
             )
         parts[kind] = (_vae if kind == "vae" else _transformer)(path, tensors)
@@ -247,7 +248,7 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
         `out/transformer/soraxla_only.safetensors`.
 
     Raises:
-        ValueError: `out` exists; `checkpoint` is incomplete or damaged, or its VAE is
+        UserError: `out` exists; `checkpoint` is incomplete or damaged, or its VAE is
             linear.
     """
     with atomic_folder(out) as partial:
@@ -258,14 +259,14 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
 def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
     names, read, model = named_tensors(checkpoint, kind)
     if isinstance(model, VAEConfig) and model.linear:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint}: its VAE is linear, which diffusers has no class for; "
             "export it in soraxla's own layout"
         )
     if isinstance(model, DiTConfig) and (
         model.input_gate or model.local_layers or model.forecast_layers
     ):
-        raise ValueError(
+        raise UserError(
             f"{checkpoint}: its transformer adds to its answer beside the head, which "
             "Wan's does not; export it in soraxla's own layout"
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from soraxla.core.errors import UserError
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.vae.model import VAEConfig
 
@@ -60,16 +61,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """A folder's configuration; empty if there is none.
 
     Raises:
-        ValueError: it is not a JSON object.
+        UserError: it is not a JSON object.
     """
     if not path.is_file():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); copy it again") from error
+        raise UserError(f"{path}: damaged ({error}); copy it again") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected a JSON object; copy it again")
+        raise UserError(f"{path}: expected a JSON object; copy it again")
     return found
 
 
@@ -83,7 +84,7 @@ def dit_config_of(
         shift: the scheduler's, if it is known; else that of the family.
 
     Raises:
-        ValueError: it is no Wan transformer, or one that is not supported.
+        UserError: it is no Wan transformer, or one that is not supported.
     """
     try:
         width, channels, *patch = shapes["patch_embedding.weight"]
@@ -92,12 +93,12 @@ def dit_config_of(
         mlp_width = shapes["blocks.0.ffn.net.0.proj.weight"][0]
         text_width = shapes["condition_embedder.text_embedder.linear_1.weight"][1]
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{where}: not a Wan transformer (no {error}); supported: {SUPPORTED}"
         ) from error
     second = any(".add_k_proj." in name for name in shapes)
     if second or outputs != channels * pt * ph * pw:
-        raise ValueError(
+        raise UserError(
             f"{where}: a Wan model with {channels} input channels that takes images in "
             f"a second way (image-to-video); supported: {SUPPORTED}"
         )
@@ -125,14 +126,14 @@ def vae_config_of(
     """The settings of a VAE with these tensors, in diffusers' names.
 
     Raises:
-        ValueError: it is no Wan VAE, or one that is not supported.
+        UserError: it is no Wan VAE, or one that is not supported.
     """
     try:
         base, folded = shapes["encoder.conv_in.weight"][:2]
         channels = shapes["post_quant_conv.weight"][0]
         widest = shapes["decoder.conv_in.weight"][0]
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{where}: not a Wan VAE (no {error}); supported: {SUPPORTED}"
         ) from error
     multipliers = config.get("dim_mult", (1, 2, 4, 4))
@@ -140,7 +141,7 @@ def vae_config_of(
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
         if channels not in _STATISTICS:
-            raise ValueError(
+            raise UserError(
                 f"{where}: a VAE of {channels} latent channels without latents_mean "
                 "and latents_std; put its config.json beside it"
             )

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from data_pipelines.worlds.episode import Episode
 from data_pipelines.worlds.sizes import Size
 from data_pipelines.worlds.voxel_actions import ACTIONS
+from soraxla.core.errors import UserError
 from soraxla.packing.controls import Controls
 
 # Clip i of a dataset has the seed 2³²·s + i (`data_pipelines.worlds.builder`); from
@@ -114,7 +115,7 @@ class Family:
     """A question about a world.
 
     Attributes:
-        case: the case of a seed; a pure function. ValueError for a size in which
+        case: the case of a seed; a pure function. UserError for a size in which
             nothing can be asked.
         score: a clip against the truth; NaN depends on the case alone.
         chance: what guessing gets, by the name of the guess.
@@ -134,9 +135,9 @@ def candidates(seed: int) -> Iterator[int]:
     return iter(range(seed, seed + _TRIES * _STRIDE, _STRIDE))
 
 
-def nothing_to_ask(world: str, size: Size) -> ValueError:
+def nothing_to_ask(world: str, size: Size) -> UserError:
     """What is said where no candidate will do."""
-    return ValueError(
+    return UserError(
         f"no clip of {size.width}x{size.height} pixels and {size.frames} frames of the "
         f"world {world} shows what is asked: ask for more frames"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.worlds.sizes import Size
+from soraxla.core.errors import UserError
 from soraxla.evals.worldbench.cases import Case
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome, draw_cases
 
@@ -100,7 +101,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """A manifest that has what it takes to run again.
 
     Raises:
-        ValueError: it is none, or of another format; names a family that is unknown.
+        UserError: it is none, or of another format; names a family that is unknown.
         OSError: it cannot be read.
     """
     try:
@@ -115,15 +116,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
         or not all(isinstance(n, int | None) for n in found["windows"].values())
         or not all(isinstance(each, list) for each in found["families"].values())
     ):
-        raise ValueError(f"{path}: is no manifest of soraxla worldbench")
+        raise UserError(f"{path}: is no manifest of soraxla worldbench")
     if found["format"] != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{path}: has format {found['format']}, expected {FORMAT}: run it with the "
             "soraxla that wrote it"
         )
     unknown = found["families"].keys() - FAMILIES.keys()
     if unknown:
-        raise ValueError(f"{path}: names an unknown family, {min(unknown)!r}")
+        raise UserError(f"{path}: names an unknown family, {min(unknown)!r}")
     return found
 
 
@@ -131,7 +132,7 @@ def cases_of(path: Path, found: Mapping[str, Any]) -> dict[str, list[Case]]:
     """The cases of a manifest, which must be what they were.
 
     Raises:
-        ValueError: the worlds have changed since.
+        UserError: the worlds have changed since.
     """
     cases = {}
     for name, listed in found["families"].items():
@@ -139,7 +140,7 @@ def cases_of(path: Path, found: Mapping[str, Any]) -> dict[str, list[Case]]:
         for was, case in zip(listed, cases[name], strict=True):
             now = {"seed": case.seed, "prompt": case.truth.caption, "given": case.given}
             if was != now:
-                raise ValueError(
+                raise UserError(
                     f"{path}: another clip of {name} is listed than seed {case.seed} "
                     "shows: the worlds have changed; use the commit that is named there"
                 )
@@ -150,7 +151,8 @@ def write_record(folder: Path, files: Mapping[str, str]) -> None:
     """The files in a new folder, under a temporary name until all are written.
 
     Raises:
-        OSError: it exists, or cannot be written.
+        UserError: it exists.
+        OSError: it cannot be written.
     """
     check_new(folder)
     temporary = folder.with_name(f".{folder.name}.partial")
@@ -165,11 +167,11 @@ def write_record(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def check_new(folder: Path) -> None:
-    """OSError unless `folder` can be made; asked before long work."""
+    """Raises UserError unless `folder` can be made; asked before long work."""
     if folder.exists():
-        raise OSError(f"{folder}: exists; remove it or choose another name")
+        raise UserError(f"{folder}: exists; remove it or choose another name")
     if not folder.absolute().parent.is_dir():
-        raise OSError(f"{folder}: the folder it is to be in does not exist")
+        raise UserError(f"{folder}: the folder it is to be in does not exist")
 
 
 def _version(package: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.worlds.sizes import Size
+from soraxla.core.errors import UserError
 from soraxla.evals.worldbench import (
     consistency,
     control,
@@ -70,10 +71,10 @@ def draw_cases(family: Family, clips: int, size: Size) -> list[Case]:
     """The first cases of the held-out seeds.
 
     Raises:
-        ValueError: fewer than two clips, or a size in which nothing can be asked.
+        UserError: fewer than two clips, or a size in which nothing can be asked.
     """
     if clips < 2:
-        raise ValueError(
+        raise UserError(
             f"clips is {clips}, expected 2 or more: one is paired with others"
         )
     return [family.case(FIRST_SEED + i, size) for i in range(clips)]
@@ -124,7 +125,7 @@ def run_family(
 def _check(video: np.ndarray, case: Case) -> None:
     shape, expected = video.shape, case.truth.video.shape
     if shape != expected or video.dtype != np.uint8:
-        raise ValueError(f"a clip is {video.dtype} {shape}, expected uint8 {expected}")
+        raise UserError(f"a clip is {video.dtype} {shape}, expected uint8 {expected}")
 
 
 def _with_given(video: Video, case: Case) -> Video:

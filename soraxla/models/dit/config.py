@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from soraxla.core.config import nearest
+from soraxla.core.errors import UserError
 from soraxla.packing.controls import Controls
 
 
@@ -66,34 +67,34 @@ class DiTConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "mlp_width", "latent_channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"DiT {name} is {getattr(self, name)}: expected ≥ 1")
+                raise UserError(f"DiT {name} is {getattr(self, name)}: expected ≥ 1")
         least_of = {"local_layers": 0, "local_width": 1, "forecast_layers": 0}
         for name, least in least_of.items():
             if getattr(self, name) < least:
-                raise ValueError(
+                raise UserError(
                     f"DiT {name} is {getattr(self, name)}: expected ≥ {least}"
                 )
         if self.width % self.heads or self.head_dim % 2 or self.head_dim < 6:
-            raise ValueError(
+            raise UserError(
                 f"DiT width {self.width} with {self.heads} heads: expected an even "
                 "head dim of at least 6; change width or heads"
             )
         if self.text_pad_to is not None and self.text_refiner_layers:
-            raise ValueError(
+            raise UserError(
                 f"DiT text_pad_to={self.text_pad_to} with text_refiner_layers="
                 f"{self.text_refiner_layers}: padded text is Wan's and has no refiner; "
                 "set one of them to None or 0"
             )
         if self.shift != "auto" and not 0.0 < float(self.shift) < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"DiT shift {self.shift!r}: expected 'auto' or a number above 0"
             )
         if self.dtype not in ("bfloat16", "float32"):
-            raise ValueError(
+            raise UserError(
                 f"DiT dtype {self.dtype!r}: expected 'bfloat16' or 'float32'"
             )
         if self.remat not in ("full", "dots", "none"):
-            raise ValueError(
+            raise UserError(
                 f"DiT remat {self.remat!r}: expected 'full', 'dots' or 'none'"
             )
 
@@ -141,13 +142,13 @@ def dit_config(size: str, **overrides: Any) -> DiTConfig:
     """The settings of a named size, with some replaced.
 
     Raises:
-        ValueError: no such size or setting (names the nearest), or the settings do not
+        UserError: no such size or setting (names the nearest), or the settings do not
             fit together.
     """
     if size not in SIZES:
-        raise ValueError(f"unknown DiT size {size!r}{nearest(size, list(SIZES))}")
+        raise UserError(f"unknown DiT size {size!r}{nearest(size, list(SIZES))}")
     names = [f.name for f in dataclasses.fields(DiTConfig)]
     for name in overrides:
         if name not in names:
-            raise ValueError(f"unknown DiT setting {name!r}{nearest(name, names)}")
+            raise UserError(f"unknown DiT setting {name!r}{nearest(name, names)}")
     return dataclasses.replace(SIZES[size], **overrides)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
+from soraxla.core.errors import UserError
 from soraxla.core.trees import named_leaves, nested
 from soraxla.core.types import Array
 
@@ -34,9 +35,9 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"lora.rank is {self.rank}, expected at least 1")
+            raise UserError(f"lora.rank is {self.rank}, expected at least 1")
         if not 0 < self.alpha < float("inf"):
-            raise ValueError(
+            raise UserError(
                 f"lora.alpha is {self.alpha}, expected a number above 0; the rank, "
                 f"{self.rank}, is usual"
             )
@@ -52,7 +53,7 @@ def targeted(
     """The kernels that the patterns choose, by their layers' names.
 
     Raises:
-        ValueError: a pattern chooses no layer.
+        UserError: a pattern chooses no layer.
     """
     layers = {
         name.removesuffix(_KERNEL): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -61,7 +62,7 @@ def targeted(
     }
     for pattern in targets or ("",):
         if not any(fnmatchcase(name, pattern) for name in layers):
-            raise ValueError(
+            raise UserError(
                 f"lora.targets: {pattern!r} is no layer of this model; expected "
                 f"patterns of {', '.join(layers)}"
             )
@@ -79,7 +80,7 @@ def init(key: PRNGKeyArray, params: PyTree, lora: LoRAConfig) -> PyTree:
         params: of the model, or their shapes.
 
     Raises:
-        ValueError: a target is no layer of the model.
+        UserError: a target is no layer of the model.
     """
     adapters = {}
     for i, (name, kernel) in enumerate(targeted(params, lora.targets).items()):

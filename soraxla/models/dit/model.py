@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int, PyTree
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array, PackedBatch
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.layers import (
@@ -90,7 +91,7 @@ def apply(
         text: of `encode_text`, for calls that share it; `batch.text` is then not read.
 
     Raises:
-        ValueError: tokens or text are not as wide as the configuration says.
+        UserError: tokens or text are not as wide as the configuration says.
     """
     _check_width("token", x.shape[-1], cfg.patch_dim, "latent_channels or patch")
     _check_width("control", batch.controls.shape[-1], cfg.controls.width, "controls")
@@ -360,7 +361,7 @@ def _add_pads(
 
 def _check_width(what: str, found: int, expected: int, setting: str) -> None:
     if found != expected:
-        raise ValueError(
+        raise UserError(
             f"DiT {what} width is {found}, expected {expected}: "
             f"use a dataset of this model or change {setting}"
         )

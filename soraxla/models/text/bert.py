@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int, PyTree
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 from soraxla.models.dit.layers import AffineLayerNorm
 from soraxla.models.text import folder as hf
@@ -46,7 +47,7 @@ class BertConfig:
     def __post_init__(self) -> None:
         check_activation(self.hidden_act, "hidden_act")
         if self.position_embedding_type != "absolute":
-            raise ValueError(
+            raise UserError(
                 f"position_embedding_type is {self.position_embedding_type!r}, "
                 "expected 'absolute'; take a BERT that learnt absolute places"
             )
@@ -70,7 +71,7 @@ def load(folder: Path, dtype: str) -> tuple[PyTree, BertConfig]:
     """Parameters and settings of a local BERT folder.
 
     Raises:
-        ValueError: see `folder.read_config` and `folder.load_params`.
+        UserError: see `folder.read_config` and `folder.load_params`.
     """
     cfg = hf.settings(BertConfig, hf.read_config(folder, _BERT), folder, dtype=dtype)
     abstract = jax.eval_shape(lambda: init(jax.random.key(0), cfg))

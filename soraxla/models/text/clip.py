@@ -96,7 +96,7 @@ def load(
         projected: with the projection that `embed_texts` needs.
 
     Raises:
-        ValueError: see `folder.read_config` and `folder.load_params`.
+        UserError: see `folder.read_config` and `folder.load_params`.
     """
     cfg = tower_settings(CLIPTextConfig, folder, dtype, projected=projected)
     abstract = jax.eval_shape(lambda: init(jax.random.key(0), cfg))

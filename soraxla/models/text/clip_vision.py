@@ -63,7 +63,7 @@ def load(folder: Path, dtype: str) -> tuple[PyTree, CLIPVisionConfig]:
     """Parameters and settings of the picture tower of a local CLIP folder.
 
     Raises:
-        ValueError: see `folder.read_config` and `folder.load_params`.
+        UserError: see `folder.read_config` and `folder.load_params`.
     """
     cfg = tower_settings(CLIPVisionConfig, folder, dtype, projected=True)
     abstract = jax.eval_shape(lambda: init(jax.random.key(0), cfg))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from soraxla.core.config import nearest
+from soraxla.core.errors import UserError
 from soraxla.models.text.hashed import HashedTextEncoder
 
 
@@ -34,7 +35,7 @@ def _hashed(argument: str) -> TextEncoder:
     if not argument:
         return HashedTextEncoder()
     if not argument.isdecimal():
-        raise ValueError(
+        raise UserError(
             f"the hashed encoder's width must be a whole number, got {argument!r}:"
             " write hashed:512 for 512 features"
         )
@@ -45,7 +46,7 @@ def _minilm(argument: str) -> TextEncoder:
     from soraxla.models.text.pretrained import load_minilm
 
     if argument:
-        raise ValueError(
+        raise UserError(
             f"the minilm encoder takes no argument, got {argument!r}: write minilm, or "
             "bert:PATH for other weights"
         )
@@ -73,16 +74,16 @@ def full_name(name: str) -> str:
     """The name with its folder's full path, for a record that is read elsewhere.
 
     Raises:
-        ValueError: an encoder that is not known, or no folder of one.
+        UserError: an encoder that is not known, or no folder of one.
     """
     kind, argument = _parts(name)
     if kind not in _FOLDERS:
         return name
     if not argument:
-        raise ValueError(f"text encoder {name!r} names no folder: write {kind}:PATH")
+        raise UserError(f"text encoder {name!r} names no folder: write {kind}:PATH")
     folder = Path(argument).expanduser()
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: holds no config.json of a {kind} text encoder")
+        raise UserError(f"{folder}: holds no config.json of a {kind} text encoder")
     return f"{kind}:{folder.resolve()}"
 
 
@@ -94,7 +95,7 @@ def load_text_encoder(name: str) -> TextEncoder:
     of pretrained weights, `minilm` those of an installed package.
 
     Raises:
-        ValueError: a name or an argument it does not know; for a folder, see
+        UserError: a name or an argument it does not know; for a folder, see
             `pretrained.load_pretrained`.
     """
     kind, argument = _parts(name)
@@ -104,5 +105,5 @@ def load_text_encoder(name: str) -> TextEncoder:
 def _parts(name: str) -> tuple[str, str]:
     kind, _, argument = name.partition(":")
     if kind not in _ENCODERS:
-        raise ValueError(f"unknown text encoder {name!r}{nearest(kind, _ENCODERS)}")
+        raise UserError(f"unknown text encoder {name!r}{nearest(kind, _ENCODERS)}")
     return kind, argument

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from soraxla.core.config import build
+from soraxla.core.errors import UserError
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
 from soraxla.files.tensor_files import (
     Stored,
@@ -39,31 +40,31 @@ def read_config(folder: Path, expected: Mapping[str, str]) -> dict[str, Any]:
         expected: the `model_type` looked for, each with a repository that has it.
 
     Raises:
-        ValueError: no such folder, no config or a damaged one, quantised weights, or
+        UserError: no such folder, no config or a damaged one, quantised weights, or
             another model's.
     """
     where = next(iter(expected.values()))
     if not folder.is_dir():
-        raise ValueError(
+        raise UserError(
             f"{folder}: no such folder; give one with {CONFIG} and model.safetensors, "
             f"such as a download of {where}"
         )
     path = folder / CONFIG
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"{folder}: {CONFIG} is missing; give a folder with {CONFIG} and "
             f"model.safetensors, such as a download of {where}"
         )
     config = _read_json(path)
     kind = config.get("model_type")
     if kind not in expected:
-        raise ValueError(
+        raise UserError(
             f"{path}: model_type is {kind!r}, expected "
             f"{' or '.join(map(repr, expected))}; give another folder, such as a "
             f"download of {where}"
         )
     if config.get("quantization_config"):
-        raise ValueError(
+        raise UserError(
             f"{path}: the weights are quantised, expected float32, float16 or "
             f"bfloat16; get them unquantised, such as those of {where}"
         )
@@ -74,14 +75,14 @@ def settings(cls: type[T], config: Mapping[str, Any], folder: Path, **more: Any)
     """The keys of `config` that the dataclass `cls` knows, and `more`.
 
     Raises:
-        ValueError: a key has a value of the wrong type.
+        UserError: a key has a value of the wrong type.
     """
     fields = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore
     known = {k: v for k, v in config.items() if k in fields}
     try:
         return build(cls, known | more)
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
+        raise UserError(f"{folder / CONFIG}: {error}") from error
 
 
 def load_params(
@@ -102,7 +103,7 @@ def load_params(
         rules: how parameters are cut over the mesh that is set.
 
     Raises:
-        ValueError: a file is damaged, a pickle or missing; tensors are missing,
+        UserError: a file is damaged, a pickle or missing; tensors are missing,
             unexpected, mis-shaped or quantised. Nothing is loaded then.
     """
     found = {}
@@ -157,7 +158,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: damaged ({error}); download it again") from error
+        raise UserError(f"{path}: damaged ({error}); download it again") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: damaged, not a JSON object; download it again")
+        raise UserError(f"{path}: damaged, not a JSON object; download it again")
     return config

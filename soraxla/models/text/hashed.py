@@ -21,6 +21,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
+from soraxla.core.errors import UserError
+
 _GRAM_LENGTHS = (3, 4, 5)
 # Position code's length beside a word's 1: one word at two places keeps a cosine of
 # at least 0.88, two words that share no gram have about 0.
@@ -42,12 +44,12 @@ class HashedTextEncoder:
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
-            raise ValueError(
+            raise UserError(
                 "the hashed encoder's width must be a positive multiple of 8, got"
                 f" {self.width}: hashed:{max(8, round(self.width / 8) * 8)} would do"
             )
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            raise UserError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float
 
 from soraxla.core.config import nearest
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 
 _MASKED = -1e30  # finite, so that a row of padding alone is not NaN
@@ -28,15 +29,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def check_activation(name: str, setting: str) -> None:
-    """Raises ValueError unless `name`, which `setting` gave, is in `ACTIVATIONS`."""
+    """Raises UserError unless `name`, which `setting` gave, is in `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"unknown {setting} {name!r}{nearest(name, ACTIVATIONS)}")
+        raise UserError(f"unknown {setting} {name!r}{nearest(name, ACTIVATIONS)}")
 
 
 def check_heads(hidden_size: int, heads: int) -> None:
-    """Raises ValueError unless the heads divide the width."""
+    """Raises UserError unless the heads divide the width."""
     if hidden_size % heads:
-        raise ValueError(
+        raise UserError(
             f"hidden_size {hidden_size} is no multiple of num_attention_heads {heads}; "
             "download it again"
         )

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from soraxla.core.errors import UserError
 from soraxla.models.text import bert, clip, t5
 from soraxla.models.text.folder import CONFIG
 from soraxla.models.text.tokens import Tokenizer, clean_markup, keep, load_tokenizer
@@ -70,10 +71,10 @@ def load_pretrained(kind: str, path: str) -> PretrainedTextEncoder:
     """The encoder `kind:path`, computed in bfloat16, on a CPU in float32.
 
     Raises:
-        ValueError: no path, or see `folder.load_params` and `tokens.load_tokenizer`.
+        UserError: no path, or see `folder.load_params` and `tokens.load_tokenizer`.
     """
     if not path:
-        raise ValueError(
+        raise UserError(
             f"the text encoder {kind!r} needs a folder: write {kind}:PATH, where "
             f"{CONFIG}, model.safetensors and the tokenizer lie"
         )
@@ -85,11 +86,11 @@ def load_minilm() -> PretrainedTextEncoder:
     """all-MiniLM-L6-v2, 384 wide, whose weights a Python package carries.
 
     Raises:
-        ValueError: the package is not installed.
+        UserError: the package is not installed.
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
     if spec is None or spec.origin is None:
-        raise ValueError(
+        raise UserError(
             f"the text encoder 'minilm' needs the package {MINILM_PACKAGE}; run `pip "
             f"install --no-deps {MINILM_PACKAGE}` (its dependencies are not needed)"
         )
@@ -101,7 +102,7 @@ def _load(kind: str, folder: Path, name: str) -> PretrainedTextEncoder:
     params, cfg = how.load(folder, encoder_dtype())
     tokenizer = load_tokenizer(folder, how.limit(folder, cfg), how.clean)
     if tokenizer.vocab > cfg.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab} tokens, the model knows "
             f"{cfg.vocab_size}; copy the tokenizer that belongs to the weights"
         )
@@ -136,7 +137,7 @@ def _sentence_places(folder: Path, cfg: Any) -> int:
         limit = json.loads(path.read_text(encoding="utf-8")).get("max_seq_length")
         limit = cfg.max_position_embeddings if limit is None else int(limit)
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); download it again") from error
+        raise UserError(f"{path}: damaged ({error}); download it again") from error
     return min(limit, cfg.max_position_embeddings)
 
 

@@ -107,7 +107,7 @@ def load_t5(folder: Path, dtype: str) -> tuple[PyTree, T5Config]:
     """Parameters and settings of a local T5 folder.
 
     Raises:
-        ValueError: see `folder.read_config` and `folder.load_params`.
+        UserError: see `folder.read_config` and `folder.load_params`.
     """
     config = hf.read_config(folder, _T5)
     return _load(folder, hf.settings(T5Config, config, folder, dtype=dtype))

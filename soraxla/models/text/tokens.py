@@ -12,6 +12,8 @@ import ftfy
 import sentencepiece
 import tokenizers
 
+from soraxla.core.errors import UserError
+
 JSON, SENTENCEPIECE = "tokenizer.json", "spiece.model"
 _EOS = "</s>"
 
@@ -66,14 +68,14 @@ def load_tokenizer(folder: Path, limit: int, clean: Callable[[str], str]) -> Tok
     `tokenizer.json` is taken before `spiece.model`.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        UserError: there is none, or it is damaged.
     """
     folders = (folder, folder.parent / "tokenizer")
     for load, name in ((_load_json, JSON), (_load_sentencepiece, SENTENCEPIECE)):
         for path in (f / name for f in folders):
             if path.is_file():
                 return load(path, limit, clean)
-    raise ValueError(
+    raise UserError(
         f"{folder}: the tokenizer is missing, expected {JSON} or {SENTENCEPIECE} there "
         f"or in {folders[1]}; copy it from where the weights came from"
     )
@@ -98,7 +100,7 @@ def _load_json(path: Path, limit: int, clean: Callable[[str], str]) -> Tokenizer
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path}: damaged ({error}); download it again") from error
+        raise UserError(f"{path}: damaged ({error}); download it again") from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(limit)
 
@@ -117,7 +119,7 @@ def _load_sentencepiece(
         model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: damaged ({reason}); download it again") from error
+        raise UserError(f"{path}: damaged ({reason}); download it again") from error
     eos = model.piece_to_id(_EOS)
 
     def encode(text: str) -> tuple[list[int], bool]:

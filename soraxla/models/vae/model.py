@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 from soraxla.models.vae.layers import Conv, Down, Middle, Norm, ResBlock, Stream, Up
 from soraxla.models.vae.linear import ToLatents, ToPixels
@@ -58,25 +59,25 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         if len(self.multipliers) != len(self.temporal_down) + 1:
-            raise ValueError(
+            raise UserError(
                 f"VAE multipliers {self.multipliers} with temporal_down "
                 f"{self.temporal_down}: expected one multiplier more; change one"
             )
         if self.base_width < (0 if self.linear else 1):
-            raise ValueError(
+            raise UserError(
                 f"VAE base_width is {self.base_width}: expected ≥ 1, or 0 for a linear "
                 "one without convolutions; change it"
             )
         for name in ("latent_mean", "latent_std"):
             if len(getattr(self, name)) not in (0, self.latent_channels):
-                raise ValueError(
+                raise UserError(
                     f"VAE {name} has {len(getattr(self, name))} numbers: expected one "
                     f"a latent channel, {self.latent_channels}, or none"
                 )
         for name in ("decoder_width", "pixel_patch"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"VAE {name} is {value}: expected ≥ 1; change it")
+                raise UserError(f"VAE {name} is {value}: expected ≥ 1; change it")
         if self.residual:
             self._check_shortcuts()
 
@@ -87,7 +88,7 @@ class VAEConfig:
         down = [(1, *m)[i] * factors[i] % m[i] for i in range(len(m))]
         up = [m[i] * factors[i - 1] % m[i + 1] for i in range(1, len(m) - 1)]
         if any(down + up):
-            raise ValueError(
+            raise UserError(
                 f"VAE multipliers {self.multipliers} with temporal_down "
                 f"{self.temporal_down}: expected residual stages whose shortcuts are "
                 "whole means or copies of channels; use (1, 2, 4, 4)"
@@ -214,7 +215,7 @@ def encode(
 ) -> tuple[Float[Array, "b tz hz wz z"], Float[Array, "b tz hz wz z"]]:
     """Posterior mean and log-variance (fp32, not normalised) of pixels in −1…1.
 
-    t is 1 + 4k, h and w are multiples of `cfg.spatial`. Raises ValueError otherwise.
+    t is 1 + 4k, h and w are multiples of `cfg.spatial`. Raises UserError otherwise.
     """
     mean, logvar, _ = encode_chunk(params, cfg, video, None)
     return mean, logvar
@@ -223,7 +224,7 @@ def encode(
 def check_clip(
     cfg: VAEConfig, frames: int, height: int, width: int, *, first: bool = True
 ) -> None:
-    """Raises ValueError unless a clip, or a chunk after the first, can be encoded."""
+    """Raises UserError unless a clip, or a chunk after the first, can be encoded."""
     start = "1 + " if first else ""
     if (
         frames < 1
@@ -231,7 +232,7 @@ def check_clip(
         or height % cfg.spatial
         or width % cfg.spatial
     ):
-        raise ValueError(
+        raise UserError(
             f"a clip of {frames} frames of {width}x{height} pixels cannot be encoded: "
             f"expected {start}{cfg.temporal}k frames and sides that are multiples of "
             f"{cfg.spatial}; crop it first"
@@ -257,7 +258,7 @@ def encode_chunk(
 ) -> tuple[Array, Array, list[Array]]:
     """Mean, log-variance and what the next chunk needs; `past` is None at frame 0.
 
-    The first chunk has 1 + 4k frames, each later one 4k. Raises ValueError otherwise.
+    The first chunk has 1 + 4k frames, each later one 4k. Raises UserError otherwise.
     """
     check_clip(cfg, *video.shape[1:4], first=past is None)
     stream = Stream(past)
@@ -302,7 +303,7 @@ def denormalise(cfg: VAEConfig, latents: Array) -> Array:
 
 def _statistics(cfg: VAEConfig, latents: Array) -> tuple[Array, Array]:
     if not cfg.latent_mean:
-        raise ValueError("this VAE has no latent statistics; train or import it first")
+        raise UserError("this VAE has no latent statistics; train or import it first")
     shape = (1,) * (latents.ndim - 1) + (-1,)
     mean = jnp.asarray(cfg.latent_mean, jnp.float32).reshape(shape)
     return mean, jnp.asarray(cfg.latent_std, jnp.float32).reshape(shape)

@@ -2,6 +2,7 @@
 which blocks to visit.
 
 Splash masks by segment id inside a block and skips what its tables say, which it makes
+from soraxla.core.errors import UserError
 from a mask known ahead. Here the program makes the tables, from the range of ids of
 each block, so that a packed row costs Σ(segment length)². A block that is skipped names
 the next needed one as its data, which is thus fetched ahead.
@@ -128,12 +129,12 @@ def backward(
     """See `Engine.backward`; `interpret` as in `forward`.
 
     Raises:
-        ValueError: more queries than the tables have rows for, 917,504.
+        UserError: more queries than the tables have rows for, 917,504.
     """
     q_blocks = -(-q.shape[1] // block)
     most_columns = _TABLE // q_blocks // _LANES * _LANES
     if not most_columns:
-        raise ValueError(
+        raise UserError(
             f"the gradient of attention takes rows of at most "
             f"{_TABLE // _LANES * block} tokens on a TPU device, not {q.shape[1]}: "
             "spread the row over more devices"
