@@ -76,7 +76,8 @@ def folder(path: str | os.PathLike[str]) -> list[Item]:
     Raises:
       UserError: no such folder; in one line, with the line's number, for a list
         that is not UTF-8 or malformed; a caption that is missing or empty; a `file`
-        that is missing, stands twice, or leaves the folder (absolute, by "..", or through a link).
+        that is missing, stands twice, or leaves the folder (absolute, by "..", or
+        through a link).
     """
     path = Path(path)
     if not path.is_dir():
