@@ -31,7 +31,7 @@ from data_pipelines.encoders import Encoders, EncodeText, Unreadable
 from data_pipelines.sources.files import Item, fingerprint, open_source
 from data_pipelines.sources.media import Media, Sample
 from soraxla.core.errors import UserError
-from soraxla.parallel.multihost import only_run
+from soraxla.parallel.file_lock import folder_lock
 
 _SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
 
@@ -118,7 +118,7 @@ def prepare(
     if (out / records.CARD).is_file():
         return _finished(out, identity)
     _check_ours(out)
-    with only_run(out / records.PROGRESS):
+    with folder_lock(out / records.PROGRESS):
         notes = _claim(out, identity)
         encode = Encoders(encode_video, encode_text, vae_spatial)
         empty_text = encode.one_text("")

@@ -25,7 +25,7 @@ from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.hashing import sha256_of_files
 from soraxla.files.tensor_files import (
     SUFFIX,
-    Stored,
+    StoredTensor,
     check_tensors,
     load_tensors,
     open_tensors,
@@ -33,7 +33,7 @@ from soraxla.files.tensor_files import (
 from soraxla.models import dit, vae
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.vae.model import VAEConfig
-from soraxla.parallel.mesh import WHOLE, Rules, set_shardings
+from soraxla.parallel.mesh import REPLICATED, Rules, current_shardings
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -111,10 +111,12 @@ def load_folder(folder: Path, abstract: PyTree, rules: Rules) -> PyTree:
             no floats.
     """
     stored = open_folder(folder, abstract)
-    return load_tensors(stored.__getitem__, abstract, set_shardings(abstract, rules))
+    return load_tensors(
+        stored.__getitem__, abstract, current_shardings(abstract, rules)
+    )
 
 
-def open_folder(folder: Path, abstract: PyTree) -> dict[str, Stored]:
+def open_folder(folder: Path, abstract: PyTree) -> dict[str, StoredTensor]:
     tensors = open_tensors(sorted(folder.glob(f"*{SUFFIX}")))
     expected = {
         name: leaf.shape[1:] if is_stacked(top) else leaf.shape
@@ -181,7 +183,7 @@ def load_model(folder: Path, kind: str) -> LoadedModel:
     """
     config = read_config(folder, kind)
     model = model_config(folder, config)
-    rules = dit.RULES if kind == "dit" else WHOLE
+    rules = dit.RULES if kind == "dit" else REPLICATED
     params = load_folder(folder, abstract_params(model), rules)
     return LoadedModel(params=params, model=model, config=config)
 

@@ -28,7 +28,7 @@ from soraxla.models.dit.lora import LoRAConfig
 from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
 from soraxla.models.vae.statistics import latent_statistics
-from soraxla.parallel.mesh import WHOLE, Rules, set_shardings, with_shardings
+from soraxla.parallel.mesh import REPLICATED, Rules, current_shardings, with_shardings
 
 CHECKPOINTS = "checkpoints"
 SETTINGS = "train.json"
@@ -92,7 +92,7 @@ def trained_vae(folder: Path) -> LoadedModel:
         "ema": abstract_params(model),
         "extra": {"mean": moment, "square": moment},
     }
-    state = restore_part(folder, part, WHOLE)
+    state = restore_part(folder, part, REPLICATED)
     mean, std = latent_statistics(state["extra"])
     model = dataclasses.replace(model, latent_mean=mean, latent_std=std)
     config = {"kind": "vae", "model": to_dict(model)}
@@ -188,7 +188,7 @@ def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any
         options=ocp.CheckpointManagerOptions(read_only=True),
         item_handlers={"state": ocp.PyTreeCheckpointHandler()},
     )
-    placed = with_shardings(abstract, set_shardings(abstract, rules))
+    placed = with_shardings(abstract, current_shardings(abstract, rules))
     with contextlib.closing(manager):
         step = newest_step(manager, folder)
         with restoring(folder, step):

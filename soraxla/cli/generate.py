@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from soraxla.generation.pipeline import load
-    from soraxla.media.read import check_writable, write_video
+    from soraxla.media.write import check_writable, write_video
     from soraxla.parallel.mesh import sampling_mesh
 
     # Everything a user can get wrong is found before the long work starts.
@@ -221,7 +221,7 @@ def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
 
     import numpy as np
 
-    from soraxla.media.read import write_video
+    from soraxla.media.write import write_video
 
     black = np.zeros((request.height, request.width, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:

@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from soraxla.parallel import multihost
+    from soraxla.parallel.cluster import find_group
+    from soraxla.parallel.rendezvous import join
 
     config = load_config(args.config)
     for assignment in args.set:
@@ -60,9 +61,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
     if args.workdir.exists() and not args.workdir.is_dir():
         raise UserError(f"--workdir {args.workdir}: is a file, expected a folder")
-    group = multihost.group(args.coordinator, args.processes, args.process_id)
+    group = find_group(args.coordinator, args.processes, args.process_id)
     if group is not None:
-        multihost.join(group)
+        join(group)
     train = _train_vae if kind == "vae" else _train_dit
     train(args, config)
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-STACKED = "blocks"  # what is below it has a leading layer axis
+STACKED = "blocks"  # parameters below this node have a leading layer axis
 
 
 def named_leaves(tree: PyTree, separator: str = ".") -> dict[str, Any]:
-    """Leaves by path: `{"encoder.conv_in.kernel": …}`, in the tree's own order."""
+    """Returns leaves by path, `{"encoder.conv_in.kernel": …}`, in the tree's order."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator=separator): leaf
@@ -20,7 +20,7 @@ def named_leaves(tree: PyTree, separator: str = ".") -> dict[str, Any]:
 
 
 def nested(named: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
-    """The tree of dicts whose named leaves these are."""
+    """Returns the tree of dicts whose named leaves are `named`."""
     tree: dict[str, Any] = {}
     for name, leaf in named.items():
         *parents, last = name.split(separator)
@@ -32,12 +32,12 @@ def nested(named: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
 
 
 def is_stacked(name: str) -> bool:
-    """Whether a parameter has a leading layer axis."""
+    """Returns whether a parameter has a leading layer axis."""
     return name.startswith(f"{STACKED}.")
 
 
 def unstacked(name: str, shape: tuple[int, ...]) -> list[str]:
-    """The names under which a parameter is stored, one a layer if it is stacked."""
+    """Returns the names that store a parameter, one per layer if it is stacked."""
     if not is_stacked(name):
         return [name]
     _, _, rest = name.partition(".")
@@ -45,12 +45,12 @@ def unstacked(name: str, shape: tuple[int, ...]) -> list[str]:
 
 
 def count(tree: PyTree) -> int:
-    """How many numbers the leaves hold together."""
+    """Returns the number of scalars in all leaves."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def moving_average(average: PyTree, new: PyTree, decay: Any) -> PyTree:
-    """decay · average + (1 − decay) · new, in fp32."""
+    """Returns decay · average + (1 − decay) · new, in fp32."""
     return jax.tree.map(
         lambda a, b: a + (1.0 - decay) * (b.astype(jnp.float32) - a), average, new
     )

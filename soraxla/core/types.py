@@ -1,7 +1,7 @@
-"""The legend of dims and the data structures every room shares.
+"""The legend of dimensions and the data structures that all packages share.
 
-Dims: B row, L token, S segment, M text token, T H W latent grid, P patch dim,
-D model width, C channel, E text width, N heads, K head dim. Pixel videos are
+Dimensions: B row, L token, S segment, M text token, T H W latent grid, P patch dim, D
+model width, C channel, E text width, N heads, K head dim. Pixel videos are
 ``video_BTHWC`` with T frames and C = 3.
 """
 
@@ -16,18 +16,8 @@ Array = jax.Array | np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoSpec:
-    """Size of a clip in pixels; an image is a clip of one frame."""
-
-    frames: int
-    height: int
-    width: int
-    fps: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class LatentGrid:
-    """Size of a clip in latents: `t` latent frames of `h` x `w` positions."""
+    """The size of a clip in latents: `t` latent frames of `h` x `w` positions."""
 
     t: int
     h: int
@@ -35,25 +25,25 @@ class LatentGrid:
 
 
 class PackedBatch(NamedTuple):
-    """B rows of L tokens; each row holds up to S segments (clips) end to end.
+    """B rows of L tokens, each row with up to S segments (clips) end to end.
 
-    Segment ids run 1…S in row order; 0 is padding and stands only at the end of a
-    row. Text is packed the same way, at least one token a segment. Every other
-    quantity the model needs is derived from these.
+    Segment ids run from 1 to S in row order; id 0 is padding, at the end of a row only.
+    Text is packed the same way, with at least one token per segment. The model derives
+    every other quantity from these.
     """
 
     latents: Float[Array, "b l p"]  # normalised x0, patches in (pt, ph, pw, c) order
     segment_ids: Int[Array, "b l"]
-    token_index: Int[Array, "b l"]  # place of the token inside its segment
+    token_index: Int[Array, "b l"]  # index of the token in its segment
     positions: Float[Array, "b l 3"]  # t in rope_fps latent units, h, w in patches
-    condition_mask: Bool[Array, "b l"]  # tokens given, not generated
+    condition_mask: Bool[Array, "b l"]  # condition tokens, in place
     controls: Float[Array, "b l a"]  # actions and camera; a = 0 for most models
     text: Float[Array, "b m e"]
     text_segment_ids: Int[Array, "b m"]
-    visit: UInt32[Array, "b s"]  # place in the endless stream of draws: the noise key
+    visit: UInt32[Array, "b s"]  # number in the endless stream of visits: the noise key
     shift: Float[Array, "b s"]  # α of the time shift t = αu / (1 + (α−1)u)
 
 
 def latent_frames(frames: int, temporal: int = 4) -> int:
-    """Latents of a clip of 1 + temporal·k frames."""
+    """Returns the number of latent frames of a clip of 1 + temporal·k frames."""
     return 1 + (frames - 1) // temporal

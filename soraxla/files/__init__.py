@@ -1,1 +1,1 @@
-"""Files that are not media: safetensors, hubs and hashes."""
+"""Files other than media: safetensors, model hubs, hashes and atomic folders."""

@@ -27,7 +27,7 @@ def sha256_of_tree(tree: PyTree) -> str:
 
 
 def sha256_of_files(paths: Iterable[Path]) -> str:
-    """Returns one hash of the names and bytes of files, whatever their order."""
+    """Returns one hash of the names and bytes of files, in any order."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.name.encode() + b"\0")

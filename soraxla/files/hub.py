@@ -1,19 +1,19 @@
-"""Models named `hf:ORG/NAME`, fetched from the Hugging Face hub."""
+"""Models named `hf:ORG/NAME`, downloaded from the Hugging Face hub."""
 
 from pathlib import Path
 
 from soraxla.core.errors import UserError
 
 _SCHEME = "hf:"
-# Weights and what reads them; never a pickle.
+# Weights, configurations and vocabularies; never a pickle.
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt")
 
 
 def local(place: str | Path) -> Path:
-    """A path as it is, or the folder that `hf:ORG/NAME` was downloaded to.
+    """Returns a local path, or the folder that `hf:ORG/NAME` is downloaded to.
 
     Raises:
-        UserError: it cannot be downloaded.
+        UserError: the download fails.
     """
     name = str(place)
     if not name.startswith(_SCHEME):
@@ -23,7 +23,7 @@ def local(place: str | Path) -> Path:
     repository = name.removeprefix(_SCHEME)
     try:
         return Path(snapshot_download(repository, allow_patterns=list(_WANTED)))
-    except Exception as error:  # the library's, the network's and the name's own kinds
+    except Exception as error:  # of the library, of the network or for the name
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise UserError(
             f"{name}: cannot be downloaded ({reason}); check the name and the network, "

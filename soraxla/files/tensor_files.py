@@ -1,7 +1,7 @@
-"""Named tensors in safetensors files, and the leaves of a tree built from them.
+"""Named tensors in safetensors files, and trees loaded from them.
 
-Opening files reads their headers; values are read when they are asked for, and of a
-tensor only what the devices of this host need.
+Opening a file reads its header. Values are read on demand, and of a tensor only the
+part that the devices of this host need.
 """
 
 import json
@@ -25,17 +25,17 @@ _DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file, not read yet.
 
-    `stored[index]`, a tuple of slices, reads that part, in the type it is stored in;
-    `stored[()]` all of it. The file is open only for that long.
+    `stored[index]`, with a tuple of slices, reads that part in the stored dtype;
+    `stored[()]` reads all of it. The file is open only during the read.
     """
 
     path: Path
     name: str
     shape: tuple[int, ...]
-    dtype: str  # safetensors' name, such as BF16
+    dtype: str  # in safetensors' spelling, such as BF16
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         try:
@@ -45,13 +45,13 @@ class Stored:
             raise _damaged(self.path, error) from error
 
 
-def open_tensors(paths: Iterable[Path]) -> dict[str, Stored]:
-    """Every tensor of the files by its name; only headers are read.
+def open_tensors(paths: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Returns the tensors of the files by name; reads headers only.
 
     Raises:
-        UserError: a file is damaged or a pickle; two files hold one name.
+        UserError: a file is damaged or a pickle, or two files contain one name.
     """
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for path in paths:
         for tensor in _headers(path):
             if tensor.name in found:
@@ -63,7 +63,7 @@ def open_tensors(paths: Iterable[Path]) -> dict[str, Stored]:
     return found
 
 
-def _headers(path: Path) -> list[Stored]:
+def _headers(path: Path) -> list[StoredTensor]:
     _refuse_pickle(path)
     found = []
     try:
@@ -71,7 +71,9 @@ def _headers(path: Path) -> list[Stored]:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 part = file.get_slice(name)
                 shape, dtype = tuple(part.get_shape()), part.get_dtype()
-                found.append(Stored(path=path, name=name, shape=shape, dtype=dtype))
+                found.append(
+                    StoredTensor(path=path, name=name, shape=shape, dtype=dtype)
+                )
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
     return found
@@ -93,10 +95,10 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those its index names, or all of them.
+    """Returns the safetensors files of a folder: those its index names, else all.
 
     Raises:
-        UserError: there are none, or one that the index names is missing.
+        UserError: there is none, or one that the index names is missing.
     """
     for index in sorted(folder.glob(f"*{INDEX}")):
         try:
@@ -124,7 +126,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def check_tensors(
-    found: Mapping[str, Stored],
+    found: Mapping[str, StoredTensor],
     expected: Mapping[str, tuple[int, ...]],
     where: Path,
 ) -> None:
@@ -152,8 +154,8 @@ def check_tensors(
         )
 
 
-def check_types(used: Iterable[Stored]) -> None:
-    """Raises UserError for a tensor that is not of floats of 16 or 32 bits."""
+def check_types(used: Iterable[StoredTensor]) -> None:
+    """Raises UserError for a tensor that has no 16-bit or 32-bit floats."""
     for tensor in used:
         if tensor.dtype not in _DTYPES:
             raise UserError(
@@ -166,13 +168,15 @@ def check_types(used: Iterable[Stored]) -> None:
 def load_tensors(
     read: Callable[[str], Any], abstract: PyTree, shardings: PyTree | None = None
 ) -> PyTree:
-    """The tree of `abstract`, shapes and types, from tensors by unstacked names.
+    """Loads the tree of `abstract`, shapes and dtypes, from tensors by unstacked names.
 
-    A host holds what its devices need of one leaf, beside what is on devices already.
+    A host holds its devices' part of one leaf, beside the leaves that are on devices
+    already.
 
     Args:
-        read: a tensor by name, a `Stored` or an array: what can be indexed by slices.
-        shardings: one `jax.sharding.Sharding` a leaf; None is the first device.
+        read: returns a tensor by name: a `StoredTensor`, an array, or another type that
+            slices index.
+        shardings: one `jax.sharding.Sharding` per leaf; None is the first device.
     """
     if shardings is None:
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -192,7 +196,7 @@ Bounds = tuple[tuple[int, int], ...]
 def _load_leaf(
     read: Callable[[str], Any], name: str, leaf: Any, sharding: jax.sharding.Sharding
 ) -> jax.Array:
-    """One leaf; a part that several devices hold is read once."""
+    """Loads one leaf; a part that several devices hold is read once."""
 
     def bounds(index: tuple[slice, ...] | None) -> Bounds:
         sides = zip(index or (), leaf.shape, strict=True)
@@ -208,7 +212,7 @@ def _load_leaf(
         if not wanted:
             continue
         tensor = read(tensor_name)
-        for key, part in wanted.items():  # cast as they are copied
+        for key, part in wanted.items():  # the copy casts
             part[...] = tensor[tuple(slice(*ends) for ends in key)]
     return jax.make_array_from_callback(
         leaf.shape, sharding, lambda index: parts[bounds(index)]
@@ -218,7 +222,7 @@ def _load_leaf(
 def _of_layer(
     parts: Mapping[Bounds, np.ndarray], layer: int
 ) -> dict[Bounds, np.ndarray]:
-    """Views of a layer, unstacked, in the parts that have it."""
+    """Returns unstacked views of a layer in the parts that contain it."""
     return {
         tuple(others): part[layer - start, ...]
         for ((start, stop), *others), part in parts.items()

@@ -17,7 +17,7 @@ from soraxla.packing.controls import Controls, of_tokens
 from soraxla.packing.pack import PackConfig, Segment, pack, unpack
 from soraxla.packing.patchify import Patch, patch_grid, unpatchify
 from soraxla.packing.schedule import Visit, fewest_rows
-from soraxla.parallel.mesh import set_size
+from soraxla.parallel.mesh import current_axis_size
 
 # Tokens of the rows sampled together: enough to fill an accelerator, and short clips
 # share the cost of a step on a CPU.
@@ -102,7 +102,7 @@ def unpack_clips(
 
 def _budget(visits: Sequence[Visit]) -> PackConfig:
     # The devices along `context` share a row evenly.
-    unit = 128 * set_size("tokens")
+    unit = 128 * current_axis_size("tokens")
     longest, total = max(d.tokens for d in visits), sum(d.tokens for d in visits)
     length = max(longest, min(1024, total))
     return PackConfig(

@@ -1,1 +1,1 @@
-"""Video and image files: read, write, and contact sheets."""
+"""Video and image files: reading, writing and contact sheets."""

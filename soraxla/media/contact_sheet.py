@@ -16,7 +16,7 @@ _PAPER = (24, 24, 26)
 
 @dataclass(frozen=True, kw_only=True)
 class SheetRow:
-    """A caption and the clips under it, (T,H,W,3) of any sizes; None leaves a gap."""
+    """A caption and its clips, (T, H, W, 3) of any sizes; None leaves a gap."""
 
     caption: str
     clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"] | None]
@@ -29,9 +29,9 @@ def contact_sheet(
     frames: int = 3,
     height: int = 112,
 ) -> Image.Image:
-    """One picture of all rows: `frames` evenly spaced frames of every clip.
+    """Draws one picture of all rows: `frames` evenly spaced frames of every clip.
 
-    Clips are shown `height` pixels tall; `titles` stand over the columns.
+    Clips are `height` pixels tall; `titles` are the headings of the columns.
     """
     strips = [[_strip(clip, frames, height) for clip in row.clips] for row in rows]
     columns = max(len(row) for row in strips)

@@ -1,16 +1,16 @@
-"""Video and picture files in and out, on PyAV (FFmpeg) and Pillow.
+"""Reading of video and picture files, with PyAV (FFmpeg) and Pillow.
 
 A picture is a clip of one frame and 0 fps; an animated GIF, WebP or PNG is a clip.
-Reading streams: one frame is held at a time, so that an 8K film costs no more memory
-than a few of its frames. Writing is in `soraxla.video_write`, handed on from here.
+Readers stream: they hold one frame at a time, so an 8K video needs the memory of a few
+of its frames.
 
-Time. A clip is read at its average rate r = frames / seconds. Frame k of the reading is
-the file's frame whose time stamp is nearest to k / r seconds after the first one, so a
-constant-rate file comes out frame by frame, and one of variable rate keeps its speed.
+Time. A clip is read at its average rate r = frames / seconds. Frame k of the result is
+the file's frame whose time stamp is nearest to k / r seconds after the first one. A
+file of constant rate comes out frame by frame; one of variable rate keeps its speed.
 
-Orientation. Right-angle display matrices (phone videos) and EXIF orientations
-(phone pictures) are applied; sizes are always those after turning. Pixels are taken
-as square.
+Orientation. Right-angle display matrices (phone videos) and EXIF orientations (phone
+pictures) are applied, and all sizes are those after the rotation. Pixels are taken as
+square.
 """
 
 import contextlib
@@ -30,19 +30,6 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from soraxla.core.errors import UserError
-from soraxla.media.write import check_writable, write_video
-
-__all__ = [
-    "MEDIA_SUFFIXES",
-    "PICTURE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "VideoInfo",
-    "check_writable",
-    "probe",
-    "read_clip",
-    "read_frames",
-    "write_video",
-]
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 VIDEO_SUFFIXES = (
@@ -51,19 +38,19 @@ VIDEO_SUFFIXES = (
 )
 MEDIA_SUFFIXES = PICTURE_SUFFIXES + VIDEO_SUFFIXES
 
-_ANIMATED = ("GIF", "WEBP", "PNG")  # not MPO or TIFF: their frames are other pictures
-_GAP = 600  # seconds between frames that are no film's, but a broken stamp's
+_ANIMATED = ("GIF", "WEBP", "PNG")  # the frames of MPO and TIFF are separate pictures
+_GAP = 600  # seconds between frames: more is a broken time stamp
 _UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
 _EXIF_ORIENTATION, _EXIF_SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a file says of itself; sizes in pixels as displayed, after turning."""
+    """The size, length and rate of a file; sizes are in pixels, after rotation."""
 
     height: int
     width: int
-    frames: int | None  # None where the container does not say
+    frames: int | None  # None if the container does not state it
     fps: float  # average rate; 0.0 for a picture
     is_image: bool
 
@@ -78,16 +65,19 @@ class _Timed(NamedTuple):
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """Size, rate and length of a media file; decodes at most its first frame.
+    """Returns size, rate and length of a media file; decodes at most its first frame.
 
-    (An animated picture states its rate frame by frame, so all of it is looked at.)
-    Raises UserError that names the file and what is wrong with it.
+    An animated picture states its rate frame by frame, so all of it is decoded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: the file is damaged or has no frame; the message names it.
     """
     path = _existing(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
         with _opened_picture(path) as im:
             width, height = im.size
-            if im.format == "TIFF":  # which Pillow itself turns, once it is decoded
+            if im.format == "TIFF":  # Pillow rotates it when it decodes it
                 width, height = ImageOps.exif_transpose(im).size
             elif im.getexif().get(_EXIF_ORIENTATION) in _EXIF_SIDEWAYS:
                 width, height = height, width
@@ -111,16 +101,19 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
 
 
 def read_frames(path: str | os.PathLike[str]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Streams the RGB frames of a clip on the constant grid of its average rate.
+    """Yields the RGB frames of a clip on the constant grid of its average rate.
 
-    Yields at least one uint8 (H, W, 3) array; a picture yields exactly one. Alpha is
-    laid over white, but for VP8 and VP9, whose decoders drop it. Consecutive frames may
-    be the same object: copy before writing.
+    Each frame is a uint8 (H, W, 3) array; there is at least one, and a picture has
+    exactly one. Transparent pixels are blended over white, except in VP8 and VP9, whose
+    decoders drop the alpha channel. Consecutive frames may be the same object: copy
+    before writing.
 
-    Raises UserError in one line for a file that is missing, empty,
-    corrupt, without pictures, or truncated: a film cut short yields what it holds and
-    then raises, so that no caller takes it for whole. (MPEG transport streams promise
-    no length: theirs is what they hold.)
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: the file is empty, damaged, without pictures, or truncated. A
+            truncated video yields its frames first, so that no caller takes it for
+            complete. (MPEG transport streams state no length, so they are never
+            truncated.)
     """
     path = _existing(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES:
@@ -140,19 +133,19 @@ def read_frames(path: str | os.PathLike[str]) -> Iterator[UInt8[np.ndarray, "h w
 def read_clip(
     path: str | os.PathLike[str], most: int | None = None
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """A clip as one uint8 (T, H, W, 3) array, of long ones `most` frames."""
+    """Returns a clip as one uint8 (T, H, W, 3) array of at most `most` frames."""
     return np.stack(list(islice(read_frames(path), most)))
 
 
 def _constant_rate(timed: Iterable[_Timed], rate: float) -> Iterator[np.ndarray]:
-    """The frame nearest to each k / rate, k = 0, 1, …, until the last frame ends."""
+    """Yields the frame nearest to each k / rate, k = 0, 1, …, until the last ends."""
     k, last = 0, None
     for frame in timed:
         while last is not None and k / rate < (last.start + frame.start) / 2:
             yield last.pixels
             k += 1
         last = frame
-    # Half a grid step of slack: rounded time stamps must not add or drop a frame.
+    # Half a grid step of slack, so that rounded time stamps add or drop no frame.
     while last is not None and (k == 0 or k < last.end * rate - 0.5):
         yield last.pixels
         k += 1
@@ -161,20 +154,22 @@ def _constant_rate(timed: Iterable[_Timed], rate: float) -> Iterator[np.ndarray]
 def _existing(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file; check the name")
     if path.stat().st_size == 0:
-        raise UserError(f"{path}: is empty (0 bytes)")
+        raise UserError(f"{path}: is empty (0 bytes); copy it again")
     return path
 
 
-# --- Films, through PyAV ----------------------------------------------------------
+# --- Videos, with PyAV ------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _opened_video(path: Path):
     """Yields (container, first video stream); turns FFmpeg's errors into UserError."""
     try:
-        with av.open(f"file:{path}") as container:  # a name may hold a colon
+        with av.open(
+            f"file:{path}"
+        ) as container:  # the prefix allows a colon in the name
             streams = [s for s in container.streams.video if not _is_cover(s)]
             if not streams:
                 raise UserError(f"{path}: has no video stream (sound only?)")
@@ -197,11 +192,11 @@ def _is_cover(stream) -> bool:
 
 def _average_rate(stream) -> float:
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    return float(rate or 25)  # FFmpeg's own rate for streams without time stamps
+    return float(rate or 25)  # FFmpeg's rate for streams without time stamps
 
 
 def _decode(path: Path, container, stream) -> Iterator[_Timed]:
-    """Decodes all frames with times from 0; raises UserError if the file is cut."""
+    """Yields all frames with times from 0; raises UserError if the file is cut off."""
     rate, packets, first, shape = _average_rate(stream), 0, None, None
     end, start, slack = 0.0, 0.0, 0.0
     for packet in container.demux(stream):
@@ -218,7 +213,7 @@ def _decode(path: Path, container, stream) -> Iterator[_Timed]:
                     f"{path}: has a gap of {_seconds(start - end)} in its time stamps; "
                     "re-encode it"
                 )
-            # How long a frame stays that does not say so is not known of the last one.
+            # Without durations, the length of the last frame is unknown.
             slack = max(slack, 0.75 / rate, 0.0 if length else start - before)
             end = max(end, start + (length or 1 / rate))
             pixels = _turn(_video_pixels(frame), frame)
@@ -234,17 +229,17 @@ def _decode(path: Path, container, stream) -> Iterator[_Timed]:
         raise UserError(f"{path}: holds no video frame that can be decoded")
     declared = _declared_seconds(container, stream)
     missing = packets < stream.frames if stream.frames else True
-    # Lengths are counted from 0, wherever the first frame stands.
+    # The declared length counts from 0, even if the first frame is later.
     if missing and max(first or 0.0, 0.0) + end < declared - slack:
         span = f"{_seconds(end)} of {_seconds(declared)}"
         raise UserError(f"{path}: is truncated ({span} can be read)")
 
 
 def _declared_seconds(container, stream) -> float:
-    """The length the header promises; 0 where it promises none."""
+    """Returns the length that the header states; 0 if it states none."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    # Matroska and WebM: a tag per stream, else one length for all streams together.
+    # Matroska and WebM have a tag per stream, or else one length for all streams.
     with contextlib.suppress(KeyError, ValueError):
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -259,14 +254,14 @@ def _seconds(value: float) -> str:
 def _video_pixels(frame: av.VideoFrame) -> np.ndarray:
     if frame.format.components and len(frame.format.components) in (2, 4):
         return _rgb(Image.fromarray(frame.to_ndarray(format="rgba")))
-    # Players take untagged high-definition video as BT.709 and the rest as BT.601.
+    # Players decode untagged high-definition video as BT.709 and the rest as BT.601.
     untagged = frame.colorspace == _UNTAGGED
     space = Colorspace.ITU709 if untagged and frame.height >= 720 else None
     return frame.to_ndarray(format="rgb24", src_colorspace=space)
 
 
 def _turn(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Applies the frame's display matrix if it is a turn by 90° or a mirroring."""
+    """Applies the frame's display matrix if it rotates by 90° steps or mirrors."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return pixels
@@ -281,7 +276,7 @@ def _turn(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(pixels[::-1] if mirror_y else pixels)
 
 
-# --- Pictures, through Pillow -----------------------------------------------------
+# --- Pictures, with Pillow --------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -296,7 +291,7 @@ def _opened_picture(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: is larger than {limit}") from None
     except MemoryError:
         raise _too_large(path) from None
-    # Pillow's for broken files.
+    # These are what Pillow raises for damaged files.
     except (OSError, SyntaxError, EOFError, IndexError, struct.error) as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise UserError(f"{path}: is corrupt or truncated ({reason})") from None
@@ -307,12 +302,12 @@ def _picture_frames(im: Image.Image) -> int:
 
 
 def _durations(im: Image.Image) -> list[float]:
-    """Seconds each frame of an animated picture is shown."""
+    """Returns how many seconds each frame of an animated picture is shown."""
     seconds = []
     for index in range(_picture_frames(im)):
         im.seek(index)
-        im.load()  # WebP tells a frame's length only once it is decoded
-        # Browsers show a frame without a length for a tenth of a second.
+        im.load()  # WebP states a frame's duration only after it is decoded
+        # Browsers show a frame without a duration for a tenth of a second.
         seconds.append((im.info.get("duration") or 100) / 1000)
     return seconds
 
@@ -326,11 +321,11 @@ def _animation(im: Image.Image, durations: list[float]) -> Iterator[_Timed]:
 
 
 def _rgb(im: Image.Image) -> np.ndarray:
-    """Any mode to uint8 (H, W, 3): turned by EXIF, alpha over white, 16 to 8 bits."""
+    """Converts any mode to uint8 (H, W, 3): EXIF rotation, alpha over white, 8 bits."""
     im = ImageOps.exif_transpose(im)
     if im.mode in ("I", "F") or im.mode.startswith("I;16"):
         grey = np.nan_to_num(np.asarray(im, np.float64))
-        # Floats in [0, 1] are taken as black to white, wide integers as 16 bits.
+        # Floats in [0, 1] span black to white; wide integers have 16 bits.
         scale = 255 if im.mode == "F" and grey.max() <= 1 else 1
         wide = im.mode.startswith("I;16") or (im.mode == "I" and grey.max() > 255)
         scale = 1 / 257 if wide else scale

@@ -1,7 +1,7 @@
-"""Writing clips and pictures; `soraxla.video_io` hands these functions on.
+"""Writing of clips and pictures.
 
-A file is written under a temporary name in its own folder and renamed at the end: a
-file under the asked name is always whole.
+A file is written under a temporary name in the same folder and renamed at the end, so a
+file under the requested name is always complete.
 """
 
 import os
@@ -43,15 +43,15 @@ _FILMS = {
         options={"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"},
         muxer={},
     ),
-    # Whole frames: the encoder finds what changed by palette indices, whatever colours
-    # these stand for in each frame's own palette.
+    # Whole frames: the encoder would compare palette indices to find what changed,
+    # although every frame has another palette.
     ".gif": _Film(
         container="gif",
         codec="gif",
         options={"gifflags": "-offsetting-transdiff"},
         muxer={},
     ),
-    # libwebp, not libwebp_anim: the latter merges frames that look alike.
+    # libwebp, since libwebp_anim merges similar frames.
     ".webp": _Film(
         container="webp",
         codec="libwebp",
@@ -65,10 +65,13 @@ _GIF_MAX_FPS = 50  # players slow down GIF frames shorter than 2/100 s
 
 
 def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) -> None:
-    """Raises, in one line, if `write_video(path, …, codec=codec)` could not succeed.
+    """Raises if `write_video(path, …, codec=codec)` could not succeed.
 
-    UserError for an unknown suffix or encoder, or a folder that is missing or
-    read-only. Leaves nothing behind; call it before long work.
+    It leaves no file behind; call it before long work.
+
+    Raises:
+        UserError: the suffix or the encoder is unknown.
+        OSError: the folder is missing or read-only.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
     known = ", ".join((*_FILMS, *_PICTURES))
@@ -82,14 +85,16 @@ def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) ->
         except av.codec.codec.UnknownCodecError:
             kind = ""
         if kind != "video":
-            raise UserError(f"unknown video encoder {codec!r}")
+            raise UserError(
+                f"{path}: unknown video encoder {codec!r}; use one of FFmpeg's"
+            )
     folder = path.absolute().parent
     if not folder.is_dir():
         raise UserError(f"{path}: the folder {folder} does not exist")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
     trial = _temporary(path)
-    try:  # asking the mode bits is not enough: root, read-only mounts, quotas
+    try:  # mode bits do not tell of root, read-only mounts and quotas
         trial.touch()
         trial.unlink()
     except OSError as error:
@@ -107,13 +112,15 @@ def write_video(
 ) -> None:
     """Writes uint8 RGB frames as .mp4, .webm, .gif, .webp, .png or .jpg.
 
-    The file has exactly the frames' size and number; repeated frames are kept. H.264
-    in 4:2:0, the form that every player shows, exists at even sizes only: an odd side
-    makes it 4:4:4. `codec` names another FFmpeg encoder for .mp4 or .webm. A picture
-    takes one frame and no notice of `fps`. `frames` is consumed as it comes.
+    The file has exactly the size and number of the frames; repeated frames are kept.
+    Every player shows H.264 in 4:2:0, which needs even sides: an odd side makes it
+    4:4:4. `codec` names another FFmpeg encoder for .mp4 or .webm. A picture takes one
+    frame and ignores `fps`. `frames` may be a generator; it is consumed frame by frame.
 
-    Raises what `check_writable` raises; UserError for no frames, frames of several
-    sizes, a rate that is not positive, or a size that the encoder does not take.
+    Raises:
+        UserError: there are no frames, or frames of several sizes; the rate is not
+            positive; the encoder does not take the size; or as `check_writable`.
+        OSError: as `check_writable`.
     """
     path = Path(path)
     check_writable(path, codec=codec)
@@ -145,11 +152,11 @@ def _same_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]
                 "expected uint8 (H, W, 3)"
             )
         if shape is not None and frame.shape != shape:
-            raise UserError(f"{path}: frame {index} is {frame.shape}, not {shape}")
+            raise UserError(f"{path}: frame {index} is {frame.shape}, expected {shape}")
         shape = frame.shape
         yield frame
     if shape is None:
-        raise UserError(f"{path}: there are no frames to write")
+        raise UserError(f"{path}: no frames to write; expected at least one")
 
 
 def _write_picture(
@@ -216,13 +223,13 @@ def _pixel_format(path: Path, codec: str, height: int, width: int) -> str:
 
 
 def _encodable(pixels: np.ndarray, stream: av.VideoStream) -> av.VideoFrame:
-    """An RGB frame in the stream's own pixel format."""
-    if stream.pix_fmt == "pal8":  # a palette of its own for every frame
+    """Returns an RGB frame in the stream's pixel format."""
+    if stream.pix_fmt == "pal8":  # every frame has another palette
         image = Image.fromarray(pixels).quantize(256)
         palette = np.zeros((256, 4), np.uint8)
         colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         palette[:, 0], palette[: len(colours), 1:] = 255, colours
-        planes: Any = (np.asarray(image), palette)  # PyAV's annotation forgets pal8
+        planes: Any = (np.asarray(image), palette)  # PyAV's annotation lacks pal8
         return av.VideoFrame.from_ndarray(planes, format="pal8")
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
     tagged = stream.codec_context.colorspace == Colorspace.ITU709

@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from soraxla.core.errors import UserError
 from soraxla.ops.engines.engine import LOWEST, Engine
-from soraxla.parallel.mesh import axis_size, split
+from soraxla.parallel.mesh import axis_size, dividing_axes
 
 
 def over_mesh(
@@ -28,9 +28,12 @@ def over_mesh(
     Args:
         axes: logical axes of the queries' and of the keys' tokens.
     """
-    rows, heads = split(q_shape[0], "batch", mesh), split(q_shape[2], "heads", mesh)
-    q_cut = split(q_shape[1], axes[0], mesh)
-    kv_cut = split(kv_shape[1], axes[1], mesh)
+    rows, heads = (
+        dividing_axes(q_shape[0], "batch", mesh),
+        dividing_axes(q_shape[2], "heads", mesh),
+    )
+    q_cut = dividing_axes(q_shape[1], axes[0], mesh)
+    kv_cut = dividing_axes(kv_shape[1], axes[1], mesh)
     # Queries and keys are cut alike, or keys are whole on every device that needs them.
     if axis_size(mesh, kv_cut) > 1 and kv_cut != q_cut:
         raise UserError(

@@ -1,1 +1,1 @@
-"""Device meshes, several processes, and compiler options."""
+"""Device meshes, process groups and compiler options."""

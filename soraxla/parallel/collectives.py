@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text."""
+"""Transfers between devices, counted in the text of a compiled program."""
 
 import math
 import re
@@ -31,23 +31,23 @@ _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """One kind and shape of transfer of a program."""
+    """The transfers of one kind and shape in a program."""
 
     kind: str
     shape: str  # of the result on one device, such as bf16[1536,8960]
     in_loop: bool
-    calls: int  # of the text, each as often as the loops around it go round
-    bytes: int  # of the results of all calls, on one device
+    calls: int  # a call in a loop counts once per iteration
+    bytes: int  # in the results of all calls, on one device
 
 
 def collectives(text: str) -> list[Collective]:
-    """Those of a compiled program's text, the largest first.
+    """Returns the transfers in a compiled program's text, the largest first.
 
-    A loop whose number of rounds is not in the text counts once.
+    A loop whose number of iterations is not in the text counts once.
     """
     bodies = dict(_computations(text))
     rounds = _rounds(text, bodies)
-    seen: set[str] = set()  # a TPU's asynchronous transfer stands in several places
+    seen: set[str] = set()  # a TPU's asynchronous transfer has several lines
     calls: Counter[tuple[str, str, bool]] = Counter()
     for name, lines in bodies.items():
         times, in_loop = rounds.get(name, (0, False))
@@ -57,7 +57,7 @@ def collectives(text: str) -> list[Collective]:
             if match is None or not times:
                 continue
             result, kind, started = match.groups()
-            # The permutations of a `shard_map` share a channel, and each stands once.
+            # The permutations of a `shard_map` share a channel, with one line each.
             if channel and kind != "collective-permute":
                 if channel.group(1) in seen:
                     continue
@@ -65,8 +65,8 @@ def collectives(text: str) -> list[Collective]:
             shapes = _SHAPE.findall(result)
             chosen = shapes
             if started and kind != "all-reduce":
-                # Its tuple has the operands, then as many results, then what a
-                # permutation needs to end.
+                # Its tuple has the operands, then as many results, then the counters
+                # of a permutation.
                 arrays = [s for s in shapes if s != ("u32", "")]
                 chosen = arrays[len(arrays) // 2 :]
             for dtype, dims in chosen:
@@ -85,7 +85,11 @@ def _size(shape: str) -> int:
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Each ends where the next starts: a line of a kernel's settings may be a brace."""
+    """Yields names and lines of computations.
+
+    Each ends where the next one starts, since a line of a kernel's settings may be a
+    brace.
+    """
     name, lines = None, []
     for line in text.splitlines():
         start = _COMPUTATION.match(line)
@@ -100,7 +104,7 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _rounds(text: str, bodies: dict[str, list[str]]) -> dict[str, tuple[int, bool]]:
-    """How often each computation runs, and whether a loop is around it."""
+    """Returns how often each computation runs, and whether it runs in a loop."""
     entry = re.search(r"^ENTRY %?([\w.\-]+) ", text, re.MULTILINE)
     rounds: dict[str, tuple[int, bool]] = {}
 
@@ -122,7 +126,7 @@ def _rounds(text: str, bodies: dict[str, list[str]]) -> dict[str, tuple[int, boo
 
 
 def _trips(line: str, bodies: dict[str, list[str]]) -> int:
-    """Rounds of a loop: as the compiler says, or what its condition compares with."""
+    """Returns a loop's iterations, from the compiler's note or the loop's condition."""
     known = _TRIPS.search(line)
     if known:
         return int(known.group(1))

@@ -1,8 +1,8 @@
-"""Arrays over a mesh of devices, by two tables.
+"""Placement of arrays on a mesh of devices, by two tables.
 
-Beside each model stands the first: patterns of parameter names to logical axes
-(`RULES` of `soraxla.models.dit`, …). The second is here: logical axes to mesh axes.
-Code that computes names logical axes only, and runs the same with no mesh at all.
+Each model has a table from patterns of parameter names to logical axes (`RULES` of
+`soraxla.models.dit`, …). This module has the table from logical axes to mesh axes.
+Model code names logical axes only, and runs the same without a mesh.
 """
 
 import math
@@ -21,16 +21,16 @@ from soraxla.core.errors import UserError
 from soraxla.core.trees import named_leaves
 from soraxla.core.types import PackedBatch
 
-# From the outermost: neighbours along `tensor`, which talks most, are closest.
+# From the outermost: neighbours along `tensor`, which communicates most, are closest.
 AXES = ("data", "fsdp", "context", "tensor")
 
-# Parameters are cut along `context` too: there is nothing else to cut when one clip is
-# sampled on many chips, and in training those chips reduce one gradient anyway.
+# Parameters are sharded along `context` too: sampling one clip on many chips has no
+# other axis, and in training those chips reduce one gradient anyway.
 MESH_AXES: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "tokens": ("context",),
     "text": (),
-    "height": ("context",),  # of pictures in the VAE
+    "height": ("context",),  # of frames in the VAE
     "embed": ("fsdp", "context"),
     "heads": ("tensor",),
     "mlp": ("tensor",),
@@ -40,8 +40,8 @@ _TILE = 16  # rows of a TPU's tile of bf16
 
 LogicalAxes = tuple[str | None, ...]
 
-# A pattern of a parameter's whole name, without the optimizer's prefix, and the axes of
-# its dimensions, without the layer axis of stacked blocks. The first match counts.
+# Pairs of a pattern, which must match a parameter's whole name without the optimizer's
+# prefix, and the axes of its dimensions without the layer axis. The first match counts.
 Rules = Sequence[tuple[str, LogicalAxes]]
 
 _PACKED: dict[str, Any] = {
@@ -58,24 +58,25 @@ _PACKED: dict[str, Any] = {
 }
 PACKED_AXES = PackedBatch(**_PACKED)
 
-# Where a training state keeps moments, which bear their parameters' names.
+# The training state's prefix of moments, which have the names of their parameters.
 _OPTIMIZER = "opt."
 
-# Every parameter whole on every device.
-WHOLE: Rules = ((r".*", ()),)
+# Every device holds every parameter.
+REPLICATED: Rules = ((r".*", ()),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How many devices each axis has; together all there are.
+    """The number of devices along each axis; their product is the number of devices.
 
     Attributes:
-        data: rows are split, parameters are whole on each; None takes the devices that
+        data: rows are sharded, parameters are replicated; None takes the devices that
             are left.
-        fsdp: rows and parameters are split; None takes the devices that are left, but,
-            where `data` may take some, no more than leave each a whole tile of them.
-        context: the tokens of a row, and parameters, are split.
-        tensor: heads and the MLP's hidden units are split.
+        fsdp: rows and parameters are sharded; None takes the devices that are left, but
+            if `data` may take some, no more than leave each device a whole tile of
+            them.
+        context: the tokens of a row, and parameters, are sharded.
+        tensor: heads and the MLP's hidden units are sharded.
     """
 
     data: int | None = None
@@ -96,10 +97,10 @@ def make_mesh(
     *,
     width: int | None = None,
 ) -> Mesh:
-    """The mesh of all devices, or of those given.
+    """Returns the mesh of `devices`, by default all of them.
 
     Args:
-        width: of the model whose parameters are split, see `MeshConfig`.
+        width: the width of the model whose parameters are sharded, see `MeshConfig`.
 
     Raises:
         UserError: the axes do not multiply to the number of devices.
@@ -127,7 +128,7 @@ def make_mesh(
         raise UserError(
             f"{len(slices)} TPU slices were found, expected one: start a run on each"
         )
-    # Axes need not be whole axes of the torus.
+    # A mesh axis may be part of an axis of the torus.
     placed = mesh_utils.create_device_mesh(
         tuple(sizes.values()), devices, allow_split_physical_axes=True
     )
@@ -135,44 +136,46 @@ def make_mesh(
 
 
 def _of_whole_tiles(devices: int, width: int) -> int:
-    """The most of the devices that cut a width into tiles' rows; else all of them.
+    """Returns the most devices that shard a width in whole tiles; all if there is none.
 
-    A TPU's compiler gathers other parts by a sum over all devices, of arrays that are 0
-    elsewhere, which sends twice as much.
+    A TPU's compiler gathers other shards by a sum over all devices, of arrays that are
+    0 elsewhere, which sends twice as much.
     """
     fitting = (n for n in range(1, devices + 1) if devices % n == 0)
     return max((n for n in fitting if width % (n * _TILE) == 0), default=devices)
 
 
 def one_device() -> Mesh:
-    """The mesh of the first device alone."""
+    """Returns the mesh of the first device only."""
     return make_mesh(devices=jax.local_devices()[:1])
 
 
 def host_mesh() -> Mesh:
-    """Memory of this host: its CPU alone, or its first device where JAX has no CPU."""
+    """Returns the mesh of this host's CPU, or of its first device if JAX has no CPU."""
     try:
         devices = jax.local_devices(backend="cpu")
-    except RuntimeError:  # JAX_PLATFORMS names others only
+    except RuntimeError:  # JAX_PLATFORMS does not list the CPU
         devices = jax.local_devices()
     return make_mesh(devices=devices[:1])
 
 
 def sampling_mesh() -> Mesh:
-    """All devices share each row: of one clip there is nothing else to share."""
+    """Returns the mesh on which all devices share each row, as one clip needs."""
     return make_mesh(MeshConfig(fsdp=1, context=len(jax.devices())))
 
 
 def current_mesh() -> AbstractMesh | None:
-    """The mesh that is set; None where there is none, or inside a `shard_map`."""
+    """Returns the current mesh; None if there is none, or inside a `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or AxisType.Manual in mesh.axis_types else mesh
 
 
-def split(size: int, logical: str | None, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    """The mesh axes that cut a dimension: none of them where they do not divide it.
+def dividing_axes(
+    size: int, logical: str | None, mesh: Mesh | AbstractMesh
+) -> tuple[str, ...]:
+    """Returns the mesh axes that shard a dimension: none if they do not divide it.
 
-    Heights are cut anyway: clips come in any, and XLA fills the last part up.
+    Heights are sharded even so: clips have any height, and XLA pads the last part.
     """
     axes = MESH_AXES[logical] if logical else ()
     parts = axis_size(mesh, axes)
@@ -181,26 +184,26 @@ def split(size: int, logical: str | None, mesh: Mesh | AbstractMesh) -> tuple[st
 
 
 def axis_size(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
-    """How many parts the axes cut a dimension into."""
+    """Returns the number of parts that the axes divide a dimension into."""
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def partition_spec(
     shape: Sequence[int], axes: LogicalAxes, mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
-    """How an array of this shape is cut."""
+    """Returns the partition of an array of this shape."""
     cut = zip(shape, axes, strict=True)
-    return PartitionSpec(*(split(size, axis, mesh) for size, axis in cut))
+    return PartitionSpec(*(dividing_axes(size, axis, mesh) for size, axis in cut))
 
 
-def set_size(logical: str) -> int:
-    """Into how many parts the mesh that is set cuts an axis; 1 without a mesh."""
+def current_axis_size(logical: str) -> int:
+    """Returns the parts that the current mesh divides an axis into; 1 without one."""
     mesh = jax.sharding.get_mesh()
     return 1 if mesh.empty else axis_size(mesh, MESH_AXES[logical])
 
 
 def constrain(x: Any, *axes: str | None) -> Any:
-    """`x`, cut by its logical axes; as it is where no mesh is set."""
+    """Shards `x` by its logical axes; returns it unchanged if there is no mesh."""
     mesh = current_mesh()
     if mesh is None:
         return x
@@ -208,12 +211,12 @@ def constrain(x: Any, *axes: str | None) -> Any:
 
 
 def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
-    """Of parameters, or of any tree that holds trees of them: a training state.
+    """Returns the shardings of parameters, or of a tree that contains trees of them.
 
-    Scalars are whole everywhere, and so is what the mesh does not divide.
+    Scalars are replicated, and so is every dimension that the mesh does not divide.
 
     Raises:
-        UserError: a parameter that no rule matches, or a rule that matches none.
+        UserError: no rule matches a parameter, or a rule matches none.
     """
     used: set[str] = set()
 
@@ -232,14 +235,14 @@ def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(abstract), shardings)
 
 
-def set_shardings(abstract: PyTree, rules: Rules) -> PyTree:
-    """`param_shardings` over the mesh that is set; of the first device without one."""
+def current_shardings(abstract: PyTree, rules: Rules) -> PyTree:
+    """Returns `param_shardings` on the current mesh, or on the first device."""
     mesh = jax.sharding.get_mesh()
     return param_shardings(abstract, rules, one_device() if mesh.empty else mesh)
 
 
-def cut(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
-    """NumPy arrays that every host holds, on the mesh; a device gets its part alone."""
+def put_tree(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
+    """Puts NumPy arrays that every host holds on the mesh; a device gets its part."""
 
     def placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
@@ -252,12 +255,12 @@ def _rule(name: str, rules: Rules) -> tuple[str, LogicalAxes]:
         if re.search(rf"(^|\.)({pattern})$", name):
             return pattern, axes
     if name.startswith(_OPTIMIZER):
-        return "", ()  # coefficients of its own; they are few
+        return "", ()  # the optimizer's coefficients, which are small
     raise UserError(f"no sharding rule matches parameter {name!r}; add one")
 
 
 def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
-    """The abstract arrays, placed."""
+    """Returns the abstract arrays with their shardings."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         abstract,
@@ -266,22 +269,22 @@ def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
 
 
 def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh) -> Any:
-    """Global arrays from this host's rows; every device takes its part.
+    """Returns global arrays from this host's rows; every device gets its part.
 
     Args:
-        batch: NumPy arrays of the rows that `own_rows` names, of all hosts' rows.
+        batch: NumPy arrays of the rows that `host_rows` names, of all hosts' rows.
         axes: logical axes of each array, the first of them "batch".
     """
     parts = axis_size(mesh, MESH_AXES["batch"])
-    own = own_rows(parts, mesh)  # of one row a part: the parts of this host
+    held = host_rows(parts, mesh)  # this host's parts, as if a part had one row
 
     def put(local: np.ndarray, names: LogicalAxes) -> jax.Array:
-        each = len(local) // len(own)
+        each = len(local) // len(held)
         shape = (each * parts, *local.shape[1:])
 
         def part(index: Any) -> np.ndarray:
             low, high, _ = index[0].indices(shape[0])
-            first = each * own.index(low // each)
+            first = each * held.index(low // each)
             return local[(slice(first, first + high - low), *index[1:])]
 
         sharding = NamedSharding(mesh, partition_spec(shape, names, mesh))
@@ -290,13 +293,14 @@ def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh) -> Any:
     return jax.tree.map(put, batch, axes)
 
 
-def own_rows(
+def host_rows(
     rows: int, mesh: Mesh, what: str = "batch_rows", *, process: int | None = None
 ) -> list[int]:
-    """The rows of a batch that a host's devices hold, in order; by default of this one.
+    """Returns the rows of a batch that a host's devices hold, by default this host's.
 
-    A mesh follows the torus of a TPU slice, so that a host's rows need not follow each
-    other: with 2×2 chips a host of an 8×8 slice, they are such as 0, 1, 8 and 9.
+    Rows are in order. A mesh follows the torus of a TPU slice, so a host's rows need
+    not be consecutive: with 2×2 chips, a host of an 8×8 slice has rows such as 0, 1, 8
+    and 9.
 
     Raises:
         UserError: the devices along `data` and `fsdp` do not divide the rows.

@@ -25,7 +25,8 @@ from soraxla.generation.pipeline import Pipeline, load
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.contact_sheet import SheetRow, contact_sheet
-from soraxla.media.read import read_clip, write_video
+from soraxla.media.read import read_clip
+from soraxla.media.write import write_video
 from soraxla.models.dit.config import DiTConfig, dit_config
 from soraxla.models.text import load_text_encoder
 from soraxla.packing.pack import PackConfig

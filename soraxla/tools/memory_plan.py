@@ -33,7 +33,7 @@ from soraxla.parallel.collectives import Collective, collectives
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
     PACKED_AXES,
-    WHOLE,
+    REPLICATED,
     MeshConfig,
     make_mesh,
     param_shardings,
@@ -338,7 +338,7 @@ def decode_program(
         size: (width, height) in pixels.
     """
     abstract = jax.eval_shape(lambda: vae.init(jax.random.key(0), cfg))
-    params = with_shardings(abstract, param_shardings(abstract, WHOLE, mesh))
+    params = with_shardings(abstract, param_shardings(abstract, REPLICATED, mesh))
     width, height = size
     shape = (1, latents, height // cfg.spatial, width // cfg.spatial)
     whole = NamedSharding(mesh, PartitionSpec())

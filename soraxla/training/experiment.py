@@ -34,11 +34,11 @@ from soraxla.parallel.mesh import (
     PACKED_AXES,
     MeshConfig,
     axis_size,
-    cut,
+    host_rows,
     one_device,
-    own_rows,
     param_shardings,
     put_rows,
+    put_tree,
 )
 from soraxla.parallel.multihost import barrier, is_main
 from soraxla.training.finetune import Start, check_start
@@ -202,7 +202,7 @@ def dit_experiment(
 def _frozen(start: Start, cfg: DiTTrainingConfig, mesh: Mesh) -> PyTree:
     """The base of adapters on the devices, cut as if it were trained."""
     made = functools.partial(dit.as_computed, cfg=cfg.step.model)
-    params = cut(start.dit.params, dit.RULES, mesh)
+    params = put_tree(start.dit.params, dit.RULES, mesh)
     abstract = jax.eval_shape(made, params)
     return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(params)
 
@@ -213,7 +213,7 @@ def check_mesh(cfg: DiTTrainingConfig, mesh: Mesh) -> list[int]:
     Raises:
         UserError: the mesh does not divide what it is to cut.
     """
-    own, model = own_rows(cfg.batch_rows, mesh), cfg.step.model
+    own, model = host_rows(cfg.batch_rows, mesh), cfg.step.model
     devices = axis_size(mesh, MESH_AXES["batch"])
     if cfg.batch_rows % (cfg.accumulate * devices):
         raise UserError(
@@ -256,7 +256,7 @@ def vae_experiment(
     """
     mesh = one_device() if mesh is None else mesh
     for i, shape in enumerate(cfg.windows.shapes):
-        own_rows(shape.batch, mesh, what=f"windows.shapes[{i}].batch")
+        host_rows(shape.batch, mesh, what=f"windows.shapes[{i}].batch")
     files = media_files(media)
     if start is not None and _widths(start.model) != _widths(cfg.step.model):
         raise UserError(
@@ -282,7 +282,7 @@ def vae_experiment(
         init_args=(jax.device_get(start.params),) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
         convolves=True,
-        batches=batches.of_a_host(functools.partial(own_rows, mesh=mesh)),
+        batches=batches.of_a_host(functools.partial(host_rows, mesh=mesh)),
         unit="px",
         preview=preview,
         mesh=mesh,

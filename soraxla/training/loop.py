@@ -13,15 +13,17 @@ from PIL import Image
 
 from soraxla.core.errors import UserError
 from soraxla.parallel.compiler import jit
+from soraxla.parallel.file_lock import folder_lock
 from soraxla.parallel.mesh import (
-    WHOLE,
+    REPLICATED,
     Rules,
-    cut,
     one_device,
     param_shardings,
+    put_tree,
     with_shardings,
 )
-from soraxla.parallel.multihost import Preemption, is_main, only_run
+from soraxla.parallel.multihost import is_main
+from soraxla.parallel.preemption import Preemption
 from soraxla.training.metrics_log import MetricsLog, NoLog
 from soraxla.training.profiling import Profiler
 from soraxla.training.saving import Checkpoints, write_settings
@@ -87,7 +89,7 @@ class Experiment:
     preview: Callable[..., Image.Image] | None = None
     frozen: tuple[Any, ...] = ()
     mesh: Mesh = field(default_factory=one_device)
-    rules: Rules = WHOLE
+    rules: Rules = REPLICATED
     put: Callable[[Any], Any] = lambda batch: batch
     convolves: bool = False
 
@@ -104,7 +106,7 @@ class Experiment:
 
     def start(self) -> TrainState:
         """The state before the first step; born cut."""
-        args = (cut(arg, self.rules, self.mesh) for arg in self.init_args)
+        args = (put_tree(arg, self.rules, self.mesh) for arg in self.init_args)
         return jit(self.init, out_shardings=_shardings(self.state))(*args)
 
     def step_fn(self) -> Any:
@@ -128,7 +130,7 @@ def train(job: Experiment, loop: LoopConfig, workdir: Path) -> TrainState:
         FloatingPointError: no finite gradient for 20 steps in a row.
     """
     with ExitStack() as stack:
-        stack.enter_context(only_run(workdir))
+        stack.enter_context(folder_lock(workdir))
         write_settings(workdir, job.settings)
         preemption = stack.enter_context(Preemption())
         profiler = stack.enter_context(Profiler(workdir))
@@ -163,7 +165,7 @@ def train(job: Experiment, loop: LoopConfig, workdir: Path) -> TrainState:
             # The numbers of the step before: reading this one's would wait for it.
             _write(log, pending)
             pending = (step, metrics)
-            stop = preemption.at(step)
+            stop = preemption.reached(step)
             if stop or step % loop.checkpoint_every == 0:
                 # A run resumed from here writes only the steps after this one.
                 _write(log, pending)

@@ -8,7 +8,7 @@ from soraxla.checkpoints.model_folder import save_folder
 from soraxla.cli.main import main
 from soraxla.core.config import to_dict
 from soraxla.diffusion.process import Process
-from soraxla.media.read import write_video
+from soraxla.media.write import write_video
 from soraxla.models import dit, vae
 from soraxla.models.dit.config import dit_config
 

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.cli.main import main
-from soraxla.media.read import write_video
+from soraxla.media.write import write_video
 from soraxla.packing.pack import PackConfig
 from soraxla.tools import preflight
 from soraxla.training.experiment import DiTTrainingConfig

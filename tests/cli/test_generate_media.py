@@ -6,7 +6,8 @@ import pytest
 from soraxla.cli.main import main, parser
 from soraxla.cli.media import task_of
 from soraxla.generation.blending import fit
-from soraxla.media.read import probe, read_clip, write_video
+from soraxla.media.read import probe, read_clip
+from soraxla.media.write import write_video
 
 
 @pytest.fixture(scope="module")

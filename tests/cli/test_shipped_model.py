@@ -11,7 +11,8 @@ from soraxla.cli.main import main
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.generation.pipeline import load
 from soraxla.generation.request import Extend, Request, SamplingConfig
-from soraxla.media.read import probe, write_video
+from soraxla.media.read import probe
+from soraxla.media.write import write_video
 
 SIZE = {"width": USUAL.width, "height": USUAL.height, "fps": USUAL.fps}
 

@@ -20,7 +20,7 @@ from data_pipelines.sources.media import Media
 from soraxla.core.errors import UserError
 from soraxla.core.types import LatentGrid
 from soraxla.diffusion.noise_schedule import time_shift
-from soraxla.media.read import write_video
+from soraxla.media.write import write_video
 from soraxla.packing.conditioning import TASKS, ConditioningMixture, Given
 from soraxla.packing.controls import Controls
 from soraxla.packing.pack import PackConfig, unpack

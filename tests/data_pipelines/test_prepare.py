@@ -15,7 +15,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from data_pipelines import records, transforms
 from data_pipelines.prepare import prepare
 from soraxla.core.errors import UserError
-from soraxla.media.read import read_clip, write_video
+from soraxla.media.read import read_clip
+from soraxla.media.write import write_video
 
 DOC = Path(__file__).parents[2] / "docs" / "dataset.md"
 

@@ -12,13 +12,8 @@ from PIL import Image
 from data_pipelines import SAMPLES
 from soraxla.core.errors import UserError
 from soraxla.media import read
-from soraxla.media.read import (
-    check_writable,
-    probe,
-    read_clip,
-    read_frames,
-    write_video,
-)
+from soraxla.media.read import probe, read_clip, read_frames
+from soraxla.media.write import check_writable, write_video
 
 
 def ramps(frames, height, width):

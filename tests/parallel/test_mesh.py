@@ -11,14 +11,14 @@ from soraxla.models import dit
 from soraxla.models.dit.config import SIZES, dit_config
 from soraxla.models.text import t5
 from soraxla.parallel.mesh import (
-    WHOLE,
+    REPLICATED,
     MeshConfig,
     constrain,
+    current_shardings,
+    host_rows,
     make_mesh,
-    own_rows,
     param_shardings,
     put_rows,
-    set_shardings,
 )
 from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import DiTStepConfig, dit_init
@@ -123,11 +123,11 @@ def test_the_mesh_takes_all_devices_or_says_what_is_wrong():
 
 
 def test_rows_that_do_not_divide_are_refused_with_the_nearest_that_do():
-    assert own_rows(16, mesh()) == list(range(16))
+    assert host_rows(16, mesh()) == list(range(16))
     with pytest.raises(ValueError, match=r"batch_rows is 11.*8 devices.*set it to 8"):
-        own_rows(11, mesh())
+        host_rows(11, mesh())
     with pytest.raises(ValueError, match=r"clips is 13.*set it to 16"):
-        own_rows(13, mesh(), what="clips")
+        host_rows(13, mesh(), what="clips")
 
 
 def test_a_host_puts_its_own_rows_where_they_belong(monkeypatch):
@@ -135,7 +135,7 @@ def test_a_host_puts_its_own_rows_where_they_belong(monkeypatch):
     on = mesh(fsdp=4, context=2)
     whole = np.arange(8 * 6.0).reshape(8, 6)
     own = [0, 1, 4, 5]
-    monkeypatch.setattr("soraxla.parallel.mesh.own_rows", lambda parts, _: [0, 2])
+    monkeypatch.setattr("soraxla.parallel.mesh.host_rows", lambda parts, _: [0, 2])
     asked = {}
 
     def placed(shape, cut, part):
@@ -164,7 +164,7 @@ def test_a_batch_is_cut_by_rows_and_tokens():
 def test_without_a_mesh_nothing_is_constrained_and_one_device_holds_all():
     x = jnp.zeros((8, 4))
     assert constrain(x, "batch", None) is x
-    tree = set_shardings({"a": x}, WHOLE)
+    tree = current_shardings({"a": x}, REPLICATED)
     assert tree["a"].device_set == {jax.devices()[0]}
 
 

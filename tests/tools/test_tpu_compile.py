@@ -69,13 +69,13 @@ def test_attention_is_a_few_kernels_and_no_matrix_of_logits(topology):
 HOSTS = """
 import ast, json, sys
 from jax.experimental import topologies
-from soraxla.sharding import MeshConfig, make_mesh, own_rows
+from soraxla.parallel.mesh import MeshConfig, make_mesh, host_rows
 
 topology, sizes = sys.argv[1:]
 found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
 mesh = make_mesh(MeshConfig(**ast.literal_eval(sizes)), found.devices)
 hosts = sorted({device.process_index for device in found.devices})
-print(json.dumps([own_rows(128, mesh, process=host) for host in hosts]))
+print(json.dumps([host_rows(128, mesh, process=host) for host in hosts]))
 """
 
 

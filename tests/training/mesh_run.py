@@ -17,15 +17,16 @@ from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
 from soraxla.packing.pack import PackConfig
-from soraxla.parallel import multihost
+from soraxla.parallel.cluster import ProcessGroup
 from soraxla.parallel.mesh import (
     PACKED_AXES,
     MeshConfig,
+    host_rows,
     make_mesh,
     one_device,
-    own_rows,
     put_rows,
 )
+from soraxla.parallel.rendezvous import join
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
@@ -53,7 +54,7 @@ def job(data, mesh) -> Experiment:
         seed=CFG.seed,
         batch_rows=ROWS,
         shift=functools.partial(time_shift, "auto"),
-        own=own_rows(ROWS, mesh),
+        own=host_rows(ROWS, mesh),
     )
     return Experiment(
         settings={"kind": "dit", "step": to_dict(CFG)},
@@ -79,7 +80,7 @@ def main(data, workdir, steps, mesh, devices, *group):
     jax.config.update("jax_num_cpu_devices", int(devices))
     if group:
         coordinator, processes, process = group
-        multihost.join(multihost.Group(coordinator, int(processes), int(process)))
+        join(ProcessGroup(coordinator, int(processes), int(process)))
     run(data, workdir, int(steps), ast.literal_eval(mesh), checkpoint_every=4)
 
 

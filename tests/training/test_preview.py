@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.model_folder import save_folder
-from soraxla.media.read import write_video
+from soraxla.media.write import write_video
 from soraxla.training.preview import dit_preview, vae_preview
 from soraxla.training.steps import DiTStepConfig, VAEStepConfig, dit_init, vae_init
 from tests import tiny

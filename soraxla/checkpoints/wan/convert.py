@@ -40,7 +40,7 @@ from soraxla.files.hub import local
 from soraxla.files.tensor_files import (
     INDEX,
     SUFFIX,
-    Stored,
+    StoredTensor,
     check_tensors,
     load_tensors,
     model_files,
@@ -50,7 +50,7 @@ from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.text import full_name
 from soraxla.models.vae.model import VAEConfig
-from soraxla.parallel.mesh import WHOLE, set_shardings
+from soraxla.parallel.mesh import REPLICATED, current_shardings
 
 _STEM = "diffusion_pytorch_model"
 OURS = "soraxla_only.safetensors"
@@ -62,7 +62,7 @@ class Source:
     def __init__(
         self,
         model: DiTConfig | VAEConfig,
-        tensors: Mapping[str, Stored],
+        tensors: Mapping[str, StoredTensor],
         where: Path,
     ):
         """
@@ -111,8 +111,8 @@ class Source:
 
     def load(self, **config: Any) -> LoadedModel:
         """The model with its parameters in fp32."""
-        rules = dit.RULES if isinstance(self.model, DiTConfig) else WHOLE
-        shardings = set_shardings(self.abstract, rules)
+        rules = dit.RULES if isinstance(self.model, DiTConfig) else REPLICATED
+        shardings = current_shardings(self.abstract, rules)
         params = load_tensors(self.read, self.abstract, shardings)
         return LoadedModel(params=params, model=self.model, config=config)
 
@@ -127,7 +127,7 @@ def open_transformer(path: Path) -> Source:
     return _transformer(path, open_tensors(_files(path)))
 
 
-def _transformer(path: Path, stored: Mapping[str, Stored]) -> Source:
+def _transformer(path: Path, stored: Mapping[str, StoredTensor]) -> Source:
     renamed = diffusers_name if is_original(stored) else str
     tensors = {renamed(name): tensor for name, tensor in stored.items()}
     # diffusers keeps an image norm in some text-to-video files.
@@ -158,7 +158,7 @@ def open_vae(path: Path) -> Source:
     return _vae(path, open_tensors(_files(path)))
 
 
-def _vae(path: Path, tensors: Mapping[str, Stored]) -> Source:
+def _vae(path: Path, tensors: Mapping[str, StoredTensor]) -> Source:
     home = path if path.is_dir() else path.parent
     config = read_json(home / "config.json")
     return Source(vae_config_of(_shapes(tensors), config, path), tensors, path)
@@ -348,7 +348,7 @@ def _files(path: Path) -> list[Path]:
     return model_files(path) if path.is_dir() else [path]
 
 
-def _shapes(tensors: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
+def _shapes(tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 

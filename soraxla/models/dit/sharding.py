@@ -1,7 +1,7 @@
 """How the transformer's parameters are cut over a mesh."""
 
 from soraxla.models.dit.lora import LoRAConfig
-from soraxla.parallel.mesh import WHOLE, Rules
+from soraxla.parallel.mesh import REPLICATED, Rules
 
 # Parameter to logical axes. Vectors are small: gathering them would cost more.
 RULES: Rules = (
@@ -22,4 +22,4 @@ RULES: Rules = (
 
 def trained_rules(lora: LoRAConfig | None) -> Rules:
     """Returns the rules of trained parameters; adapters are small and stay whole."""
-    return RULES if lora is None else WHOLE
+    return RULES if lora is None else REPLICATED

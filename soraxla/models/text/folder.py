@@ -17,13 +17,13 @@ from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
 from soraxla.files.tensor_files import (
-    Stored,
+    StoredTensor,
     check_tensors,
     load_tensors,
     model_files,
     open_tensors,
 )
-from soraxla.parallel.mesh import WHOLE, Rules, set_shardings
+from soraxla.parallel.mesh import REPLICATED, Rules, current_shardings
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def load_params(
     abstract: PyTree,
     names: Mapping[str, str],
     canonical: Canonical,
-    rules: Rules = WHOLE,
+    rules: Rules = REPLICATED,
 ) -> PyTree:
     """The folder's weights in the shapes and types of `abstract`.
 
@@ -119,7 +119,7 @@ def load_params(
             if top.endswith(".kernel") and source in found:
                 found[source] = _turned(found[source])
     check_tensors(found, expected, folder)
-    shardings = set_shardings(abstract, rules)
+    shardings = current_shardings(abstract, rules)
     return load_tensors(lambda name: found[theirs[name]], abstract, shardings)
 
 
@@ -132,7 +132,7 @@ def _template(path: str, names: Mapping[str, str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Turned(Stored):
+class _Turned(StoredTensor):
     """A matrix (out, in), or a convolution (out, C, H, W), as ours is: (in, out)."""
 
     flat: bool
@@ -145,7 +145,7 @@ class _Turned(Stored):
         return kernels.reshape(len(kernels), -1)[:, rows].T
 
 
-def _turned(tensor: Stored) -> Stored:
+def _turned(tensor: StoredTensor) -> StoredTensor:
     """Left as it is if it has not the axes for it, to be found mis-shaped."""
     if len(tensor.shape) not in (2, 4):
         return tensor

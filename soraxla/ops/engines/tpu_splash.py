@@ -2,7 +2,6 @@
 which blocks to visit.
 
 Splash masks by segment id inside a block and skips what its tables say, which it makes
-from soraxla.core.errors import UserError
 from a mask known ahead. Here the program makes the tables, from the range of ids of
 each block, so that a packed row costs Σ(segment length)². A block that is skipped names
 the next needed one as its data, which is thus fetched ahead.
@@ -29,6 +28,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info as mask_info,
 )
 
+from soraxla.core.errors import UserError
 from soraxla.ops.engines.bias import with_bias
 from soraxla.ops.engines.blocks import blocks_meet
 from soraxla.ops.engines.engine import LOWEST, Engine

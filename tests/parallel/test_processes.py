@@ -7,16 +7,18 @@ import time
 import pytest
 
 from soraxla.core.errors import UserError
-from soraxla.parallel import multihost
-from soraxla.parallel.multihost import Group, group, join, only_run
+from soraxla.parallel import cluster, rendezvous
+from soraxla.parallel.cluster import ProcessGroup, find_group
+from soraxla.parallel.file_lock import folder_lock
+from soraxla.parallel.rendezvous import join
 from tests.training.test_mesh import free_port
 
 ENDPOINTS = "worker-network-endpoints"
 
 
 def test_a_process_by_itself_is_no_group():
-    assert group(None, None, None) is None
-    assert group("host:1234", 2, 1) == Group("host:1234", 2, 1)
+    assert find_group(None, None, None) is None
+    assert find_group("host:1234", 2, 1) == ProcessGroup("host:1234", 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def test_a_process_by_itself_is_no_group():
 )
 def test_half_a_group_is_refused(named, message):
     with pytest.raises(ValueError, match=message):
-        group(*named)
+        find_group(*named)
 
 
 # --- Cloud TPU ----------------------------------------------------------------------
@@ -56,8 +58,8 @@ def metadata(monkeypatch):
     server = http.server.HTTPServer(("localhost", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://localhost:{server.server_port}/attributes"
-    monkeypatch.setattr(multihost, "_METADATA", address)
-    monkeypatch.setattr(multihost, "_there", lambda pattern: True)
+    monkeypatch.setattr(cluster, "_METADATA", address)
+    monkeypatch.setattr(cluster, "_exists", lambda pattern: True)
     yield attributes
     server.shutdown()
 
@@ -65,13 +67,13 @@ def metadata(monkeypatch):
 @pytest.mark.parametrize("endpoints", ["ten,eleven", "a:x:ten,b:y:eleven"])
 def test_a_worker_of_a_pod_knows_its_group(metadata, endpoints):
     metadata |= {ENDPOINTS: endpoints, "agent-worker-number": "1"}
-    assert group(None, None, None) == Group("ten:8476", 2, 1)
+    assert find_group(None, None, None) == ProcessGroup("ten:8476", 2, 1)
 
 
 def test_one_worker_or_another_kind_of_machine_is_by_itself(metadata):
-    assert group(None, None, None) is None
+    assert find_group(None, None, None) is None
     metadata |= {ENDPOINTS: "ten", "agent-worker-number": "0"}
-    assert group(None, None, None) is None
+    assert find_group(None, None, None) is None
 
 
 # --- Meeting ------------------------------------------------------------------------
@@ -82,7 +84,7 @@ def joined(monkeypatch):
     """Starts processes of a group as threads; gives what each ended with."""
     came = []
     monkeypatch.setattr(
-        multihost.jax.distributed, "initialize", lambda *group: came.append(group[2])
+        rendezvous.jax.distributed, "initialize", lambda *group: came.append(group[2])
     )
 
     def run(processes, ids, timeout, stranger=False):
@@ -90,7 +92,7 @@ def joined(monkeypatch):
 
         def one(i):
             try:
-                join(Group(coordinator, processes, i), timeout)
+                join(ProcessGroup(coordinator, processes, i), timeout)
             except UserError as error:
                 ends[i] = str(error)
 
@@ -126,11 +128,11 @@ def test_without_process_0_the_others_say_so(joined):
 
 
 def test_a_second_run_in_a_folder_is_refused_until_the_first_ends(tmp_path):
-    second = only_run(tmp_path)
-    with only_run(tmp_path):
+    second = folder_lock(tmp_path)
+    with folder_lock(tmp_path):
         with pytest.raises(UserError, match="another run is at work here"):
             second.__enter__()
-        with only_run(tmp_path / "other"):
+        with folder_lock(tmp_path / "other"):
             pass
-    with only_run(tmp_path):
+    with folder_lock(tmp_path):
         pass
