@@ -14,30 +14,31 @@ from soraxla.diffusion.process import token_times
 
 # (x (b l p), t (b s)) → prediction (b l p).
 Denoise = Callable[[Array, Array], Array]
-# What conditions it → the network under that condition. Called once for all steps, so
-# that what depends on the condition alone is computed once.
+# Conditioning rows → the network under them. It is called once for all steps, so that
+# quantities of the condition only are computed once.
 Condition = Callable[[PackedBatch], Denoise]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How far predictions are led towards their conditions.
+    """The strength of classifier-free guidance towards the prompt and condition tokens.
 
-    Of the predictions v under the prompt and what is given, w under what is given and
-    the negative prompt, and n under that with nothing given, it makes
+    Of the predictions v with the prompt and condition tokens, w with the negative
+    prompt and condition tokens, and n with the negative prompt and no condition tokens,
+    the result is
 
         n + image_scale·(w − n) + cfg_scale·(v − w)
 
-    as InstructPix2Pix does (arXiv 2211.09800); n is not needed at an image scale of 1.
+    as in InstructPix2Pix (arXiv 2211.09800); n is not needed at an image scale of 1.
 
     Attributes:
-        cfg_scale: towards the prompt; 1 is none.
-        image_scale: towards what is given; 1 is none.
-        interval: the times (low, high) between which there is guidance at all
-            (arXiv 2404.07724).
+        cfg_scale: towards the prompt; 1 is no guidance.
+        image_scale: towards the condition tokens; 1 is no guidance.
+        interval: the times (low, high) between which guidance is applied (arXiv
+            2404.07724).
 
     Raises:
-        UserError: a scale that is not between 0 and 100, or no interval of 0…1.
+        UserError: a scale is not between 0 and 100, or the interval is not in 0…1.
     """
 
     cfg_scale: float = 1.0
@@ -58,54 +59,55 @@ class Guidance:
 
 
 class Unconditional(NamedTuple):
-    """Rows in which nothing is given, and how they see corrupted tokens (x, t) → x."""
+    """Rows without condition tokens, and their inputs (x, t) → x from corrupted ones."""
 
     batch: PackedBatch
-    seen: Denoise
+    to_input: Denoise
 
 
 def guided(
     condition: Condition,
     batch: PackedBatch,
     negative: PackedBatch | None = None,
-    nothing: Unconditional | None = None,
+    unconditional: Unconditional | None = None,
     *,
     guidance: Guidance,
 ) -> Denoise:
-    """The guided prediction, from one forward pass over two or three times the rows.
+    """Returns the guided prediction, from one forward pass over two or three row sets.
 
-    Where both scales are 1 this is the condition's alone, and nothing is doubled.
+    If both scales are 1, it is the conditional prediction, with one row set.
 
     Args:
         batch: the conditional rows.
-        negative: the same rows with the text of the negative prompt (the empty text's
-            embedding by default); its M may differ.
-        nothing: `negative` without what is given, for an image scale other than 1.
+        negative: the same rows with the text of the negative prompt (by default the
+            empty text's embedding); its M may differ.
+        unconditional: `negative` without condition tokens, for an image scale other
+            than 1.
 
     Raises:
-        UserError: rows that a scale needs are missing, or rows that differ.
+        UserError: rows that a scale needs are missing, or the rows differ.
     """
     text, image = guidance.cfg_scale, guidance.image_scale
     if text == image == 1.0:
         return condition(batch)
-    if negative is None or (nothing is None and image != 1.0):
+    if negative is None or (unconditional is None and image != 1.0):
         raise UserError(
             f"cfg_scale {text} and image_scale {image} need the rows of a negative "
-            "prompt, and if image_scale is not 1 those without what is given: give "
-            "them, or set both to 1"
+            "prompt, and if image_scale is not 1 those without condition tokens: "
+            "pass them, or set both to 1"
         )
     if negative.segment_ids.shape != batch.segment_ids.shape:
         raise UserError(
             f"negative rows are {negative.segment_ids.shape}, expected "
             f"{batch.segment_ids.shape}: pack the same clips for both prompts"
         )
-    third = [] if nothing is None or image == 1.0 else [nothing]
+    third = [] if unconditional is None or image == 1.0 else [unconditional]
     rows = [batch, negative, *(rows.batch for rows in third)]
     denoise = condition(_stack(rows))
 
     def combined(x: Array, t: Array) -> Array:
-        seen = [x, x, *(rows.seen(x, t) for rows in third)]
-        preds = denoise(jnp.concatenate(seen), jnp.concatenate([t] * len(rows)))
+        inputs = [x, x, *(rows.to_input(x, t) for rows in third)]
+        preds = denoise(jnp.concatenate(inputs), jnp.concatenate([t] * len(rows)))
         v, w, *n = jnp.split(preds, len(rows))
         out = w + text * (v - w)
         if n:
@@ -120,7 +122,7 @@ def guided(
 
 
 def _stack(rows: list[PackedBatch]) -> PackedBatch:
-    """All rows, the shorter texts filled up with padding."""
+    """Concatenates all rows, and pads the shorter texts."""
     longest = max(batch.text.shape[1] for batch in rows)
 
     def fill(batch: PackedBatch) -> PackedBatch:

@@ -1,4 +1,4 @@
-"""The training loss of packed rows, indifferent to how clips were packed."""
+"""The training loss of packed rows, independent of how clips were packed."""
 
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -12,13 +12,14 @@ def packed_mse(
     batch: PackedBatch,
     weight: Float[Array, "b l"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(Σ √n·mean, Σ √n) over segments; n counts a segment's generated tokens.
+    """Returns (Σ √n·mean, Σ √n) over segments; n is a segment's generated tokens.
 
     The mean squared error of a segment is taken over its generated tokens (neither
-    known nor padding), each times its `weight` (1 if None), and weighs √n: between
-    every clip alike and every token alike.
+    condition tokens nor padding), each times its `weight` (1 if None), and weighs √n:
+    between equal weight per clip and equal weight per token.
+
     The loss is the ratio of both sums over *all* devices and accumulation steps, so
-    that neither packing nor sharding can change it. Sums are fp32.
+    neither packing nor sharding can change it. Sums are fp32.
     """
     segments = batch.visit.shape[1]
     generated = (batch.segment_ids > 0) & jnp.logical_not(batch.condition_mask)
@@ -26,7 +27,7 @@ def packed_mse(
     of_segment = ids[:, :, None] == jnp.arange(1, segments + 1)[None, None, :]
     n_BS = jnp.sum(of_segment, axis=1).astype(jnp.float32)
     n_BL = jnp.take_along_axis(n_BS, jnp.maximum(ids - 1, 0), axis=1)
-    # √n · (1/n), written per token.
+    # √n · (1/n) per token.
     weight_BL = jnp.where(generated, jnp.maximum(n_BL, 1.0) ** -0.5, 0.0)
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
     error_BL = jnp.mean(jnp.square(error), axis=-1)

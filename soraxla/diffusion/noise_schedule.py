@@ -1,7 +1,7 @@
-"""Noise schedules, times and shifts.
+"""Noise schedules, times and time shifts.
 
-A schedule is `x_t = α(t)·x0 + σ(t)·ε` for t in [0, 1], 1 = noise; every one has
-α(0) = 1 and σ(0) = 0.
+A schedule is `x_t = α(t)·x0 + σ(t)·ε` for t in [0, 1], 1 = noise; each has α(0) = 1 and
+σ(0) = 0.
 """
 
 import math
@@ -15,8 +15,8 @@ from jaxtyping import Float, Key
 from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 
-# ε-prediction recovers x0 as (x − σε)/α, so the network's error is multiplied by 1/α.
-# DDPM's own linear schedule stops at α = 0.0066; nothing here goes far below it.
+# ε-prediction recovers x0 as (x − σε)/α, so 1/α multiplies the network's error.
+# DDPM's linear schedule stops at α = 0.0066; no schedule here goes far below it.
 ALPHA_MIN = 5e-3
 
 _UNIFORM_RATE = 0.1
@@ -24,23 +24,23 @@ _UNIFORM_RATE = 0.1
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What the rest of the code knows of a schedule."""
+    """The interface of a schedule."""
 
-    # Latest time at which ε still tells x0, that is α ≥ ALPHA_MIN.
+    # The latest time at which ε determines x0, that is α ≥ ALPHA_MIN.
     max_eps_time: ClassVar[float]
 
     def alpha(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """Factor of the clean sample."""
+        """Returns the factor of the clean sample."""
         ...
 
     def sigma(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """Factor of the noise."""
+        """Returns the factor of the noise."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RectifiedFlow:
-    """α = 1 − t, σ = t (arXiv 2209.03003): straight paths, pure noise at t = 1."""
+    """The schedule α = 1 − t, σ = t (arXiv 2209.03003): straight paths to noise."""
 
     max_eps_time: ClassVar[float] = 1.0 - ALPHA_MIN
 
@@ -53,10 +53,11 @@ class RectifiedFlow:
 
 @dataclass(frozen=True, kw_only=True)
 class DDPMLinear:
-    """Variance preserving, β linear in time (arXiv 2006.11239, its continuous limit).
+    """The variance-preserving schedule with β linear in time (arXiv 2006.11239).
 
-    α² = exp(−∫β), β from `beta_min` to `beta_max`: DDPM's 1e-4…0.02 times 1000 steps.
-    α(1) = 0.0066 with the defaults, and never below `ALPHA_MIN`.
+    It is the continuous limit: α² = exp(−∫β), with β from `beta_min` to `beta_max`,
+    DDPM's 1e-4…0.02 times 1000 steps. With the defaults α(1) = 0.0066; α is never below
+    `ALPHA_MIN`.
     """
 
     beta_min: float = 0.1
@@ -67,7 +68,7 @@ class DDPMLinear:
         return jnp.exp(-0.5 * self._integral(t))
 
     def sigma(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        # expm1, because 1 − α² loses every digit near t = 0.
+        # expm1, since 1 − α² loses every digit near t = 0.
         return jnp.sqrt(-jnp.expm1(-self._integral(t)))
 
     def _integral(self, t):
@@ -77,10 +78,10 @@ class DDPMLinear:
 
 @dataclass(frozen=True, kw_only=True)
 class DDPMCosine:
-    """Variance preserving, α the cosine of a growing angle (iDDPM, arXiv 2102.09672).
+    """The variance-preserving schedule with α a cosine (iDDPM, arXiv 2102.09672).
 
     α = cos(φ(t)) / cos(φ(0)), φ(t) = π/2 · (t + offset) / (1 + offset), clipped below
-    at `ALPHA_MIN`, as iDDPM clips β at 0.999: the last 0.3 % of times are one level.
+    at `ALPHA_MIN`, as iDDPM clips β at 0.999: the last 0.3 % of times have one level.
     """
 
     offset: float = 0.008
@@ -91,7 +92,7 @@ class DDPMCosine:
         return jnp.clip(alpha, ALPHA_MIN, 1.0)
 
     def sigma(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        # 1 − α² = sin(φ−φ0)·sin(φ+φ0)/cos²φ0 keeps its digits where α is close to 1.
+        # 1 − α² = sin(φ−φ0)·sin(φ+φ0)/cos²φ0 keeps its digits if α is close to 1.
         first = self._angle(0.0)
         turned = 0.5 * math.pi * t / (1.0 + self.offset)
         variance = jnp.sin(turned) * jnp.sin(turned + 2.0 * first)
@@ -112,10 +113,10 @@ SCHEDULES: dict[str, Schedule] = {
 def time_shift(
     rule: float | Literal["auto"], *, height: int, width: int, latent_frames: int
 ) -> float:
-    """The shift α of a clip: more signal survives the noise in a larger clip.
+    """Returns the shift α of a clip: a larger clip needs more noise to hide its signal.
 
-    "auto" is clip(√(height·width)/256 · √latent_frames, 1, 12), sides in pixels
-    (the √-of-tokens law of SD3, arXiv 2403.03206); a number is taken as it is.
+    "auto" is clip(√(height·width)/256 · √latent_frames, 1, 12), sides in pixels (the
+    √-of-tokens law of SD3, arXiv 2403.03206); a number is returned as it is.
 
     Raises:
         UserError: the rule is neither "auto" nor a number above 0.
@@ -129,16 +130,16 @@ def time_shift(
 
 
 def shift_time(u: Float[Array, "*n"], shift: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """t = αu / (1 + (α−1)u): keeps 0 and 1, and moves the rest towards noise, α > 1."""
+    """Returns t = αu / (1 + (α−1)u), which keeps 0 and 1; α > 1 adds noise."""
     return shift * u / (1.0 + (shift - 1.0) * u)
 
 
 def sample_times(
     keys: Key[jax.Array, "b s"], shift: Float[Array, "b s"]
 ) -> Float[Array, "b s"]:
-    """One training time a segment: u is logit-normal (SD3), uniform for 10 %, shifted.
+    """Draws one training time per segment: logit-normal (SD3) or uniform, then shifted.
 
-    The uniform share keeps the ends learnt, which a logit-normal hardly visits.
+    10 % of times are uniform, to train the ends, which a logit-normal hardly reaches.
     """
 
     def one(key):

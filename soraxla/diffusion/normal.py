@@ -1,9 +1,9 @@
-"""Standard normal numbers whose bits depend on the key and the index alone.
+"""Standard normal numbers whose bits depend only on the key and the index.
 
-`jax.random.normal` leaves the compiler free to fuse a product into the addition that
-follows it, which skips a rounding. Whether it does so differs between the body and the
-tail of a vector loop, hence between shapes, shardings and instruction sets. Every
-product here is rounded before it is added.
+`jax.random.normal` lets the compiler fuse a product into the following addition, which
+skips a rounding. Whether it does so differs between the body and the tail of a vector
+loop, hence between shapes, shardings and instruction sets. Every product here is
+rounded before it is added.
 """
 
 import jax
@@ -45,7 +45,7 @@ def _erf_inv(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def _log(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Natural logarithm of normal numbers above 0."""
+    """Returns the natural logarithm of normal numbers above 0."""
     # Adding the gap between √½ and 1 to the bits carries into the exponent where the
     # mantissa is above √½.
     root = np.float32(np.sqrt(0.5)).view(np.int32)
@@ -69,5 +69,5 @@ def _polynomial(
 
 
 def _product(a: Array, b: Array | float) -> Array:
-    """a · b, rounded: the clip, out of reach, stands between it and an addition."""
+    """Returns a · b, rounded: the clip has no effect but keeps it from an addition."""
     return jnp.clip(a * b, -1e30, 1e30)

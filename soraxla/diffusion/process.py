@@ -1,4 +1,4 @@
-"""The diffusion process: noise, corruption, and what a prediction says of x0 and ε."""
+"""The diffusion process: noise, corruption, and the x0 and ε of a prediction."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,33 +17,32 @@ ScheduleName = Literal["rectified_flow", "ddpm_linear", "ddpm_cosine"]
 Prediction = Literal["flow", "eps", "x0", "v"]
 PREDICTIONS: tuple[Prediction, ...] = ("flow", "eps", "x0", "v")
 
-# Smallest divisor when a prediction is asked for what it does not tell at that time.
+# The smallest divisor, where a prediction does not determine the result at that time.
 _DIVISOR_MIN = 1e-4
-# The same in the loss, where what a small network can never tell apart is not to count
-# for more than all it can.
+# The same in the loss, so that differences which a small network cannot learn do not
+# outweigh all that it can.
 _LOSS_DIVISOR_MIN = 0.2
 
 
 class Purpose(IntEnum):
-    """What a random number is for. Numbers are kept for ever: runs resume by them."""
+    """The purposes of random numbers. The values never change: runs resume by them."""
 
-    TIME = 1  # the training time of a draw
-    NOISE = 2  # the training noise of a draw
-    SAMPLE = 3  # the noise a generated clip starts from
+    TIME = 1  # the training time of a visit
+    NOISE = 2  # the training noise of a visit
+    SAMPLE = 3  # the initial noise of a generated clip
     POSTERIOR = 4  # the VAE's posterior sample, by training step
-    EVAL = 5  # the noise of an evaluation, never trained on
-    KNOWN = 6  # the training time of a draw's known tokens
-    STOP = 7  # the noise that a sampler adds on the way
+    EVAL = 5  # the noise of an evaluation, never of training
+    CONDITION = 6  # the training time of a visit's condition tokens
+    SOLVER = 7  # the noise that a solver adds at a grid point
 
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A schedule, by its name in `SCHEDULES`, and what the network predicts, one of
+    """A schedule, by its name in `SCHEDULES`, and the network's prediction.
 
-    flow = ε − x0 · eps = ε · x0 = x0 · v = αε − σx0 (arXiv 2202.00512).
-
-    Times are per token (b, l); a prediction is affine in x0 for given x and t, so
-    guidance may mix predictions without converting them.
+    The prediction is one of flow = ε − x0 · eps = ε · x0 = x0 · v = αε − σx0 (arXiv
+    2202.00512). Times are per token (b, l); a prediction is affine in x0 for fixed x
+    and t, so guidance may mix predictions without converting them.
     """
 
     schedule: ScheduleName = "rectified_flow"
@@ -60,7 +59,7 @@ class Process:
 
     @property
     def max_time(self) -> float:
-        """Latest time worth asking at: ε-prediction says nothing where α is 0."""
+        """The latest useful time: ε-prediction determines nothing where α is 0."""
         return (
             SCHEDULES[self.schedule].max_eps_time if self.prediction == "eps" else 1.0
         )
@@ -68,7 +67,7 @@ class Process:
     def levels(
         self, t: Float[Array, "b l"]
     ) -> tuple[Float[Array, "b l 1"], Float[Array, "b l 1"]]:
-        """(α, σ) of every token."""
+        """Returns (α, σ) of every token."""
         schedule = SCHEDULES[self.schedule]
         return schedule.alpha(t)[:, :, None], schedule.sigma(t)[:, :, None]
 
@@ -78,7 +77,7 @@ class Process:
         eps: Float[Array, "b l p"],
         t: Float[Array, "b l"],
     ) -> Float[Array, "b l p"]:
-        """x_t = α(t)·x0 + σ(t)·ε."""
+        """Returns x_t = α(t)·x0 + σ(t)·ε."""
         alpha, sigma = self.levels(t)
         return alpha * x0 + sigma * eps
 
@@ -88,7 +87,7 @@ class Process:
         eps: Float[Array, "b l p"],
         t: Float[Array, "b l"],
     ) -> Float[Array, "b l p"]:
-        """What a perfect network would answer for this x0 and ε."""
+        """Returns a perfect network's answer for this x0 and ε."""
         if self.prediction == "flow":
             return eps - x0
         if self.prediction == "eps":
@@ -99,11 +98,11 @@ class Process:
         return alpha * eps - sigma * x0
 
     def loss_weight(self, t: Float[Array, "b l"]) -> Float[Array, "b l"]:
-        """What a token's squared error counts in training.
+        """Returns the weight of a token's squared error in training.
 
-        1, but for x0: there the error counts as that of the velocity (x − x0) / σ which
-        it implies, as in arXiv 2511.13720. Else hardly anything but the latest times,
-        where a clip is least determined, is learnt from.
+        It is 1, except for x0-prediction: there the error counts as that of the implied
+        velocity (x − x0) / σ, as in arXiv 2511.13720. Without it, the latest times,
+        where a clip is least determined, dominate training.
         """
         if self.prediction != "x0":
             return jnp.ones_like(t)
@@ -116,10 +115,10 @@ class Process:
         x: Float[Array, "b l p"],
         t: Float[Array, "b l"],
     ) -> tuple[Float[Array, "b l p"], Float[Array, "b l p"]]:
-        """(x0, ε) that agree with the prediction and with x = αx0 + σε.
+        """Returns (x0, ε) that agree with the prediction and with x = αx0 + σε.
 
-        ε of an x0-prediction at t = 0, and x0 of an eps-prediction where α = 0, are not
-        determined: both are finite there and mean nothing.
+        ε of an x0-prediction at t = 0, and x0 of an eps-prediction where α = 0, are
+        undetermined: both are finite there and meaningless.
         """
         alpha, sigma = self.levels(t)
         if self.prediction == "flow":
@@ -136,7 +135,7 @@ class Process:
 def sample_keys(
     seed: int | Key[jax.Array, ""], purpose: Purpose, visit: UInt32[Array, "b s"]
 ) -> Key[jax.Array, "b s"]:
-    """One key a segment, a function of (seed, purpose, draw) and of nothing else."""
+    """Returns one key per segment, a function of (seed, purpose, visit) only."""
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     key = jax.random.fold_in(key, int(purpose))
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
@@ -152,10 +151,10 @@ def noise(
     *,
     purpose: Purpose = Purpose.NOISE,
 ) -> Float[Array, "b l p"]:
-    """Standard normal noise of every token, fp32; 0 at padding.
+    """Returns standard normal noise of every token, fp32; 0 at padding.
 
-    A token's noise is a function of (seed, purpose, draw, its index in the segment),
-    the same in any row, place and step, on any number of devices.
+    A token's noise is a function of (seed, purpose, visit, its index in the segment):
+    the same in any row, position and step, on any number of devices.
     """
 
     def token(key, index):
@@ -172,6 +171,6 @@ def noise(
 def token_times(
     t: Float[Array, "b s"], segment_ids: Int[Array, "b l"]
 ) -> Float[Array, "b l"]:
-    """Each token's time, gathered from its segment's; 0 at padding."""
+    """Returns each token's time, gathered from its segment's; 0 at padding."""
     time = jnp.take_along_axis(t, jnp.maximum(segment_ids - 1, 0), axis=1)
     return jnp.where(segment_ids > 0, time, 0.0)

@@ -1,4 +1,6 @@
-"""The sampler: one `lax.scan` over the grid, every segment at its own times."""
+"""The sampler: one `lax.scan` over the grid, with separate times for every segment."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +24,26 @@ def sample(
     solver: Solver,
     seed: int | Key[jax.Array, ""] = 0,
 ) -> Float[Array, "b l p"]:
-    """Clean latents from corrupted ones; known tokens are `batch.latents`, padding 0.
+    """Returns clean latents; condition tokens keep `batch.latents`, padding is 0.
 
     Args:
         denoise: prediction for corrupted tokens (b l p) at times (b s); see
             `guidance.guided`.
-        x: the tokens at the grid's first stop, noise where a clip is made from nothing;
-            the known ones as `denoise` is to see them at all stops.
-        batch: segments and known tokens; the conditions themselves belong to
-            `denoise`, and each segment's shift to the grid.
+        x: the tokens at the grid's first point: noise, or a corrupted clip; condition
+            tokens as `denoise` sees them at all points.
+        batch: segments and condition tokens; `denoise` holds the conditions, and the
+            grid each segment's shift.
         grid: `solver.grid(steps, batch.shift)`, made outside of any jit.
         seed: of the noise that a stochastic solver adds.
     """
     key = jax.random.key(seed) if isinstance(seed, int) else seed
-    key = jax.random.fold_in(key, int(Purpose.STOP))
+    key = jax.random.fold_in(key, int(Purpose.SOLVER))
     ids_BL = jnp.asarray(batch.segment_ids)
     padding_BL1 = (ids_BL == 0)[:, :, None]
-    known_BL1 = jnp.asarray(batch.condition_mask)[:, :, None]
+    condition_BL1 = jnp.asarray(batch.condition_mask)[:, :, None]
 
     def of_tokens(t_BS: Array) -> Array:
-        # Padding goes along with the first segment: a level of 0 is the end's alone.
+        # Padding takes the first segment's level, since level 0 means the end.
         return token_times(t_BS, jnp.maximum(ids_BL, 1))
 
     def levels(t_BS: Array) -> tuple[Array, Array]:
@@ -49,19 +51,14 @@ def sample(
         return sigma / (alpha + sigma), alpha + sigma
 
     def stop(at: Grid, number: Int[Array, ""]) -> GridPoint:
-        def drawn() -> Array:
-            own = jax.random.fold_in(key, number)
-            place = batch.visit, batch.segment_ids, batch.token_index
-            eps = noise(own, *place, x.shape[-1], purpose=Purpose.STOP)
-            return constrain(eps, "batch", "tokens", None)
-
         t_BS = jnp.minimum(at.t, process.max_time)
-        asked_BS = jnp.minimum(at.asked, process.max_time)
-        return GridPoint(s=levels(t_BS)[0], t=t_BS, asked=asked_BS, noise=drawn)
+        model_t_BS = jnp.minimum(at.model_t, process.max_time)
+        draw = partial(_solver_noise, key, number, batch, x.shape[-1])
+        return GridPoint(s=levels(t_BS)[0], t=t_BS, model_t=model_t_BS, noise=draw)
 
     def velocity(z: Array, at: GridPoint) -> Array:
-        x_t = jnp.where(known_BL1, x, z * levels(at.t)[1])
-        pred = denoise(x_t, at.asked)
+        x_t = jnp.where(condition_BL1, x, z * levels(at.t)[1])
+        pred = denoise(x_t, at.model_t)
         x0, eps = process.to_x0_eps(pred, x_t, of_tokens(at.t))
         return eps - x0
 
@@ -74,5 +71,20 @@ def sample(
     first, ends = stop(*of_stops(0)), (of_stops(slice(-1)), of_stops(slice(1, None)))
     z = jnp.asarray(x) / levels(first.t)[1]
     (z, _), _ = jax.lax.scan(step, (z, solver.start(z, first)), ends)
-    z = jnp.where(known_BL1, batch.latents, z)
+    z = jnp.where(condition_BL1, batch.latents, z)
     return jnp.where(padding_BL1, 0.0, z)
+
+
+def _solver_noise(
+    key: Key[jax.Array, ""], number: Int[Array, ""], batch: PackedBatch, patch_dim: int
+) -> Float[Array, "b l p"]:
+    """Returns the noise of one grid point, 0 at padding."""
+    eps = noise(
+        jax.random.fold_in(key, number),
+        batch.visit,
+        batch.segment_ids,
+        batch.token_index,
+        patch_dim,
+        purpose=Purpose.SOLVER,
+    )
+    return constrain(eps, "batch", "tokens", None)

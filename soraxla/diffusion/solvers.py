@@ -1,8 +1,9 @@
-"""Solvers of the sampling ODE (and SDE), one code for every schedule.
+"""Solvers of the sampling ODE (and SDE), one implementation for every schedule.
 
 With z = x/(α+σ) and s = σ/(α+σ), the probability-flow ODE of any Gaussian schedule is
-dz/ds = ε − x0, rectified flow's own (arXiv 2209.03003; Karras et al., arXiv 2206.00364,
-change variables alike). s goes from the schedule's end to 0, where z = x0.
+dz/ds = ε − x0, as for rectified flow (arXiv 2209.03003; Karras et al., arXiv
+2206.00364, change variables alike). s decreases from the schedule's end to 0, where z =
+x0.
 """
 
 from collections.abc import Callable
@@ -18,36 +19,37 @@ from soraxla.diffusion.time_grid import Grid, even_grid, unipc_grid, wan_euler_g
 
 
 class GridPoint(NamedTuple):
-    """One stop of the grid; a solver reads s and hands t and asked to `velocity`.
+    """One point of the grid; a solver reads s, and `velocity` reads t and model_t.
 
-    `noise` draws standard normal noise (b l p) of this stop's own, 0 at padding.
+    `noise` returns this point's standard normal noise (b l p), 0 at padding.
     """
 
     s: Float[Array, "b l 1"]
     t: Float[Array, "b s"]
-    asked: Float[Array, "b s"]
+    model_t: Float[Array, "b s"]
     noise: Callable[[], Array]
 
 
-# (z, where it stands) → ε − x0, (b l p).
+# (z, its grid point) → ε − x0, (b l p).
 Velocity = Callable[[Array, GridPoint], Array]
-# What a solver remembers from step to step, any pytree of arrays.
+# A solver's state from step to step, any pytree of arrays.
 Memory = TypeVar("Memory")
 
 
 @runtime_checkable
 class Solver(Protocol[Memory]):
-    """Its own times and one step; it knows no schedule, prediction or guidance."""
+    """A time grid and one step; independent of schedule, prediction and guidance."""
 
     def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
-        """The stops from u = `start` on, one more than steps.
+        """Returns the points from u = `start` on, one more than steps.
 
-        UserError for fewer than one step.
+        Raises:
+            UserError: fewer than one step.
         """
         ...
 
     def start(self, z: Float[Array, "b l p"], first: GridPoint) -> Memory:
-        """The memory before the first step."""
+        """Returns the memory before the first step."""
         ...
 
     def step(
@@ -58,12 +60,12 @@ class Solver(Protocol[Memory]):
         here: GridPoint,
         there: GridPoint,
     ) -> tuple[Float[Array, "b l p"], Memory]:
-        """z there, from z here."""
+        """Returns z at `there`, from z at `here`."""
         ...
 
 
 class _OneStep:
-    """Even times, and nothing to remember."""
+    """A solver at evenly spaced times, without memory."""
 
     def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
         return even_grid(steps, shift, start)
@@ -71,15 +73,6 @@ class _OneStep:
     def start(self, z: Float[Array, "b l p"], first: GridPoint) -> tuple[()]:
         return ()
 
-
-@dataclass(frozen=True, kw_only=True)
-class Euler(_OneStep):
-    """First order, one evaluation a step.
-
-    α'·x0 + σ'·ε, divided by α' + σ', is z + (s' − s)(ε − x0): so on the schedules of
-    DDPM this is DDIM without its noise (arXiv 2010.02502, η = 0).
-    """
-
     def step(
         self,
         velocity: Velocity,
@@ -88,36 +81,51 @@ class Euler(_OneStep):
         here: GridPoint,
         there: GridPoint,
     ) -> tuple[Float[Array, "b l p"], tuple[()]]:
-        return z + (there.s - here.s) * velocity(z, here), memory
+        return self.advance(velocity, z, here, there), memory
+
+    def advance(
+        self, velocity: Velocity, z: Array, here: GridPoint, there: GridPoint
+    ) -> Array:
+        """Returns z at `there`, from z at `here`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Euler(_OneStep):
+    """The first-order solver, one evaluation per step.
+
+    α'·x0 + σ'·ε, divided by α' + σ', is z + (s' − s)(ε − x0), so on DDPM's schedules
+    this is DDIM without added noise (arXiv 2010.02502, η = 0).
+    """
+
+    def advance(
+        self, velocity: Velocity, z: Array, here: GridPoint, there: GridPoint
+    ) -> Array:
+        return z + (there.s - here.s) * velocity(z, here)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EulerAncestral(_OneStep):
-    """Euler's step with the noise of the reverse process: x' ~ q(x' | x, x0), DDPM's
-    ancestral sampling (arXiv 2006.11239), which is DDIM's with η = 1.
+    """Euler's step with the noise of the reverse process, x' ~ q(x' | x, x0).
 
-    So what an imperfect network has done wrong is noised over, and done again.
+    This is DDPM's ancestral sampling (arXiv 2006.11239), which is DDIM with η = 1. The
+    noise covers errors of an imperfect network, which later steps then correct.
     """
 
-    def step(
-        self,
-        velocity: Velocity,
-        z: Float[Array, "b l p"],
-        memory: tuple[()],
-        here: GridPoint,
-        there: GridPoint,
-    ) -> tuple[Float[Array, "b l p"], tuple[()]]:
+    def advance(
+        self, velocity: Velocity, z: Array, here: GridPoint, there: GridPoint
+    ) -> Array:
         v = velocity(z, here)
         x0 = z - here.s * v
         kept = _ratio((1.0 - here.s) * there.s, (1.0 - there.s) * here.s)
         renewed = jnp.sqrt(jnp.maximum(1.0 - jnp.square(kept), 0.0))
         eps = kept * (x0 + v) + renewed * there.noise()
-        return (1.0 - there.s) * x0 + there.s * eps, memory
+        return (1.0 - there.s) * x0 + there.s * eps
 
 
 @dataclass(frozen=True, kw_only=True)
 class WanEuler(Euler):
-    """Euler at the times of Wan's flow-matching scheduler."""
+    """Euler's step at the times of Wan's flow-matching scheduler."""
 
     def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
         return wan_euler_grid(steps, shift, start)
@@ -125,20 +133,15 @@ class WanEuler(Euler):
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(_OneStep):
-    """Second order, two evaluations a step but one in the last (arXiv 2206.00364).
+    """The second-order solver, two evaluations per step, one in the last (2206.00364).
 
-    At s = 0 a network was never trained and ε is not determined; the last step is
+    At s = 0 a network was never trained and ε is undetermined, so the last step is
     Euler's, whose local error is of the order of the whole.
     """
 
-    def step(
-        self,
-        velocity: Velocity,
-        z: Float[Array, "b l p"],
-        memory: tuple[()],
-        here: GridPoint,
-        there: GridPoint,
-    ) -> tuple[Float[Array, "b l p"], tuple[()]]:
+    def advance(
+        self, velocity: Velocity, z: Array, here: GridPoint, there: GridPoint
+    ) -> Array:
         ds = there.s - here.s
         first = velocity(z, here)
         euler = z + ds * first
@@ -147,11 +150,11 @@ class Heun(_OneStep):
             return z + 0.5 * ds * (first + velocity(euler, there))
 
         last = jnp.all(there.s == 0.0)
-        return jax.lax.cond(last, lambda: euler, corrected), memory
+        return jax.lax.cond(last, lambda: euler, corrected)
 
 
 class SolverState(NamedTuple):
-    """UniPC's memory: the last stop, corrected, and the estimates of x0 at two."""
+    """UniPC's memory: the last corrected point, and estimates of x0 at two points."""
 
     z: Float[Array, "b l p"]
     s: Float[Array, "b l 1"]
@@ -162,27 +165,25 @@ class SolverState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC:
-    """Multistep predictor and corrector of order 2 (B₂(h), arXiv 2302.04867), Wan's.
+    """Wan's multistep predictor-corrector of order 2 (B₂(h), arXiv 2302.04867).
 
-    One evaluation a step. With what the network answers here the step that led here is
-    done again, better, and then the next is predicted; x0 stays as it was estimated
+    It evaluates the network once per step. The network's answer at a point first
+    corrects the step that led there, then predicts the next; x0 keeps its estimate from
     before the correction. In λ = log((1−s)/s) a step is, exactly,
 
         z' = (s'/s)·z + (1 − s'/s)·x̂,  x̂ = the mean of x0(λ) under the weight e^λ,
 
-    and x0(λ) is interpolated between the estimates at hand. An interval of length 0
-    says nothing of x0's slope: so the first step is of first order, and stops that a
-    schedule holds at one level do no harm. The last step, to s = 0, takes x0.
+    and x0(λ) is interpolated between the available estimates. An interval of length 0
+    does not determine the slope of x0, so the first step is of first order, and equal
+    noise levels in a schedule do no harm. The last step, to s = 0, takes x0.
     """
 
     def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
         return unipc_grid(steps, shift, start)
 
     def start(self, z: Float[Array, "b l p"], first: GridPoint) -> SolverState:
-        nothing = jnp.zeros_like(z)
-        return SolverState(
-            z=z, s=first.s, x0=nothing, s_before=first.s, x0_before=nothing
-        )
+        zeros = jnp.zeros_like(z)
+        return SolverState(z=z, s=first.s, x0=zeros, s_before=first.s, x0_before=zeros)
 
     def step(
         self,
@@ -196,7 +197,7 @@ class UniPC:
         x0 = z - here.s * velocity(z, here)
         z = _blend(past.z, _corrected(past, x0, here.s), past.s, here.s)
         slope = _ratio(x0 - past.x0, _interval(past.s, here.s))
-        # B₂ takes x0's mean over a straight line at its middle, whatever the weight.
+        # B₂ takes the mean of x0 at the middle of the line, for any weight.
         halfway = jnp.where(there.s > 0.0, 0.5 * _interval(here.s, there.s), 0.0)
         now = SolverState(z=z, s=here.s, x0=x0, s_before=past.s, x0_before=past.x0)
         return _blend(z, x0 + halfway * slope, here.s, there.s), now
@@ -213,16 +214,12 @@ SOLVERS: dict[str, Solver] = {
 
 
 def _corrected(past: SolverState, x0: Array, s: Array) -> Array:
-    """Mean of x0 over the step from `past` to here, by the parabola through all three.
-
-    x0(τ) = past.x0 + aτ + bτ² for τ in [0, 1], under the weight e^(hτ); with two
-    estimates only, halfway between them.
-    """
+    """Returns the mean of x0 over the step from `past`, by a parabola."""
     h, before = _interval(past.s, s), _interval(past.s_before, past.s)
     rise = x0 - past.x0
     tangent = h * _ratio(past.x0 - past.x0_before, before)
     b = (rise - tangent) * _ratio(h, h + before)
-    # Digits are lost as h shrinks, but what they weigh shrinks as fast.
+    # Small h loses digits, but their weight shrinks as fast.
     whole = -_ratio(1.0, jnp.expm1(-h))
     mean = whole - _ratio(1.0, h)
     mean_square = whole - 2.0 * _ratio(mean, h)
@@ -231,12 +228,12 @@ def _corrected(past: SolverState, x0: Array, s: Array) -> Array:
 
 
 def _blend(z: Array, x0: Array, s: Array, s_next: Array) -> Array:
-    """The latents at s_next < s on the straight line through z at s and x0 at 0."""
+    """Returns the latents at s_next < s on the line through z at s and x0 at 0."""
     return (s_next / s) * z + ((s - s_next) / s) * x0
 
 
 def _interval(s: Array, s_next: Array) -> Array:
-    """Length of a step in λ, at least 0; infinite to s = 0."""
+    """Returns the length of a step in λ, at least 0; infinite to s = 0."""
     return _log_snr(s_next) - _log_snr(s)
 
 
@@ -245,5 +242,5 @@ def _log_snr(s: Array) -> Array:
 
 
 def _ratio(a: Array | float, b: Array) -> Array:
-    """a / b, and 0 where b is 0."""
+    """Returns a / b, and 0 where b is 0."""
     return jnp.where(b == 0.0, 0.0, a / jnp.where(b == 0.0, 1.0, b))

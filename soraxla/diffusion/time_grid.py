@@ -1,8 +1,8 @@
-"""The times a sampler stops at, per segment: NumPy, float64, outside of what compiles.
+"""The times of a sampler's grid per segment, in NumPy and float64, outside of jit.
 
-Wan's UniPC tells its network the time rounded down to a thousandth. Where that falls on
-an edge, float32 would round to the other side, so that grids are made on the host and
-given to the sampler like the batch.
+Wan's UniPC passes its network the time rounded down to a thousandth. At an edge,
+float32 would round to the other side, so grids are made on the host and passed to the
+sampler like the batch.
 """
 
 from typing import NamedTuple
@@ -16,24 +16,19 @@ from soraxla.diffusion.noise_schedule import shift_time
 
 # Wan trains on the times 1/1000 … 1000/1000.
 _FIRST, _COUNT = 0.001, 1000
-# UniPC divides by 1 − s, so that it starts a little below pure noise.
+# UniPC divides by 1 − s, so it starts slightly below pure noise.
 _BELOW_NOISE = 1e-6
 
 
 class Grid(NamedTuple):
-    """n stops from noise to clean, one more than steps, each segment on its own.
-
-    Attributes:
-        t: the time whose noise level the latents have; falls, and is 0 at the last.
-        asked: the time the network is told there.
-    """
+    """A grid of n points from noise to clean, one more than steps, for each segment."""
 
     t: Float[Array, "n b s"]
-    asked: Float[Array, "n b s"]
+    model_t: Float[Array, "n b s"]
 
 
 def even_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
-    """u evenly from `start` to 0, shifted.
+    """Returns u evenly from `start` to 0, shifted.
 
     Raises:
         UserError: fewer than one step.
@@ -43,9 +38,10 @@ def even_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Gri
 
 
 def wan_euler_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
-    """u evenly from `start` to S(0.001), shifted, then 0; S is the shift, met twice.
+    """Returns u evenly from `start` to S(0.001), shifted, then 0; S is the shift.
 
-    Diffusers' `FlowMatchEulerDiscreteScheduler` takes these times.
+    The shift S thus applies twice. These are the times of diffusers'
+    `FlowMatchEulerDiscreteScheduler`.
 
     Raises:
         UserError: fewer than one step.
@@ -58,10 +54,10 @@ def wan_euler_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -
 
 
 def unipc_grid(steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
-    """u evenly from `start` to 0.001, shifted, with 0 in place of the last.
+    """Returns u evenly from `start` to 0.001, shifted, with 0 in place of the last.
 
-    The first level is no nearer to noise than 1e-6, and the network is told
-    ⌊1000t⌋/1000, as by diffusers' `UniPCMultistepScheduler` for flow models.
+    The first level is no nearer to noise than 1e-6, and the network gets ⌊1000t⌋/1000,
+    as by diffusers' `UniPCMultistepScheduler` for flow models.
 
     Raises:
         UserError: fewer than one step.
@@ -80,7 +76,7 @@ def _checked(steps: int) -> int:
 
 
 def _shifted(u: np.ndarray, shift: Array) -> Float[np.ndarray, "n b s"]:
-    """Of times (n) that segments share, or (n b s) of their own."""
+    """Shifts times (n) that segments share, or (n b s) per segment."""
     shift = np.asarray(shift, np.float64)
     shape = (len(u), *shift.shape)
     u = u if u.shape == shape else u[:, None, None]
@@ -89,10 +85,10 @@ def _shifted(u: np.ndarray, shift: Array) -> Float[np.ndarray, "n b s"]:
 
 
 def _ended(t: Float[np.ndarray, "m b s"]) -> Float[np.ndarray, "n b s"]:
-    """With a last stop at 0."""
+    """Appends a last point at 0."""
     return np.concatenate([t, np.zeros_like(t[:1])])
 
 
-def _grid(t: np.ndarray, asked: np.ndarray | None = None) -> Grid:
-    asked = t if asked is None else asked
-    return Grid(t=t.astype(np.float32), asked=asked.astype(np.float32))
+def _grid(t: np.ndarray, model_t: np.ndarray | None = None) -> Grid:
+    model_t = t if model_t is None else model_t
+    return Grid(t=t.astype(np.float32), model_t=model_t.astype(np.float32))

@@ -1,8 +1,8 @@
-"""Attention over packed rows: a token sees its own segment and nothing else.
+"""Attention over packed rows: a token sees its segment and no other.
 
-One signature and one gradient over the engines in `kernels/`: only the output and its
-logsumexp are kept for the backward pass (arXiv 2205.14135). The platform of the
-mesh that is set picks the engine, so that a compile for a TPU on another host is right.
+One signature and one gradient serve all engines in `engines/`: the backward pass needs
+only the output and its logsumexp (arXiv 2205.14135). The current mesh's platform
+selects the engine, so that compiling for a TPU on another host selects the TPU's.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ from soraxla.ops.engines.engine import Engine
 from soraxla.parallel.compiler import platform
 from soraxla.parallel.mesh import current_mesh
 
-# By platform; others have flash attention in plain XLA. `gpu_cudnn` joins them when a
+# By platform; others use flash attention in plain XLA. `gpu_cudnn` joins them when a
 # GPU has passed its test.
 ENGINES = {"tpu": tpu_splash.ENGINE}
 
@@ -35,18 +35,18 @@ def attention(
     axes: tuple[str, str] = ("tokens", "tokens"),
     name: str = "attn",
 ) -> Float[Array, "b l n k"]:
-    """Softmax attention of each query to the keys that bear its segment id.
+    """Computes softmax attention of each query to the keys with its segment id.
 
     Logits are scaled by 1/√k; logits and softmax are fp32. A query of id 0 (padding),
     or whose segment has no key, gets exactly 0; keys of id 0 get exactly no gradient.
-    Cost follows the blocks that segments share if ids ascend along a row, as packed
-    rows have them; the result is right in any order. Memory is O(l + m).
+    The cost follows the blocks that segments share if ids ascend along a row, as in
+    packed rows; the result is right in any order. Memory is O(l + m).
 
     Args:
         kv_bias: added to every logit of a key; log(n) makes one key count as n.
-        axes: logical axes of l and m, for the mesh that is set, if one is.
-        name: of what the backward pass needs, output and logsumexp, to the policies of
-            `jax.checkpoint`: one that saves it spares the forward pass a second run.
+        axes: logical axes of l and m, for the current mesh, if there is one.
+        name: the name of output and logsumexp for `jax.checkpoint` policies: a policy
+            that saves them avoids a second forward pass.
     """
     engine, mesh = ENGINES.get(platform(), xla_flash.ENGINE), current_mesh()
     if mesh is not None:

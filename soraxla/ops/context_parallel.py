@@ -1,12 +1,13 @@
-"""An engine of packed attention made into one over a mesh of devices.
+"""Context parallelism: an engine of packed attention as an engine over a mesh.
 
-Rows and heads need no help: a device computes those it has. The tokens of a row, cut
-along `context`, meet in one of two ways. *Ulysses* (arXiv 2309.14509) trades tokens for
-heads and back, where the heads divide. *Ring* (arXiv 2310.01889) sends keys and values
-round, a share a hop, and merges what the hops give by their logsumexp.
+Rows and heads are independent: each device computes its part. For the tokens of a row,
+sharded along `context`, there are two methods. *Ulysses* (arXiv 2309.14509) exchanges
+tokens for heads and back, if the devices divide the heads. *Ring* (arXiv 2310.01889)
+passes keys and values around, one shard per hop, and merges the outputs by their
+logsumexp.
 
-Each is an engine again, forward and backward, so that no gradient is taken through any
-of it.
+Each method returns an engine with a forward and a backward function, so JAX
+differentiates through neither.
 """
 
 from functools import partial
@@ -23,31 +24,34 @@ from soraxla.parallel.mesh import axis_size, dividing_axes
 def over_mesh(
     engine: Engine, mesh: AbstractMesh, axes: tuple[str, str], q_shape, kv_shape
 ) -> Engine:
-    """The engine for whole arrays of these shapes, (B, L, N, K) and (B, M, N, K).
+    """Returns the engine for global arrays (B, L, N, K) and (B, M, N, K).
 
     Args:
         axes: logical axes of the queries' and of the keys' tokens.
+
+    Raises:
+        UserError: the keys are sharded and the queries are not sharded alike.
     """
     rows, heads = (
         dividing_axes(q_shape[0], "batch", mesh),
         dividing_axes(q_shape[2], "heads", mesh),
     )
-    q_cut = dividing_axes(q_shape[1], axes[0], mesh)
-    kv_cut = dividing_axes(kv_shape[1], axes[1], mesh)
-    # Queries and keys are cut alike, or keys are whole on every device that needs them.
-    if axis_size(mesh, kv_cut) > 1 and kv_cut != q_cut:
+    q_axes = dividing_axes(q_shape[1], axes[0], mesh)
+    kv_axes = dividing_axes(kv_shape[1], axes[1], mesh)
+    # Queries and keys are sharded alike, or every device that needs keys has all.
+    if axis_size(mesh, kv_axes) > 1 and kv_axes != q_axes:
         raise UserError(
-            f"{kv_shape[1]} keys are cut along {' x '.join(kv_cut)} and {q_shape[1]} "
-            "queries are not: make both a multiple of the devices there"
+            f"{kv_shape[1]} keys are sharded along {' x '.join(kv_axes)} and "
+            f"{q_shape[1]} queries are not: make both a multiple of the devices there"
         )
-    parts = axis_size(mesh, kv_cut)
+    parts = axis_size(mesh, kv_axes)
     if parts > 1:
         local_heads = q_shape[2] // axis_size(mesh, heads)
         if local_heads % parts == 0:
-            engine = ulysses(engine, kv_cut)
+            engine = ulysses(engine, kv_axes)
         else:
-            engine = ring(engine, kv_cut, parts)
-    shared = () if kv_cut else q_cut
+            engine = ring(engine, kv_axes, parts)
+    shared = () if kv_axes else q_axes
 
     def backward(*inputs):
         grad_q, grad_k, grad_v, grad_bias = engine.backward(*inputs)
@@ -57,8 +61,8 @@ def over_mesh(
             grad_bias = jax.lax.psum(grad_bias, (*shared, *heads))
         return grad_q, grad_k, grad_v, grad_bias
 
-    q, kv = PartitionSpec(rows, q_cut, heads), PartitionSpec(rows, kv_cut, heads)
-    q_ids, kv_ids = PartitionSpec(rows, q_cut), PartitionSpec(rows, kv_cut)
+    q, kv = PartitionSpec(rows, q_axes, heads), PartitionSpec(rows, kv_axes, heads)
+    q_ids, kv_ids = PartitionSpec(rows, q_axes), PartitionSpec(rows, kv_axes)
     inputs = (q, kv, kv, q_ids, kv_ids, kv_ids)
     local = partial(jax.shard_map, mesh=mesh, check_vma=False)
     return Engine(
@@ -70,7 +74,7 @@ def over_mesh(
 
 
 def ulysses(engine: Engine, axes: tuple[str, ...]) -> Engine:
-    """Each device has all tokens of a part of its heads while the engine computes."""
+    """Returns an engine that gives each device all tokens of a part of its heads."""
 
     def to_heads(*xs):  # (B, L/c, N, ...) to (B, L, N/c, ...)
         return (jax.lax.all_to_all(x, axes, 2, 1, tiled=True) for x in xs)
@@ -78,18 +82,18 @@ def ulysses(engine: Engine, axes: tuple[str, ...]) -> Engine:
     def to_tokens(*xs):
         return (jax.lax.all_to_all(x, axes, 1, 2, tiled=True) for x in xs)
 
-    def whole(*xs):
+    def gather(*xs):
         return (
             None if x is None else jax.lax.all_gather(x, axes, axis=1, tiled=True)
             for x in xs
         )
 
     def forward(q, k, v, *ids_and_bias):
-        out, lse = engine.forward(*to_heads(q, k, v), *whole(*ids_and_bias))
+        out, lse = engine.forward(*to_heads(q, k, v), *gather(*ids_and_bias))
         return tuple(to_tokens(out, lse))
 
     def backward(q, k, v, q_ids, kv_ids, kv_bias, *saved):
-        ids_and_bias = whole(q_ids, kv_ids, kv_bias)
+        ids_and_bias = gather(q_ids, kv_ids, kv_bias)
         grads = engine.backward(*to_heads(q, k, v), *ids_and_bias, *to_heads(*saved))
         grad_bias = grads[3]
         if grad_bias is not None:
@@ -102,8 +106,11 @@ def ulysses(engine: Engine, axes: tuple[str, ...]) -> Engine:
 
 
 def ring(engine: Engine, axes: tuple[str, ...], parts: int) -> Engine:
-    """Keys and values of the other devices come by; a share of other segments is
-    passed on unseen. Sums are fp32."""
+    """Returns an engine that passes keys and values from device to device.
+
+    A shard without a segment in common with the queries is passed on unused. Sums are
+    fp32.
+    """
 
     def pass_on(tree):
         pairs = [(i, (i + 1) % parts) for i in range(parts)]
@@ -113,7 +120,7 @@ def ring(engine: Engine, axes: tuple[str, ...], parts: int) -> Engine:
         def hop(carry, _):
             (out, lse), (k, v, kv_ids, kv_bias) = carry
             more, more_lse = jax.lax.cond(
-                _meet(q_ids, kv_ids),
+                _overlap(q_ids, kv_ids),
                 lambda: engine.forward(q, k, v, q_ids, kv_ids, kv_bias),
                 lambda: (jnp.zeros_like(q), jnp.full_like(lse, LOWEST)),
             )
@@ -122,8 +129,8 @@ def ring(engine: Engine, axes: tuple[str, ...], parts: int) -> Engine:
             out = out + more.astype(jnp.float32) * jnp.exp(more_lse - new)[..., None]
             return ((out, new), pass_on((k, v, kv_ids, kv_bias))), None
 
-        nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], LOWEST)
-        start = nothing, (k, v, kv_ids, kv_bias)
+        skipped = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], LOWEST)
+        start = skipped, (k, v, kv_ids, kv_bias)
         ((out, lse), _), _ = jax.lax.scan(hop, start, length=parts)
         return out.astype(q.dtype), lse
 
@@ -132,16 +139,16 @@ def ring(engine: Engine, axes: tuple[str, ...], parts: int) -> Engine:
             grad_q, keys, grad_keys = carry
             k, v, kv_ids, kv_bias = keys
 
-            def here():
+            def visible():
                 grads = engine.backward(
                     q, k, v, q_ids, kv_ids, kv_bias, lse, delta, grad
                 )
                 return jax.tree.map(lambda x: x.astype(jnp.float32), grads)
 
-            def nothing():
+            def skipped():
                 return jax.tree.map(jnp.zeros_like, (grad_q, *grad_keys))
 
-            more = jax.lax.cond(_meet(q_ids, kv_ids), here, nothing)
+            more = jax.lax.cond(_overlap(q_ids, kv_ids), visible, skipped)
             grad_q, *grad_keys = jax.tree.map(jnp.add, (grad_q, *grad_keys), more)
             return (grad_q, *pass_on((keys, tuple(grad_keys)))), None
 
@@ -151,7 +158,7 @@ def ring(engine: Engine, axes: tuple[str, ...], parts: int) -> Engine:
         keys = k, v, kv_ids, kv_bias
         start = zeros(q), keys, jax.tree.map(zeros, (k, v, kv_bias))
         (grad_q, _, grad_keys), _ = jax.lax.scan(hop, start, length=parts)
-        # After as many hops as devices, all of it is home again.
+        # After as many hops as devices, every gradient is back on its device.
         grads = jax.tree.map(
             lambda x, like: x.astype(like.dtype),
             (grad_q, *grad_keys),
@@ -162,8 +169,8 @@ def ring(engine: Engine, axes: tuple[str, ...], parts: int) -> Engine:
     return Engine(forward, backward)
 
 
-def _meet(q_ids, kv_ids):
-    """Whether the ranges of ids overlap; padding is in none."""
+def _overlap(q_ids, kv_ids):
+    """Returns whether the ranges of segment ids overlap; padding is in no range."""
 
     def ends(ids):
         return jnp.min(jnp.where(ids > 0, ids, jnp.iinfo(ids.dtype).max)), jnp.max(ids)

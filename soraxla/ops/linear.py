@@ -1,4 +1,4 @@
-"""The product of a linear layer, with weight gradients that a CPU is fast at."""
+"""The product of a linear layer, with weight gradients that are fast on a CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,11 @@ def affine(
     bias: Float[Array, " o"] | None = None,
     dtype: DTypeLike | None = None,
 ) -> Float[Array, "b l o"]:
-    """x·kernel + bias, the product in `dtype`; all in that of the operands if None."""
+    """Returns x·kernel + bias; `dtype` is the product's, None the operands'."""
     mesh = current_mesh()
-    # Over several devices a layout that is asked for gathers on old jax.
+    # On several devices, a requested layout makes old jax gather.
     if dtype is None and platform() == "cpu" and (mesh is None or mesh.size == 1):
-        return _on_a_cpu(x, kernel, bias)
+        return _cpu_affine(x, kernel, bias)
     return _plain(x, kernel, bias, dtype)
 
 
@@ -33,7 +33,7 @@ def _plain(
 
 
 @jax.custom_vjp
-def _on_a_cpu(x: Array, kernel: Array, bias: Array | None) -> Array:
+def _cpu_affine(x: Array, kernel: Array, bias: Array | None) -> Array:
     return _plain(x, kernel, bias, None)
 
 
@@ -42,8 +42,12 @@ def _forward(x: Array, kernel: Array, bias: Array | None):
 
 
 def _backward(saved: tuple[Array, Array, Array | None], grad_BLO: Array):
-    """A copy of x that lies turned in memory, and ones, because XLA folds a transpose
-    into a product over rows, for which it has no fast bf16 kernel, nor fast sums."""
+    """Returns the gradients of x, kernel and bias.
+
+    It copies x transposed in memory, and sums by a product with ones: XLA folds a
+    transpose into a product over rows, for which it has no fast bf16 kernel, nor fast
+    sums.
+    """
     x_BLI, kernel, bias = saved
     x_RI, grad_RO = (y.reshape(-1, y.shape[-1]) for y in (x_BLI, grad_BLO))
     x_IR = with_layout_constraint(x_RI.T, Layout((0, 1)))
@@ -53,4 +57,4 @@ def _backward(saved: tuple[Array, Array, Array | None], grad_BLO: Array):
     return jnp.einsum("blo,io->bli", grad_BLO, kernel), x_IR @ grad_RO, grad_bias
 
 
-_on_a_cpu.defvjp(_forward, _backward)
+_cpu_affine.defvjp(_forward, _backward)

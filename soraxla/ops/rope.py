@@ -1,7 +1,7 @@
 """Three-axis rotary position embedding (RoPE, arXiv 2104.09864; axes as in Wan 2.1).
 
 A head of dim K is split into time, height and width, in that order; height and width
-get 2⌊K/6⌋ each and time the rest. Inside an axis, feature pairs (2i, 2i+1) turn by
+get 2⌊K/6⌋ each and time the rest. In an axis, feature pairs (2i, 2i+1) rotate by
 `position · 10000^(−2i / axis dim)`.
 """
 
@@ -14,10 +14,10 @@ from soraxla.core.types import Array
 
 
 def rotary_axis_dims(head_dim: int) -> tuple[int, int, int]:
-    """(time, height, width) features of a head; 128 is 44, 42, 42.
+    """Returns (time, height, width) features of a head; 128 is 44, 42, 42.
 
     Raises:
-        UserError: `head_dim` is odd or below 6, so that an axis would be empty.
+        UserError: `head_dim` is odd or below 6, which leaves an axis empty.
     """
     if head_dim % 2 or head_dim < 6:
         raise UserError(
@@ -31,7 +31,7 @@ def rotary_axis_dims(head_dim: int) -> tuple[int, int, int]:
 def rotary_tables(
     positions: Float[Array, "b l 3"], head_dim: int, *, theta: float = 10000.0
 ) -> tuple[Float[Array, "b l half"], Float[Array, "b l half"]]:
-    """Cosine and sine of every pair's angle, fp32, half = head_dim / 2.
+    """Returns cosine and sine of every pair's angle, fp32, half = head_dim / 2.
 
     Args:
         positions: (t, h, w) of each token; t may be any real number, in latent frames
@@ -53,9 +53,9 @@ def rotate(
     cos: Float[Array, "b l half"],
     sin: Float[Array, "b l half"],
 ) -> Float[Array, "b l n k"]:
-    """Turns each interleaved pair (a, b) to (a cos − b sin, a sin + b cos), in fp32.
+    """Rotates each interleaved pair (a, b) to (a cos − b sin, a sin + b cos).
 
-    Returns fp32: the caller rounds once, after the rotation.
+    The result is fp32: the caller rounds once, after the rotation.
     """
     x = x.astype(jnp.float32)
     a, b = x[..., 0::2], x[..., 1::2]

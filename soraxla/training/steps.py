@@ -122,7 +122,7 @@ def dit_step(
     """
     keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.visit)
     t_BS = sample_times(keys_BS, batch.shift)
-    keys_BS = sample_keys(cfg.seed, Purpose.KNOWN, batch.visit)
+    keys_BS = sample_keys(cfg.seed, Purpose.CONDITION, batch.visit)
     condition_t_BS = _KNOWN_NOISE * jax.vmap(jax.vmap(jax.random.uniform))(keys_BS)
 
     def error(trained: PyTree, *rows: PyTree) -> tuple[Array, Array]:

@@ -73,7 +73,7 @@ def run(process, solver, steps, batch, noise, *, exact_times=True, seed=0):
     """
     options = {"xla_backend_optimization_level": 0}
     grid = solver.grid(steps, batch.shift)
-    grid = grid._replace(asked=grid.t) if exact_times else grid
+    grid = grid._replace(model_t=grid.t) if exact_times else grid
     return np.asarray(
         jax.jit(
             lambda noise: sample(
@@ -293,12 +293,12 @@ def test_where_nothing_is_known_latents_are_not_read(solver):
 @solvers(*SOLVED)
 def test_times_fall_from_noise_to_clean(solver, steps):
     """Of any shift, told times within a thousandth of the latents' own."""
-    t, asked = solver.grid(steps, np.array([[0.3, 1.0, 12.0]], np.float32))
-    assert t.shape == asked.shape == (steps + 1, 1, 3)
-    assert t.dtype == asked.dtype == np.float32
+    t, model_t = solver.grid(steps, np.array([[0.3, 1.0, 12.0]], np.float32))
+    assert t.shape == model_t.shape == (steps + 1, 1, 3)
+    assert t.dtype == model_t.dtype == np.float32
     assert np.all(np.diff(t, axis=0) < 0)
     assert np.all(t[0] >= 1 - 2e-6) and np.all(t[0] <= 1) and np.all(t[-1] == 0)
-    assert np.all(asked <= t) and np.all(asked > t - 0.0011)
+    assert np.all(model_t <= t) and np.all(model_t > t - 0.0011)
     np.testing.assert_array_equal(
         solver.grid(steps, np.float32([[12.0]])).t, t[..., 2:]
     )
@@ -310,11 +310,11 @@ def test_times_fall_from_noise_to_clean(solver, steps):
 def test_times_begin_where_they_are_asked_to(solver, steps, start):
     """At u = start before the shift; a start of 1 is the whole way."""
     shift = np.array([[0.3, 1.0, 12.0]], np.float32)
-    t, asked = solver.grid(steps, shift, start)
+    t, model_t = solver.grid(steps, shift, start)
     first = shift * start / (1 + (shift - 1) * start)
     np.testing.assert_allclose(t[0], np.minimum(first, 1 - 1e-6), rtol=2e-6)
     assert np.all(np.diff(t, axis=0) <= 0) and np.all(t[-1] == 0)
-    assert t.shape == asked.shape == (steps + 1, 1, 3) and np.all(asked <= t)
+    assert t.shape == model_t.shape == (steps + 1, 1, 3) and np.all(model_t <= t)
     for one, two in zip(
         solver.grid(steps, shift, 1.0), solver.grid(steps, shift), strict=True
     ):
@@ -334,7 +334,7 @@ def test_an_oracle_leads_from_anywhere_to_the_truth(solver, start):
         return (x - truth) / t_BL1
 
     x = process.corrupt(other, eps, token_times(grid.t[0], batch.segment_ids))
-    grid = grid._replace(asked=grid.t)
+    grid = grid._replace(model_t=grid.t)
     out = sample(denoise, x, batch, grid, process=process, solver=solver)
     found, expected = np.asarray(out)[0, (0, 2, 3)], truth[0, (0, 2, 3)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
@@ -372,7 +372,7 @@ def test_a_sampler_takes_at_least_one_step(solver):
 
 
 def test_stops_at_one_level_change_nothing_for_unipc():
-    """ε-prediction is not asked above t = 0.995: the stops up there are one level."""
+    """ε-prediction is not used above t = 0.995: the stops up there are one level."""
     process, batch = Process(prediction="eps"), row(2, shift=[12.0])
     noise = np.array([[[1, -1], [0, 2]]], np.float32)
     grid = UniPC().grid(100, batch.shift)

@@ -72,7 +72,7 @@ def test_levels_and_times_are_diffusers_own(arrays, name, steps):
     grid = SOLVERS[name].grid(steps, SHIFT)
     sigmas, times = arrays(name, steps, "sigmas"), arrays(name, steps, "times")
     np.testing.assert_allclose(grid.t[:, 0], sigmas, rtol=0, atol=3e-8)
-    np.testing.assert_allclose(grid.asked[:-1, 0], times / 1000.0, rtol=0, atol=6e-8)
+    np.testing.assert_allclose(grid.model_t[:-1, 0], times / 1000.0, rtol=0, atol=6e-8)
 
 
 @pytest.mark.parametrize("steps", golden.STEPS)

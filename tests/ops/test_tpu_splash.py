@@ -70,9 +70,9 @@ def test_biased_cross_attention_is_the_dense_one():
 
 def test_a_row_too_long_for_the_tables_is_computed_in_shares(monkeypatch):
     """Two blocks of queries, or of keys, to a share; the last has one."""
-    cut = tpu_splash._Cut.of
+    cut = tpu_splash._Tiling.of
     monkeypatch.setattr(
-        tpu_splash._Cut, "of", lambda length, block, _: cut(length, block, 2)
+        tpu_splash._Tiling, "of", lambda length, block, _: cut(length, block, 2)
     )
     ids = _packings(5 * BLOCK - 1)
     _assert_exact(*_inputs(ids, ids, biased=False))
@@ -82,11 +82,11 @@ def test_tables_outgrow_no_memory():
     """1 MiB holds two tables of int32, whose rows the compiler fills up to 128."""
     for length in (10_000, 300_000, 900_000, 2_900_000):
         kv_blocks = -(-length // tpu_splash._BLOCK)
-        rows = tpu_splash._most_rows(kv_blocks)
-        q_cut = tpu_splash._Cut.of(length, tpu_splash._BLOCK, rows)
-        assert q_cut.blocks * -(-kv_blocks // 128) * 128 * 8 < 0.95 * 2**20
-        assert length <= q_cut.length < 1.02 * length + 128 * q_cut.blocks
-        assert q_cut.size <= tpu_splash._BLOCK and q_cut.size % 128 == 0
+        rows = tpu_splash._max_table_rows(kv_blocks)
+        q_tiling = tpu_splash._Tiling.of(length, tpu_splash._BLOCK, rows)
+        assert q_tiling.blocks * -(-kv_blocks // 128) * 128 * 8 < 0.95 * 2**20
+        assert length <= q_tiling.length < 1.02 * length + 128 * q_tiling.blocks
+        assert q_tiling.size <= tpu_splash._BLOCK and q_tiling.size % 128 == 0
 
 
 def test_a_gradient_too_long_for_the_tables_is_refused():
@@ -102,7 +102,7 @@ def test_a_gradient_too_long_for_the_tables_is_refused():
 @pytest.mark.parametrize("column_major", [False, True])
 def test_a_skipped_block_names_the_next_needed_one(column_major):
     ids = np.stack([row(100, 156, 200, 300, length=8 * BLOCK)])[0]
-    cut = tpu_splash._Cut.of(len(ids), BLOCK, 8)
+    cut = tpu_splash._Tiling.of(len(ids), BLOCK, 8)
     tables = tpu_splash._tables(ids, ids, cut, cut, column_major=column_major)
     needed, following = (
         np.asarray(x)[0].T if column_major else np.asarray(x)[0]

@@ -204,7 +204,7 @@ def test_a_forecast_is_learnt_from_the_frames_before_as_they_are():
     train = quick(functools.partial(dit_step, cfg=cfg))
     state = quick(functools.partial(dit_init, cfg))()
     batch, frame = rows([B, C]), 4  # of 3 and 2 frames
-    keys = sample_keys(cfg.seed, Purpose.KNOWN, batch.visit)
+    keys = sample_keys(cfg.seed, Purpose.CONDITION, batch.visit)
     t_BS = 0.1 * jax.vmap(jax.vmap(jax.random.uniform))(keys)
     t_BL = token_times(t_BS, batch.segment_ids)
     eps = noise(cfg.seed, batch.visit, batch.segment_ids, batch.token_index, 8)

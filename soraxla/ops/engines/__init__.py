@@ -1,1 +1,1 @@
-"""Engines of packed attention: one interface, one file a platform."""
+"""Engines of packed attention: one interface, one file per platform."""

@@ -1,4 +1,4 @@
-"""A bias of keys for kernels that know none: more columns of q and k."""
+"""Key biases for kernels without a bias: additional columns of q and k."""
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,17 @@ def with_bias(
     k: Float[Array, "b m n k"],
     kv_bias: Float[Array, "b m"] | None,
 ) -> tuple[Float[jax.Array, "b l n kk"], Float[jax.Array, "b m n kk"]]:
-    """q and k whose products are those of the given ones plus the key's bias.
+    """Returns q and k whose products are those of the arguments plus the key's bias.
 
-    `COLUMNS` columns of ones in q meet bf16 numbers in k that add up to the bias, so
-    the product is right to fp32 whatever the operands' precision. The bias's gradient
-    is that of the first of these columns of k, summed over heads.
+    `COLUMNS` columns of ones in q meet bf16 numbers in k whose sum is the bias, so the
+    product is exact to fp32 at any precision of the operands. The bias's gradient is
+    that of the first of these columns of k, summed over heads.
     """
     if kv_bias is None:
         return jnp.asarray(q), jnp.asarray(k)
     parts, rest = [], kv_bias.astype(jnp.float32)
     for _ in range(COLUMNS):
-        # Not a cast and its way back, which a compiler may leave out.
+        # A compiler may remove a cast and its inverse, but not this.
         part = jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7)
         parts.append(part)
         rest = rest - part

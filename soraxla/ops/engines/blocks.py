@@ -1,4 +1,4 @@
-"""Which blocks of queries and of keys share a segment: what an engine has to visit."""
+"""Blocks of queries and keys that share a segment: those an engine has to visit."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ from soraxla.core.types import Array
 def blocks_meet(
     q_ids: Int[Array, "*b i q"], kv_ids: Int[Array, "*b j m"]
 ) -> Bool[jax.Array, "*b i j"]:
-    """Whether the range of segment ids of a block of queries meets that of a block of
-    keys; padding (0) is in no range.
+    """Returns whether the segment ids of a block of queries and one of keys overlap.
 
-    Exact where ids ascend along a row, as packed rows have them; in any other order a
-    block too many may be named, never one too few.
+    Padding (0) is in no range of ids. The result is exact if ids ascend along a row, as
+    in packed rows; in any other order it may include a block too many, never one too
+    few.
     """
     (low_I, high_I), (low_J, high_J) = _ends(q_ids), _ends(kv_ids)
     meet_IJ = low_I[..., :, None] <= high_J[..., None, :]

@@ -1,17 +1,19 @@
 """Packed attention on Hopper GPUs and later: cuDNN's fused kernels over ragged rows.
 
-A segment is a sequence of cuDNN's, told by its first token and its length, so foreign
-segments are never touched. The way there is private to jax, and all of it is in this
-file. It is compiled for 64 segments a row and 16-bit numbers; rows of more segments, or
-whose ids do not ascend, go to `xla_flash` at run time, fp32 and wide heads at once.
+A segment is a sequence to cuDNN, defined by its first token and its length, so other
+segments are never read. The functions that reach cuDNN are private to jax; all their
+uses are in this file. The program holds 64 segments per row and 16-bit numbers. Rows of
+more segments, or with ids that do not ascend, go to `xla_flash` at run time; fp32 and
+wide heads go there at compile time.
 
-No GPU has run it yet. Tests lower it with jax 0.10.2 and 0.12, play the kernels' part
-as jax documents it, and compare with the reference where there is a GPU.
+No GPU has run it yet. Tests lower it with jax 0.10.2 and 0.12, simulate the kernels as
+jax documents them, and compare with the reference if there is a GPU.
 
-cuDNN keeps the logsumexp as (segment, head, place in the segment), segments of all rows
-numbered through. Its backward pass takes one, and an output from which it forms delta:
-it is handed the multiple of `grad` whose product with `grad` is the delta that is asked
-for, so a logsumexp and delta over more keys than these work as in other engines.
+cuDNN stores the logsumexp by (segment, head, index in the segment), with segments of
+all rows numbered in sequence. Its backward pass takes a logsumexp, and an output from
+which it computes delta. This module passes the multiple of `grad` whose product with
+`grad` is the requested delta, so a logsumexp and delta over more keys than these work
+as in other engines.
 """
 
 import inspect
@@ -25,7 +27,7 @@ from soraxla.ops.engines import xla_flash
 from soraxla.ops.engines.bias import COLUMNS, with_bias
 from soraxla.ops.engines.engine import LOWEST, Engine
 
-# Segments a row, at most. The logsumexp is laid out for as many full rows.
+# The most segments per row; the logsumexp has space for that many full rows.
 _SEGMENTS = 64
 
 _OPTIONS = {
@@ -41,18 +43,18 @@ if "score_mod" in inspect.signature(cudnn.dot_product_attention).parameters:
 
 
 def forward(q, k, v, q_ids, kv_ids, kv_bias):
-    """See `Engine.forward`."""
+    """Computes `Engine.forward`."""
     inputs = q, k, v, q_ids, kv_ids, kv_bias
-    if not _is_taken(q, kv_bias):
+    if not _is_supported(q, kv_bias):
         return xla_flash.forward(*inputs)
     packed = _is_packed(q_ids) & _is_packed(kv_ids)
     return jax.lax.cond(packed, _forward, xla_flash.forward, *inputs)
 
 
 def backward(q, k, v, q_ids, kv_ids, kv_bias, lse, delta, grad):
-    """See `Engine.backward`."""
+    """Computes `Engine.backward`."""
     inputs = q, k, v, q_ids, kv_ids, kv_bias, lse, delta, grad
-    if not _is_taken(q, kv_bias):
+    if not _is_supported(q, kv_bias):
         return xla_flash.backward(*inputs)
     packed = _is_packed(q_ids) & _is_packed(kv_ids)
     return jax.lax.cond(packed, _backward, xla_flash.backward, *inputs)
@@ -66,7 +68,7 @@ def _forward(q, k, v, q_ids, kv_ids, kv_bias):
         is_training=True,
         **_OPTIONS,
     )
-    # What belongs to no segment with keys is not written.
+    # cuDNN does not write tokens outside a segment with keys.
     seen_BL = segments.of_q_BL < segments.count
     out = jnp.where(seen_BL[:, :, None, None], out[..., : v.shape[-1]], 0)
     at = jnp.minimum(segments.of_q_BL, segments.count - 1), segments.place_BL
@@ -115,9 +117,9 @@ class _Segments(NamedTuple):
     kv_lengths: jax.Array
     q_starts: jax.Array  # (B, S + 1), -1 for others and at the end
     kv_starts: jax.Array
-    of_q_BL: jax.Array  # number of a query's segment over all rows; B·S for none
+    of_q_BL: jax.Array  # a query's segment number over all rows; B·S if none
     of_kv_BM: jax.Array
-    place_BL: jax.Array  # of a query in its segment
+    place_BL: jax.Array  # a query's index in its segment
 
     @property
     def count(self) -> int:
@@ -129,7 +131,7 @@ class _Segments(NamedTuple):
         both_BS = (q_lengths > 0) & (kv_lengths > 0)
         number_BS = jnp.cumsum(both_BS.reshape(-1)).reshape(both_BS.shape) - 1
         number_BS = jnp.where(both_BS, number_BS, both_BS.size)
-        # Padding, of id 0, looks up the column before the first.
+        # Padding has id 0 and looks up the column before the first.
         number_BS = jnp.pad(number_BS, [(0, 0), (1, 0)], constant_values=both_BS.size)
         of_q, of_kv = (
             jnp.take_along_axis(number_BS, ids, axis=1) for ids in (q_ids, kv_ids)
@@ -153,7 +155,7 @@ class _Segments(NamedTuple):
 
 
 def _ends(ids_BL):
-    """Lengths and first tokens (B, S) of the segments of packed rows."""
+    """Returns lengths and first tokens (B, S) of the segments of packed rows."""
     each = jnp.arange(1, _SEGMENTS + 1, dtype=ids_BL.dtype)
     lengths_BS = jnp.sum(
         ids_BL[:, :, None] == each[None, None, :], axis=1, dtype=jnp.int32
@@ -162,8 +164,8 @@ def _ends(ids_BL):
 
 
 def _operands(q, k, v, kv_bias, segments: _Segments):
-    """The first arguments of both kernels."""
-    # The kernels scale what the bias's columns give too.
+    """Returns the first arguments of both kernels."""
+    # The kernels scale the bias's columns too.
     bias = None if kv_bias is None else kv_bias * q.shape[-1] ** 0.5
     q, k = with_bias(q, k, bias)
     width = _width(q.shape[-1])
@@ -180,16 +182,18 @@ def _widened(x, width: int):
     return jnp.pad(x, [(0, 0)] * 3 + [(0, width - x.shape[-1])])
 
 
-def _is_taken(q, kv_bias) -> bool:
-    """Whether the kernels take such operands, on what GPU there is: on another host,
-    one that they know is assumed."""
+def _is_supported(q, kv_bias) -> bool:
+    """Returns whether the kernels take such operands on this host's GPU.
+
+    On a host without a GPU, a GPU that they know is assumed.
+    """
     known = jax.default_backend() != "gpu" or cudnn.check_compute_capability("9.0")
     width = _width(q.shape[-1] + (0 if kv_bias is None else COLUMNS))
     return known and q.dtype in (jnp.bfloat16, jnp.float16) and width <= 256
 
 
 def _is_packed(ids_BL):
-    """Whether ids ascend, padding stands at the end, and there are few enough."""
+    """Returns whether ids ascend, padding is at the end, and the ids are few enough."""
     last = jnp.where(ids_BL > 0, ids_BL, jnp.iinfo(ids_BL.dtype).max)
     return jnp.all(last[:, 1:] >= last[:, :-1]) & (jnp.max(ids_BL) <= _SEGMENTS)
 

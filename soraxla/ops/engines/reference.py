@@ -1,5 +1,7 @@
-"""Packed attention with all logits at once, in fp32: what the engines are tested
-against, and their formulas in the open. Memory is O(L·M)."""
+"""Packed attention with all logits at once, in fp32: the reference for other engines.
+
+It writes the engines' formulas in full. Memory is O(L·M).
+"""
 
 import jax.numpy as jnp
 
@@ -7,19 +9,19 @@ from soraxla.ops.engines.engine import LOWEST, Engine
 
 
 def forward(q, k, v, q_ids, kv_ids, kv_bias):
-    """See `Engine.forward`."""
+    """Computes `Engine.forward`."""
     logits_BNLM = _logits(q, k, q_ids, kv_ids, kv_bias)
     max_BNL = jnp.maximum(jnp.max(logits_BNLM, axis=-1), LOWEST)
     weights_BNLM = jnp.exp(logits_BNLM - max_BNL[..., None])
     sum_BNL = jnp.sum(weights_BNLM, axis=-1)
-    sum_BNL = jnp.where(sum_BNL > 0.0, sum_BNL, 1.0)  # a query without keys: 0 / 1
+    sum_BNL = jnp.where(sum_BNL > 0.0, sum_BNL, 1.0)  # without keys, 0 / 1
     weights_BNLM = weights_BNLM / sum_BNL[..., None]
     out = jnp.einsum("bnlm,bmnk->blnk", weights_BNLM, v.astype(jnp.float32))
     return out.astype(q.dtype), (max_BNL + jnp.log(sum_BNL)).swapaxes(1, 2)
 
 
 def backward(q, k, v, q_ids, kv_ids, kv_bias, lse, delta, grad):
-    """See `Engine.backward`."""
+    """Computes `Engine.backward`."""
     q_, k_, v_, grad = (x.astype(jnp.float32) for x in (q, k, v, grad))
     logits_BNLM = _logits(q, k, q_ids, kv_ids, kv_bias)
     weights_BNLM = jnp.exp(logits_BNLM - lse.swapaxes(1, 2)[..., None])
@@ -36,7 +38,7 @@ def backward(q, k, v, q_ids, kv_ids, kv_bias, lse, delta, grad):
 
 
 def _logits(q, k, q_ids, kv_ids, kv_bias):
-    """(B, N, L, M) in fp32; -inf where the query does not see the key."""
+    """Returns logits (B, N, L, M) in fp32; -inf if the query does not see the key."""
     q, k = q.astype(jnp.float32), k.astype(jnp.float32)
     logits_BNLM = jnp.einsum("blnk,bmnk->bnlm", q, k) * q.shape[-1] ** -0.5
     if kv_bias is not None:

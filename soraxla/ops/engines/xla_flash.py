@@ -1,12 +1,12 @@
 """Flash attention (arXiv 2205.14135) over packed rows in plain XLA, for any platform.
 
 Blocks of queries meet blocks of keys with a running softmax; in rows whose ids ascend,
-blocks of other segments are never visited. Laid out for a CPU: rows and blocks go one
+blocks of other segments are skipped. The layout suits a CPU: rows and blocks run one
 after the other.
 
-I and J are blocks of queries and of keys, Q and M a query and a key of one. Logits are
-held as (key, query): sums over keys then run along the major axis, which XLA vectorizes
-on a CPU.
+I and J are blocks of queries and of keys, Q and M a query and a key of a block. Logits
+have the shape (key, query): sums over keys then run along the major axis, which XLA
+vectorizes on a CPU.
 """
 
 from typing import NamedTuple
@@ -17,14 +17,14 @@ import jax.numpy as jnp
 from soraxla.ops.engines.blocks import blocks_meet
 from soraxla.ops.engines.engine import LOWEST, Engine
 
-# Queries and keys to a block, at most. On a CPU with packed rows of 1,024 tokens larger
+# The most queries or keys in a block. On a CPU with packed rows of 1,024 tokens, larger
 # blocks gain little (a fifth at 1,024); smaller ones skip more of a long row but lose a
 # third at 128.
 _BLOCK = 256
 
 
 class _Queries(NamedTuple):
-    """Queries in blocks, as a stack or one by one; the last three in the backward."""
+    """Queries in blocks, stacked or single; the backward pass sets the last three."""
 
     q_NQK: jax.Array
     ids_Q: jax.Array
@@ -34,19 +34,19 @@ class _Queries(NamedTuple):
 
 
 class _Keys(NamedTuple):
-    """Keys and values in blocks, as a stack or one by one."""
+    """Keys and values in blocks, stacked or single."""
 
     k_NMK: jax.Array
     v_NMK: jax.Array
     ids_M: jax.Array
     bias_M: jax.Array | None
-    turned_NKM: jax.Array  # what a (key, query) matrix meets from the right: v, or k
+    transposed_NKM: jax.Array  # v, or k in the backward pass
 
 
 def forward(q, k, v, q_ids, kv_ids, kv_bias):
-    """See `Engine.forward`."""
+    """Computes `Engine.forward`."""
     queries = _Queries(_to_blocks(q), _to_blocks(q_ids))
-    keys = _key_blocks(k, v, kv_ids, kv_bias, turned=v)
+    keys = _key_blocks(k, v, kv_ids, kv_bias, transposed=v)
     bounds_BI = _overlap(queries.ids_Q, keys.ids_M)
 
     def one_row(row):
@@ -61,7 +61,7 @@ def forward(q, k, v, q_ids, kv_ids, kv_bias):
 
 
 def _forward_block(query: _Queries, bounds, keys: _Keys):
-    """Output (N, K, Q) and logsumexp (N, Q) of one block of queries."""
+    """Returns output (N, K, Q) and logsumexp (N, Q) of one block of queries."""
     dtype = keys.v_NMK.dtype
     n, block, d = query.q_NQK.shape
 
@@ -73,19 +73,19 @@ def _forward_block(query: _Queries, bounds, keys: _Keys):
         weights_NMQ = jnp.exp(logits_NMQ - new_max_NQ[:, None, :])
         decay_NQ = jnp.exp(max_NQ - new_max_NQ)
         sum_NQ = decay_NQ * sum_NQ + jnp.sum(weights_NMQ, axis=1)
-        add_NKQ = _dot("nkm,nmq->nkq", key.turned_NKM, weights_NMQ.astype(dtype))
+        add_NKQ = _dot("nkm,nmq->nkq", key.transposed_NKM, weights_NMQ.astype(dtype))
         return decay_NQ[:, None, :] * out_NKQ + add_NKQ, new_max_NQ, sum_NQ
 
     zero = jnp.zeros((n, d, block), jnp.float32)
     lowest = jnp.full((n, block), LOWEST, jnp.float32)
     start = (zero, lowest, jnp.zeros_like(lowest))
     out_NKQ, max_NQ, sum_NQ = jax.lax.fori_loop(bounds[0], bounds[1], step, start)
-    sum_NQ = jnp.where(sum_NQ > 0.0, sum_NQ, 1.0)  # a query without keys: 0 / 1
+    sum_NQ = jnp.where(sum_NQ > 0.0, sum_NQ, 1.0)  # without keys, 0 / 1
     return (out_NKQ / sum_NQ[:, None, :]).astype(dtype), max_NQ + jnp.log(sum_NQ)
 
 
 def backward(q, k, v, q_ids, kv_ids, kv_bias, lse, delta, grad):
-    """See `Engine.backward`."""
+    """Computes `Engine.backward`."""
     queries = _Queries(
         _to_blocks(q),
         _to_blocks(q_ids),
@@ -93,7 +93,7 @@ def backward(q, k, v, q_ids, kv_ids, kv_bias, lse, delta, grad):
         _to_blocks(grad),
         _to_blocks(delta).swapaxes(2, 3),
     )
-    keys = _key_blocks(k, v, kv_ids, kv_bias, turned=k)
+    keys = _key_blocks(k, v, kv_ids, kv_bias, transposed=k)
     bounds_BJ = _overlap(keys.ids_M, queries.ids_Q)
 
     def one_row(row):
@@ -117,7 +117,7 @@ def backward(q, k, v, q_ids, kv_ids, kv_bias, lse, delta, grad):
 
 
 def _backward_block(grad_q_INKQ, key: _Keys, bounds, queries: _Queries):
-    """Adds one block of keys to the gradient of q; gradients of its k, v and bias."""
+    """Adds one block of keys to the gradient of q; returns those of k, v and bias."""
 
     def step(i, carry):
         grad_q_INKQ, grad_k_NMK, grad_v_NMK, grad_bias_M = carry
@@ -131,7 +131,7 @@ def _backward_block(grad_q_INKQ, key: _Keys, bounds, queries: _Queries):
         grad_v_NMK = grad_v_NMK + _dot("nmq,nqk->nmk", weights_NMQ, query.grad_NQK)
         grad_NMQ = (scale * grad_NMQ).astype(query.q_NQK.dtype)
         grad_k_NMK = grad_k_NMK + _dot("nmq,nqk->nmk", grad_NMQ, query.q_NQK)
-        add_NKQ = _dot("nkm,nmq->nkq", key.turned_NKM, grad_NMQ)
+        add_NKQ = _dot("nkm,nmq->nkq", key.transposed_NKM, grad_NMQ)
         grad_q_INKQ = jax.lax.dynamic_update_index_in_dim(
             grad_q_INKQ, _at(grad_q_INKQ, i) + add_NKQ, i, 0
         )
@@ -149,7 +149,7 @@ def _backward_block(grad_q_INKQ, key: _Keys, bounds, queries: _Queries):
 
 
 def _logits(query: _Queries, key: _Keys):
-    """(N, M, Q) in fp32; -inf where the query does not see the key."""
+    """Returns logits (N, M, Q) in fp32; -inf if the query does not see the key."""
     scale = key.k_NMK.shape[-1] ** -0.5
     logits_NMQ = scale * _dot("nmk,nqk->nmq", key.k_NMK, query.q_NQK)
     if key.bias_M is not None:
@@ -164,25 +164,25 @@ def _dot(spec: str, x, y):
 
 
 def _overlap(ids_BIQ, ids_BJM):
-    """First and one past the last block of j that shares a segment with i."""
+    """Returns the first and one past the last block of j that meet a segment of i."""
     meet_BIJ = blocks_meet(ids_BIQ, ids_BJM)
     first = jnp.argmax(meet_BIJ, axis=-1)
     last = meet_BIJ.shape[-1] - jnp.argmax(meet_BIJ[:, :, ::-1], axis=-1)
     return first, jnp.where(jnp.any(meet_BIJ, axis=-1), last, 0)
 
 
-def _key_blocks(k, v, kv_ids, kv_bias, *, turned) -> _Keys:
+def _key_blocks(k, v, kv_ids, kv_bias, *, transposed) -> _Keys:
     return _Keys(
         _to_blocks(k),
         _to_blocks(v),
         _to_blocks(kv_ids),
         None if kv_bias is None else _to_blocks(kv_bias),
-        _to_blocks(turned).swapaxes(-1, -2),
+        _to_blocks(transposed).swapaxes(-1, -2),
     )
 
 
 def _to_blocks(x):
-    """(B, L, ...) to (B, I, Q, ...), heads before queries; the last filled with 0."""
+    """Reshapes (B, L, ...) to (B, I, Q, ...), heads before queries, padded with 0."""
     blocks = -(-x.shape[1] // _BLOCK)
     size = -(-x.shape[1] // blocks)
     pad = [(0, 0), (0, blocks * size - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
@@ -191,14 +191,14 @@ def _to_blocks(x):
 
 
 def _from_blocks(x_BINQ, length: int):
-    """(B, I, N, Q, ...) to (B, L, N, ...), without what filled the last block."""
+    """Reshapes (B, I, N, Q, ...) to (B, L, N, ...) and removes the padding."""
     x_BIQN = x_BINQ.swapaxes(2, 3)
     x_BLN = x_BIQN.reshape(x_BIQN.shape[0], -1, *x_BIQN.shape[3:])
     return x_BLN[:, :length]
 
 
 def _at(stack, i):
-    """Entry i of every array in a stack of blocks."""
+    """Returns entry i of every array in a stack of blocks."""
     return jax.tree.map(
         lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stack
     )
