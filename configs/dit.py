@@ -1,6 +1,6 @@
 """A packed diffusion transformer on a prepared dataset.
 
-    soraxla train --config configs/dit.py:xs --data DATASET --workdir runs/dit
+    soraxla train --config dit:xs --data DATASET --workdir runs/dit
 
 Every size of `soraxla.models.config.SIZES`: `debug` and `xs` train on a CPU (`soraxla
 demo` trains one between them on the ten shipped samples; its numbers stand in
@@ -9,7 +9,7 @@ README.md), `s` on one accelerator, larger ones on more.
 
 from ml_collections import ConfigDict
 
-from soraxla.core.config import to_dict
+from soraxla.core.config import to_config_dict
 from soraxla.models.dit.config import dit_config
 from soraxla.packing.conditioning import EVERY_TASK
 from soraxla.packing.pack import PackConfig
@@ -44,4 +44,4 @@ def get_config(size: str = "xs") -> ConfigDict:
             preview_every=250 if small else 5000,
         ),
     )
-    return ConfigDict({"kind": "dit", **to_dict(training)})
+    return to_config_dict("dit", training)

@@ -3,7 +3,7 @@
     soraxla import wan --from WAN --out wan --text-encoder umt5:WAN/text_encoder
     soraxla prepare --source MEDIA --out DATASET --vae wan/vae \\
         --text-encoder umt5:WAN/text_encoder
-    soraxla train --config configs/finetune_wan.py:lora --data DATASET --init wan \\
+    soraxla train --config finetune_wan:lora --data DATASET --init wan \\
         --workdir runs/lora
     soraxla generate --checkpoint runs/lora --prompt "…" --out clip.mp4
     soraxla export wan --checkpoint runs/lora --out merged
@@ -18,47 +18,40 @@ folder's, so it has no settings here. Clips keep their own sizes and share rows 
 
 from ml_collections import ConfigDict
 
-from soraxla.core.config import to_dict
+from soraxla.core.config import to_config_dict
 from soraxla.core.errors import UserError
+from soraxla.models.dit.config import dit_config
 from soraxla.models.dit.lora import LoRAConfig
 from soraxla.packing.pack import PackConfig
-from soraxla.parallel.mesh import MeshConfig
+from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
+from soraxla.training.steps import DiTStepConfig
 
 
 def get_config(way: str = "lora") -> ConfigDict:
-    """The training settings of a way to fine-tune."""
+    """Returns the training settings of a way to fine-tune."""
     if way not in ("full", "lora"):
         raise UserError(f"unknown fine-tuning {way!r}: expected full or lora")
     adapt = way == "lora"
-    return ConfigDict(
-        {
-            "kind": "dit",
-            "step": {
-                "model": {"remat": "full"},
-                "optim": to_dict(
-                    OptimConfig(
-                        learning_rate=1e-4 if adapt else 1e-5,
-                        ema_decay=0.99 if adapt else 0.999,
-                    )
-                ),
-                "lora": to_dict(LoRAConfig()) if adapt else None,
-                "seed": 0,
-            },
-            "pack": to_dict(
-                PackConfig(row_length=32768, text_length=4096, max_segments=32)
+    training = DiTTrainingConfig(
+        step=DiTStepConfig(
+            model=dit_config("debug"),
+            optim=OptimConfig(
+                learning_rate=1e-4 if adapt else 1e-5,
+                ema_decay=0.99 if adapt else 0.999,
             ),
-            "batch_rows": 1,
-            "accumulate": 1,
-            "shift": None,
-            "mesh": to_dict(MeshConfig()),
-            "loop": to_dict(
-                LoopConfig(
-                    steps=2000 if adapt else 10_000,
-                    checkpoint_every=250,
-                    preview_every=500,
-                )
-            ),
-        }
+            lora=LoRAConfig() if adapt else None,
+        ),
+        pack=PackConfig(row_length=32768, text_length=4096, max_segments=32),
+        loop=LoopConfig(
+            steps=2000 if adapt else 10_000,
+            checkpoint_every=250,
+            preview_every=500,
+        ),
     )
+    config = to_config_dict("dit", training)
+    # The folder of --init says the model and its process.
+    config.step.model = ConfigDict({"remat": "full"})
+    del config.step["process"]
+    return config

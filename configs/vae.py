@@ -1,7 +1,7 @@
 """A causal video VAE from nothing.
 
-    soraxla train --config configs/vae.py:xs-pictures --data MEDIA --workdir PICTURES
-    soraxla train --config configs/vae.py:xs --data MEDIA --workdir VAE --init PICTURES
+    soraxla train --config vae:xs-pictures --data MEDIA --workdir PICTURES
+    soraxla train --config vae:xs --data MEDIA --workdir VAE --init PICTURES
 
 Sizes: `debug` (width 4, for tests), `xs-pictures` and then `xs` (width 16, 3.6 M
 parameters, fp32: what soraxla ships; see soraxla/assets/vae_small/README.md for its
@@ -15,7 +15,7 @@ it does a picture, so the second run starts from there.
 from ml_collections import ConfigDict
 
 from data_pipelines.vae_windows import WindowConfig, WindowShape
-from soraxla.core.config import to_dict
+from soraxla.core.config import to_config_dict
 from soraxla.core.errors import UserError
 from soraxla.models.vae.model import VAEConfig
 from soraxla.training.experiment import VAETrainingConfig
@@ -69,4 +69,4 @@ def get_config(size: str = "xs") -> ConfigDict:
         ),
         loop=LoopConfig(steps=steps, checkpoint_every=500, preview_every=1000),
     )
-    return ConfigDict({"kind": "vae", **to_dict(training)})
+    return to_config_dict("vae", training)

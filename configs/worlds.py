@@ -3,19 +3,19 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
     soraxla worlds --world flat --clips 40000 --pictures 1 --seed 1 --out pictures
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir pictures \
         --vae soraxla/assets/worlds/vae --out pictures_data
-    soraxla train --config configs/worlds.py:pictures --data pictures_data \
+    soraxla train --config worlds:pictures --data pictures_data \
         --workdir runs/pictures
     soraxla worlds --world flat --clips 24000 --out worlds
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir worlds \
         --vae soraxla/assets/worlds/vae --out worlds_data
-    soraxla train --config configs/worlds.py:forecast --data worlds_data \
+    soraxla train --config worlds:forecast --data worlds_data \
         --init runs/pictures --workdir runs/forecast
-    soraxla train --config configs/worlds.py --data worlds_data --init runs/forecast \
+    soraxla train --config worlds --data worlds_data --init runs/forecast \
         --workdir runs/worlds
     soraxla worlds --world flat --clips 92000 --pictures 0.65 --seed 2 --out mixed
     soraxla prepare --source tfds:soraxla_worlds/flat --data-dir mixed \
         --vae soraxla/assets/worlds/vae --out mixed_data
-    soraxla train --config configs/worlds.py:details --data mixed_data \
+    soraxla train --config worlds:details --data mixed_data \
         --init runs/worlds --workdir runs/details
 
 The card of the model that is shipped says how that one was trained, nearly so;
@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
-from soraxla.core.config import to_dict
+from soraxla.core.config import to_config_dict
 from soraxla.core.errors import UserError
 from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import dit_config
@@ -122,4 +122,4 @@ def get_config(stage: str = "clips") -> ConfigDict:
         shift=shift,
         loop=LoopConfig(steps=steps, checkpoint_every=250),
     )
-    return ConfigDict({"kind": "dit", **to_dict(training)})
+    return to_config_dict("dit", training)

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--config",
-        default="configs/finetune_wan.py:lora",
-        metavar="FILE[:ARGUMENT]",
+        default="finetune_wan:lora",
+        metavar="NAME[:ARGUMENT]",
         help="of the training to come (default: %(default)s)",
     )
     parser.add_argument(
@@ -32,17 +32,15 @@ def run(args: argparse.Namespace) -> None:
     import jax
 
     from data_pipelines.dataset import open_dataset
-    from soraxla.cli.train import load_config, replace_setting
+    from soraxla.cli.train import configured
     from soraxla.core.config import build
     from soraxla.parallel.mesh import make_mesh
     from soraxla.tools.preflight import examine
     from soraxla.training.experiment import DiTTrainingConfig
     from soraxla.training.finetune import open_start, settings_of
 
-    config = load_config(args.config)
-    for assignment in args.set:
-        replace_setting(config, assignment)
-    if config.pop("kind", None) != "dit":
+    kind, config = configured(args.config, args.set)
+    if kind != "dit":
         raise UserError(f"{args.config}: trains no transformer; the doctor knows those")
     failed = []
     start = open_start(args.checkpoint)

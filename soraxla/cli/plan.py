@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         required=True,
-        metavar="FILE[:SIZE]",
-        help="a transformer's, such as configs/dit.py:xl",
+        metavar="NAME[:ARGUMENT]",
+        help="a transformer's preset, such as dit:xl, or a Python file",
     )
     parser.add_argument(
         "--topology", required=True, help="chips, such as v5e:8x8, v5p:4x4x4 or v5p-128"
@@ -84,7 +84,7 @@ def _words(args: argparse.Namespace) -> list[str]:
     """The command line again, without --json."""
     words = []
     for name, value in vars(args).items():
-        if name in ("verb", "json") or value is None:
+        if name in ("verb", "json", "traceback") or value is None:
             continue
         for one in value if isinstance(value, list) else [value]:
             words += [f"--{name.replace('_', '-')}", str(one)]
@@ -94,7 +94,7 @@ def _words(args: argparse.Namespace) -> list[str]:
 def _plan(args: argparse.Namespace) -> "Plan":
     from soraxla.checkpoints.wan.families import WAN_VAES
     from soraxla.cli.generate import parse_size
-    from soraxla.cli.train import load_config, replace_setting
+    from soraxla.cli.train import configured
     from soraxla.core.config import build
     from soraxla.generation.vae_streaming import chunk
     from soraxla.models.vae.model import VAEConfig
@@ -107,17 +107,13 @@ def _plan(args: argparse.Namespace) -> "Plan":
     )
     from soraxla.training.experiment import DiTTrainingConfig
 
-    config = load_config(args.config)
-    if config.pop("kind", None) != "dit":
+    named = {"batch_rows": args.rows, "pack.row_length": args.row_length}
+    sets = [f"{key}={n}" for key, n in named.items() if n is not None]
+    kind, config = configured(args.config, [*sets, *args.set])
+    if kind != "dit":
         raise UserError(f"{args.config}: trains no transformer; plan knows those")
     if args.mesh is not None:
         config["mesh"] = _mesh(args.mesh)
-    if args.rows is not None:
-        config["batch_rows"] = args.rows
-    if args.row_length is not None:
-        config["pack"]["row_length"] = args.row_length
-    for assignment in args.set:
-        replace_setting(config, assignment)
     cfg = build(DiTTrainingConfig, config)
     rows = args.rows is not None or any(s.startswith("batch_rows=") for s in args.set)
     topology = topology_name(args.topology)

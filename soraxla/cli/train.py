@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         required=True,
-        metavar="FILE[:SIZE]",
-        help="such as configs/dit.py:xs",
+        metavar="NAME[:ARGUMENT]",
+        help="preset, such as dit:xs, or a Python file, such as mine.py:xs",
     )
     parser.add_argument(
         "--data",
@@ -53,12 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.parallel.cluster import find_group
     from soraxla.parallel.rendezvous import join
 
-    config = load_config(args.config)
-    for assignment in args.set:
-        replace_setting(config, assignment)
-    kind = config.pop("kind", None)
-    if kind not in ("vae", "dit"):
-        raise UserError(f"{args.config}: kind is {kind!r}, expected 'vae' or 'dit'")
+    kind, config = configured(args.config, args.set)
     if args.workdir.exists() and not args.workdir.is_dir():
         raise UserError(f"--workdir {args.workdir}: is a file, expected a folder")
     group = find_group(args.coordinator, args.processes, args.process_id)
@@ -114,63 +109,18 @@ def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
         train(job, cfg.loop, args.workdir)
 
 
-def load_config(spec: str) -> dict[str, Any]:
-    """`FILE[:ARGUMENT]` → the nested dict of the file's `get_config`.
+def configured(spec: str, assignments: list[str]) -> tuple[str, dict[str, Any]]:
+    """Returns (kind, settings) of `--config`, with those of `--set`.
 
     Raises:
-        UserError: the file is missing, cannot be run, or has no `get_config`.
+        UserError: see `load_preset` and `set_from_text`.
     """
-    import importlib.util
-    import inspect
+    from soraxla.core.config import set_from_text
+    from soraxla.training.presets import load_preset, training_class
 
-    from ml_collections import ConfigDict
-
-    name, _, argument = spec.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        raise UserError(f"{path}: no such configuration; configs/ has some")
-    module_spec = importlib.util.spec_from_file_location("soraxla_config", path)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path}: not a Python file; a configuration ends in .py")
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        get_config = module.get_config
-    except (SyntaxError, ImportError, AttributeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be used as a configuration ({error})"
-        ) from error
-    if argument and not inspect.signature(get_config).parameters:
-        raise UserError(f"{path}: takes no size, remove ':{argument}'")
-    config = get_config(argument) if argument else get_config()
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config made {type(config)}, expected ConfigDict")
-    return config.to_dict()
-
-
-def replace_setting(config: dict[str, Any], assignment: str) -> None:
-    """Replaces one setting in place; `KEY=VALUE`, the value a Python literal or text.
-
-    Raises:
-        UserError: no `=`, or no such key (names the nearest).
-    """
-    import ast
-
-    from soraxla.core.config import nearest
-
-    key, separator, text = assignment.partition("=")
-    if not separator:
-        raise UserError(f"--set {assignment}: expected KEY=VALUE")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    *parents, last = key.split(".")
-    node: Any = config
-    for part in [*parents, last]:
-        if not isinstance(node, dict) or part not in node:
-            known = node if isinstance(node, dict) else []
-            raise UserError(f"--set {key}: unknown {part!r}{nearest(part, known)}")
-        if part is not last:
-            node = node[part]
-    node[last] = value
+    config = load_preset(spec)
+    cls = training_class(config, spec)
+    for assignment in assignments:
+        set_from_text(config, cls, assignment)
+    settings = config.to_dict()
+    return settings.pop("kind"), settings

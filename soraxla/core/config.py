@@ -1,19 +1,28 @@
-"""Settings are frozen dataclasses; here they are made from nested mappings and back."""
+"""Settings: frozen dataclasses, nested mappings of them, and dotted keys into those."""
 
+import ast
+import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from soraxla.core.errors import UserError
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
 T = TypeVar("T")
+
+# Settings that were renamed: the dotted key in older training folders and the new one.
+RENAMED: dict[str, str] = {}
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """The dataclass `cls` of nested mappings: parsed JSON, or `ConfigDict.to_dict()`.
+    """Returns the dataclass `cls` of nested mappings: JSON, or `ConfigDict.to_dict()`.
 
     Lists become tuples, whole numbers become floats where floats are expected.
 
@@ -22,42 +31,235 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             wrong type; the message names the key with its path.
     """
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore
+    fields = _fields(cls)
     for key in values:
         if key not in fields:
             raise UserError(f"unknown setting {where + key!r}{nearest(key, fields)}")
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
+    missing = [n for n, f in fields.items() if n not in values and _required(f)]
     if missing:
         raise UserError(f"setting {where + missing[0]!r} is missing; add it")
     return cls(**{k: _convert(hints[k], v, f"{where}{k}") for k, v in values.items()})
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """Nested dicts and lists, ready for JSON; `build` is the inverse."""
+    """Returns nested dicts and lists, ready for JSON; `build` is the inverse."""
     return _plain(dataclasses.asdict(settings))
 
 
+def to_config_dict(kind: str, settings: Any) -> "ConfigDict":
+    """Returns the ConfigDict of a whole training, as `get_config` hands it out.
+
+    Args:
+        kind: the model that is trained, "dit" or "vae".
+        settings: a `DiTTrainingConfig` or a `VAETrainingConfig`.
+    """
+    from ml_collections import ConfigDict
+
+    return ConfigDict({"kind": kind, **to_dict(settings)})
+
+
 def nearest(value: str, known: Iterable[str]) -> str:
-    """`: did you mean 'x'?`, with what there is; the end of an error message."""
+    """Returns `: did you mean 'x'? Known: …`, the end of an error message."""
     known = list(known)
     near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
     hint = f": did you mean {near[0]!r}?" if near else ":"
     return f"{hint} Known: {', '.join(known)}"
 
 
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested settings of any age under today's names, see `RENAMED`."""
+    flat = dict(_flat(settings))
+    made: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, last = RENAMED.get(key, key).split(".")
+        node = made
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = value
+    return made
+
+
+# --- Dotted keys ------------------------------------------------------------------
+
+
+def set_key(config: "ConfigDict", cls: type, key: str, value: Any) -> None:
+    """Sets one setting of `config` in place, checked against the dataclass `cls`.
+
+    A group that is None is made from its dataclass's defaults when a key in it is set.
+    A mapping sets each of its keys; None removes an optional group or an entry.
+
+    Args:
+        key: dotted, such as "step.optim.learning_rate" or "loop.evaluators.loss.every".
+
+    Raises:
+        UserError: an unknown key (names the nearest leaf), or a value of a wrong type.
+    """
+    *groups, last = key.split(".")
+    node, hint = config, cls
+    for group in groups:
+        parent, hint = hint, _hint_of(hint, group, key, cls)
+        node = _entered(node, group, parent, hint, key, cls)
+    parent, hint = hint, _hint_of(hint, last, key, cls)
+    if isinstance(value, Mapping) and _holds_keys(hint):
+        _entered(node, last, parent, hint, key, cls)
+        for name, each in value.items():
+            set_key(config, cls, f"{key}.{name}", each)
+        return
+    made = _convert(hint, value, key)
+    _assign(node, last, to_dict(made) if dataclasses.is_dataclass(made) else made)
+
+
+def set_from_text(config: "ConfigDict", cls: type, assignment: str) -> None:
+    """Sets `KEY=VALUE`, see `set_key`; the value is a Python literal, `inf` or a text.
+
+    Raises:
+        UserError: there is no `=`; see `set_key`.
+    """
+    key, separator, text = assignment.partition("=")
+    if not separator:
+        raise UserError(f"{assignment}: expected KEY=VALUE, such as loop.steps=1000")
+    set_key(config, cls, key.strip(), _value_of(text.strip()))
+
+
+def leaves(cls: type, where: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """Yields (dotted key, type, field) of every setting that is no group."""
+    hints = typing.get_type_hints(cls)
+    for name, field in _fields(cls).items():
+        groups = _groups(hints[name])
+        if groups:
+            for group in groups:
+                yield from leaves(group, f"{where}{name}.")
+        else:
+            yield where + name, hints[name], field
+
+
+def _value_of(text: str) -> Any:
+    if text.lstrip("+-") in ("inf", "infinity"):
+        return float(text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _unknown(key: str, cls: type) -> UserError:
+    """Returns the error of a key that is no setting, with the leaf most like it."""
+    if key in RENAMED:
+        return UserError(f"setting {key!r} is called {RENAMED[key]!r} now")
+
+    def likeness(leaf: str) -> float:
+        ends = key.rpartition(".")[2], leaf.rpartition(".")[2]
+        return sum(
+            difflib.SequenceMatcher(None, *pair).ratio() for pair in ((key, leaf), ends)
+        )
+
+    near = max((leaf for leaf, *_ in leaves(cls)), key=likeness)
+    if likeness(near) < 1:
+        return UserError(f"unknown setting {key!r}; docs/configuration.md lists all")
+    return UserError(f"unknown setting {key!r}: did you mean {near!r}?")
+
+
+def _hint_of(hint: Any, name: str, key: str, cls: type) -> Any:
+    """Returns the type of what `name` means in a group of the type `hint`."""
+    for option in _options(hint):
+        if dataclasses.is_dataclass(option) and name in _fields(option):
+            return typing.get_type_hints(option)[name]
+        if _is_mapping(option):
+            return (*typing.get_args(option), Any, Any)[1]
+        if option is Any:
+            return Any
+    raise _unknown(key, cls)
+
+
+def _entered(
+    node: "ConfigDict", name: str, parent: Any, hint: Any, key: str, cls: type
+) -> "ConfigDict":
+    """Returns the group `name` of `node`, made of its defaults where it is None.
+
+    A group that is not there at all starts empty: `build` adds its defaults, or a model
+    folder says the rest.
+    """
+    if not _holds_keys(hint) and hint is not Any:
+        raise _unknown(key, cls)
+    if node.get(name) is None:
+        made: Any = {}
+        if name in node and _groups(hint):
+            made = _defaults(_groups(hint)[0])
+        elif name not in node and not _groups(hint):
+            made = _defaults(parent).get(name, {})  # a mapping's first entries
+        _assign(node, name, made)
+    return node[name]
+
+
+def _defaults(hint: Any) -> dict[str, Any]:
+    """Returns the defaults of a dataclass, without the settings that have none."""
+    made = {}
+    for group in _groups(hint):
+        for name, field in _fields(group).items():
+            if field.default is not dataclasses.MISSING:
+                made[name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                made[name] = field.default_factory()
+    return made
+
+
+def _assign(node: "ConfigDict", name: str, value: Any) -> None:
+    with contextlib.ExitStack() as stack:
+        # The dataclass has said that the type is right.
+        stack.enter_context(node.ignore_type())
+        stack.enter_context(node.unlocked())
+        node[name] = _plain(value)
+
+
+# --- Types ------------------------------------------------------------------------
+
+
+def _fields(cls: Any) -> dict[str, dataclasses.Field]:
+    return {f.name: f for f in dataclasses.fields(cls) if f.init}
+
+
+def _required(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _groups(hint: Any) -> list[Any]:
+    return [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+
+
+def _is_mapping(hint: Any) -> bool:
+    kind = typing.get_origin(hint) or hint
+    return isinstance(kind, type) and issubclass(kind, Mapping)
+
+
+def _holds_keys(hint: Any) -> bool:
+    return bool(_groups(hint)) or any(map(_is_mapping, _options(hint)))
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{where}{key}.")
+        else:
+            yield where + key, value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
     return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         if dataclasses.is_dataclass(value):
             return value
@@ -66,13 +268,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(typing.cast(type, hint), value, where + ".")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        groups = [option for option in args if dataclasses.is_dataclass(option)]
+        groups = _groups(hint)
         if groups and isinstance(value, Mapping):
-            return _convert(groups[0], value, where)  # its faults are the ones to name
+            fit = [group for group in groups if value.keys() <= _fields(group).keys()]
+            # The first one's faults are the ones to name.
+            return _convert((fit or groups)[0], value, where)
         for option in args:
             try:
                 return _convert(option, value, where)
-            except ValueError:
+            except UserError:
                 continue
         raise _wrong(where, value, hint)
     if origin is typing.Literal:
@@ -83,21 +287,36 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             )
         return value
     if origin is tuple:
-        if not isinstance(value, list | tuple):
+        return _tuple(args, value, where, hint)
+    if _is_mapping(hint):
+        if not isinstance(value, Mapping):
             raise _wrong(where, value, hint)
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(kinds) != len(value):
-            raise _wrong(where, value, hint)
-        pairs = enumerate(zip(kinds, value, strict=True))
-        return tuple(_convert(k, v, f"{where}[{i}]") for i, (k, v) in pairs)
+        each = (*args, Any, Any)[1]
+        return {k: _convert(each, v, f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _wrong(where, value, hint)
+    if hint is float and math.isnan(value):
+        raise UserError(f"setting {where!r} is nan, expected a number")
     return value
 
 
+def _tuple(args: tuple[Any, ...], value: Any, where: str, hint: Any) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise _wrong(where, value, hint)
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(kinds) != len(value):
+        raise _wrong(where, value, hint)
+    pairs = enumerate(zip(kinds, value, strict=True))
+    return tuple(_convert(k, v, f"{where}[{i}]") for i, (k, v) in pairs)
+
+
 def _wrong(where: str, value: Any, hint: Any) -> UserError:
+    return UserError(f"setting {where!r} is {value!r}, expected {type_name(hint)}")
+
+
+def type_name(hint: Any) -> str:
+    """Returns a type as a user reads it, such as `float | None`."""
     kind = hint.__name__ if isinstance(hint, type) else str(hint)
-    kind = kind.replace("typing.", "")
-    return UserError(f"setting {where!r} is {value!r}, expected {kind}")
+    return kind.replace("typing.", "")

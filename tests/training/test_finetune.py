@@ -14,7 +14,6 @@ import pytest
 from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.load import load_transformer
 from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
-from soraxla.cli.train import load_config
 from soraxla.core.config import build, to_dict
 from soraxla.core.trees import named_leaves
 from soraxla.diffusion.noise_schedule import sample_times
@@ -24,11 +23,12 @@ from soraxla.models.dit.config import dit_config
 from soraxla.training.experiment import DiTTrainingConfig, dit_experiment
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import train
+from soraxla.training.presets import load_preset
 from soraxla.training.steps import DiTStepConfig, dit_error
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 
-CONFIG = "configs/finetune_wan.py"
+CONFIG = "finetune_wan"
 FAST = {
     "optim": {"learning_rate": 0.02, "warmup_steps": 5, "ema_decay": 0.5},
     "lora": {"rank": 4, "alpha": 8.0},
@@ -90,7 +90,7 @@ def change(dataset, **values):
 
 def settings(way, start, **step):
     """`way` of the shipped configuration, at a size for tests."""
-    config = load_config(f"{CONFIG}:{way}")
+    config = load_preset(f"{CONFIG}:{way}").to_dict()
     del config["kind"]
     config["step"] |= {"model": {"remat": "none"}, **step}
     return build(DiTTrainingConfig, settings_of({**config, **QUICK}, start))
@@ -340,7 +340,7 @@ def test_a_model_without_a_forecast_has_none_to_train(folder):
 @pytest.mark.parametrize("way", ["full", "lora"])
 def test_there_must_be_a_model(way):
     with pytest.raises(ValueError, match="name its folder with --init") as error:
-        settings_of(load_config(f"{CONFIG}:{way}"), None)
+        settings_of(load_preset(f"{CONFIG}:{way}").to_dict(), None)
     one_line(error)
 
 

@@ -1,0 +1,1 @@
+"""The presets of `soraxla train`, installed as `soraxla.configs`; files to copy."""

@@ -1,0 +1,130 @@
+"""Presets and configuration files: a name or a path to a ConfigDict of settings."""
+
+import importlib.util
+import inspect
+import re
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import soraxla
+from soraxla.core.config import nearest, set_key
+from soraxla.core.errors import UserError
+from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
+
+# The settings of a training by the `kind` of its configuration.
+KINDS: dict[str, type] = {"dit": DiTTrainingConfig, "vae": VAETrainingConfig}
+
+_PACKAGE = Path(soraxla.__file__).parent
+
+
+def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Returns the configuration that a preset's or a file's `get_config` returns.
+
+    Args:
+        spec: `NAME[:ARGUMENT]`, a preset of `soraxla.configs` such as `dit:s`, or the
+            path of a Python file, with a `/` or ending in `.py`.
+        overrides: dotted keys and their values, see `soraxla.core.config.set_key`.
+
+    Raises:
+        UserError: there is no such preset or file, a mistake in the file (names its
+            line), an argument it does not take, or a wrong override.
+    """
+    path, argument = _parted(spec)
+    module = _run(path)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(f"{path}: has no get_config(); add it, see {presets_folder()}")
+    if argument and not inspect.signature(get_config).parameters:
+        raise UserError(f"{spec}: takes no argument, remove ':{argument}'")
+    try:
+        config = get_config(argument) if argument else get_config()
+    except Exception as error:
+        if path.parent == presets_folder() and isinstance(error, UserError):
+            raise  # a preset refuses its argument
+        raise _fault(path, error) from error
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        line = inspect.unwrap(get_config).__code__.co_firstlineno
+        where = f"{path}:{line}"
+        raise UserError(f"{where}: get_config returns {kind}, expected ConfigDict")
+    for key, value in (overrides or {}).items():
+        set_key(config, training_class(config, spec), key, value)
+    return config
+
+
+def training_class(config: Mapping[str, Any] | ConfigDict, spec: str = "") -> type:
+    """Returns the dataclass of a configuration's `kind`.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    kind = config.get("kind")
+    if kind not in KINDS:
+        where = f"{spec}: " if spec else ""
+        raise UserError(f"{where}kind is {kind!r}, expected 'vae' or 'dit'")
+    return KINDS[kind]
+
+
+def presets_folder() -> Path:
+    """Returns the folder of the presets: installed, or beside the package's source."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Returns the names that `load_preset` knows."""
+    return sorted(p.stem for p in presets_folder().glob("[!_]*.py"))
+
+
+def _parted(spec: str) -> tuple[Path, str]:
+    """Returns the file of a spec, and its argument or ""."""
+    file = re.fullmatch(r"(.*?\.py)(?::(.*))?", spec)
+    if file is None and "/" not in spec:
+        name, _, argument = spec.partition(":")
+        if name not in preset_names():
+            raise UserError(
+                f"unknown preset {name!r}{nearest(name, preset_names())}; "
+                "a file of your own ends in .py"
+            )
+        return presets_folder() / f"{name}.py", argument
+    if file is None:
+        raise UserError(f"{spec}: not a Python file; a configuration ends in .py")
+    path = Path(file[1])
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such configuration; presets are {', '.join(preset_names())}"
+        )
+    return path, file[2] or ""
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("soraxla_config", path)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _fault(path, error) from error
+    return module
+
+
+def _fault(path: Path, error: Exception) -> UserError:
+    """Returns the one-line error of a mistake in a configuration file."""
+    file = str(path.absolute())
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines.append(error.lineno)
+    where = f"{path}:{lines[-1]}" if lines else str(path)
+    if isinstance(error, UserError):
+        return UserError(f"{where}: {error}")
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    return UserError(f"{where}: {type(error).__name__}: {said}")
