@@ -33,16 +33,8 @@ from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.generation.blending import frame_errors, join_ratio
 from soraxla.generation.pipeline import Pipeline, load
-from soraxla.generation.request import (
-    BRIDGE,
-    Animate,
-    Connect,
-    Extend,
-    Loop,
-    Request,
-    SamplingConfig,
-    Task,
-)
+from soraxla.generation.request import Request, SamplingConfig
+from soraxla.generation.task_inputs import BRIDGE, Animate, Connect, Extend, Loop, Task
 from soraxla.models import dit
 from soraxla.parallel.mesh import sampling_mesh
 

@@ -31,14 +31,9 @@ import numpy as np
 from benchmarks.harness import Contender, Timing, matmul, race, timed, write_report
 from benchmarks.sizes import published_sizes, tokens_of
 from soraxla.models.dit.config import dit_config
+from soraxla.packing.bin_packing import fill, imbalance
 from soraxla.packing.pack import PackConfig, Segment, pack
-from soraxla.packing.schedule import (
-    fill,
-    imbalance,
-    schedule_steps,
-    schedule_window,
-    window_visits,
-)
+from soraxla.packing.schedule import schedule_steps, schedule_window, window_visits
 from soraxla.parallel.compiler import jit
 from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 

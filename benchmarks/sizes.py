@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from soraxla.packing.schedule import ScheduleIndex
+from soraxla.packing.schedule_index import ScheduleIndex
 
 FILE = Path(__file__).with_name("sizes.json")
 _VAE = 8  # pixels to a latent

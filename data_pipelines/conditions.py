@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from soraxla.packing.bin_packing import Visit
 from soraxla.packing.conditioning import GREYED, TAILS, greyed
 from soraxla.packing.patchify import Patch, lay_tokens, patchify
-from soraxla.packing.schedule import Visit
 
 Tensors = Mapping[str, np.ndarray]
 EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
@@ -124,7 +124,7 @@ def _appended(
         int(name.removeprefix(_FRAME)) for name in conditions if _FRAME in name
     )
     for bit, frame in enumerate(alone):
-        if visit.alone >> bit & 1:
+        if visit.frames >> bit & 1:
             yield frame, conditions[f"{_FRAME}{frame}"]
     if visit.tail:
         tail = TAILS[visit.tail - 1]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from data_pipelines import records
 from soraxla.core.errors import UserError
 from soraxla.packing.conditioning import Stored
-from soraxla.packing.schedule import ScheduleIndex
+from soraxla.packing.schedule_index import ScheduleIndex
 
 _OTHER_FILES = 256  # open beside the shards
 _PLACES = ("shard", "record")

@@ -19,17 +19,11 @@ from data_pipelines.dataset import STEERING, Dataset
 from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import uniforms
 from soraxla.core.types import PackedBatch
+from soraxla.packing.bin_packing import ScheduledRow, Visit
 from soraxla.packing.controls import Controls, of_tokens
 from soraxla.packing.pack import PackConfig, Segment, pack
-from soraxla.packing.schedule import (
-    SCHEDULE_START,
-    ScheduledRow,
-    ScheduleIndex,
-    SchedulePosition,
-    Visit,
-    check_index,
-    schedule_steps,
-)
+from soraxla.packing.schedule import SCHEDULE_START, SchedulePosition, schedule_steps
+from soraxla.packing.schedule_index import ScheduleIndex, check_index
 
 NO_CONTROLS = Controls()
 

@@ -9,7 +9,7 @@ import numpy as np
 from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.generation.context import TaskContext
 from soraxla.generation.request import Request
-from soraxla.generation.tasks import recipe
+from soraxla.generation.tasks import sampling
 from soraxla.models.vae.model import VAEConfig
 
 SIDE, FRAMES = 32, 65
@@ -33,7 +33,7 @@ def decode(params, cfg, latents):
     return cut.reshape(4 * t, 8 * h, 8 * w, 3)[3:].astype(np.uint8)
 
 
-def studio(task, frames, limit=None, **changes):
+def context_of(task, frames, limit=None, **changes):
     settings = {"prompt": "", "width": SIDE, "height": SIDE, "fps": 12.0} | changes
     request = Request(task=task, frames=frames, **settings)
     vae = LoadedModel(params=None, model=CFG, config={})
@@ -42,7 +42,7 @@ def studio(task, frames, limit=None, **changes):
 
 def drive(job, sample):
     """The video of a recipe, with sample(clip) for a sampler, and the clips."""
-    steps, asked = recipe(job), []
+    steps, asked = sampling(job), []
     try:
         clip = next(steps)
         while True:
@@ -66,7 +66,7 @@ def oracle(*pieces):
         np.testing.assert_array_equal(
             clip.latents[clip.condition_mask], truth[clip.condition_mask]
         )
-        for given in clip.alone:
+        for given in clip.appended:
             first = round(4 * (start + given.place))
             frames = video[first : first + 1 + 4 * (len(given.latents) - 1)]
             np.testing.assert_array_equal(given.latents, encode(None, CFG, frames))
@@ -75,10 +75,10 @@ def oracle(*pieces):
     return sample
 
 
-def known_frames(clip):
+def condition_frames(clip):
     """Latent frames that are known in place, and the places of what is given alone."""
     return int(clip.condition_mask[:, 0, 0].sum()), [
-        given.place for given in clip.alone
+        given.place for given in clip.appended
     ]
 
 

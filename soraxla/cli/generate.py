@@ -131,12 +131,12 @@ def _usual(args: argparse.Namespace) -> GenerationDefaults:
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":
-    from soraxla.generation.request import Animate, Extend, Request, own_frames
+    from soraxla.generation.request import Request
 
     prompts, usual = _prompts(args), _usual(args)
     task = media.task_of(args, usual.bridge)
     size = args.canvas or args.size
-    if size is None and not args.checkpoint and isinstance(task, Animate):
+    if size is None and not args.checkpoint and task.single_frames:
         size = f"{usual.width}x{usual.height}"  # a photograph is far from its worlds
     own = None if size else media.own_size(task)
     if own is None:
@@ -146,10 +146,13 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
         task, width, height = own
     fps = (media.own_fps(args) or usual.fps) if args.fps is None else args.fps
     frames = _frames(args, fps)
-    frames = (own_frames(task) or usual.frames) if frames is None else frames
+    frames = (task.default_frames() or usual.frames) if frames is None else frames
     window = args.window
-    forward = isinstance(task, Extend) and task.direction == "forward"
-    if window is None and forward and usual.onward is not None:
+    if (
+        window is None
+        and task.names == ("extend_forward",)
+        and usual.onward is not None
+    ):
         window = args.overlap + usual.onward
     requests = []
     for where, prompt in prompts:
@@ -173,20 +176,16 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
 
 
 def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
-    """The request with actions in the frames that are generated, from the first on."""
+    """Returns the request with actions that lead to its generated frames."""
     import numpy as np
 
-    from soraxla.generation.request import Animate, new_frames
     from soraxla.packing.controls import parse_actions
 
     names = pipeline.dit.model.controls.actions
     if not names:
         raise UserError("--actions: this model knows none; leave it out")
-    rows, new = parse_actions(text, names), new_frames(request)
-    first = request.frames - new
-    if isinstance(request.task, Animate):
-        # What is done before the first frame is not seen, of a prompt's either.
-        first, new = 1, new - (request.task.first is None)
+    rows = parse_actions(text, names)
+    first, new = request.task.steered(request)
     if len(rows) > new:
         raise UserError(
             f"--actions last {len(rows)} frames, but {new} are generated: ask for more "
@@ -198,17 +197,17 @@ def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
 
 
 def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
-    from soraxla.generation.tasks import stretches
+    from soraxla.generation.tasks import spans
 
-    studio, notes = pipeline.studio(request), []
-    for stretch in stretches(studio):
-        if len(studio.ends(stretch)) > 1:
-            assert studio.window is not None
-            beside = stretch.before + stretch.after
+    context, notes = pipeline.context(request), []
+    for span in spans(context):
+        if len(context.window_ends(span)) > 1:
+            assert context.window is not None
+            beside = span.before + span.after
             told = f", and {beside} beside them," if beside else ""
             notes.append(
-                f"{stretch.new} frames{told} are more than the "
-                f"{studio.frames(studio.window)} that are sampled at once: they are "
+                f"{span.new} frames{told} are more than the "
+                f"{context.frames(context.window)} that are sampled at once: they are "
                 "made window by window (--window)"
             )
     for note in dict.fromkeys(notes):  # both ways may be as long

@@ -11,7 +11,8 @@ from soraxla.core.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from soraxla.generation.request import Request, Task
+    from soraxla.generation.request import Request
+    from soraxla.generation.task_inputs import Task
 
 # Options that only mean something beside another.
 _BESIDE = {
@@ -84,7 +85,7 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
         UserError, OSError: options that do not go together, a file that cannot be
             read, a mask of another size than its clip.
     """
-    from soraxla.generation.request import (
+    from soraxla.generation.task_inputs import (
         Animate,
         Connect,
         Edit,
@@ -133,43 +134,32 @@ def check_kept(args: argparse.Namespace, out: Path) -> None:
 
 
 def own_size(task: "Task") -> "tuple[Task, int, int] | None":
-    """The task at its own frames' size, rounded down to patches, which is said; and
-    that width and height. What else is given of the same size is cut alike. None if it
-    is given no frames."""
-    import dataclasses
+    """Returns the task at its input frames' size, and that width and height.
 
-    from soraxla.generation.blending import fit
-    from soraxla.generation.request import MIN_SIDE, Inpaint, videos
+    The size is rounded down to patches, with a note, and inputs of one size are cut
+    alike. None without input frames.
+    """
+    from soraxla.generation.request import MIN_SIDE
 
-    given = videos(task)
-    if not given:
+    inputs = task.videos()
+    if not inputs:
         return None
-    rows, columns = next(iter(given.values())).shape[1:3]
+    rows, columns = next(iter(inputs.values())).shape[1:3]
     height, width = (side // MIN_SIDE * MIN_SIDE for side in (rows, columns))
     if (height, width) == (rows, columns) or not (height and width):
         return task, columns, rows
-    changes = {
-        name: fit(video, width, height, "crop")
-        for name, video in given.items()
-        if video.shape[1:3] == (rows, columns)
-    }
-    if isinstance(task, Inpaint):
-        mask = task.mask.astype("uint8")[None, :, :, None].repeat(3, axis=-1)
-        changes["mask"] = fit(mask, width, height, "crop")[0, :, :, 0] > 0
     note(
         f"{columns}x{rows} is cut to {width}x{height}, whole patches; --size asks for "
         "another"
     )
-    return dataclasses.replace(task, **changes), width, height
+    return task.cropped(width, height, (rows, columns)), width, height
 
 
 def note_fit(request: "Request") -> None:
-    """Says what frames of another size than the request's become."""
-    from soraxla.generation.request import Outpaint, videos
-
-    if isinstance(request.task, Outpaint):
+    """Notes how input frames of another size are brought to the request's."""
+    if request.task.keeps_size:
         return
-    for name, video in videos(request.task).items():
+    for name, video in request.task.videos().items():
         rows, columns = video.shape[1:3]
         if (rows, columns) != (request.height, request.width):
             note(

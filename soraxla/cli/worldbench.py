@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
         for case in itertools.chain(*cases.values()):
             # Says what is wrong with its windows.
             ask = heard(case.ask, pipeline.dit.model.controls)
-            pipeline.studio(request_of(ask, plan.windows))
+            pipeline.context(request_of(ask, plan.windows))
         with tqdm(total=2 * sum(map(len, cases.values())), unit="clip") as bar:
             for name, each in cases.items():
                 bar.set_description(name)
@@ -218,15 +218,16 @@ def _generator(pipeline: "Pipeline", plan: _Plan) -> "Generate":
 
 def _autoencoder(pipeline: "Pipeline", plan: _Plan) -> "Autoencode":
     def autoencode(ask: "Ask", video: "np.ndarray") -> "np.ndarray":
-        studio = pipeline.studio(request_of(ask, plan.windows))
-        return studio.decode(studio.encode(video), len(video))
+        context = pipeline.context(request_of(ask, plan.windows))
+        return context.decode(context.encode(video), len(video))
 
     return autoencode
 
 
 def request_of(ask: "Ask", windows: Windows) -> "Request":
     """What is given is known to the model, as the beginning of the clip."""
-    from soraxla.generation.request import Animate, Extend, Request
+    from soraxla.generation.request import Request
+    from soraxla.generation.task_inputs import Animate, Extend
 
     given, size = ask.given, ask.size
     overlap = max(len(given), 5)

@@ -30,7 +30,7 @@ _TAIL = (
 )
 
 
-def normal(key: Key[jax.Array, ""], shape: tuple[int, ...]) -> Float[jax.Array, "..."]:
+def normal(key: Key[jax.Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Returns `jax.random.normal(key, shape)`, but with reproducible bits."""
     low = np.nextafter(np.float32(-1.0), np.float32(0.0))
     u = jax.random.uniform(key, shape, minval=low, maxval=1.0)  # its product is exact

@@ -14,8 +14,8 @@ from soraxla.diffusion.noise_schedule import shift_time
 from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
+from soraxla.packing.bin_packing import Visit, fewest_rows
 from soraxla.packing.pack import PackConfig, Segment, pack
-from soraxla.packing.schedule import Visit, fewest_rows
 from soraxla.parallel.compiler import jit
 
 TRIPLES = 64

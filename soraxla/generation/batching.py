@@ -13,10 +13,10 @@ from soraxla.core.types import Array, PackedBatch
 from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.generation.condition_latents import Clip, Steering, Tokens, lay
+from soraxla.packing.bin_packing import Visit, fewest_rows
 from soraxla.packing.controls import Controls, of_tokens
 from soraxla.packing.pack import PackConfig, Segment, pack, unpack
 from soraxla.packing.patchify import Patch, patch_grid, unpatchify
-from soraxla.packing.schedule import Visit, fewest_rows
 from soraxla.parallel.mesh import current_axis_size
 
 # Tokens of the rows sampled together: enough to fill an accelerator, and short clips
@@ -84,8 +84,10 @@ def pack_clips(
         if guidance.cfg_scale != 1 or guidance.image_scale != 1:
             batches.append(_pack(_negative(segments, negative), budget))
         if guidance.image_scale != 1:
-            alone = [np.concatenate([laid[d.sample].alone for d in r]) for r in chosen]
-            batches.append(_with_nothing_given(batches[-1], alone))
+            appended = [
+                np.concatenate([laid[d.sample].appended for d in row]) for row in chosen
+            ]
+            batches.append(_without_conditions(batches[-1], appended))
         yield Rows([d.sample for row in chosen for d in row], tuple(batches))
 
 
@@ -119,13 +121,13 @@ def _segment(
     rows = layout.controls.rows(
         grid.t, steering.actions, steering.camera, start=steering.start
     )
-    in_grid = len(tokens.alone) - int(tokens.alone.sum())
+    in_grid = len(tokens.appended) - int(tokens.appended.sum())
     return Segment(
         tokens=np.asarray(tokens.latents),
         condition_mask=tokens.condition_mask,
         positions=tokens.positions,
         controls=of_tokens(
-            rows, own=in_grid, tokens=len(tokens.alone), step=layout.patch[0]
+            rows, own=in_grid, tokens=len(tokens.appended), step=layout.patch[0]
         ),
         text=text,
         visit=visit.number,
@@ -162,10 +164,12 @@ def _pack(rows: Sequence[Sequence[Segment]], budget: PackConfig) -> PackedBatch:
     return pack(rows, dataclasses.replace(budget, text_length=text_length))
 
 
-def _with_nothing_given(batch: PackedBatch, alone: Sequence[np.ndarray]) -> PackedBatch:
-    """What is known in place is as any other token, what stands behind is padding."""
+def _without_conditions(
+    batch: PackedBatch, appended: Sequence[np.ndarray]
+) -> PackedBatch:
+    """Returns the batch with conditions in place as noise, appended ones as padding."""
     ids = np.array(batch.segment_ids)
-    for row, beyond in zip(ids, alone, strict=True):
+    for row, beyond in zip(ids, appended, strict=True):
         row[: len(beyond)][beyond] = 0
     return batch._replace(
         segment_ids=ids, condition_mask=np.zeros_like(batch.condition_mask)

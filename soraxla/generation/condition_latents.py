@@ -1,9 +1,9 @@
-"""Tasks are data: a clip to sample, what of it is known, and where it starts.
+"""Clips to sample, with their condition latents, and their layout as tokens.
 
-Nothing here knows a task's name. A clip is laid out as the tokens of its grid, of which
-some are known in place, and after them the known tokens of what was encoded alone, at
-its true times; in place it would have seen, through the causal VAE, the frames that are
-to be generated. The training data are laid out alike.
+Nothing here knows a task's name. The tokens of a clip's grid come first; some of them
+are conditions in place. Appended conditions follow at their true times. The VAE encodes
+them by themselves: in place, being causal, it would show them the frames that are to be
+generated. Training lays out its clips alike.
 """
 
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ from soraxla.packing.patchify import Patch, lay_tokens, patchify
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Alone:
-    """Frames of a clip that were encoded as if they were all of it.
+class AppendedLatents:
+    """Condition latents that were encoded by themselves.
 
     Attributes:
         latents: of 1 + 4k frames, k + 1 latent frames.
-        place: of the first frame in the clip, in latents: frame f stands at f/4.
+        place: time of the first frame in the clip, in latents: f/4 for frame f.
     """
 
     latents: Float[np.ndarray, "k h w z"]
@@ -32,7 +32,7 @@ class Alone:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steering:
-    """What steers a clip; see `Controls.rows`.
+    """Actions and camera of a clip; see `Controls.rows`.
 
     Attributes:
         actions, camera: of 1 + 4k frames.
@@ -49,10 +49,10 @@ class Clip:
     """A clip to sample, of the size of `latents`.
 
     Attributes:
-        latents: where `known`, what is given; elsewhere, what SDEdit starts from, and
-            nothing at a `strength` of 1.
-        known: whole patches.
-        alone: what is given beside the clip's own latents.
+        latents: the conditions in place; elsewhere the clip that SDEdit starts from,
+            which a `strength` of 1 does not read.
+        condition_mask: True for conditions in place, in whole patches.
+        appended: conditions after the clip's own latents.
         fps: frames a second; a picture's may be 0.
         strength: u where sampling starts, 1 noise … 0 clean (SDEdit, arXiv 2108.01073).
         steering: actions and the camera, for models that are steered by them.
@@ -61,7 +61,7 @@ class Clip:
     latents: Float[np.ndarray, "t h w z"]
     condition_mask: Bool[np.ndarray, "t h w"]
     fps: float
-    alone: tuple[Alone, ...] = ()
+    appended: tuple[AppendedLatents, ...] = ()
     strength: float = 1.0
     steering: Steering | None = None
 
@@ -75,13 +75,13 @@ def starting_with(
     first: Float[np.ndarray, "k h w z"],
     frames: int,
     fps: float,
-    alone: tuple[Alone, ...] = (),
+    appended: tuple[AppendedLatents, ...] = (),
     steering: Steering | None = None,
 ) -> Clip:
-    """A clip of so many latent frames, whose first k are known; k may be 0.
+    """Returns a clip of so many latent frames, conditioned on its first k, 0 or more.
 
     Raises:
-        UserError: more frames are known than the clip has.
+        UserError: `first` has more frames than the clip.
     """
     k, *shape = first.shape
     if k > frames:
@@ -97,7 +97,7 @@ def starting_with(
         latents=latents,
         condition_mask=condition_mask,
         fps=fps,
-        alone=alone,
+        appended=appended,
         steering=steering,
     )
 
@@ -108,23 +108,25 @@ class Tokens(NamedTuple):
     latents: Float[Array, "n p"]
     condition_mask: Bool[np.ndarray, " n"]
     positions: Float[np.ndarray, "n 3"]
-    alone: Bool[np.ndarray, " n"]  # beyond the grid
+    appended: Bool[np.ndarray, " n"]  # after the grid's tokens
 
 
 def lay(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
-    """The tokens of a clip; what is neither known nor started from is 0.
+    """Returns the tokens of a clip; tokens without a condition or a start are 0.
 
     Raises:
-        UserError: a side is no multiple of the patch, or a patch is known in part.
+        UserError: a side is no multiple of the patch, or a condition covers a patch in
+            part.
     """
     share = np.asarray(
         patchify(clip.condition_mask[..., None].astype(np.float32), patch)
     ).mean(1)
     if np.any((share > 0) & (share < 1)):
         raise UserError(
-            f"a patch of {patch} latents (t, h, w) is known in part: give whole patches"
+            f"a patch of {patch} latents (t, h, w) is a condition in part: give whole "
+            "patches"
         )
-    parts = [(clip.latents, 0.0), *((x.latents, x.place) for x in clip.alone)]
+    parts = [(clip.latents, 0.0), *((x.latents, x.place) for x in clip.appended)]
     latents, places = lay_tokens(parts, patch, clip.fps, rope_fps)
     beyond = np.arange(len(latents)) >= len(share)
     condition_mask = beyond.copy()
@@ -132,17 +134,20 @@ def lay(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
     if clip.strength == 1:
         latents = np.where(condition_mask[:, None], latents, np.float32(0))
     return Tokens(
-        latents=latents, condition_mask=condition_mask, positions=places, alone=beyond
+        latents=latents,
+        condition_mask=condition_mask,
+        positions=places,
+        appended=beyond,
     )
 
 
 def window_ends(frames: int, window: int | None, overlap: int) -> list[int]:
-    """Where windows of at most `window` latent frames end, as even as can be.
+    """Returns the ends of even windows of at most `window` latent frames.
 
-    Each after the first begins `overlap` latents before the end of the one before.
+    Each window after the first begins `overlap` latents before the end of the last one.
 
     Raises:
-        UserError: windows that are no longer than their overlap.
+        UserError: windows are no longer than their overlap.
     """
     if window is None or frames <= window:
         return [frames]
@@ -158,9 +163,9 @@ def window_ends(frames: int, window: int | None, overlap: int) -> list[int]:
 def window_of(
     clip: Clip, start: int, end: int, before: Float[np.ndarray, "k h w z"]
 ) -> Clip:
-    """Latent frames start…end of a clip, of which the first k were made `before`.
+    """Returns latent frames start…end of a clip, conditioned on the k frames `before`.
 
-    Times count from the window's own start. Of what is given alone it has what lies
+    Times count from the window's start. A window has the appended conditions that fall
     within it.
     """
     latents, condition_mask = (
@@ -174,10 +179,10 @@ def window_of(
         latents=latents,
         condition_mask=condition_mask,
         fps=clip.fps,
-        alone=tuple(
-            Alone(latents=given.latents, place=given.place - start)
-            for given in clip.alone
-            if start <= given.place and given.place + len(given.latents) <= end
+        appended=tuple(
+            AppendedLatents(latents=part.latents, place=part.place - start)
+            for part in clip.appended
+            if start <= part.place and part.place + len(part.latents) <= end
         ),
         strength=clip.strength,
         steering=steering and replace(steering, start=steering.start + start),

@@ -1,4 +1,4 @@
-"""A request as a VAE and a transformer see it: in latents, patches and windows."""
+"""A request in the units of its models: latents, patches and windows."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,8 +17,8 @@ Video = UInt8[np.ndarray, "_ _ _ 3"]
 Latents = Float[np.ndarray, "_ _ _ z"]
 
 
-class Stretch(NamedTuple):
-    """Frames in a row that are made: how many the model is told of on either side."""
+class Span(NamedTuple):
+    """Consecutive generated frames, and the condition frames on either side."""
 
     before: int
     new: int
@@ -57,19 +57,22 @@ class TaskContext:
         return self.frames(self.overlap)
 
     def frames(self, latents: int) -> int:
-        """Frames of a clip of so many latent frames."""
+        """Returns the frames of a clip of so many latent frames."""
         return 1 + (latents - 1) * self._temporal
 
     def latents(self, frames: int) -> int:
-        """Latent frames of a clip, the next multiple up."""
+        """Returns the latent frames of a clip, rounded up."""
         return 1 + -(-(frames - 1) // self._temporal)
 
     def place(self, frame: int) -> float:
-        """Where a frame that begins what is encoded alone stands, in latents."""
+        """Returns the time, in latents, of an appended condition's first frame."""
         return frame / self._temporal
 
     def encode(self, video: Video) -> Latents:
-        """Filled up to whole patches and latents by repeating edges."""
+        """Returns latents of frames that are padded to whole patches and latents.
+
+        Edges are repeated.
+        """
         cfg, (rows, columns) = self.vae.model, self.cell
         below, right = -video.shape[1] % rows, -video.shape[2] % columns
         if not len(video):
@@ -81,14 +84,15 @@ class TaskContext:
         return encode_clip(self.vae.params, cfg, np.pad(video, padding, mode="edge"))
 
     def decode(self, latents: Latents, frames: int) -> Video:
-        """The first frames, at the request's size."""
+        """Returns the first frames, cut to the request's size."""
         video = decode_clip(self.vae.params, self.vae.model, latents)
         return video[:frames, : self.request.height, : self.request.width]
 
     def steering(self, first: int, frames: int) -> Steering | None:
-        """What the request says of so many frames, from one of the video on, filled up
-        to whole latents: before and after the video the camera stands, and nothing is
-        done."""
+        """Returns actions and camera of frames from `first` on, in whole latents.
+
+        Beyond the video the camera stands still and no action is set.
+        """
         at = np.arange(first, first + self.frames(self.latents(frames)))
         within = at.clip(0, self.request.frames - 1)
         actions, camera = self.request.actions, self.request.camera
@@ -100,14 +104,14 @@ class TaskContext:
             return None
         return Steering(actions=actions, camera=camera)
 
-    def ends(self, stretch: Stretch) -> list[int]:
-        """Where the windows end that a stretch is made in, in latents.
+    def window_ends(self, span: Span) -> list[int]:
+        """Returns the latents at which the windows of a span end.
 
         Raises:
-            UserError: windows that are no longer than their overlap, or of which the
-                last, which alone is told what comes after, has nothing to make.
+            UserError: windows are no longer than their overlap, or the last one, which
+                alone has the appended condition, has no new frame.
         """
-        before, new, after = stretch
+        before, new, after = span
         ends = window_ends(
             self.latents(before + new + after), self.window, self.overlap
         )

@@ -29,7 +29,7 @@ from soraxla.generation.blending import join_ratio
 from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
 from soraxla.generation.request import Request, SamplingConfig
-from soraxla.generation.tasks import joins, recipe, stretches
+from soraxla.generation.tasks import joins, sampling, spans
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
@@ -111,27 +111,27 @@ class Pipeline:
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         prompts = self.text_encoder([r.prompt for r in requests.values()])
         texts = dict(zip(requests, prompts, strict=True))
-        recipes = {i: recipe(self.studio(r)) for i, r in requests.items()}
-        clips, turn = {i: next(steps) for i, steps in recipes.items()}, 0
+        running = {i: sampling(self.context(r)) for i, r in requests.items()}
+        clips, turn = {i: next(steps) for i, steps in running.items()}, 0
         while clips:
             following = {}
             for i, latents in self.sample_clips(clips, texts, settings, turn):
                 try:
-                    following[i] = recipes[i].send(latents)
+                    following[i] = running[i].send(latents)
                 except StopIteration as done:
                     yield i, done.value
             clips, turn = following, turn + 1
 
     def joins(self, request: Request) -> list[int]:
-        """The first frame after each join with given frames; see `recipes.joins`."""
-        return joins(self.studio(request))
+        """Returns the first frame after each join; see `generation.tasks.joins`."""
+        return joins(self.context(request))
 
-    def studio(self, request: Request) -> TaskContext:
-        """The request as this VAE and transformer see it.
+    def context(self, request: Request) -> TaskContext:
+        """Returns the request in the units of this VAE and transformer.
 
         Raises:
-            UserError: actions or a camera that the transformer does not know, or
-                windows that cannot be; see `Studio.ends`.
+            UserError: the transformer does not know the actions or the camera, or
+                windows cannot be; see `TaskContext.window_ends`.
         """
         controls, actions = self.dit.model.controls, request.actions
         if actions is not None and actions.shape[1:] != (len(controls.actions),):
@@ -141,15 +141,15 @@ class Pipeline:
             )
         if request.camera is not None and not controls.camera:
             raise UserError("a camera is given, but the model is not steered by one")
-        studio = TaskContext(
+        context = TaskContext(
             request=request,
             vae=self.vae,
             patch=self.dit.model.patch,
             limit=self.dit.config.get("max_latent_frames"),
         )
-        for stretch in stretches(studio):
-            studio.ends(stretch)
-        return studio
+        for span in spans(context):
+            context.window_ends(span)
+        return context
 
     def sample_clips(
         self,

@@ -10,120 +10,10 @@ from soraxla.core.errors import UserError
 from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.generation.blending import FITS, fit
+from soraxla.generation.task_inputs import Animate, Task, Video
 
 MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 8192, 100_000
 MAX_WORDS = 1000
-BRIDGE = 15  # frames between clips, unless asked for others: 9 + 15 + 9 is 1 + 4k
-
-DIRECTIONS = ("forward", "backward", "both")
-Video = np.ndarray  # uint8 (t, h, w, 3), of any size; a request checks it
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Animate:
-    """A video from its first frame, its last, both, or none: from the prompt alone.
-
-    Both are uint8 (1, h, w, 3).
-    """
-
-    first: Video | None = field(default=None, repr=False)
-    last: Video | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Extend:
-    """A clip and what comes after it, before it, or half of it each.
-
-    `direction` is one of `DIRECTIONS`.
-    """
-
-    video: Video = field(repr=False)
-    direction: str = "forward"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Connect:
-    """Two clips and a transition between them.
-
-    `strength` is u, where sampling the transition starts: from 1, noise, down to 0, a
-    cross-fade of what follows the one and what leads to the other.
-    """
-
-    before: Video = field(repr=False)
-    after: Video = field(repr=False)
-    strength: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Loop:
-    """A clip and what leads from its end to its beginning; None makes the clip too.
-
-    `strength` is as of `Connect`.
-    """
-
-    video: Video | None = field(default=None, repr=False)
-    strength: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Edit:
-    """A clip made anew from a noised state of it (SDEdit, arXiv 2108.01073).
-
-    `strength` is u, where sampling starts on the grid before its shift: from 1, noise,
-    nothing is kept.
-    """
-
-    video: Video = field(repr=False)
-    strength: float = 0.6
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Inpaint:
-    """A clip made anew in the whole patches where the mask, bool (h, w), has a True."""
-
-    video: Video = field(repr=False)
-    mask: np.ndarray = field(repr=False)
-
-    def __post_init__(self) -> None:
-        own, wanted = self.mask.shape, self.video.shape[1:3]
-        if self.mask.dtype != np.bool_ or own != wanted:
-            raise UserError(
-                f"the mask is {self.mask.dtype} {own}, expected bool {wanted} (height, "
-                "width), the size of the clip: scale it"
-            )
-        if not self.mask.any():
-            raise UserError(
-                "the mask is empty, so that nothing is to be made: paint white what "
-                "is, or invert it"
-            )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Outpaint:
-    """A clip in the middle of a larger canvas, the request's size, which is filled."""
-
-    video: Video = field(repr=False)
-
-
-Task = Animate | Extend | Connect | Loop | Edit | Inpaint | Outpaint
-
-
-def videos(task: Task) -> dict[str, np.ndarray]:
-    """What a task is given as frames, by name."""
-    fields = {name: getattr(task, name) for name in task.__dataclass_fields__}
-    return {k: v for k, v in fields.items() if k != "mask" and hasattr(v, "shape")}
-
-
-def own_frames(task: Task) -> int | None:
-    """The length of what comes out where none is asked for, if a task has one."""
-    match task:
-        case Connect(before=before, after=after):
-            return len(before) + BRIDGE + len(after)
-        case Loop(video=np.ndarray() as video):
-            return len(video) + BRIDGE
-        case Edit(video=video) | Inpaint(video=video) | Outpaint(video=video):
-            return len(video)
-    return None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,7 +66,7 @@ class Request:
                 raise UserError(f"{name} is {value}, expected {low} to {high}")
         if self.fit not in FITS:
             raise UserError(f"unknown fit {self.fit!r}{nearest(self.fit, FITS)}")
-        given = videos(self.task)
+        given = self.task.videos()
         for name, video in given.items():
             self._check_video(name, video)
         words = len(self.prompt.split())
@@ -185,7 +75,7 @@ class Request:
                 f"the prompt has {words} words, expected 1 to {MAX_WORDS}: describe "
                 "the video in a sentence or two"
             )
-        self._check_task()
+        self.task.check(self)
         self._check_steering()
 
     def fitted(self, video: Video) -> Video:
@@ -199,29 +89,25 @@ class Request:
                 f"the {name} is {dtype} {shape}, expected uint8 (frames, height, width,"
                 " 3): convert it to RGB of 0 to 255"
             )
-        if isinstance(self.task, Animate) and len(video) > 1:
+        if self.task.single_frames and len(video) > 1:
             raise UserError(
                 f"the {name} frame is a clip of {len(video)} frames, expected one"
             )
-        if isinstance(self.task, Extend | Connect | Loop) and len(video) < self.overlap:
+        if self.task.conditions_on_overlap and len(video) < self.overlap:
             raise UserError(
                 f"the {name} clip has {len(video)} frames, fewer than the overlap of "
                 f"{self.overlap}: give a longer clip or a shorter overlap, from 5 on"
             )
         small = video.shape[1] < self.height or video.shape[2] < self.width
-        if self.fit == "crop" and small and not isinstance(self.task, Outpaint):
+        if self.fit == "crop" and small and not self.task.keeps_size:
             self.fitted(video[:1])  # says so
 
     def _check_steering(self) -> None:
-        task = self.task
-        onward = isinstance(task, Animate) or (
-            isinstance(task, Extend) and task.direction == "forward"
-        )
         for name, rest in (("actions", None), ("camera", (4, 4))):
             rows = getattr(self, name)
             if rows is None:
                 continue
-            if not onward:
+            if not self.task.steerable:
                 raise UserError(
                     f"{name} steer what follows a prompt, a frame or a clip: leave "
                     "them out of other tasks"
@@ -231,60 +117,6 @@ class Request:
                     f"{name} are {rows.shape}, expected a row for each of the "
                     f"{self.frames} frames"
                 )
-
-    def _check_task(self) -> None:
-        task, given = self.task, sum(map(len, videos(self.task).values()))
-        if isinstance(task, Edit | Inpaint | Outpaint):
-            if self.frames != given:
-                raise UserError(
-                    f"frames is {self.frames}, but the clip to change has {given}: ask "
-                    f"for {given}"
-                )
-        elif self.frames <= given:
-            verb = "is" if given == 1 else "are"
-            raise UserError(
-                f"frames is {self.frames}, of which {given} {verb} given: ask for "
-                f"more, such as {own_frames(task) or given + 24}"
-            )
-        if isinstance(task, Loop) and not given and self.frames < 2 * self.overlap:
-            raise UserError(
-                f"frames is {self.frames}, too few for a loop with an overlap of "
-                f"{self.overlap}: ask for {2 * self.overlap} or more"
-            )
-        if isinstance(task, Extend) and task.direction not in DIRECTIONS:
-            raise UserError(
-                f"unknown direction {task.direction!r}"
-                f"{nearest(task.direction, DIRECTIONS)}"
-            )
-        if isinstance(task, Edit) and not 0 < task.strength <= 1:
-            raise UserError(
-                f"strength is {task.strength}, expected above 0 (as it was) up to 1 "
-                "(made anew)"
-            )
-        if isinstance(task, Connect | Loop) and not 0 <= task.strength <= 1:
-            raise UserError(
-                f"strength is {task.strength}, expected 0 (a cross-fade) to 1 (made "
-                "anew)"
-            )
-        if isinstance(task, Outpaint):
-            height, width = task.video.shape[1:3]
-            if height > self.height or width > self.width:
-                raise UserError(
-                    f"the canvas of {self.width}x{self.height} is smaller than the "
-                    f"clip's {width}x{height}: give a larger one"
-                )
-            if (height, width) == (self.height, self.width):
-                raise UserError(
-                    f"the canvas is {width}x{height}, the clip's own size, so that "
-                    "nothing is to be made: give a larger one"
-                )
-
-
-def new_frames(request: Request) -> int:
-    """Frames to generate."""
-    if isinstance(request.task, Edit | Inpaint | Outpaint):
-        return request.frames
-    return request.frames - sum(map(len, videos(request.task).values()))
 
 
 @dataclass(frozen=True, kw_only=True)

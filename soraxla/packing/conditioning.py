@@ -1,10 +1,10 @@
-"""Which parts of a clip a draw is given, and how often. NumPy only.
+"""The conditions of a visit to a clip, and how often each is chosen. NumPy only.
 
-Given parts are *known* tokens, which are not generated: a prefix of the clip's latent
-frames in place, because a causal VAE encodes the first frames as it would alone; what
-lies around a hole, in place, from an encoding in which the hole is grey; everything
-else *appended*, encoded alone, behind the clip at its true time, because in place it
-would tell of frames before it. One mixture of them trains every task.
+Condition tokens are not generated. In place are a prefix of the clip's latent frames,
+which a causal VAE encodes as it would without the rest, and the surroundings of a hole,
+from an encoding in which the hole is grey. Appended are single frames and the clip's
+end, encoded by themselves and placed at their true time: in place they would show the
+frames before them. One mixture of them trains every task.
 """
 
 from dataclasses import dataclass, fields
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from soraxla.core.errors import UserError
 from soraxla.core.types import latent_frames
+from soraxla.packing.tasks import SHARES, Appended, InPlace, shares_with
 
 GREYED = 0.05  # of the clips, those that are encoded with a hole in them too
 TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
@@ -26,17 +27,19 @@ _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
 
 @dataclass(frozen=True, kw_only=True)
 class ConditioningMixture:
-    """Shares of the tasks, which make 1.
+    """Shares of visits by their conditions; they add up to 1.
+
+    `soraxla.packing.tasks.TASKS` names the tasks that each share teaches.
 
     Attributes:
-        none: nothing is given.
+        none: no condition.
         first: the first frame.
         prefix: the first two latent frames or more.
         tail: the last 5 or 9 frames.
         first_last: the first frame and the last.
         both_ends: a prefix, and the last 5 or 9 frames.
         frames: some single frames.
-        spatial: what lies around a hole, or inside of a border.
+        spatial: the surroundings of a hole, or the inside of a border.
         middle: of the prefixes, those of a window that starts within the clip.
     """
 
@@ -65,14 +68,10 @@ class ConditioningMixture:
             )
 
     @property
-    def shares(self) -> Float[np.ndarray, " tasks"]:
-        """Of every task, in the order above."""
-        return np.array([getattr(self, task) for task in TASKS])
+    def shares(self) -> Float[np.ndarray, " shares"]:
+        """Shares in the order of `SHARES`."""
+        return np.array([getattr(self, task) for task in SHARES])
 
-
-TASKS = tuple(
-    field.name for field in fields(ConditioningMixture) if field.name != "middle"
-)
 
 EVERY_TASK = ConditioningMixture(
     none=0.40,
@@ -87,38 +86,38 @@ EVERY_TASK = ConditioningMixture(
 
 
 class Stored(NamedTuple):
-    """What a dataset holds beside the latents of k samples."""
+    """Condition latents that a dataset holds of k samples; columns of its index."""
 
-    alone: Int[np.ndarray, " k"]  # frames encoded alone, the last one among them
-    tails: Int[np.ndarray, " k"]  # ends encoded alone: how many of TAILS, from 5 on
+    alone: Int[np.ndarray, " k"]  # single frames, the last frame among them
+    tails: Int[np.ndarray, " k"]  # ends: how many of TAILS, from 5 on
     spatial: Int[np.ndarray, " k"]  # encodings with a hole, 0 or 1
 
 
-class Given(NamedTuple):
-    """What k draws are given of their clips."""
+class Conditions(NamedTuple):
+    """The conditions of k visits."""
 
-    start: Int[np.ndarray, " k"]  # the clip's latent frame that the draw begins with
-    prefix: Int[np.ndarray, " k"]  # latent frames known in place, from `start` on
-    alone: Int[np.ndarray, " k"]  # bits: the frames encoded alone that are appended
-    tail: Int[np.ndarray, " k"]  # 1 + the place in TAILS of the end appended, or 0
-    spatial: Bool[np.ndarray, " k"]
+    start: Int[np.ndarray, " k"]  # the clip's latent frame that the visit begins with
+    prefix: Int[np.ndarray, " k"]  # latent frames conditioned on, from `start` on
+    frames: Int[np.ndarray, " k"]  # bits: the stored single frames that are appended
+    tail: Int[np.ndarray, " k"]  # 1 + the place in TAILS of the appended end, or 0
+    spatial: Bool[np.ndarray, " k"]  # the surroundings of a hole
 
     @property
     def appended(self) -> Int[np.ndarray, " k"]:
-        """Latent frames behind the clip."""
-        return np.bitwise_count(self.alone).astype(np.int64) + _TAIL_LATENTS[self.tail]
+        """Latent frames that are appended to the clip."""
+        return np.bitwise_count(self.frames).astype(np.int64) + _TAIL_LATENTS[self.tail]
 
 
-def given(
+def conditions_of(
     mixture: ConditioningMixture,
     u: Float[np.ndarray, "k 4"],
     frames: Int[np.ndarray, " k"],
     stored: Stored,
-) -> Given:
-    """Draws what is given; where a clip has too few frames or lacks it, nothing is.
+) -> Conditions:
+    """Chooses the conditions of visits; a clip that lacks one is visited without.
 
-    Few clips have an encoding with a hole, and those draw it as often as makes its
-    share of all.
+    Few clips have an encoding with a hole. They choose it often enough to give it its
+    share of all visits.
 
     Args:
         u: random numbers in [0, 1).
@@ -127,35 +126,40 @@ def given(
     holes = np.where(stored.spatial > 0, min(1.0, mixture.spatial / GREYED), 0.0)
     around = u[:, 0] < holes
     left = (u[:, 0] - holes) / np.where(around, 1.0, 1.0 - holes)  # even again
-    others = np.where(np.array(TASKS) == "spatial", 0.0, mixture.shares)
+    surroundings = shares_with(in_place="surroundings")
+    others = np.where(np.isin(SHARES, surroundings), 0.0, mixture.shares)
     edges = np.cumsum(others / max(others.sum(), 1e-9))[:-1]
-    task = np.searchsorted(edges, left, side="right")
-    task[around] = TASKS.index("spatial")
+    share = np.array(SHARES)[np.searchsorted(edges, left, side="right")]
 
-    def asked(*names: str) -> Bool[np.ndarray, " k"]:
-        return np.isin(task, [TASKS.index(name) for name in names])
+    def asked(
+        *, in_place: InPlace | None = None, appended: Appended | None = None
+    ) -> Bool[np.ndarray, " k"]:
+        names = shares_with(in_place=in_place, appended=appended)
+        return np.isin(share, names) & ~around
 
     def within(low: int, high: np.ndarray, random: np.ndarray) -> np.ndarray:
         """Evenly of low … high, but high where that is below low."""
         return np.minimum(low + (random * (high - low + 1)).astype(np.int64), high)
 
     moves = frames >= 2
-    middle = asked("prefix") & (u[:, 2] < mixture.middle) & (frames >= 4)
+    ends_asked = asked(in_place="beginning", appended="end")
+    prefixed = asked(in_place="beginning") & ~ends_asked
+    middle = prefixed & (u[:, 2] < mixture.middle) & (frames >= 4)
     start = np.where(middle, within(1, frames - 3, u[:, 3]), 0)
     prefix = np.zeros_like(frames)
-    prefix[asked("first", "first_last") & moves] = 1
-    long = within(2, frames - start - 1, u[:, 1])
-    prefix = np.where(asked("prefix") & moves, long, prefix)
-    ends = asked("both_ends") & (frames >= 3) & (stored.tails > 0)
+    prefix[asked(in_place="first frame") & moves] = 1
+    prefix = np.where(prefixed & moves, within(2, frames - start - 1, u[:, 1]), prefix)
+    ends = ends_asked & (frames >= 3) & (stored.tails > 0)
     prefix = np.where(ends, np.maximum(within(2, frames - 2, u[:, 2]), 1), prefix)
-    tailed = ends | (asked("tail") & (stored.tails > 0))
+    tailed = ends | (asked(appended="end") & ~ends_asked & (stored.tails > 0))
     tail = np.where(tailed, 1 + (u[:, 1] * stored.tails).astype(np.int64), 0)
-    last = asked("first_last") & (stored.alone > 0)
-    prefix[asked("first_last") & ~last] = 0
-    alone = np.where(last, 1 << np.maximum(stored.alone - 1, 0), 0)
+    lasted = asked(appended="last frame")
+    last = lasted & (stored.alone > 0)
+    prefix[lasted & ~last] = 0
+    single = np.where(last, 1 << np.maximum(stored.alone - 1, 0), 0)
     some = 1 + (u[:, 1] * (2**stored.alone - 1)).astype(np.int64)
-    alone = np.where(asked("frames") & (stored.alone > 0), some, alone)
-    return Given(start, prefix, alone, tail, around)
+    single = np.where(asked(appended="frames") & (stored.alone > 0), some, single)
+    return Conditions(start, prefix, single, tail, around)
 
 
 def cut(
@@ -180,7 +184,7 @@ def a_few(
     u: Float[np.ndarray, "k 4"],
     frames: Int[np.ndarray, " k"],
     tails: Int[np.ndarray, " k"],
-) -> tuple[Int[np.ndarray, " k"], Given]:
+) -> tuple[Int[np.ndarray, " k"], Conditions]:
     """Draws one to three latent frames from anywhere in a clip, known, and after them
     one or two, or two to four that lead into the clip's end, appended: how many but for
     that, and what is given.
@@ -201,7 +205,7 @@ def a_few(
     start = np.where(ends, frames - kept, anywhere)
     tail = np.where(ends, 1 + (u[:, 3] * tails).astype(np.int64), 0)
     none = np.zeros_like(frames)
-    return kept, Given(start, prefix, none, tail, none.astype(bool))
+    return kept, Conditions(start, prefix, none, tail, none.astype(bool))
 
 
 def greyed(

@@ -29,8 +29,9 @@ from soraxla.media.read import read_clip
 from soraxla.media.write import write_video
 from soraxla.models.dit.config import DiTConfig, dit_config
 from soraxla.models.text import load_text_encoder
+from soraxla.packing.bin_packing import fill
 from soraxla.packing.pack import PackConfig
-from soraxla.packing.schedule import fill, schedule_window
+from soraxla.packing.schedule import schedule_window
 from soraxla.training.experiment import (
     DiTTrainingConfig,
     VAETrainingConfig,

@@ -27,7 +27,7 @@ from soraxla.models import dit
 from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
 from soraxla.packing.pack import PackConfig
-from soraxla.packing.schedule import longest
+from soraxla.packing.schedule_index import longest
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
     MESH_AXES,

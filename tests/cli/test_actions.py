@@ -7,7 +7,8 @@ import pytest
 
 from soraxla.cli.generate import _acting
 from soraxla.generation.pipeline import assemble
-from soraxla.generation.request import Animate, Extend, Request, SamplingConfig
+from soraxla.generation.request import Request, SamplingConfig
+from soraxla.generation.task_inputs import Animate, Extend
 from soraxla.packing.controls import Controls
 from tests import tiny
 

@@ -10,7 +10,8 @@ from soraxla.assets import worlds_model
 from soraxla.cli.main import main
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.generation.pipeline import load
-from soraxla.generation.request import Extend, Request, SamplingConfig
+from soraxla.generation.request import Request, SamplingConfig
+from soraxla.generation.task_inputs import Extend
 from soraxla.media.read import probe
 from soraxla.media.write import write_video
 

@@ -10,7 +10,7 @@ from soraxla.cli.main import main
 from soraxla.cli.worldbench import Windows, request_of
 from soraxla.evals.worldbench.cases import Ask
 from soraxla.evals.worldbench.runner import FAMILIES
-from soraxla.generation.request import Animate, Extend
+from soraxla.generation.task_inputs import Animate, Extend
 
 QUICK = ("--clips", "2", "--steps", "1", "--cfg-scale", "1", "--size", "32x32")
 QUICK += ("--frames", "17")

@@ -5,9 +5,9 @@ import pytest
 
 from data_pipelines.conditions import encode_conditions, lay, random_hole
 from soraxla.core.types import LatentGrid
+from soraxla.packing.bin_packing import Visit
 from soraxla.packing.conditioning import greyed
 from soraxla.packing.patchify import patchify, positions
-from soraxla.packing.schedule import Visit
 
 CELL, PATCH, FPS, ROPE_FPS = 16, (1, 2, 2), 12.0, 16.0
 LAYOUT = {"patch": PATCH, "fps": FPS, "rope_fps": ROPE_FPS}
@@ -122,7 +122,7 @@ def test_what_is_appended_stands_at_its_own_time():
     video = clip(17)
     made = with_a_hole(video)
     alone = sorted(int(name[6:]) for name in made if name.startswith("frame_"))
-    tokens, places, condition_mask = laid(visit(alone=0b101, tail=2), video, made)
+    tokens, places, condition_mask = laid(visit(frames=0b101, tail=2), video, made)
     assert not condition_mask[:30].any() and condition_mask[30:].all()
     assert len(tokens) == 30 + 6 + 6 + 18
     np.testing.assert_array_equal(tokens[:30], patchify(encode(video), PATCH))

@@ -21,11 +21,12 @@ from soraxla.core.errors import UserError
 from soraxla.core.types import LatentGrid
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.media.write import write_video
-from soraxla.packing.conditioning import TASKS, ConditioningMixture, Given
+from soraxla.packing.conditioning import ConditioningMixture, Conditions
 from soraxla.packing.controls import Controls
 from soraxla.packing.pack import PackConfig, unpack
 from soraxla.packing.patchify import patchify, positions
 from soraxla.packing.schedule import schedule_steps
+from soraxla.packing.tasks import SHARES
 from tests.data_pipelines import test_prepare
 from tests.data_pipelines.datasets import GRIDS, write_dataset
 
@@ -259,7 +260,7 @@ def test_what_the_plan_gives_is_packed_and_known(conditioned):
         row_length=64,
         text_length=32,
         max_segments=6,
-        mixture=ConditioningMixture(**dict.fromkeys(TASKS, 1 / len(TASKS))),
+        mixture=ConditioningMixture(**dict.fromkeys(SHARES, 1 / len(SHARES))),
     )
     planned = schedule_steps(conditioned.plan, spec, seed=5, batch_rows=3)
     seen = set()
@@ -274,8 +275,8 @@ def test_what_the_plan_gives_is_packed_and_known(conditioned):
                 assert in_place.any() == bool(visit.prefix or visit.spatial)
                 seen |= {
                     name for name, given in visit._asdict().items() if given
-                } & set(Given._fields)
-    assert seen >= {"start", "prefix", "alone", "tail"}
+                } & set(Conditions._fields)
+    assert seen >= {"start", "prefix", "frames", "tail"}
 
 
 def test_a_mixture_that_the_dataset_cannot_give_is_refused(dataset):

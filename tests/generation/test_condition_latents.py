@@ -5,7 +5,7 @@ import pytest
 
 from soraxla.core.types import LatentGrid
 from soraxla.generation.condition_latents import (
-    Alone,
+    AppendedLatents,
     Clip,
     lay,
     starting_with,
@@ -30,7 +30,7 @@ def test_known_latents_stand_at_the_beginning(k):
     np.testing.assert_array_equal(tokens.condition_mask, np.arange(18) < 6 * k)
     clip = np.asarray(unpatchify(tokens.latents, GRID, PATCH))
     np.testing.assert_array_equal(clip[:k], first)
-    assert np.all(clip[k:] == 0) and not tokens.alone.any()
+    assert np.all(clip[k:] == 0) and not tokens.appended.any()
     own = positions(GRID, PATCH, FPS, ROPE_FPS)
     np.testing.assert_array_equal(tokens.positions, own)
 
@@ -38,11 +38,14 @@ def test_known_latents_stand_at_the_beginning(k):
 def test_what_was_encoded_alone_stands_behind_the_clip_at_its_own_time():
     """Frame 7 alone, and a tail of two latents from frame 4 on."""
     frame, tail = latents(1, 4, 6, 5), latents(2, 4, 6, 5, seed=1)
-    alone = (Alone(latents=frame, place=7 / 4), Alone(latents=tail, place=1.0))
+    alone = (
+        AppendedLatents(latents=frame, place=7 / 4),
+        AppendedLatents(latents=tail, place=1.0),
+    )
     clip = starting_with(latents(1, 4, 6, 5, seed=2), 3, FPS, alone)
     tokens = lay(clip, PATCH, ROPE_FPS)
     assert tokens.latents.shape == (18 + 6 + 12, 20)
-    np.testing.assert_array_equal(tokens.alone, np.arange(36) >= 18)
+    np.testing.assert_array_equal(tokens.appended, np.arange(36) >= 18)
     np.testing.assert_array_equal(
         tokens.condition_mask, (np.arange(36) < 6) | (np.arange(36) >= 18)
     )
@@ -76,7 +79,7 @@ def test_what_cannot_be_known_is_refused():
     condition_mask = np.zeros((3, 4, 6), bool)
     condition_mask[0, 0, 0] = True
     clip = Clip(latents=latents(3, 4, 6, 5), condition_mask=condition_mask, fps=FPS)
-    with pytest.raises(ValueError, match="known in part: give whole patches"):
+    with pytest.raises(ValueError, match="a condition in part: give whole"):
         lay(clip, PATCH, ROPE_FPS)
 
 
@@ -105,18 +108,21 @@ def test_a_clip_without_a_limit_is_one_window():
 
 def test_a_window_begins_with_what_was_made_and_counts_from_its_own_start():
     frame, tail = latents(1, 4, 6, 5), latents(3, 4, 6, 5, seed=1)
-    alone = (Alone(latents=frame, place=2.25), Alone(latents=tail, place=7.0))
+    alone = (
+        AppendedLatents(latents=frame, place=2.25),
+        AppendedLatents(latents=tail, place=7.0),
+    )
     clip = starting_with(latents(1, 4, 6, 5, seed=2), 10, FPS, alone)
     made = latents(2, 4, 6, 5, seed=3)
     first = window_of(clip, 0, 6, made[:0])
     np.testing.assert_array_equal(first.latents, clip.latents[:6])
     assert first.condition_mask[0].all() and not first.condition_mask[1:].any()
-    assert [given.place for given in first.alone] == [2.25]
+    assert [given.place for given in first.appended] == [2.25]
     last = window_of(clip, 4, 10, made)
     np.testing.assert_array_equal(last.latents[:2], made)
     assert last.condition_mask[:2].all() and not last.condition_mask[2:].any()
-    assert [given.place for given in last.alone] == [3.0]
-    np.testing.assert_array_equal(last.alone[0].latents, tail)
+    assert [given.place for given in last.appended] == [3.0]
+    np.testing.assert_array_equal(last.appended[0].latents, tail)
     assert clip.condition_mask[1:].sum() == 0  # the clip itself is left alone
     own = positions(LatentGrid(t=6, h=4, w=6), PATCH, FPS, ROPE_FPS)
     laid = lay(last, PATCH, ROPE_FPS)

@@ -8,8 +8,9 @@ import pytest
 
 from soraxla.checkpoints.model_folder import CONFIG, save_folder
 from soraxla.generation.pipeline import assemble, load
-from soraxla.generation.request import Animate, Request, SamplingConfig
-from soraxla.generation.tasks import recipe
+from soraxla.generation.request import Request, SamplingConfig
+from soraxla.generation.task_inputs import Animate
+from soraxla.generation.tasks import sampling
 from soraxla.generation.vae_streaming import encode_clip
 from soraxla.packing.patchify import patchify
 from tests import tiny
@@ -140,7 +141,7 @@ def test_the_pictures_latents_go_in_and_come_out_to_the_bit(pipeline):
     """One latent frame, what the VAE makes of the picture, in the prompt's rows and
     the negative prompt's."""
     requests = [FROM_IMAGE, PICTURE]
-    clips = {i: next(recipe(pipeline.studio(r))) for i, r in enumerate(requests)}
+    clips = {i: next(sampling(pipeline.context(r))) for i, r in enumerate(requests)}
     texts = dict(enumerate(pipeline.text_encoder([r.prompt for r in requests])))
     [(places, (batch, negative))] = pipeline.rows(clips, texts, SETTINGS)
     seen = np.pad(picture()[11:49], ((0, 10), (0, 14), (0, 0)), mode="edge")[None]

@@ -10,15 +10,9 @@ from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.process import Process
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.generation.pipeline import Pipeline, assemble, sampler
-from soraxla.generation.request import (
-    Animate,
-    Connect,
-    Edit,
-    Extend,
-    Request,
-    SamplingConfig,
-)
-from soraxla.generation.tasks import recipe
+from soraxla.generation.request import Request, SamplingConfig
+from soraxla.generation.task_inputs import Animate, Connect, Edit, Extend
+from soraxla.generation.tasks import sampling
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
 from soraxla.parallel.mesh import sampling_mesh
 from tests import tiny
@@ -55,7 +49,7 @@ def pipeline():
 
 def latents_of(pipeline, requests, settings=SETTINGS):
     """Of the first clip of each."""
-    clips = {i: next(recipe(pipeline.studio(r))) for i, r in enumerate(requests)}
+    clips = {i: next(sampling(pipeline.context(r))) for i, r in enumerate(requests)}
     texts = dict(enumerate(pipeline.text_encoder([r.prompt for r in requests])))
     return dict(pipeline.sample_clips(clips, texts, settings))
 
@@ -142,7 +136,7 @@ def watch(monkeypatch, pipeline, guidance, condition_t):
         return denoise
 
     monkeypatch.setattr("soraxla.generation.pipeline.dit.denoiser", denoiser)
-    clip = next(recipe(pipeline.studio(CONNECT)))
+    clip = next(sampling(pipeline.context(CONNECT)))
     settings = SamplingConfig(
         cfg_scale=guidance.cfg_scale, image_scale=guidance.image_scale
     )

@@ -7,15 +7,8 @@ import pytest
 
 from soraxla.generation.blending import join_ratio
 from soraxla.generation.pipeline import assemble
-from soraxla.generation.request import (
-    Animate,
-    Connect,
-    Edit,
-    Extend,
-    Loop,
-    Request,
-    SamplingConfig,
-)
+from soraxla.generation.request import Request, SamplingConfig
+from soraxla.generation.task_inputs import Animate, Connect, Edit, Extend, Loop
 from tests import tiny
 
 ONCE = SamplingConfig(steps=1, cfg_scale=1.0, seed=3)

@@ -5,20 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from soraxla.generation.request import Animate, Connect, Edit, Extend, Loop
-from soraxla.generation.tasks import stretches
+from soraxla.generation.task_inputs import Animate, Connect, Edit, Extend, Loop
+from soraxla.generation.tasks import spans
 from tests.lossless import (
     CFG,
     FRAMES,
     OTHER,
     TRUTH,
     anything,
+    condition_frames,
+    context_of,
     decode,
     drive,
     encode,
-    known_frames,
     oracle,
-    studio,
 )
 
 pytestmark = pytest.mark.usefixtures("lossless")
@@ -26,16 +26,16 @@ pytestmark = pytest.mark.usefixtures("lossless")
 
 def test_a_long_clip_goes_by_windows_that_begin_with_what_the_last_one_made():
     """65 frames, 17 latents, at most 9 at once and 3 in common."""
-    job = studio(Animate(first=TRUTH[:1], last=TRUTH[64:]), 65, limit=9)
+    job = context_of(Animate(first=TRUTH[:1], last=TRUTH[64:]), 65, limit=9)
     windows = [(TRUTH, 0), (TRUTH, 4), (TRUTH, 9)]
     video, clips = drive(job, oracle(*windows))
     np.testing.assert_array_equal(video, TRUTH)
     assert [clip.grid.t for clip in clips] == [7, 8, 8]
-    assert [known_frames(clip) for clip in clips] == [(1, []), (3, []), (3, [7.0])]
+    assert [condition_frames(clip) for clip in clips] == [(1, []), (3, []), (3, [7.0])]
 
 
 def test_what_is_asked_for_stands_above_the_model_s_own_limit():
-    job = studio(Animate(), 65, limit=9, window=34, overlap=7, prompt="x")
+    job = context_of(Animate(), 65, limit=9, window=34, overlap=7, prompt="x")
     assert job.window == 9 and job.overlap == 2 and job.overlap_frames == 5
     _, clips = drive(job, lambda clip: clip.latents)
     assert [clip.grid.t for clip in clips] == [7, 7, 7]
@@ -45,15 +45,15 @@ def test_a_long_way_back_goes_from_window_to_window():
     """17 frames at most, 9 of them given: 8 new ones, the last window first."""
     task = Extend(video=TRUTH[20:40], direction="backward")
     pieces = [(TRUTH[12:29], 0), (TRUTH[4:21], 0), (TRUTH[:13], 0)]
-    video, clips = drive(studio(task, 40, limit=5), oracle(*pieces))
+    video, clips = drive(context_of(task, 40, limit=5), oracle(*pieces))
     np.testing.assert_array_equal(video, TRUTH[:40])
-    assert [known_frames(clip) for clip in clips] == [(0, [2.0])] * 2 + [(0, [1.0])]
+    assert [condition_frames(clip) for clip in clips] == [(0, [2.0])] * 2 + [(0, [1.0])]
 
 
 @pytest.mark.parametrize("task", [Animate(last=TRUTH[:1]), Animate(first=TRUTH[:1])])
 def test_windows_no_longer_than_their_overlap_are_refused(task):
     with pytest.raises(ValueError, match="windows of 3 latent frames cannot overlap"):
-        drive(studio(task, 33, limit=3), anything)
+        drive(context_of(task, 33, limit=3), anything)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_windows_no_longer_than_their_overlap_are_refused(task):
 )
 def test_windows_that_come_too_late_to_what_comes_after_are_refused(task):
     """15 new frames between 9 and 9, two latents a window: the last makes none."""
-    job = studio(task, 35 + 20 * isinstance(task, Connect), limit=5)
+    job = context_of(task, 35 + 20 * isinstance(task, Connect), limit=5)
     with pytest.raises(ValueError, match="come to the 9 after them: give a longer"):
         drive(job, anything)
     drive(replace(job, limit=6), anything)
@@ -71,7 +71,7 @@ def test_windows_that_come_too_late_to_what_comes_after_are_refused(task):
 
 def test_a_way_back_in_windows_is_steered_all_along():
     actions = np.arange(65, dtype=np.float32)[:, None]
-    job = studio(Animate(last=TRUTH[64:]), 65, limit=9, actions=actions)
+    job = context_of(Animate(last=TRUTH[64:]), 65, limit=9, actions=actions)
     _, clips = drive(job, anything)
     assert [clip.steering.actions[0, 0] for clip in clips] == [32, 8, 0]
     for clip in clips:
@@ -101,19 +101,19 @@ def test_a_way_back_in_windows_is_steered_all_along():
 )
 def test_what_is_made_is_known_before(task, frames, windows):
     """As many clips are sampled as the windows of all stretches say."""
-    job = studio(task, frames, limit=9, prompt="x")
-    assert stretches(job) == windows
+    job = context_of(task, frames, limit=9, prompt="x")
+    assert spans(job) == windows
     _, clips = drive(job, anything)
-    assert len(clips) == sum(len(job.ends(stretch)) for stretch in stretches(job))
+    assert len(clips) == sum(len(job.window_ends(span)) for span in spans(job))
 
 
 def test_a_long_edit_starts_each_window_from_its_own_part():
-    job = studio(Edit(video=OTHER, strength=0.3), FRAMES, limit=9)
+    job = context_of(Edit(video=OTHER, strength=0.3), FRAMES, limit=9)
     latents = encode(None, CFG, OTHER)
     video, clips = drive(job, oracle((TRUTH, 0), (TRUTH, 4), (TRUTH, 9)))
     np.testing.assert_array_equal(video, TRUTH)
     for clip, start in zip(clips, (0, 4, 9), strict=True):
-        k = known_frames(clip)[0]
+        k = condition_frames(clip)[0]
         assert k == (3 if start else 0)
         own = latents[start : start + clip.grid.t]
         np.testing.assert_array_equal(clip.latents[k:], own[k:])
@@ -128,6 +128,6 @@ def test_the_decoder_sees_the_whole_clip_at_once(monkeypatch):
         return decode(params, cfg, latents)
 
     monkeypatch.setattr("soraxla.generation.context.decode_clip", watched)
-    job = studio(Animate(), 65, limit=9, prompt="x")
+    job = context_of(Animate(), 65, limit=9, prompt="x")
     drive(job, oracle((TRUTH, 0), (TRUTH, 4), (TRUTH, 9)))
     np.testing.assert_array_equal(*seen, encode(None, CFG, TRUTH))

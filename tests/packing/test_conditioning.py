@@ -6,11 +6,11 @@ import pytest
 from soraxla.packing.conditioning import (
     EVERY_TASK,
     GREYED,
-    TASKS,
     ConditioningMixture,
     Stored,
-    given,
+    conditions_of,
 )
+from soraxla.packing.tasks import SHARES
 
 N = 40_000
 
@@ -19,7 +19,7 @@ def drawn(mixture, frames, *, alone=3, tails=2, spatial=1, seed=0):
     u = np.random.default_rng(seed).random((N, 4))
     frames = np.broadcast_to(np.asarray(frames), (N,))
     full = [np.broadcast_to(np.asarray(x), (N,)) for x in (alone, tails, spatial)]
-    return given(mixture, u, frames, Stored(*full))
+    return conditions_of(mixture, u, frames, Stored(*full))
 
 
 def only(task, **changes):
@@ -36,12 +36,12 @@ def test_every_task_has_its_share():
         "first": (parts.prefix == 1) & (parts.appended == 0),
         "prefix": (parts.prefix > 1) & (parts.appended == 0),
         "tail": (parts.prefix == 0) & (parts.tail > 0),
-        "first_last": (parts.prefix == 1) & (parts.alone > 0),
+        "first_last": (parts.prefix == 1) & (parts.frames > 0),
         "both_ends": (parts.prefix > 0) & (parts.tail > 0),
-        "frames": (parts.prefix == 0) & (parts.alone > 0),
+        "frames": (parts.prefix == 0) & (parts.frames > 0),
         "spatial": parts.spatial,
     }
-    assert set(found) == set(TASKS)
+    assert set(found) == set(SHARES)
     assert sum(which.sum() for which in found.values()) == N
     for task, which in found.items():
         assert abs(which.mean() - getattr(EVERY_TASK, task)) < 0.006, task
@@ -50,7 +50,7 @@ def test_every_task_has_its_share():
     assert (parts.prefix[windows] >= 2).all()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SHARES)
 def test_something_is_always_left_to_generate(task):
     """For clips of any length, down to pictures."""
     frames = np.random.default_rng(1).integers(1, 12, N)
@@ -60,7 +60,7 @@ def test_something_is_always_left_to_generate(task):
     }
     parts = drawn(only(task, middle=0.5), frames, **stored)
     assert (parts.start + parts.prefix < frames).all()
-    assert (parts.alone < 2 ** stored["alone"]).all()
+    assert (parts.frames < 2 ** stored["alone"]).all()
     assert (parts.tail <= stored["tails"]).all()
     if task not in ("none", "spatial"):  # and a clip that allows the task gets it
         can = frames >= 3
@@ -70,13 +70,13 @@ def test_something_is_always_left_to_generate(task):
 def test_what_is_given_varies():
     assert set(drawn(only("prefix", middle=0.0), 6).prefix) == {2, 3, 4, 5}
     assert set(drawn(only("prefix", middle=1.0), 6).start) == {1, 2, 3}
-    assert set(drawn(only("frames"), 6).alone) == set(range(1, 8))
-    assert set(drawn(only("first_last"), 6).alone) == {4}
+    assert set(drawn(only("frames"), 6).frames) == set(range(1, 8))
+    assert set(drawn(only("first_last"), 6).frames) == {4}
     assert set(drawn(only("tail"), 6).appended) == {2, 3}
     assert set(drawn(only("both_ends"), 6).prefix) == {2, 3, 4}
 
 
-@pytest.mark.parametrize("task", TASKS[3:])
+@pytest.mark.parametrize("task", SHARES[3:])
 def test_what_is_not_stored_is_not_given(task):
     parts = drawn(only(task), 9, alone=0, tails=0, spatial=0)
     assert not any(column.any() for column in parts)

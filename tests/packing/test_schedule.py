@@ -9,19 +9,15 @@ import pytest
 from grain.experimental import FirstFitPackIterDataset
 
 from benchmarks.sizes import published_sizes
+from soraxla.packing.bin_packing import Visit, balance, fill, imbalance, row_cost
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import (
-    ScheduleIndex,
-    Visit,
-    balance,
-    fill,
-    imbalance,
-    row_cost,
     schedule_rows,
     schedule_steps,
     schedule_window,
     window_visits,
 )
+from soraxla.packing.schedule_index import ScheduleIndex
 
 TEN = [100, 77, 70, 80, 96, 360, 392, 360, 650, 792]  # tokens of ten small samples
 
@@ -346,7 +342,7 @@ def test_a_step_has_neighbours_in_cost_there_and_back_again():
         for i in range(16)
     ]
     mixed = [rows[7 * i % 16] for i in range(16)]
-    dealt = [[row[0].visit for row in step] for step in balance(mixed, 4)]
+    dealt = [[row[0].number for row in step] for step in balance(mixed, 4)]
     assert dealt == [[0, 3, 1, 2], [4, 7, 5, 6], [8, 11, 9, 10], [12, 15, 13, 14]]
-    assert [row[0].visit for row in balance(rows[:15], 5)[0]] == [0, 4, 1, 3, 2]
+    assert [row[0].number for row in balance(rows[:15], 5)[0]] == [0, 4, 1, 3, 2]
     assert balance(mixed, 1) == [[row] for row in rows]

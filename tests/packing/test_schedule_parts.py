@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from soraxla.packing.bin_packing import fill
 from soraxla.packing.conditioning import ConditioningMixture, Stored
 from soraxla.packing.pack import PackConfig
-from soraxla.packing.schedule import fill, longest
+from soraxla.packing.schedule_index import longest
 from tests.packing.test_schedule import make_index, plan
 
 
@@ -37,7 +38,7 @@ def test_a_few_latents_of_a_clip_come_from_anywhere_in_it():
     spec = PackConfig(row_length=1000, text_length=999, max_segments=60, next_share=1.0)
     visits = [visit for row in plan(index, spec, 10) for visit in row]
     assert all(d.tokens == 40 * d.latent_frames for d in visits)
-    assert not any(d.alone or d.tail or d.spatial for d in visits)
+    assert not any(d.frames or d.tail or d.spatial for d in visits)
     long = [d for d in visits if d.sample == 0]
     assert {(d.prefix, d.latent_frames - d.prefix) for d in long} == {
         (prefix, new) for prefix in (1, 2, 3) for new in (1, 2)

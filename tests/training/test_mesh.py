@@ -20,8 +20,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.core.config import to_dict
 from soraxla.models.dit.config import dit_config
-from soraxla.packing.conditioning import TASKS
 from soraxla.packing.pack import Segment, pack
+from soraxla.packing.tasks import SHARES
 from soraxla.parallel.collectives import collectives
 from soraxla.parallel.mesh import PACKED_AXES, MeshConfig, make_mesh, partition_spec
 from soraxla.training.experiment import DiTTrainingConfig, check_mesh
@@ -220,7 +220,7 @@ def test_the_command_on_two_processes_is_the_command_on_one(data, way, tmp_path)
     card |= {"vae_sha256": sha256_of_folder(vae)}
     (dataset / "dataset.json").write_text(json.dumps(card))
     settings = {
-        **{f"pack.mixture.{task}": float(task == "none") for task in TASKS},
+        **{f"pack.mixture.{task}": float(task == "none") for task in SHARES},
         **{"batch_rows": 4, "loop.steps": 3, "loop.preview_every": 3},
         **{"pack.row_length": 1024, "pack.text_length": 512, "pack.max_segments": 16},
     }

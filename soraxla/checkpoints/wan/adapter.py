@@ -36,6 +36,7 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
             "--adapter"
         )
     model, lora, adapters = trained_ema(checkpoint, settings)
+    assert lora is not None
     places = dit_places(model, abstract_params(model))
     tensors = {}
     for name, leaf in named_leaves(jax.device_get(adapters)).items():

@@ -13,8 +13,9 @@ from soraxla.diffusion.process import Process
 from soraxla.diffusion.sampler import sample
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.generation.pipeline import Pipeline
-from soraxla.generation.request import Animate, Request, SamplingConfig
-from soraxla.generation.tasks import recipe
+from soraxla.generation.request import Request, SamplingConfig
+from soraxla.generation.task_inputs import Animate
+from soraxla.generation.tasks import sampling
 from soraxla.models import dit
 from soraxla.packing.pack import unpack
 from soraxla.packing.patchify import patchify
@@ -77,7 +78,7 @@ def test_every_step_from_a_picture_is_diffusers(pipeline, arrays, name):
     settings = SamplingConfig(
         steps=10, solver=name, cfg_scale=5.0, negative_prompt="negative"
     )
-    clip = next(recipe(pipeline.studio(request)))
+    clip = next(sampling(pipeline.context(request)))
     texts = dict(enumerate(pipeline.text_encoder(["prompt"])))
     [(_, (batch, negative))] = pipeline.rows({0: clip}, texts, settings)
     shown, told = [], []

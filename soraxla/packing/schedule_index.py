@@ -1,0 +1,125 @@
+"""The sizes of a dataset's samples, and whether they can be packed. NumPy only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from soraxla.core.errors import UserError
+from soraxla.packing.conditioning import Stored
+from soraxla.packing.pack import PackConfig
+from soraxla.packing.tasks import SHARES
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScheduleIndex:
+    """What planning knows of N samples: one array entry a sample."""
+
+    t: Int[np.ndarray, " n"]  # latent frames; 1 for a picture
+    h: Int[np.ndarray, " n"]  # latents
+    w: Int[np.ndarray, " n"]
+    fps: Float[np.ndarray, " n"]  # of the pixels; 0 for a picture
+    text_length: Int[np.ndarray, " n"]  # text tokens of the caption
+    height: Int[np.ndarray, " n"]  # pixels
+    width: Int[np.ndarray, " n"]
+    empty_text_length: int  # text tokens of the empty caption
+    patch: tuple[int, int, int] = (1, 2, 2)
+    stored: Stored | None = None  # what draws can be given beside a clip's beginning
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+def check_index(index: ScheduleIndex, spec: PackConfig) -> None:
+    """Raises UserError when a sample cannot be packed into a row of `spec`.
+
+    Refused: an index with no sample, latents the patch does not divide, a picture
+    (or one latent frame of a clip) over the row, a caption over the text budget or
+    of no token, a clip without a frame rate.
+    """
+    if len(index) == 0:
+        raise UserError("the index holds no sample: prepare a dataset with at least 1")
+
+    def size(i: int) -> str:
+        return f"sample {i} ({index.width[i]}x{index.height[i]} pixels)"
+
+    sides = np.stack([index.t, index.h, index.w])
+    bad = ((sides < 1) | (sides % np.array(index.patch)[:, None] != 0)).any(axis=0)
+    if bad.any():
+        worst = int(bad.argmax())
+        raise UserError(
+            f"{size(worst)} has latents of {tuple(sides[:, worst].tolist())} (t, h, w),"
+            f" which patches of {index.patch} do not divide: prepare the dataset again"
+        )
+    frame = frame_tokens(index, slice(None))
+    worst = int(frame.argmax())
+    if frame[worst] > spec.row_length:
+        what = "a picture" if index.t[worst] == 1 else "one latent frame"
+        raise UserError(
+            f"{size(worst)} has {frame[worst]} tokens in {what}, more than a row of"
+            f" {spec.row_length}: set row_length to at least {frame[worst]}"
+        )
+    longest = max(int(index.text_length.max()), index.empty_text_length)
+    if longest > spec.text_length:
+        raise UserError(
+            f"the longest caption has {longest} text tokens, more than a row's"
+            f" {spec.text_length}: set text_length to at least {longest}"
+        )
+    if min(int(index.text_length.min()), index.empty_text_length) < 1:
+        raise UserError(
+            "a caption has no text token: its encoder must give at least 1 for any text"
+        )
+    _check_mixture(index, spec)
+    still = (index.t > 1) & ~(index.fps > 0)
+    if still.any():
+        worst = int(still.argmax())
+        raise UserError(
+            f"{size(worst)} is a clip of {index.t[worst]} latent frames with no frame"
+            f" rate (fps {index.fps[worst]}): prepare the dataset again"
+        )
+
+
+def _check_mixture(index: ScheduleIndex, spec: PackConfig) -> None:
+    asked = [task for task in SHARES[1:] if getattr(spec.mixture, task)]
+    if spec.next_share:
+        asked.append("next_share")
+    if asked and index.patch[0] != 1:
+        raise UserError(
+            f"the mixture asks for {asked[0]}, but patches of {index.patch} join latent"
+            " frames: set its shares to none 1 and next_share to 0, or prepare with "
+            "patches of one frame"
+        )
+    lacking = [x for x in asked if x not in ("first", "prefix", "next_share")]
+    if lacking and index.stored is None:
+        raise UserError(
+            f"the mixture asks for {', '.join(lacking)}, but the dataset holds no "
+            "conditions: prepare it again with them, or set these shares to 0"
+        )
+
+
+def frame_tokens(
+    index: ScheduleIndex, samples: Int[np.ndarray, " k"] | slice
+) -> Int[np.ndarray, " k"]:
+    """Tokens of one step of the patch grid along time."""
+    _, ph, pw = index.patch
+    h, w = index.h[samples].astype(np.int64), index.w[samples].astype(np.int64)
+    return (h // ph) * (w // pw)
+
+
+def most_tokens(
+    index: ScheduleIndex, spec: PackConfig, samples: Int[np.ndarray, " k"] | slice
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """Most latent frames that are packed, and their tokens.
+
+    Cutting a clip after any latent is exact: the VAE is causal, so the first latents
+    of a clip are the latents of its first frames.
+    """
+    pt = index.patch[0]
+    frame = frame_tokens(index, samples)
+    steps = np.minimum(index.t[samples] // pt, spec.row_length // frame)
+    return steps * pt, steps * frame
+
+
+def longest(index: ScheduleIndex, spec: PackConfig) -> int:
+    """Most latent frames that a row has of one clip."""
+    return int(most_tokens(index, spec, slice(None))[0].max())
