@@ -59,7 +59,7 @@ class Guidance:
 
 
 class Unconditional(NamedTuple):
-    """Rows without condition tokens, and their inputs (x, t) → x from corrupted ones."""
+    """Rows without condition tokens, and their inputs (x, t) → x from noised ones."""
 
     batch: PackedBatch
     to_input: Denoise
