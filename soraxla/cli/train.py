@@ -59,54 +59,12 @@ def run(args: argparse.Namespace) -> None:
     group = find_group(args.coordinator, args.processes, args.process_id)
     if group is not None:
         join(group)
-    train = _train_vae if kind == "vae" else _train_dit
-    train(args, config)
 
+    # Imported last: the processes of a group join before JAX is asked for devices.
+    from soraxla.training.run import run_training
 
-def _train_vae(args: argparse.Namespace, config: dict[str, Any]) -> None:
-    import jax
-
-    from soraxla.checkpoints.load import load_vae
-    from soraxla.core.config import build
-    from soraxla.parallel.mesh import make_mesh
-    from soraxla.training.experiment import (
-        VAETrainingConfig,
-        media_files,
-        vae_experiment,
-    )
-    from soraxla.training.loop import train
-    from soraxla.training.preview import vae_preview
-
-    cfg = build(VAETrainingConfig, config)
-    mesh = make_mesh(cfg.mesh)
-    with jax.set_mesh(mesh):
-        start = load_vae(args.init) if args.init else None
-        preview = vae_preview(cfg.step.model, media_files(args.data))
-        job = vae_experiment(cfg, args.data, start=start, preview=preview, mesh=mesh)
-        train(job, cfg.loop, args.workdir)
-
-
-def _train_dit(args: argparse.Namespace, config: dict[str, Any]) -> None:
-    import jax
-
-    from data_pipelines.dataset import open_dataset
-    from soraxla.core.config import build
-    from soraxla.parallel.mesh import make_mesh
-    from soraxla.training.experiment import DiTTrainingConfig, dit_experiment
-    from soraxla.training.finetune import open_start, settings_of
-    from soraxla.training.loop import train
-    from soraxla.training.preview import dit_preview
-
-    start = open_start(args.init) if args.init else None
-    cfg = build(DiTTrainingConfig, settings_of(config, start))
-    mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
-    with jax.set_mesh(mesh):
-        dataset = open_dataset(args.data)
-        preview = dit_preview(cfg.step, dataset)
-        job = dit_experiment(
-            cfg, dataset, args.workdir, start=start, preview=preview, mesh=mesh
-        )
-        train(job, cfg.loop, args.workdir)
+    config = {"kind": kind, **config}
+    run_training(config, data=args.data, workdir=args.workdir, init=args.init)
 
 
 def configured(spec: str, assignments: list[str]) -> tuple[str, dict[str, Any]]:

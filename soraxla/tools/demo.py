@@ -32,6 +32,7 @@ from soraxla.models.text import load_text_encoder
 from soraxla.packing.bin_packing import fill
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import schedule_window
+from soraxla.parallel.mesh import one_device
 from soraxla.training.experiment import (
     DiTTrainingConfig,
     VAETrainingConfig,
@@ -87,7 +88,9 @@ def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
     dataset = encode_samples(workdir)
     say("Training the transformer")
     cfg = dit_training(settings)
-    train(dit_experiment(cfg, dataset, workdir / "dit"), cfg.loop, workdir / "dit")
+    # One row a step: there is nothing to share among devices.
+    experiment = dit_experiment(cfg, dataset, workdir / "dit", mesh=one_device())
+    train(experiment, cfg.loop, workdir / "dit")
     say("Generating every caption at its own size, and two sizes never seen")
     pipeline = load(workdir / "dit")
     names, requests = demo_requests(dataset)
@@ -133,7 +136,8 @@ def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
         ),
         loop=LoopConfig(steps=settings.vae_steps),
     )
-    train(vae_experiment(cfg, SAMPLES, start=start), cfg.loop, workdir)
+    experiment = vae_experiment(cfg, SAMPLES, start=start, mesh=one_device())
+    train(experiment, cfg.loop, workdir)
 
 
 def encode_samples(workdir: Path) -> Dataset:

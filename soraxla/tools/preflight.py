@@ -20,7 +20,6 @@ from soraxla.diffusion.process import Process
 from soraxla.evals.denoising import TRIPLES, denoising_ratio
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.read import read_clip
-from soraxla.parallel.mesh import make_mesh
 from soraxla.training.experiment import DiTTrainingConfig, dit_experiment, media_files
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Experiment
@@ -112,8 +111,7 @@ class _Trial:
     @cached_property
     def _job(self) -> Experiment:
         cfg, dataset, workdir, start = self._made
-        mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
-        return dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)
+        return dit_experiment(cfg, dataset, workdir, start=start)
 
     @cached_property
     def _program(self) -> jax.stages.Compiled:

@@ -35,7 +35,7 @@ from soraxla.parallel.mesh import (
     MeshConfig,
     axis_size,
     host_rows,
-    one_device,
+    make_mesh,
     param_shardings,
     put_rows,
     put_tree,
@@ -123,7 +123,7 @@ def dit_experiment(
     """Trains on a prepared dataset; the dataset's VAE is copied into `workdir`.
 
     `start` is a model to fine-tune, whole or, with `cfg.step.lora`, by adapters; None
-    starts from nothing. `mesh` has the devices (not `cfg.mesh`), by default the first.
+    starts from nothing. `mesh` has the devices; None is `cfg.mesh` over all of them.
 
     Raises:
         UserError: the dataset does not fit the model, or the mesh the model or the
@@ -138,7 +138,7 @@ def dit_experiment(
         raise UserError(
             "step.lora trains adapters of a model; name its folder with --init"
         )
-    mesh = one_device() if mesh is None else mesh
+    mesh = make_mesh(cfg.mesh, width=model.width) if mesh is None else mesh
     own = check_mesh(cfg, mesh)
     fresh = functools.partial(dit_init, cfg.step)
     if adapted:
@@ -248,13 +248,13 @@ def vae_experiment(
     """Trains on pixel windows of all media files below a folder.
 
     `start` is a VAE to fine-tune; None starts from nothing, a linear encoder from the
-    principal components. `mesh` has the devices (not `cfg.mesh`), by default the first.
+    principal components. `mesh` has the devices; None is `cfg.mesh` over all of them.
 
     Raises:
         UserError: no media, none large enough, `start` has other widths, or the mesh
             does not divide a batch.
     """
-    mesh = one_device() if mesh is None else mesh
+    mesh = make_mesh(cfg.mesh) if mesh is None else mesh
     for i, shape in enumerate(cfg.windows.shapes):
         host_rows(shape.batch, mesh, what=f"windows.shapes[{i}].batch")
     files = media_files(media)

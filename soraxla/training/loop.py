@@ -118,11 +118,13 @@ class Experiment:
         )
 
 
-def train(job: Experiment, loop: LoopConfig, workdir: Path) -> TrainState:
+def train(
+    job: Experiment, loop: LoopConfig, workdir: Path, *, interrupts: bool = False
+) -> TrainState:
     """Trains until `loop.steps`, going on from the newest checkpoint in `workdir`.
 
-    SIGTERM, to any of its processes, saves and returns early; SIGUSR1 traces some steps
-    (`Profiler`).
+    SIGTERM, to any of its processes, saves and returns early, and with `interrupts`
+    SIGINT does, once; SIGUSR1 traces some steps (`Profiler`).
 
     Raises:
         UserError: another training runs in `workdir`.
@@ -132,7 +134,7 @@ def train(job: Experiment, loop: LoopConfig, workdir: Path) -> TrainState:
     with ExitStack() as stack:
         stack.enter_context(folder_lock(workdir))
         write_settings(workdir, job.settings)
-        preemption = stack.enter_context(Preemption())
+        preemption = stack.enter_context(Preemption(interrupts=interrupts))
         profiler = stack.enter_context(Profiler(workdir))
         stack.enter_context(jax.set_mesh(job.mesh))
         # ---- Restore -------------------------------------------------------------

@@ -9,12 +9,14 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+METRICS = "metrics.jsonl"
+
 
 class MetricsLog:
     """Writes one record a step; a resumed run drops the records it will write again."""
 
     def __init__(self, workdir: Path, *, first_step: int, steps: int, unit: str):
-        self._path = workdir / "metrics.jsonl"
+        self._path = workdir / METRICS
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= first_step]

@@ -11,7 +11,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import soraxla
 from soraxla.core.config import nearest, set_key
 from soraxla.core.errors import UserError
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
@@ -19,7 +18,7 @@ from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 # The settings of a training by the `kind` of its configuration.
 KINDS: dict[str, type] = {"dit": DiTTrainingConfig, "vae": VAETrainingConfig}
 
-_PACKAGE = Path(soraxla.__file__).parent
+_PACKAGE = Path(__file__).parents[1]  # soraxla/
 
 
 def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:

@@ -20,6 +20,7 @@ from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import Purpose, sample_keys
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit.config import dit_config
+from soraxla.parallel.mesh import one_device
 from soraxla.training.experiment import DiTTrainingConfig, dit_experiment
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import train
@@ -98,7 +99,9 @@ def settings(way, start, **step):
 
 def fine_tune(way, start, dataset, workdir, *, steps, **step):
     cfg = settings(way, start, **step)
-    job = dit_experiment(cfg, open_dataset(dataset), workdir, start=start)
+    job = dit_experiment(
+        cfg, open_dataset(dataset), workdir, start=start, mesh=one_device()
+    )
     loop = replace(cfg.loop, steps=steps, checkpoint_every=100)
     return train(job, loop, workdir), job, cfg
 
@@ -113,7 +116,11 @@ def test_times_may_be_shifted_otherwise_than_a_sampler_s(folder, dataset, tmp_pa
     cfg = settings("full", start)
     for shift in (None, 2.0):
         job = dit_experiment(
-            replace(cfg, shift=shift), open_dataset(dataset), tmp_path, start=start
+            replace(cfg, shift=shift),
+            open_dataset(dataset),
+            tmp_path,
+            start=start,
+            mesh=one_device(),
         )
         batch = next(iter(job.batches))
         used = np.isin(np.arange(1, batch.shift.shape[1] + 1), batch.segment_ids)

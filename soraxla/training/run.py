@@ -1,0 +1,167 @@
+"""A whole training, from a configuration and data to a folder that can be sampled."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from data_pipelines.dataset import open_dataset
+from soraxla.checkpoints.load import load_vae
+from soraxla.core.config import build
+from soraxla.core.errors import UserError
+from soraxla.parallel.mesh import make_mesh
+from soraxla.training.experiment import (
+    DiTTrainingConfig,
+    VAETrainingConfig,
+    dit_experiment,
+    media_files,
+    vae_experiment,
+)
+from soraxla.training.finetune import open_start, settings_of
+from soraxla.training.loop import Experiment, LoopConfig, train
+from soraxla.training.metrics_log import METRICS
+from soraxla.training.preview import dit_preview, vae_preview
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training folder and the step that its training has reached."""
+
+    workdir: Path
+    step: int
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Returns the columns of the folder's `metrics.jsonl`, one row a step.
+
+        `step` holds integers, every other column float64. A step that was skipped for
+        a gradient that is not finite holds NaN.
+
+        Raises:
+            FileNotFoundError: no step has been logged in the folder.
+        """
+        lines = (self.workdir / METRICS).read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: [row.get(name) for row in rows] for name in names}
+        return {
+            name: np.array(column, np.int64 if name == "step" else np.float64)
+            for name, column in columns.items()
+        }
+
+    def preview(self) -> Image.Image:
+        """Returns the newest contact sheet of the folder.
+
+        Raises:
+            UserError: the folder holds none.
+        """
+        sheets = sorted((self.workdir / "previews").glob("step_*.png"))
+        if not sheets:
+            raise UserError(
+                f"{self.workdir}: holds no preview; set loop.preview_every to at most "
+                f"the {self.step} steps that were trained"
+            )
+        with Image.open(sheets[-1]) as sheet:
+            sheet.load()
+            return sheet
+
+
+def run_training(
+    config: Mapping[str, Any],
+    *,
+    data: str | Path,
+    workdir: str | Path,
+    init: str | Path | None = None,
+    mesh: Mesh | None = None,
+    interrupts: bool = False,
+) -> Run:
+    """Trains the model that `config["kind"]` names, "dit" or "vae", in `workdir`.
+
+    Args:
+        config: nested settings of `DiTTrainingConfig` or `VAETrainingConfig`.
+        data: a prepared dataset for a DiT; a folder of media for a VAE.
+        workdir: the training folder; an existing one is continued.
+        init: the folder of a model to fine-tune.
+        mesh: the devices; None is `config["mesh"]` over all devices.
+        interrupts: SIGINT saves and returns, as SIGTERM does.
+
+    Raises:
+        UserError: a setting, the data or the model to fine-tune does not fit.
+        OSError: a file cannot be read or written, or another training runs there.
+        FloatingPointError: no finite gradient for 20 steps in a row.
+    """
+    workdir = Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir}: is a file, expected a folder")
+    experiment, loop = open_experiment(
+        config, data=data, workdir=workdir, init=init, mesh=mesh
+    )
+    state = train(experiment, loop, workdir, interrupts=interrupts)
+    return Run(workdir=workdir, step=int(state.step))
+
+
+def open_experiment(
+    config: Mapping[str, Any],
+    *,
+    data: str | Path,
+    workdir: str | Path,
+    init: str | Path | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Experiment, LoopConfig]:
+    """Returns what `run_training` of these arguments trains, and for how long.
+
+    Raises:
+        UserError: a setting, the data or the model to fine-tune does not fit.
+        OSError: a file cannot be read.
+    """
+    config = dict(config)
+    kind = config.pop("kind", None)
+    if kind not in _OPEN:
+        raise UserError(f"kind is {kind!r}, expected 'vae' or 'dit'")
+    start = None if init is None else Path(init)
+    return _OPEN[kind](config, Path(data), Path(workdir), start, mesh)
+
+
+def _open_vae(
+    config: Mapping[str, Any],
+    media: Path,
+    workdir: Path,
+    init: Path | None,
+    mesh: Mesh | None,
+) -> tuple[Experiment, LoopConfig]:
+    cfg = build(VAETrainingConfig, config)
+    mesh = make_mesh(cfg.mesh) if mesh is None else mesh
+    with jax.set_mesh(mesh):
+        start = load_vae(init) if init else None
+        preview = vae_preview(cfg.step.model, media_files(media))
+        return (
+            vae_experiment(cfg, media, start=start, preview=preview, mesh=mesh),
+            cfg.loop,
+        )
+
+
+def _open_dit(
+    config: Mapping[str, Any],
+    data: Path,
+    workdir: Path,
+    init: Path | None,
+    mesh: Mesh | None,
+) -> tuple[Experiment, LoopConfig]:
+    start = open_start(init) if init else None
+    cfg = build(DiTTrainingConfig, settings_of(config, start))
+    mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
+    with jax.set_mesh(mesh):
+        dataset = open_dataset(data)
+        preview = dit_preview(cfg.step, dataset)
+        experiment = dit_experiment(
+            cfg, dataset, workdir, start=start, preview=preview, mesh=mesh
+        )
+    return experiment, cfg.loop
+
+
+_OPEN = {"vae": _open_vae, "dit": _open_dit}
