@@ -49,34 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import jax
+    from soraxla.tools.prepare import prepare_dataset
 
-    from data_pipelines import SAMPLES
-    from data_pipelines.prepare import prepare
-    from soraxla.assets import small_vae
-    from soraxla.checkpoints.load import load_vae, vae_as_folder
-    from soraxla.generation.vae_streaming import encode_clip
-    from soraxla.models.text import load_text_encoder
-    from soraxla.parallel.mesh import sampling_mesh
-
-    with jax.set_mesh(sampling_mesh()):
-        encoder = load_text_encoder(args.text_encoder)
-        with vae_as_folder(args.vae or small_vae()) as (folder, sha256):
-            loaded = load_vae(folder)
-            card = prepare(
-                SAMPLES if args.source == "samples" else args.source,
-                args.out,
-                data_dir=args.data_dir,
-                encode_video=lambda video: encode_clip(
-                    loaded.params, loaded.model, video
-                ),
-                encode_text=encoder,
-                vae_dir=folder,
-                vae_sha256=sha256,
-                text_encoder=encoder.name,
-                vae_spatial=loaded.model.spatial,
-                conditions=args.conditions,
-                max_tokens=args.max_tokens,
-                max_bad=args.max_bad,
-            )
+    dataset = prepare_dataset(
+        args.source,
+        args.out,
+        vae=args.vae,
+        text_encoder=args.text_encoder,
+        data_dir=args.data_dir,
+        conditions=args.conditions,
+        max_tokens=args.max_tokens,
+        max_bad=args.max_bad,
+    )
+    card = dataset.card
     print(f"{args.out}: {card['samples']} samples, {card['tokens']:,} tokens")
