@@ -12,7 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["soraxla*", "data_pipelines*"]),
+    packages=[
+        *find_packages(include=["soraxla*", "data_pipelines*"]),
+        "soraxla.configs",
+    ],
+    package_dir={"soraxla.configs": "configs"},
     package_data={
         "soraxla": ["assets/**/*"],
         "data_pipelines": ["samples/*"],

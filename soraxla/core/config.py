@@ -94,19 +94,8 @@ def set_key(config: "ConfigDict", cls: type, key: str, value: Any) -> None:
     Raises:
         UserError: an unknown key (names the nearest leaf), or a value of a wrong type.
     """
-    *groups, last = key.split(".")
-    node, hint = config, cls
-    for group in groups:
-        parent, hint = hint, _hint_of(hint, group, key, cls)
-        node = _entered(node, group, parent, hint, key, cls)
-    parent, hint = hint, _hint_of(hint, last, key, cls)
-    if isinstance(value, Mapping) and _holds_keys(hint):
-        _entered(node, last, parent, hint, key, cls)
-        for name, each in value.items():
-            set_key(config, cls, f"{key}.{name}", each)
-        return
-    made = _convert(hint, value, key)
-    _assign(node, last, to_dict(made) if dataclasses.is_dataclass(made) else made)
+    for path, each in list(_checked(cls, key, value)):
+        _put(config, cls, path, each)
 
 
 def set_from_text(config: "ConfigDict", cls: type, assignment: str) -> None:
@@ -159,6 +148,18 @@ def _unknown(key: str, cls: type) -> UserError:
     return UserError(f"unknown setting {key!r}: did you mean {near!r}?")
 
 
+def _checked(cls: type, key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the settings that `key = value` sets, their types checked."""
+    hint: Any = cls
+    for name in key.split("."):
+        hint = _hint_of(hint, name, key, cls)
+    if isinstance(value, Mapping) and value and _holds_keys(hint):
+        for name, each in value.items():
+            yield from _checked(cls, f"{key}.{name}", each)
+    else:
+        yield key, _convert(hint, value, key) if value != {} else {}
+
+
 def _hint_of(hint: Any, name: str, key: str, cls: type) -> Any:
     """Returns the type of what `name` means in a group of the type `hint`."""
     for option in _options(hint):
@@ -171,16 +172,27 @@ def _hint_of(hint: Any, name: str, key: str, cls: type) -> Any:
     raise _unknown(key, cls)
 
 
-def _entered(
-    node: "ConfigDict", name: str, parent: Any, hint: Any, key: str, cls: type
-) -> "ConfigDict":
+def _put(config: "ConfigDict", cls: type, key: str, value: Any) -> None:
+    """Sets a checked value; the groups on the way to it are made."""
+    *groups, last = key.split(".")
+    node, hint = config, cls
+    for name in groups:
+        parent, hint = hint, _hint_of(hint, name, key, cls)
+        node = _entered(node, name, parent, hint)
+        if not hasattr(node, "items"):
+            raise _unknown(key, cls)
+    if value == {}:
+        _entered(node, last, hint, _hint_of(hint, last, key, cls))
+    else:
+        _assign(node, last, value)
+
+
+def _entered(node: "ConfigDict", name: str, parent: Any, hint: Any) -> "ConfigDict":
     """Returns the group `name` of `node`, made of its defaults where it is None.
 
     A group that is not there at all starts empty: `build` adds its defaults, or a model
     folder says the rest.
     """
-    if not _holds_keys(hint) and hint is not Any:
-        raise _unknown(key, cls)
     if node.get(name) is None:
         made: Any = {}
         if name in node and _groups(hint):
@@ -288,6 +300,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         return _tuple(args, value, where, hint)
+    if origin is list:
+        return list(_tuple((args[0], ...), value, where, hint))
     if _is_mapping(hint):
         if not isinstance(value, Mapping):
             raise _wrong(where, value, hint)

@@ -1,13 +1,27 @@
 """Settings from nested mappings: what is wrong is named, what is right comes back."""
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
+from ml_collections import ConfigDict
 
 from data_pipelines.vae_windows import WindowConfig, WindowShape
-from soraxla.core.config import build, nearest, to_dict
+from soraxla.core.config import (
+    RENAMED,
+    build,
+    leaves,
+    nearest,
+    renamed,
+    set_from_text,
+    set_key,
+    to_config_dict,
+    to_dict,
+)
+from soraxla.core.errors import UserError
 from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import dit_config
 from soraxla.models.vae.model import VAEConfig
@@ -158,3 +172,153 @@ def test_nearest_names_what_there_is():
     assert nearest("heum", ["euler", "heun"]) == (
         ": did you mean 'heun'? Known: euler, heun"
     )
+
+
+# --- Dotted keys ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    every: int = 100
+    name: str = "look"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    outer: Outer
+    maybe: Inner | None = None
+    look: Look | None = None
+    looks: Mapping[str, Look | None] = field(default_factory=lambda: {"a": Look()})
+    anything: dict[str, Any] = field(default_factory=dict)
+
+
+def whole(**changes):
+    return to_config_dict("toy", Whole(outer=Outer(inner=Inner(depth=3)), **changes))
+
+
+def built(config):
+    settings = config.to_dict()
+    assert settings.pop("kind") == "toy"
+    return build(Whole, json.loads(json.dumps(settings)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("outer.rate", 2, lambda w: w.outer.rate),
+        ("outer.rate", math.inf, lambda w: w.outer.rate),
+        ("outer.shift", 3.5, lambda w: w.outer.shift),  # "auto" before
+        ("outer.limit", 5, lambda w: w.outer.limit),  # None before
+        ("outer.pair", (3, 4.0), lambda w: w.outer.pair),
+        ("outer.inner.depth", 9, lambda w: w.outer.inner.depth),
+        ("look.every", 7, lambda w: w.look.every),  # the group was None
+        ("look", {"every": 7}, lambda w: to_dict(w.look) and {"every": w.look.every}),
+        ("looks.a.every", 7, lambda w: w.looks["a"].every),
+        ("looks.a", None, lambda w: w.looks["a"]),
+        ("looks.new.every", 7, lambda w: w.looks["new"].every),
+        ("anything.val_loss.every", 500, lambda w: w.anything["val_loss"]["every"]),
+        ("outer.made", [1, 2], lambda w: w.outer.made),
+        ("look", {}, lambda w: {} if w.look == Look() else None),
+        ("outer.inner", Inner(depth=4), lambda w: w.outer.inner),
+    ],
+)
+def test_a_key_sets_one_setting(key, value, found):
+    config = whole()
+    before = config.copy_and_resolve_references()
+    set_key(config, Whole, key, value)
+    assert found(built(config)) == value
+    assert config != before
+    assert config.outer.kind == "a" and config.looks.a != {}
+
+
+def test_a_group_that_was_none_has_the_defaults():
+    config = whole()
+    set_key(config, Whole, "look.every", 7)
+    assert config.look.to_dict() == {"every": 7, "name": "look"}
+    set_key(config, Whole, "look", None)
+    assert built(config).look is None
+    set_key(config, Whole, "maybe.name", "x")  # its depth has no default
+    with pytest.raises(UserError, match=r"'maybe\.depth' is missing"):
+        built(config)
+
+
+def test_a_mapping_sets_its_keys_and_leaves_the_rest():
+    config = whole()
+    set_key(config, Whole, "outer", {"rate": 0.25, "inner": {"name": "y"}})
+    assert built(config).outer == Outer(inner=Inner(depth=3, name="y"), rate=0.25)
+
+
+def test_a_group_that_is_not_there_gets_only_the_key():
+    """A model folder says the rest of it, as for a fine-tuning."""
+    config = ConfigDict({"kind": "toy", "outer": {}})
+    set_key(config, Whole, "outer.inner.depth", 2)
+    set_key(config, Whole, "looks.b.every", 3)
+    assert config.outer.to_dict() == {"inner": {"depth": 2}}
+    assert built(config).looks == {"a": Look(), "b": Look(every=3)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("depth", 1, r"'depth': did you mean '(outer\.inner|maybe)\.depth'\?"),
+        ("outer.rat", 1, r"'outer\.rat': did you mean 'outer\.rate'\?"),
+        ("outr.rate", 1, r"'outr\.rate': did you mean 'outer\.rate'\?"),
+        ("outer.rate.most", 1, r"unknown setting 'outer\.rate\.most'"),
+        ("look.evry", 1, r"'look\.evry': did you mean 'look\.every'\?"),
+        ("looks.a.evry", 1, r"'looks\.a\.evry': did you mean 'look\.every'\?"),
+        (
+            "outer",
+            {"rate": 1.0, "rat": 1},
+            r"'outer\.rat': did you mean 'outer\.rate'\?",
+        ),
+        ("qqq", 1, "'qqq'; docs/configuration.md lists all"),
+        ("outer.rate", "fast", r"'outer\.rate' is 'fast', expected float"),
+        ("outer.rate", math.nan, r"'outer\.rate' is nan, expected a number"),
+        ("outer.on", 1, r"'outer\.on' is 1, expected bool"),
+        ("outer.inner", None, r"'outer\.inner' is None, expected a group"),
+        ("looks.a", 3, r"'looks\.a' is 3, expected .*Look"),
+        ("outer.inners", [{"dept": 1}], r"'outer\.inners\[0\]\.dept'"),
+    ],
+)
+def test_a_wrong_key_changes_nothing_and_names_the_nearest_leaf(key, value, message):
+    config = whole()
+    before = config.to_dict()
+    with pytest.raises(UserError, match=message) as error:
+        set_key(config, Whole, key, value)
+    assert "\n" not in str(error.value)
+    assert config.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("assignment", "found"),
+    [
+        ("outer.rate=inf", math.inf),
+        ("outer.rate = 1e-4", 1e-4),
+        ("outer.shift=auto", "auto"),
+        ("outer.pair=[3, 4]", (3, 4.0)),
+        ("outer.limit=None", None),
+    ],
+)
+def test_a_text_is_a_literal_or_a_word(assignment, found):
+    config = whole()
+    set_from_text(config, Whole, assignment)
+    assert getattr(built(config).outer, assignment.split("=")[0].strip()[6:]) == found
+
+
+def test_leaves_are_the_settings_that_hold_no_others():
+    keys = [key for key, *_ in leaves(Whole)]
+    assert {"outer.inner.depth", "maybe.depth", "look.every", "looks"} <= set(keys)
+    assert not {"outer", "outer.inner", "look"} & set(keys)
+
+
+def test_a_renamed_setting_is_read_by_its_old_name(monkeypatch):
+    old = {"kind": "dit", "step": {"optim": {"lr": 1.0, "b1": 0.9}, "lora": None}}
+    assert renamed(old) == old
+    monkeypatch.setitem(RENAMED, "step.optim.lr", "optim.learning_rate")
+    assert renamed(old) == {
+        "kind": "dit",
+        "optim": {"learning_rate": 1.0},
+        "step": {"optim": {"b1": 0.9}, "lora": None},
+    }
+    with pytest.raises(UserError, match=r"is called 'optim\.learning_rate' now"):
+        set_key(whole(), Whole, "step.optim.lr", 1.0)

@@ -1,0 +1,105 @@
+"""Presets and configuration files: a name or a path, and one line for a mistake."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from soraxla.core.config import build
+from soraxla.core.errors import UserError
+from soraxla.training.experiment import DiTTrainingConfig
+from soraxla.training.presets import (
+    load_preset,
+    preset_names,
+    presets_folder,
+    training_class,
+)
+
+
+def test_the_presets_are_these():
+    assert preset_names() == ["dit", "finetune_wan", "vae", "worlds"]
+
+
+@pytest.mark.parametrize("spec", ["dit:debug", "vae:debug", "worlds:forecast"])
+def test_a_preset_builds(spec):
+    config = load_preset(spec)
+    assert isinstance(config, ConfigDict)
+    cls, settings = training_class(config), config.to_dict()
+    del settings["kind"]
+    assert isinstance(build(cls, settings), cls)
+
+
+def test_a_name_and_a_path_load_the_same():
+    named, path = load_preset("dit:s"), presets_folder() / "dit.py"
+    assert load_preset(f"{path}:s") == named
+    assert load_preset("dit:xs") == load_preset("dit") != named
+
+
+def test_overrides_are_set_and_checked():
+    config = load_preset("dit:s", {"step.lora.rank": 4, "batch_rows": 16})
+    assert (config.step.lora.rank, config.batch_rows) == (4, 16)
+    settings = config.to_dict()
+    del settings["kind"]
+    assert build(DiTTrainingConfig, settings).step.lora.rank == 4
+    with pytest.raises(UserError, match=r"did you mean 'step\.optim\.learning_rate'\?"):
+        load_preset("dit:s", {"learning_rate": 3e-4})
+    with pytest.raises(UserError, match="'batch_rows' is '8', expected int"):
+        load_preset("dit:s", {"batch_rows": "8"})
+
+
+SIZE = "from soraxla.models.dit.config import dit_config\n"
+DICT = "from ml_collections import ConfigDict\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\nx = y\n", "mine.py:2: NameError: name 'y' is not defined"),
+        ("def get_config(:\n", "mine.py:1: SyntaxError: invalid syntax"),
+        ("\n\nimport no_such_module\n", "mine.py:3: ModuleNotFoundError: No module"),
+        (
+            "def get_config():\n    return 1 + 'a'\n",
+            "mine.py:2: TypeError: unsupported operand",
+        ),
+        (
+            SIZE + "def get_config():\n    return dit_config('xs', heads=7)\n",
+            "mine.py:3: DiT width 256 with 7 heads",
+        ),
+        (
+            SIZE + "def get_config():\n    return dit_config('xs', hedas=7)\n",
+            "mine.py:3: unknown DiT setting 'hedas': did you mean 'heads'?",
+        ),
+        ("x = 1\n", "mine.py: has no get_config()"),
+        ("get_config = 1\n", "mine.py: has no get_config()"),
+        (
+            "def get_config():\n    return {}\n",
+            "mine.py:1: get_config returns dict, expected ConfigDict",
+        ),
+        ("\xff", "mine.py:1: SyntaxError"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_with_its_number(tmp_path, text, message):
+    file = tmp_path / "mine.py"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        load_preset(str(file))
+    line = str(error.value)
+    assert line.startswith(str(tmp_path)) and "\n" not in line
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dot:s", "unknown preset 'dot': did you mean 'dit'?"),
+        ("dit:huge", "unknown DiT size 'huge'"),
+        ("none/mine.py:s", "none/mine.py: no such configuration; presets are dit, "),
+        ("configs/dit:s", "not a Python file"),
+        ("{}/mine.py:s", "takes no argument, remove ':s'"),
+        ("{}/mine.py", "kind is 'gan', expected 'vae' or 'dit'"),
+    ],
+)
+def test_a_wrong_spec_is_one_line(tmp_path, spec, message):
+    text = DICT + "def get_config():\n    return ConfigDict({'kind': 'gan'})\n"
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError) as error:
+        load_preset(spec.format(tmp_path), {"loop.steps": 1})
+    assert message in str(error.value)
