@@ -1,4 +1,4 @@
-"""What is shipped with the package: a small VAE, and a model of simulated worlds."""
+"""Weights that are shipped: a small VAE, and a model of simulated worlds."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,12 +7,11 @@ _HERE = Path(__file__).parent
 
 
 class GenerationDefaults(NamedTuple):
-    """The size that a model has seen most of.
+    """Defaults of `soraxla generate` for a model: the sizes that it has seen most.
 
-    `onward` are the frames that a clip is best extended by at once; None is as many as
-    the model was trained with. Connections and loops start at the strength `bridge`.
-    `takes` are made of what is to join given frames, which are noised to the time
-    `condition_noise`.
+    A clip is extended by `onward` frames at once; None is as many as the model was
+    trained with. Connections and loops start at the strength `bridge`. Videos with joins
+    are sampled `takes` times, and condition tokens noised to the time `condition_noise`.
     """
 
     width: int
@@ -25,7 +24,7 @@ class GenerationDefaults(NamedTuple):
     condition_noise: float = 0.0
 
 
-# Of clean frames it makes ever more contrast.
+# From clean condition tokens this model makes ever more contrast.
 WORLDS = GenerationDefaults(
     width=64,
     height=64,
@@ -39,10 +38,10 @@ WORLDS = GenerationDefaults(
 
 
 def small_vae() -> Path:
-    """The weights folder of the VAE that soraxla ships; its README is the card."""
+    """Returns the model folder of the shipped VAE; its README is the card."""
     return _HERE / "vae_small"
 
 
 def worlds_model() -> Path:
-    """The exported folder of the model that soraxla ships; its README is the card."""
+    """Returns the exported folder of the shipped model; its README is the card."""
     return _HERE / "worlds"

@@ -108,8 +108,8 @@ class TaskContext:
         """Returns the latents at which the windows of a span end.
 
         Raises:
-            UserError: windows are no longer than their overlap, or the last one, which
-                alone has the appended condition, has no new frame.
+            UserError: windows are no longer than their overlap, or the last one, the
+                only one with the appended condition, has no new frame.
         """
         before, new, after = span
         ends = window_ends(

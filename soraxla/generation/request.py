@@ -1,4 +1,4 @@
-"""What can be asked for: a video, what of it is given, and how it is sampled."""
+"""Requests: a video to generate, its task, and the settings of sampling."""
 
 import math
 from dataclasses import dataclass, field
@@ -21,19 +21,19 @@ class Request:
     """A video to generate, of exactly this size; one frame is an image.
 
     Attributes:
-        prompt: may be empty where frames are given.
-        frames: of all that comes out, given frames included.
-        fit: how frames of another size are brought to it, see `seams.fit`.
+        prompt: may be empty if the task has input frames.
+        frames: of the whole video, input frames included.
+        fit: brings frames of another size to the request's; see `blending.fit`.
         window: most frames to sample at once, rounded down to 1 + 4k; longer videos are
-            made window by window. None is the model's own limit, if it has one.
-        overlap: frames, rounded down to 1 + 4k, that tell a clip or a window what is
-            before or after it.
-        actions: float32 (frames, a), 1 for what is done between the frame before and
-            this one; for models that are steered, from nothing, a frame or a clip on.
+            sampled window by window. None is the model's own limit, if it has one.
+        overlap: frames, rounded down to 1 + 4k, that condition a clip or a window on
+            those before or after it.
+        actions: float32 (frames, a), 1 for an action between the frame before and this
+            one; for steerable models and tasks.
         camera: float32 (frames, 4, 4), camera to world; likewise.
 
     Raises:
-        UserError: no prompt and nothing given, a prompt of over 1,000 words, or a
+        UserError: no prompt and no input frame, a prompt of over 1,000 words, or a
             number that is not between the limits; frames that are not uint8, or that
             do not fit the task, the size or the overlap.
     """
@@ -79,7 +79,7 @@ class Request:
         self._check_steering()
 
     def fitted(self, video: Video) -> Video:
-        """The frames at the request's size."""
+        """Returns the frames at the request's size."""
         return fit(video, self.width, self.height, self.fit)
 
     def _check_video(self, name: str, video: np.ndarray) -> None:
@@ -121,17 +121,17 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How requests are sampled.
+    """Settings of sampling, for all requests of a call.
 
     Attributes:
         cfg_scale: 1 is no guidance; u + cfg_scale·(c − u).
-        cfg_interval: times between which there is guidance.
-        image_scale: guidance towards what is given; see `sampling.Guidance`.
-        condition_noise: the time to which what is given is noised before the network
-            sees it; it comes out as it was given.
-        negative_prompt: what guidance leads away from; "" is any video.
-        takes: how often a video is made; of several, the one whose joins with what is
-            given show least is kept.
+        cfg_interval: times between which guidance acts.
+        image_scale: guidance towards the condition tokens; see `Guidance`.
+        condition_noise: the time to which condition tokens are noised for the network;
+            the video has the input frames unchanged.
+        negative_prompt: the prompt that guidance leads away from; "" is any video.
+        takes: samples of each video; the sample whose joins with input frames show
+            least is kept.
         seed: request number i of a call always gets the noise of (seed, i) first.
     """
 

@@ -50,12 +50,12 @@ class Task:
 
     @property
     def steerable(self) -> bool:
-        """Whether actions and a camera may steer the generated frames."""
+        """True if actions and a camera may steer the generated frames."""
         return False
 
     @property
     def bridge_strength(self) -> float | None:
-        """Where sampling a bridge between two clips starts; None without a bridge."""
+        """The u at which sampling a bridge between clips starts; None without one."""
         return None
 
     def videos(self) -> dict[str, Video]:
@@ -108,7 +108,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Animate(Task):
-    """A video from its first frame, its last, both, or none: from the prompt alone.
+    """A video from a prompt, with its first frame, its last, both or neither.
 
     Both are uint8 (1, h, w, 3).
     """
@@ -242,7 +242,7 @@ class Loop(Task):
         return frames - min(BRIDGE, frames - overlap_frames)
 
     def runs(self, frames: int, overlap_frames: int) -> list[Run]:
-        """As of `Task`; a generated clip counts as an input of the bridge."""
+        """Returns the runs; a generated clip counts as an input of the bridge."""
         clip = self.clip_frames(frames, overlap_frames)
         return _filled((clip, False), (frames - clip, True))
 

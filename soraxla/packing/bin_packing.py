@@ -16,11 +16,11 @@ from soraxla.packing.pack import PackConfig
 class Visit(NamedTuple):
     """A visit to a sample, with its conditions; see `conditioning.Conditions`."""
 
-    number: int  # epoch·N + rank, as uint32: what noise is keyed by
+    number: int  # epoch·N + rank, as uint32; it keys the noise
     sample: int  # row of the index
     tokens: int
     text_tokens: int
-    latent_frames: int  # kept, from `start` on; see `_parts`
+    latent_frames: int  # from `start` on
     caption_kept: bool
     start: int = 0
     prefix: int = 0
@@ -33,19 +33,19 @@ ScheduledRow = tuple[Visit, ...]
 
 
 def fewest_rows(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
-    """Best-fit-decreasing, or best-fit in stream order where that needs fewer rows.
+    """Returns rows by best-fit-decreasing, or best-fit in stream order if fewer.
 
     Decreasing order packs tokens best, but puts the smallest clips together at the
     end: where segments or text are the scarce budget those rows stay half empty
     (rows of 3072 tokens and 16 segments, ten samples: fill 0.86 against 0.97).
     """
-    # Sorting is stable: draws of equal length keep the order of the stream.
+    # Sorting is stable: visits of equal length keep the order of the stream.
     decreasing = sorted(visits, key=lambda visit: -visit.tokens)
     return min((_best_fit(order, spec) for order in (decreasing, visits)), key=len)
 
 
 def _best_fit(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
-    """Each draw in turn goes to the row it leaves fullest; ties go to the oldest."""
+    """Puts each visit in turn into the row it leaves fullest; ties go to the oldest."""
     rows: list[list[Visit]] = []
     text_left: list[int] = []
     room: list[tuple[int, int]] = []  # (tokens left, row), sorted; closed rows leave
@@ -68,19 +68,18 @@ def _best_fit(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
 
 
 def fill(rows: Iterable[Sequence[Visit]], spec: PackConfig) -> float:
-    """Share of token places that hold a token."""
+    """Returns the share of token places that hold a token."""
     tokens = [sum(visit.tokens for visit in row) for row in rows]
     return sum(tokens) / (len(tokens) * spec.row_length)
 
 
 def balance(rows: Sequence[ScheduledRow], batch_rows: int) -> list[list[ScheduledRow]]:
-    """Steps of B rows each, all of about the same cost.
+    """Returns steps of B rows each, whose rows have about the same cost.
 
-    In lock step a step lasts as long as its worst device. What rows differ in is the
-    cost of attention, Σl² over their segments: they are all about full. So a step gets
-    neighbours in cost, the costliest beside the cheapest (snake order): any number of
-    devices that divides B has about the same to do, and the rows of a step do not
-    depend on it.
+    A synchronous step lasts as long as its slowest device. Rows are all about full and
+    differ in the cost of attention, Σl² over their segments. A step gets neighbours in
+    cost, the costliest beside the cheapest (snake order), so that any number of devices
+    that divides B has about equal work, and the rows of a step do not depend on it.
     """
     cost = [-row_cost(row) for row in rows]
     order = np.argsort(cost, kind="stable").reshape(-1, batch_rows)
@@ -91,12 +90,12 @@ def balance(rows: Sequence[ScheduledRow], batch_rows: int) -> list[list[Schedule
 
 
 def row_cost(row: Sequence[Visit]) -> int:
-    """Σl², what attention costs."""
+    """Returns Σl², to which the cost of attention is proportional."""
     return sum(visit.tokens * visit.tokens for visit in row)
 
 
 def imbalance(steps: Iterable[Sequence[Sequence[Visit]]], devices: int) -> float:
-    """Σl² of a step's worst device against that of its mean one, the mean of steps."""
+    """Returns the slowest device's Σl² over the mean device's, averaged over steps."""
     cost = np.array([[row_cost(row) for row in step] for step in steps], np.float64)
     of_device = cost.reshape(len(cost), devices, -1).sum(axis=2)
     return float((of_device.max(axis=1) / of_device.mean(axis=1)).mean())

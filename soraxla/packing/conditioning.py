@@ -17,9 +17,9 @@ from soraxla.core.errors import UserError
 from soraxla.core.types import latent_frames
 from soraxla.packing.tasks import SHARES, Appended, InPlace, shares_with
 
-GREYED = 0.05  # of the clips, those that are encoded with a hole in them too
-TAILS = (5, 9)  # frames of the clips' ends that are encoded alone
-_GREY = 128  # what a hole is filled with: the nearest to the middle of −1…1
+GREYED = 0.05  # share of clips that are encoded with a hole as well
+TAILS = (5, 9)  # frames of a clip's ends that are encoded by themselves
+_GREY = 128  # fills a hole: the nearest value to the middle of −1…1
 MEAN_FEW = 4.25  # latent frames of `a_few`, about: 3.5 without ends, 4.5 with them
 _FEW_ENDS = 0.25  # share of those that lead into an end
 _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
@@ -165,10 +165,10 @@ def conditions_of(
 def cut(
     u: Float[np.ndarray, "k 4"], steps: Int[np.ndarray, " k"], share: float
 ) -> Int[np.ndarray, " k"]:
-    """Latent frames, in steps of a patch, that draws keep; of those that are cut, n in
-    proportion to 1/n.
+    """Returns the latent frames, in steps of a patch, that visits keep.
 
-    Then every n takes as many tokens, and most clips that are seen are cheap ones.
+    A share of visits is cut to n steps, in proportion to 1/n: every n then takes as
+    many tokens, and most visits are short.
     """
     cdf = harmonic(steps)
     short = np.searchsorted(cdf, u[:, 1] * cdf[steps - 1], side="right") + 1
@@ -176,7 +176,7 @@ def cut(
 
 
 def harmonic(steps: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
-    """1, 1 + 1/2, …, up to the largest of `steps`."""
+    """Returns 1, 1 + 1/2, …, up to the largest of `steps`."""
     return np.cumsum(1.0 / np.arange(1, steps.max() + 1))
 
 
@@ -185,17 +185,17 @@ def a_few(
     frames: Int[np.ndarray, " k"],
     tails: Int[np.ndarray, " k"],
 ) -> tuple[Int[np.ndarray, " k"], Conditions]:
-    """Draws one to three latent frames from anywhere in a clip, known, and after them
-    one or two, or two to four that lead into the clip's end, appended: how many but for
-    that, and what is given.
+    """Chooses windows of a few latent frames: their lengths and conditions.
 
-    What moves is told by the frames just before. Of draws of a whole clip few latents
-    are so determined, and at times when their own noise hides them next to none.
+    A window has one to three condition frames from anywhere in a clip and one or two
+    frames to generate, or two to four that lead into the clip's end, which is appended.
+    Motion follows from the frames just before. A visit to a whole clip has few latents
+    that are so determined, and next to none when their own noise hides them.
 
     Args:
         u: random numbers in [0, 1).
-        frames: latent frames of each clip; of one alone nothing is given.
-        tails: ends encoded alone that may be given, of those of which all is packed.
+        frames: latent frames of each clip; a clip of one has no condition.
+        tails: stored ends that may be appended, of clips that are packed whole.
     """
     ends = (u[:, 0] < _FEW_ENDS) & (tails > 0) & (frames >= 3)
     prefix = np.minimum(1 + (3 * u[:, 1]).astype(np.int64), frames - 1 - ends)
@@ -211,5 +211,5 @@ def a_few(
 def greyed(
     video: UInt8[np.ndarray, "t h w 3"], hole: Bool[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The video with nothing to be seen in the hole."""
+    """Returns the video with grey in the hole."""
     return np.where(hole[None, :, :, None], np.uint8(_GREY), video)

@@ -1,7 +1,7 @@
-"""What steers a clip: actions and the camera's path, a row a latent frame. NumPy only.
+"""Actions and the camera's path, one row for each latent frame. NumPy only.
 
 Rows are added to the tokens of their latent frame, as GameNGen (arXiv 2408.14837) and
-CameraCtrl (arXiv 2404.02101) steer frames; a row of zeros says nothing.
+CameraCtrl (arXiv 2404.02101) steer frames; a row of zeros has no effect.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ _LONGEST = 100_000  # frames of one action
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """What a model is steered by; by default, by its text alone.
+    """Inputs that steer a model beside its text; by default none.
 
     Attributes:
-        actions: their names, in the order of the numbers.
-        camera: where the camera is.
+        actions: names, in the order of the numbers.
+        camera: whether the camera's pose is an input.
     """
 
     actions: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Controls:
 
     @property
     def width(self) -> int:
-        """Numbers a latent frame."""
+        """Numbers of a latent frame's row."""
         groups = [len(self.actions), _POSE if self.camera else 0]
         return sum(1 + _TEMPORAL * group for group in groups if group)
 
@@ -43,14 +43,14 @@ class Controls:
         *,
         start: int = 0,
     ) -> Float[np.ndarray, "latents c"]:
-        """The rows of latent frames `start` … `start` + `latents` − 1.
+        """Returns the rows of latent frames `start` … `start` + `latents` − 1.
 
-        A group (actions, camera) is 1 and then the numbers of the latent's four frames,
-        of which the first latent has only the last; all 0 of what is None. Poses are
+        A group (actions, camera) is 1 and then the numbers of the latent's four frames;
+        the first latent has only the last of them. A group that is None is 0. Poses are
         relative to the first frame that is not before `start`.
 
         Args:
-            actions: of 1 + 4k frames; row i is done between frames i − 1 and i.
+            actions: of 1 + 4k frames; row i acts between frames i − 1 and i.
             camera: camera to world.
         """
         groups = []
@@ -76,10 +76,10 @@ class Controls:
 def of_tokens(
     rows: Float[np.ndarray, "t c"], *, own: int, tokens: int, step: int
 ) -> Float[np.ndarray, "tokens c"]:
-    """The rows of a clip's latent frames, for each of its tokens.
+    """Returns for each token of a clip the row of its latent frame.
 
     Args:
-        own: tokens of the clip's grid; what stands behind them is steered by nothing.
+        own: tokens of the clip's grid; appended tokens after them have rows of zeros.
         step: latent frames of a token.
     """
     spread = np.zeros((tokens, rows.shape[1]), np.float32)
@@ -95,9 +95,9 @@ def _relative(
 
 
 def parse_actions(text: str, names: tuple[str, ...]) -> Float[np.ndarray, "t a"]:
-    """Rows of "forward*8,left*4,dig": an item a comma, so many frames of it.
+    """Parses "forward*8,left*4,dig" into rows: items by commas, each with its frames.
 
-    `+` joins what is done at once, as in "forward+jump*2"; "wait" is to do nothing.
+    `+` joins simultaneous actions, as in "forward+jump*2"; "wait" is no action.
 
     Raises:
         UserError: an unknown action, or a count that is not 1 or more.

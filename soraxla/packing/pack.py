@@ -1,4 +1,4 @@
-"""Clips laid end to end in rows, and taken out again. NumPy only."""
+"""Packing of clips end to end into rows, and unpacking. NumPy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from soraxla.packing.conditioning import ConditioningMixture
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """The budgets of a row, and what shares of the draws are not as they are stored."""
+    """The budgets of a row, and the shares of visits that change a clip."""
 
     row_length: int  # L, tokens
     text_length: int  # M, text tokens
     max_segments: int  # S, clips
-    cut_share: float = 0.0  # share of draws that keep a random beginning of their clip
-    next_share: float = 0.0  # share of draws that are `mixture.a_few` latent frames
-    caption_dropout: float = 0.1  # share of draws given the empty caption
-    control_dropout: float = 0.1  # share of draws whose actions and camera are left out
+    cut_share: float = 0.0  # share of visits that keep a random beginning of their clip
+    next_share: float = 0.0  # share of visits to `a_few` latent frames
+    caption_dropout: float = 0.1  # share of visits with the empty caption
+    control_dropout: float = 0.1  # share of visits without actions and camera
     mixture: ConditioningMixture = field(default_factory=ConditioningMixture)
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class PackConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segment:
-    """One clip as it goes into a row."""
+    """A clip as it goes into a row."""
 
     tokens: Float[np.ndarray, "n p"]
     positions: Float[np.ndarray, "n 3"]
@@ -53,7 +53,7 @@ class Segment:
 
 
 def pack(rows: Sequence[Sequence[Segment]], spec: PackConfig) -> PackedBatch:
-    """Lays segments end to end, B rows of them, padding at the end; NumPy arrays.
+    """Packs segments end to end into B rows of NumPy arrays, with padding at the end.
 
     Unused places hold 0 (False), unused shifts 1. Raises UserError when a row breaks
     a budget, when a segment is empty, or when there is none at all.
@@ -128,7 +128,7 @@ def _lay_row(out: PackedBatch, row: Sequence[Segment]) -> None:
 def unpack(
     array: Shaped[Array, "b l *rest"], segment_ids: Int[Array, "b l"]
 ) -> list[list[Shaped[np.ndarray, "n *rest"]]]:
-    """For each row, its segments' parts of `array`, in order, without the padding.
+    """Returns for each row its segments' parts of `array`, in order, without padding.
 
     Works for tokens with `segment_ids` and for text with `text_segment_ids`.
     """

@@ -1,4 +1,4 @@
-"""Latents ↔ spacetime patches, and where each patch stands in time and space.
+"""Latents ↔ spacetime patches, and the position of each patch in time and space.
 
 Patches are the tokens of Sora (OpenAI, "Video generation models as world
 simulators", 2024) and of ViT (arXiv 2010.11929). Tokens run time-major: t, then
@@ -20,7 +20,7 @@ Patch = tuple[int, int, int]
 
 
 def patch_grid(grid: LatentGrid, patch: Patch) -> Patch:
-    """Patches along time, height and width; their product is the token count.
+    """Returns patches along time, height and width; their product counts the tokens.
 
     Raises UserError when a side of `grid` (in latents) is not a multiple of the
     patch.
@@ -57,7 +57,7 @@ def patchify(
 def unpatchify(
     tokens: Float[Array, "*batch n p"], grid: LatentGrid, patch: Patch
 ) -> Float[Array, "*batch t h w c"]:
-    """The inverse of `patchify`; `grid` is the size in latents.
+    """Returns the latents of tokens: the inverse of `patchify`. `grid` is in latents.
 
     Raises UserError when the tokens do not make up the grid.
     """
@@ -89,12 +89,12 @@ def positions(
     *,
     first: float = 0.0,
 ) -> Float[np.ndarray, "n 3"]:
-    """Position (t, h, w) of every token, in the order of `patchify`.
+    """Returns the position (t, h, w) of every token, in the order of `patchify`.
 
     t counts latents of a clip at `rope_fps` frames a second, so that a second is as
-    long in a 60 fps clip as in a 12 fps one: latent τ stands at τ·rope_fps/fps, or at
-    (first + τ)·rope_fps/fps where the grid is a later part of a clip, such as frame f
-    encoded alone, at f/4. A picture stands at 0, and has no rate (fps 0). h and w are
+    long in a 60 fps clip as in a 12 fps one: latent τ is at τ·rope_fps/fps, or at
+    (first + τ)·rope_fps/fps where the grid is a later part of a clip, such as an
+    appended frame f, at f/4. A picture is at 0, and has no rate (fps 0). h and w are
     patch indices.
 
     Raises UserError for several latents, or a later part, without a positive rate.
@@ -118,10 +118,10 @@ def lay_tokens(
     fps: float,
     rope_fps: float,
 ) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "n 3"]]:
-    """Tokens and positions of parts of a clip, one behind the other.
+    """Returns tokens and positions of the parts of a clip, one after the other.
 
-    A part is latents (t, h, w, c) and where its first stands, in latents; the clip
-    itself is the part at 0, and what was encoded alone comes behind it.
+    A part is (latents (t, h, w, c), time of the first one in latents). The clip itself
+    is the part at 0; appended conditions follow.
     """
     tokens, places = [], []
     for latents, first in parts:

@@ -1,13 +1,11 @@
-"""Which clips share a row, and which rows a step. NumPy only.
+"""The schedule of a training: the visits of each row, and the rows of each step.
 
-Planning sees sizes, never media. Every visit to a sample is a *draw*; draws are
-numbered without end, epoch after epoch, each epoch a permutation of the samples.
-Windows of consecutive draws, running across the ends of epochs, are packed by
-best-fit-decreasing (Johnson et al., SIAM J. Comput. 3, 1974) under three budgets:
-tokens, text tokens, segments. The rows of 16 steps at a time are then dealt to steps
-and devices by what they cost. All of it is a function of (index, spec, seed, batch
-rows) alone, so where a run stands is three numbers: (window, row), where its
-16 steps begin, and which of them is next.
+The schedule sees sizes, never media. *Visits* to samples are numbered without end,
+epoch after epoch; an epoch is a permutation of the samples. Windows of consecutive
+visits, which run across the ends of epochs, are packed into rows, and the rows of 16
+steps at a time are balanced over steps and devices by their cost. The schedule is a
+function of (index, spec, seed, batch rows), so three numbers resume it: the (window,
+row) at which a group of 16 steps begins, and the next of these steps. NumPy only.
 """
 
 import math
@@ -38,20 +36,22 @@ from soraxla.packing.schedule_index import (
     most_tokens,
 )
 
-# Rows to a window, about. A window leaves part of its last row empty, half a row on
-# average: 128 rows of 16,384 tokens of `benchmarks/sizes.json` are 0.992 full, 64 are
-# 0.989. Ten small samples make a window of some 450 draws, planned in milliseconds.
+# About the rows of a window. Its last row stays half empty on average: 128 rows of
+# 16,384 tokens of `benchmarks/sizes.json` are 0.992 full, 64 are 0.989. Ten small
+# samples make a window of some 450 visits, scheduled in milliseconds.
 _WINDOW_ROWS = 128
 
-# Steps that rows are dealt to at once. With one row a device, 64 devices and the same
-# mix, the worst device of a step costs 1.10 of the mean; 8 steps: 1.19, 32: 1.05. Fewer
-# leave a step's rows more of a mixture.
+# Steps whose rows are balanced together. With one row a device, 64 devices and the same
+# sizes, the slowest device of a step costs 1.10 of the mean; 8 steps: 1.19, 32: 1.05.
+# With fewer steps, the rows of a step are more of a mixture.
 _GROUP_STEPS = 16
 
 
 class SchedulePosition(NamedTuple):
-    """Where a plan stands: where the rows of a group of 16 steps begin, and which of
-    its steps is next."""
+    """A position in the schedule: the first row of a group of 16 steps, and a step.
+
+    `step` is the next one of the group.
+    """
 
     window: int
     row: int
@@ -69,9 +69,9 @@ def schedule_steps(
     batch_rows: int,
     start: SchedulePosition = SCHEDULE_START,
 ) -> Iterator[tuple[SchedulePosition, list[ScheduledRow]]]:
-    """Yields (the place after it, the B rows of a step) without end, from `start` on.
+    """Yields (the position after a step, the step's B rows) without end.
 
-    Of D devices, rows [i·B/D, (i+1)·B/D) are device i's; see `deal`. Raises UserError
+    Device i of D devices gets rows [i·B/D, (i+1)·B/D); see `balance`. Raises UserError
     before the first step if a sample of the index cannot be packed (`check_index`).
     """
     window, row, step = start
@@ -89,7 +89,7 @@ def schedule_steps(
 def schedule_rows(
     index: ScheduleIndex, spec: PackConfig, *, seed: int, window: int = 0, row: int = 0
 ) -> Iterator[tuple[int, int, ScheduledRow]]:
-    """Yields (window, row, draws) without end, starting at (window, row)."""
+    """Yields (window, row, visits) without end, starting at (window, row)."""
     for number in count(window):
         rows = schedule_window(index, spec, seed=seed, window=number)
         for place in range(row, len(rows)):
@@ -100,14 +100,14 @@ def schedule_rows(
 def schedule_window(
     index: ScheduleIndex, spec: PackConfig, *, seed: int, window: int
 ) -> list[ScheduledRow]:
-    """The rows of one window of draws, shuffled.
+    """Returns the rows of one window of visits, shuffled.
 
-    Best-fit-decreasing gives those of the largest clips first, and steps that see
-    large clips, then small, then pictures, would not be alike.
+    Best-fit-decreasing returns the rows of the largest clips first; without the shuffle
+    steps would see large clips, then small ones, then pictures.
     """
     length = window_visits(index, spec)
     first = window * length
-    samples = _drawn_samples(len(index), seed, first, length)
+    samples = _visited_samples(len(index), seed, first, length)
     frames, tokens, parts = _parts(index, spec, seed, first, samples)
     kept = uniforms(seed, "caption", first, length)[:, 0] >= spec.caption_dropout
     text = np.where(kept, index.text_length[samples], index.empty_text_length)
@@ -121,24 +121,24 @@ def schedule_window(
 
 @lru_cache(maxsize=2)
 def window_visits(index: ScheduleIndex, spec: PackConfig) -> int:
-    """How many draws are packed together: what fills about 128 rows.
+    """Returns how many visits fill about 128 rows, and so are packed together.
 
     Raises UserError if any sample cannot be packed, see `check_index`.
     """
     check_index(index, spec)
     frames, tokens = most_tokens(index, spec, slice(None))
     steps = frames // index.patch[0]
-    # Of a clip of n steps that is cut, n / (1 + 1/2 … + 1/n) are kept in the mean.
+    # A clip of n steps that is cut keeps n / (1 + 1/2 … + 1/n) of them in the mean.
     cut_away = 1 - 1 / harmonic(steps)[steps - 1]
     tokens = tokens * (1 - spec.cut_share * cut_away)
     few = np.minimum(MEAN_FEW * frame_tokens(index, slice(None)), tokens)
     tokens = tokens + spec.next_share * (few - tokens)
-    rows_a_draw = max(
+    rows_a_visit = max(
         tokens.mean() / spec.row_length,
         index.text_length.mean() / spec.text_length,
         1 / spec.max_segments,
     )
-    return math.ceil(_WINDOW_ROWS / rows_a_draw)
+    return math.ceil(_WINDOW_ROWS / rows_a_visit)
 
 
 def _parts(
@@ -148,10 +148,10 @@ def _parts(
     first: int,
     samples: Int[np.ndarray, " k"],
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], Conditions]:
-    """Latent frames and tokens of draws, what is given appended, and what it is.
+    """Returns latent frames, tokens (appended ones included) and conditions of visits.
 
-    A clip keeps what fits a row, or less where it is cut, or a few latent frames. What
-    was encoded alone is only given beside a whole one.
+    A visit keeps the frames that fit a row, fewer if it is cut, or a few latent frames.
+    Stored conditions are only used beside a whole clip.
     """
     pt, a_step = index.patch[0], frame_tokens(index, samples)
     most, _ = most_tokens(index, spec, samples)
@@ -180,18 +180,18 @@ def _parts(
     return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
 
 
-def _drawn_samples(
+def _visited_samples(
     samples: int, seed: int, first: int, length: int
 ) -> Int[np.ndarray, " length"]:
-    """The samples of draws first … first + length − 1."""
-    drawn: list[np.ndarray] = []
+    """Returns the samples of visits first … first + length − 1."""
+    visited: list[np.ndarray] = []
     epoch, rank = divmod(first, samples)
     while length > 0:
         order = _epoch(seed, epoch, samples)[rank : rank + length]
-        drawn.append(order)
+        visited.append(order)
         length -= len(order)
         epoch, rank = epoch + 1, 0
-    return np.concatenate(drawn)
+    return np.concatenate(visited)
 
 
 # An epoch of a large dataset serves thousands of windows, one after the other.

@@ -13,7 +13,7 @@ from soraxla.packing.tasks import SHARES
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScheduleIndex:
-    """What planning knows of N samples: one array entry a sample."""
+    """Sizes of N samples, one array entry a sample: all that a schedule sees."""
 
     t: Int[np.ndarray, " n"]  # latent frames; 1 for a picture
     h: Int[np.ndarray, " n"]  # latents
@@ -24,7 +24,7 @@ class ScheduleIndex:
     width: Int[np.ndarray, " n"]
     empty_text_length: int  # text tokens of the empty caption
     patch: tuple[int, int, int] = (1, 2, 2)
-    stored: Stored | None = None  # what draws can be given beside a clip's beginning
+    stored: Stored | None = None  # conditions that the dataset holds
 
     def __len__(self) -> int:
         return len(self.t)
@@ -100,7 +100,7 @@ def _check_mixture(index: ScheduleIndex, spec: PackConfig) -> None:
 def frame_tokens(
     index: ScheduleIndex, samples: Int[np.ndarray, " k"] | slice
 ) -> Int[np.ndarray, " k"]:
-    """Tokens of one step of the patch grid along time."""
+    """Returns the tokens of one step of the patch grid along time."""
     _, ph, pw = index.patch
     h, w = index.h[samples].astype(np.int64), index.w[samples].astype(np.int64)
     return (h // ph) * (w // pw)
@@ -109,7 +109,7 @@ def frame_tokens(
 def most_tokens(
     index: ScheduleIndex, spec: PackConfig, samples: Int[np.ndarray, " k"] | slice
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Most latent frames that are packed, and their tokens.
+    """Returns the most latent frames of each clip that fit a row, and their tokens.
 
     Cutting a clip after any latent is exact: the VAE is causal, so the first latents
     of a clip are the latents of its first frames.
@@ -121,5 +121,5 @@ def most_tokens(
 
 
 def longest(index: ScheduleIndex, spec: PackConfig) -> int:
-    """Most latent frames that a row has of one clip."""
+    """Returns the most latent frames that a row has of one clip."""
     return int(most_tokens(index, spec, slice(None))[0].max())
