@@ -10,8 +10,8 @@ class GenerationDefaults(NamedTuple):
     """Defaults of `soraxla generate` for a model: the sizes that it has seen most.
 
     A clip is extended by `onward` frames at once; None is as many as the model was
-    trained with. Connections and loops start at the strength `bridge`. Videos with joins
-    are sampled `takes` times, and condition tokens noised to the time `condition_noise`.
+    trained with. Connections and loops start at the strength `bridge`. Of a video with
+    joins, `takes` are sampled, with condition tokens noised to `condition_noise`.
     """
 
     width: int

@@ -1,4 +1,4 @@
-"""`soraxla doctor`: will this fine-tuning work? Asked before it runs."""
+"""`soraxla doctor`: checks a fine-tuning before it runs."""
 
 import argparse
 from pathlib import Path

@@ -215,7 +215,7 @@ def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
 
 
 def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
-    """Fails as writing `out` will: encoders refuse sizes, formats refuse rates."""
+    """Raises the error that writing `out` would: encoders refuse sizes and rates."""
     import tempfile
 
     import numpy as np
@@ -252,7 +252,7 @@ def _frames(args: argparse.Namespace, fps: float) -> int | None:
 
 
 def _prompts(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Where each prompt stands in a file, for messages, and the prompt."""
+    """Returns (place in the file, for messages, and prompt) of each prompt."""
     file = args.prompts_file
     if file is None:
         return [("", args.prompt or "")]

@@ -1,4 +1,4 @@
-"""The `soraxla` command: one verb a file, loaded only when it runs."""
+"""The `soraxla` command; each subcommand has a file that is loaded when it runs."""
 
 import argparse
 import contextlib
@@ -28,14 +28,14 @@ VERBS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage before it."""
+    """An argument parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser() -> Parser:
-    """The whole command line; loads neither JAX nor any other large package."""
+    """Returns the parser of all commands, without loading JAX or a large package."""
     top = Parser(prog="soraxla", description="One packed video diffusion transformer.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, summary in VERBS.items():
@@ -82,15 +82,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _keep_compiled() -> None:
-    """What took a second or more to compile is read from disk the next time.
+    """Keeps programs that take a second or more to compile in the user's cache.
 
-    JAX looks where `JAX_COMPILATION_CACHE_DIR` says, which a user may have set.
+    JAX reads its folder from `JAX_COMPILATION_CACHE_DIR`, which a user may have set.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         with contextlib.suppress(RuntimeError):  # a user without a home
             caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
             os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(caches, "soraxla"))
-    # What cannot be kept is compiled again: all that calls oneDNN, for one.
+    # Programs that call oneDNN cannot be kept and are compiled again.
     unkept = "Error (reading|writing) persistent compilation cache"
     warnings.filterwarnings("ignore", unkept)
 

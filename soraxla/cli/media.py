@@ -1,4 +1,4 @@
-"""The frames that `soraxla generate` is given: options to a task, a size and a rate."""
+"""The input frames of `soraxla generate`: options to a task, a size and a rate."""
 
 import argparse
 import sys
@@ -78,8 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def task_of(args: argparse.Namespace, bridge: float) -> "Task":
-    """What the options give, files read; connections and loops start at the strength
-    `bridge` where the options name none.
+    """Returns the task of the options, with its files read.
+
+    Connections and loops start at the strength `bridge` unless the options name one.
 
     Raises:
         UserError, OSError: options that do not go together, a file that cannot be
@@ -127,7 +128,7 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
 
 
 def check_kept(args: argparse.Namespace, out: Path) -> None:
-    """Raises UserError if `out` is a file that is given."""
+    """Raises UserError if `out` is an input file."""
     for path in (*_films(args), args.image, args.last_image, args.mask):
         if path is not None and out.is_file() and out.samefile(path):
             raise UserError(f"{out}: is what is given; write to another file (--out)")
@@ -169,8 +170,10 @@ def note_fit(request: "Request") -> None:
 
 
 def own_fps(args: argparse.Namespace) -> float | None:
-    """The rate of the clip that is given, of two the first's, which is said where they
-    differ; None without one."""
+    """Returns the frame rate of the input clip, of two the first's; None without one.
+
+    A note names a second clip's rate if it differs.
+    """
     from soraxla.media.read import probe
 
     films = {path: probe(path) for path in _films(args)}
@@ -189,7 +192,7 @@ def _films(args: argparse.Namespace) -> list[Path]:
 
 
 def note(text: str) -> None:
-    """A line on stderr about what is done that was not asked for."""
+    """Prints a line to stderr about a choice that the user did not make."""
     print(f"soraxla generate: {text}", file=sys.stderr)
 
 
@@ -226,7 +229,7 @@ def _clip(path: Path) -> "np.ndarray":
 
 
 def _picture(path: Path) -> "np.ndarray":
-    """One frame."""
+    """Returns the one frame of a picture."""
     from soraxla.media.read import probe, read_clip
 
     if not probe(path).is_image:

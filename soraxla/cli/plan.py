@@ -1,4 +1,4 @@
-"""`soraxla plan`: does it fit, and what is sent, on TPUs that are not there."""
+"""`soraxla plan`: memory and traffic on TPUs, without a TPU."""
 
 import argparse
 import json
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _words(args: argparse.Namespace) -> list[str]:
-    """The command line again, without --json."""
+    """Returns the command line again, without --json."""
     words = []
     for name, value in vars(args).items():
         if name in ("verb", "json", "traceback") or value is None:
@@ -140,7 +140,7 @@ def _mesh(text: str) -> dict[str, Any]:
 
 
 def report(made: "Plan") -> str:
-    """The plan as a page of text."""
+    """Returns the plan as a page of text."""
 
     def gib(n: float) -> str:
         return f"{n / 2**30:.2f} GiB"

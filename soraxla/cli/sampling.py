@@ -1,4 +1,4 @@
-"""How to sample: the options that `generate` and `worldbench` have in common."""
+"""The options of sampling that `generate` and `worldbench` share."""
 
 import argparse
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`soraxla worldbench`: a model measured in worlds whose truth is known."""
+"""`soraxla worldbench`: measures a model against simulated worlds."""
 
 import argparse
 import itertools
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Windows(NamedTuple):
-    """In what parts a clip is made that goes on from others; see `Request`."""
+    """Window and overlap of clips that extend others; see `Request`."""
 
     window: int | None = None
     overlap: int | None = None  # at most; None is as many as are given
@@ -106,9 +106,8 @@ def run(args: argparse.Namespace) -> None:
             *(to_dict(model.model) for model in models.values()),
             to_dict(pipeline.process),
             pipeline.dit.config.get("max_latent_frames"),
-            pipeline.text_encoder.name.partition(":")[
-                0
-            ],  # its folder may lie elsewhere
+            # Only the kind: the encoder's folder may be elsewhere.
+            pipeline.text_encoder.name.partition(":")[0],
         ]
         sha256["settings"] = record.sha256_of_json(settings)
         if plan.sha256 not in (None, sha256):
@@ -225,7 +224,7 @@ def _autoencoder(pipeline: "Pipeline", plan: _Plan) -> "Autoencode":
 
 
 def request_of(ask: "Ask", windows: Windows) -> "Request":
-    """What is given is known to the model, as the beginning of the clip."""
+    """Returns the request that conditions the model on the clip's beginning."""
     from soraxla.generation.request import Request
     from soraxla.generation.task_inputs import Animate, Extend
 

@@ -1,4 +1,4 @@
-"""The main job end to end: samples ▸ VAE ▸ prepare ▸ transformer ▸ videos ▸ report."""
+"""The demo, every stage: samples ▸ VAE ▸ prepare ▸ transformer ▸ videos ▸ report."""
 
 import json
 import resource
@@ -53,7 +53,7 @@ NEW_SIZES = (
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """How much of each stage; `seed` of all of them is 0."""
+    """Sizes of the stages, whose seed is 0."""
 
     vae_steps: int
     dit: DiTConfig
@@ -75,7 +75,7 @@ SMOKE = DemoSettings(
 
 
 def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
-    """Runs every stage in `workdir` and returns what `report.json` holds.
+    """Runs every stage in `workdir` and returns the contents of `report.json`.
 
     Raises:
         UserError: `workdir` holds something else.
@@ -115,7 +115,7 @@ def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
 
 
 def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
-    """Trains the shipped VAE on with the samples alone."""
+    """Trains the shipped VAE further, on the samples."""
     start = load_vae(small_vae())
     cfg = VAETrainingConfig(
         step=VAEStepConfig(
@@ -141,7 +141,7 @@ def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
 
 
 def encode_samples(workdir: Path) -> Dataset:
-    """`soraxla prepare` on the samples with the VAE just trained."""
+    """Prepares the samples with the VAE that was just trained."""
     encoder = load_text_encoder(ENCODER)
     with vae_as_folder(workdir / "vae") as (weights, sha256):
         loaded = load_vae(weights)
@@ -159,13 +159,13 @@ def encode_samples(workdir: Path) -> Dataset:
 
 
 def dit_training(settings: DemoSettings) -> DiTTrainingConfig:
-    """The transformer's training: one row of 1,024 tokens a step."""
+    """Returns the transformer's training: one row of 1,024 tokens a step."""
     return DiTTrainingConfig(
         step=DiTStepConfig(
             model=settings.dit,
             optim=OptimConfig(
                 learning_rate=2e-3,
-                # Halves the steps that AdamW alone needs.
+                # Half of the steps that AdamW would need are enough.
                 muon_learning_rate=16e-3,
                 warmup_steps=settings.warmup_steps,
                 decay_steps=max(settings.dit_steps, settings.warmup_steps + 1),
@@ -179,7 +179,7 @@ def dit_training(settings: DemoSettings) -> DiTTrainingConfig:
 
 
 def demo_requests(dataset: Dataset) -> tuple[list[str], list[Request]]:
-    """File names and requests: all captions at their samples' sizes, then new sizes."""
+    """Returns requests by file name: captions at sample sizes, then new sizes."""
     names, requests = [], []
     captions = {}
     for row in dataset.index.to_pylist():
@@ -210,7 +210,7 @@ def measure(
     cfg: DiTTrainingConfig,
     generated: dict[int, np.ndarray],
 ) -> dict[str, Any]:
-    """The report's numbers, and the contact sheet."""
+    """Returns the report's numbers, and the contact sheet."""
     vae, model = pipeline.vae, cfg.step.model
     index = dataset.index.to_pylist()
     real = [cropped(read_clip(SAMPLES / row["source"]), row) for row in index]
@@ -253,17 +253,17 @@ def measure(
 
 
 def cropped(clip: np.ndarray, row: dict[str, Any]) -> np.ndarray:
-    """The part of a sample that its index row says was encoded."""
+    """Returns the part of a sample that was encoded, by its row of the index."""
     top, left, height, width = row["crop"]
     return clip[: row["frames"], top : top + height, left : left + width]
 
 
 def peak_rss_gib() -> float:
-    """The most memory this process has held."""
+    """Returns the most memory that this process has held."""
     unit = 2**30 if sys.platform == "darwin" else 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def say(text: str) -> None:
-    """One line of progress, at once."""
+    """Prints one line of progress, unbuffered."""
     print(text, flush=True)

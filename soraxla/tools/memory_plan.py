@@ -1,7 +1,7 @@
-"""What a program needs on TPUs that are not there: the TPU compiler's own answer.
+"""Memory and traffic of programs on TPUs, by the TPU compiler, without a TPU.
 
 The real programs are compiled ahead of time for a named topology. That proves that they
-fit and what they send, not how fast they are: no TPU has run them.
+fit, and which bytes they send, but not how fast they are: no TPU has run them.
 """
 
 import difflib
@@ -47,7 +47,7 @@ from soraxla.training.steps import dit_init, dit_step
 
 @dataclass(frozen=True)
 class Chip:
-    """A TPU generation: what the compiler lets a program use, and published peaks."""
+    """A TPU generation: the memory that a program may use, and published peaks."""
 
     hbm_gib: float
     bf16_teraflops: float
@@ -89,7 +89,7 @@ class Plan:
     """The compiler's answer. Bytes are of one chip; FLOPs and tokens of all together.
 
     Attributes:
-        peak: arguments, output and temporaries at once, less what is donated.
+        peak: arguments, output and temporaries together, without donated arguments.
         flops: counted, not the compiler's; None for the VAE.
         estimate_seconds: the larger of FLOPs at the chip's peak and bytes sent at its
             links' peak, as if they overlapped wholly: a bound, not a measurement.
@@ -116,7 +116,7 @@ class Plan:
         return 1.0 - self.peak / self.hbm
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Returns the plan ready for JSON."""
         return asdict(self) | {"collectives": [c._asdict() for c in self.collectives]}
 
 
@@ -125,12 +125,12 @@ class DoesNotFit(UserError):
 
 
 def topology_name(name: str) -> str:
-    """A topology by its name, or by Cloud TPU's for the slice, such as `v5p-128`."""
+    """Returns the topology of a name, or of a Cloud TPU slice such as `v5p-128`."""
     return _CLOUD.get(name, name)
 
 
 def topology_devices(name: str) -> list[Any]:
-    """The devices of a topology, such as `v5p:4x4x4` (chips, not cores).
+    """Returns the devices of a topology, such as `v5p:4x4x4` (chips, not cores).
 
     Raises:
         UserError: libtpu is not installed, or there is no such topology.
@@ -156,7 +156,7 @@ def topology_devices(name: str) -> list[Any]:
 
 
 def plan_training(cfg: DiTTrainingConfig, topology: str, *, clips: int = 4) -> Plan:
-    """The train step of `soraxla train`, rows full of `clips` equal clips.
+    """Plans the train step of `soraxla train`, with rows full of `clips` equal clips.
 
     Raises:
         DoesNotFit: it does not fit the chip.
@@ -168,7 +168,7 @@ def plan_training(cfg: DiTTrainingConfig, topology: str, *, clips: int = 4) -> P
 
 
 def plan_sampling(cfg: DiTTrainingConfig, topology: str) -> Plan:
-    """The sampler of `soraxla generate` on rows of one clip; raises as above.
+    """Plans the sampler of `soraxla generate` on rows of one clip; raises as above.
 
     FLOPs and the estimate are of one of its steps, in which guidance asks twice.
     """
@@ -181,7 +181,7 @@ def plan_sampling(cfg: DiTTrainingConfig, topology: str) -> Plan:
 def plan_decoding(
     model: VAEConfig, settings: MeshConfig, topology: str, *, size, latents: int
 ) -> Plan:
-    """A chunk of the VAE's decoder, see `decode_program`; raises as above."""
+    """Plans a chunk of the VAE's decoder, see `decode_program`; raises as above."""
     mesh = make_mesh(settings, topology_devices(topology))
     program = decode_program(mesh, cfg=model, size=size, latents=latents)
     asked = {"vae": to_dict(model), "size": list(size), "latents": latents}
@@ -191,10 +191,10 @@ def plan_decoding(
 def fitted(
     cfg: DiTTrainingConfig, topology: str, *, what: str, rows: bool
 ) -> DiTTrainingConfig:
-    """The configuration with what commands choose by themselves where it is not named.
+    """Returns the configuration with the mesh and rows that commands choose by default.
 
     Sampling shares a row among all chips. A training has rows for all of them, as near
-    to those configured as can be, unless `rows` says that they are named.
+    to the configured number as possible, unless `rows` says that the user named it.
 
     Raises:
         UserError: see `topology_devices`.
@@ -218,7 +218,7 @@ def _mesh(cfg: DiTTrainingConfig, topology: str) -> Mesh:
 
 
 def _clips(cfg: DiTTrainingConfig, clips: int) -> tuple[list[int], list[int]]:
-    """Tokens and text tokens of a batch's clips."""
+    """Returns tokens and text tokens of a batch's clips."""
     each = cfg.pack.row_length // clips, cfg.pack.text_length // clips
     tokens, text = ([n] * (clips * cfg.batch_rows) for n in each)
     return tokens, text
@@ -234,7 +234,7 @@ def _plan(
     *,
     steps: int = 1,
 ) -> Plan:
-    """`flops` are of one of the steps that the program does."""
+    """Compiles a program and reads its plan; `flops` are of one of its steps."""
     (build, arguments), chip = program, CHIPS[topology.partition(":")[0]]
     hbm = int(chip.hbm_gib * 2**30)
     with jax.set_mesh(mesh):
@@ -273,7 +273,7 @@ def _plan(
 
 
 def _refusal(error: Exception, what: str, topology: str) -> Exception:
-    """A clear answer to a program that is too large; other errors as they are."""
+    """Returns the error to raise: a clear one for a program that is too large."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         return error
@@ -287,10 +287,10 @@ def _refusal(error: Exception, what: str, topology: str) -> Exception:
 
 
 def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
-    """The train step.
+    """Returns the train step's program.
 
     Raises:
-        UserError: there is LoRA, whose frozen weights are of no configuration.
+        UserError: the configuration has LoRA, but not the shapes of its frozen weights.
     """
     if cfg.step.lora is not None:
         raise UserError(
@@ -310,7 +310,7 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
 
 
 def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
-    """The sampler as `soraxla generate` has it by default, guided by the prompt."""
+    """Returns the sampler's program, as of `soraxla generate`'s defaults."""
     model, batch = cfg.step.model, abstract_batch(cfg, mesh)
     abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), model))
     params = with_shardings(abstract, param_shardings(abstract, dit.RULES, mesh))
@@ -332,7 +332,7 @@ def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
 def decode_program(
     mesh: Mesh, *, cfg: VAEConfig, size: tuple[int, int], latents: int
 ) -> Program:
-    """The VAE's decoder for a first chunk of so many latent frames.
+    """Returns the program of the VAE's decoder for a first chunk of latent frames.
 
     Args:
         size: (width, height) in pixels.
@@ -348,7 +348,7 @@ def decode_program(
 
 
 def abstract_batch(cfg: DiTTrainingConfig, mesh: Mesh) -> PackedBatch:
-    """The shapes of a whole batch, placed."""
+    """Returns the shapes of a whole batch, with shardings."""
     model, pack = cfg.step.model, cfg.pack
     b, n, m, s = cfg.batch_rows, pack.row_length, pack.text_length, pack.max_segments
     shapes: dict[str, Any] = {

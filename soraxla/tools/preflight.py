@@ -1,4 +1,4 @@
-"""Checks, before a long fine-tuning, that save the day it would have wasted."""
+"""Checks of model, data and memory before a long fine-tuning."""
 
 import os
 import tempfile
@@ -35,7 +35,7 @@ _CLIPS, _FRAMES = 4, 17
 
 
 class Check(NamedTuple):
-    """What was looked at, whether it is well, and what was found."""
+    """A check: its name, its result, and the finding in words."""
 
     name: str
     well: bool
@@ -45,7 +45,7 @@ class Check(NamedTuple):
 def examine(
     cfg: DiTTrainingConfig, start: Start, dataset: Dataset, media: Path
 ) -> Iterator[Check]:
-    """Yields the checks as they are done; none stops the others.
+    """Yields each check once it is done; none stops the others.
 
     Args:
         start: the model to be fine-tuned, `start.folder / "vae"` its VAE.
@@ -64,7 +64,7 @@ def examine(
             try:
                 yield Check(name, *look())
             except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
-                # Out of memory, which is the last kind, is told at length.
+                # Out of memory, the last kind, has a message of many lines.
                 yield Check(name, False, str(error).partition("\n")[0])
 
 
@@ -101,7 +101,7 @@ def _round_trip(vae: Path, media: Path) -> tuple[bool, str]:
 
 
 class _Trial:
-    """The training to come, compiled once."""
+    """The planned training, compiled once."""
 
     def __init__(
         self, cfg: DiTTrainingConfig, start: Start, dataset: Dataset, workdir: Path

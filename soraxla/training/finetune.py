@@ -17,21 +17,21 @@ from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit.config import DiTConfig
 from soraxla.parallel.mesh import host_mesh
 
-# How a model is computed; all else is what it is, and its folder's to say.
+# These settings change how a model is computed; its folder fixes all others.
 _FREE = ("dtype", "remat")
-# A model without such layers may be given some: they start by adding nothing.
+# Such layers may be added to a model without them: they start by adding nothing.
 _GIVEN = ("local_layers", "forecast_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The model that a training starts from, on the host, and where it lies."""
+    """The model that a training starts from, on the host, and its folder."""
 
     folder: Path
     dit: LoadedModel
 
     def record(self) -> dict[str, str]:
-        """What a training folder keeps of it; another start is refused."""
+        """Returns the record of a training folder; another start is refused."""
         return {
             "folder": str(self.folder.resolve()),
             "sha256": sha256_of_tree(self.dit.params),
@@ -54,11 +54,11 @@ def open_start(folder: Path) -> Start:
 
 
 def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
-    """The configuration with the model and the process that the folder says.
+    """Returns the configuration with the model and the process of the folder.
 
-    `step.model.dtype` and `step.model.remat` may be chosen, and so may local and
-    forecast layers where the folder's model has none of them and all weights are
-    trained; others may be named, but only as they are.
+    `step.model.dtype` and `step.model.remat` may differ, and so may local and forecast
+    layers if the folder's model has none of them and all weights are trained. Other
+    settings of the model must be equal to the folder's.
 
     Raises:
         UserError: an unknown setting, one that the folder contradicts, or no model to
@@ -98,8 +98,8 @@ def _group(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def check_start(start: Start, dataset: Dataset) -> None:
     """Raises UserError unless the dataset was made by the model's encoder and VAE.
 
-    Of an encoder the kind is compared, since its folder may lie anywhere; of the VAE
-    the weights, where they lie beside the transformer's.
+    The kind of the encoder is compared, since its folder may be anywhere, and the
+    weights of the VAE if the transformer's folder holds one.
     """
     expected, found = start.dit.config["text_encoder"], dataset.card["text_encoder"]
     if expected.partition(":")[0] != found.partition(":")[0]:

@@ -1,4 +1,4 @@
-"""Where a VAE with a linear encoder begins: the principal components of its windows."""
+"""The start of a VAE with a linear encoder: the principal components of windows."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -21,11 +21,11 @@ _BATCHES = 256
 def linear_start(
     model: VAEConfig, batches: Iterable[Mapping[str, np.ndarray]], *, seed: int
 ) -> LoadedModel:
-    """A VAE whose encoder is done, and whose decoder adds nothing yet.
+    """Returns a VAE with its final encoder and a decoder that adds nothing yet.
 
     Latents are divided by the roots of their deviations, on a common scale, not by the
-    deviations: what varies most is the last to drown in noise, so that a transformer
-    that makes such latents makes the coarse before the fine.
+    deviations. Noise then hides the components that vary most last, so that a
+    transformer generates the coarse before the fine.
 
     Args:
         batches: {"video": uint8 (B, T, H, W, 3)}, of which the first 256 are used.
@@ -75,7 +75,7 @@ def linear_start(
 
 
 def _moments(clips: list[np.ndarray], down: dict, model: VAEConfig):
-    """Mean and standard deviation of each latent channel, float64."""
+    """Returns mean and standard deviation of each latent channel, float64."""
     encode = jax.jit(
         lambda video: vae.encode({"encoder": {"linear": down}}, model, video)
     )

@@ -35,7 +35,7 @@ class MetricsLog:
         self._rate = 0.0
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
-        """One step's numbers; that under `unit` is how much it worked through."""
+        """Writes one step's numbers; that under `unit` counts its tokens or pixels."""
         now = time.monotonic()
         rate = metrics[self._unit] / max(now - self._last, 1e-9)
         self._last = now
@@ -53,7 +53,7 @@ class MetricsLog:
         self._bar.update(1)
 
     def flush(self) -> None:
-        """Brings everything written so far to disk."""
+        """Flushes all records to disk."""
         # Not `flush`: a bucket mounted as a folder has a file once it is closed.
         self._file.close()
         self._file = self._path.open("a", encoding="utf-8")
@@ -66,7 +66,7 @@ class MetricsLog:
 
 
 class NoLog:
-    """Of a process that leaves writing to another."""
+    """The log of a process that leaves writing to another."""
 
     def write(self, step: int, metrics: dict[str, Any]) -> None: ...
     def flush(self) -> None: ...
@@ -74,7 +74,7 @@ class NoLog:
 
 
 def _step_of(line: str) -> float | int:
-    """The record's step; a line cut short by a kill counts as never written."""
+    """Returns the record's step; a line cut short by a kill counts as unwritten."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -13,7 +13,9 @@ from soraxla.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Attributes:
+    """Settings of the optimizer and of the EMA.
+
+    Attributes:
     decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
         the rate constant after the warm-up.
     muon_learning_rate: peak rate of the matrices in a transformer's blocks and local
@@ -57,7 +59,7 @@ class OptimConfig:
 
 
 def schedule(settings: OptimConfig, peak: float) -> optax.Schedule:
-    """Linear warm-up from 0, then constant or a cosine down to 0."""
+    """Returns a linear warm-up from 0, then a constant rate or a cosine down to 0."""
     warmup = settings.warmup_steps
     if settings.decay_steps is None:
         return optax.warmup_constant_schedule(0.0, peak, max(warmup, 1))
@@ -72,7 +74,7 @@ def schedule(settings: OptimConfig, peak: float) -> optax.Schedule:
 
 
 def optimizer(settings: OptimConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW (arXiv 1711.05101) or Muon; all of it fp32."""
+    """Returns clipping by global norm, then AdamW (arXiv 1711.05101) or Muon; fp32."""
     adamw = optax.adamw(
         schedule(settings, settings.learning_rate),
         b1=settings.b1,

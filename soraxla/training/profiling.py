@@ -1,4 +1,4 @@
-"""A trace of a few steps of a training in progress, asked for by a signal."""
+"""A trace of a few steps of a running training, started by a signal."""
 
 import signal
 from pathlib import Path
@@ -12,10 +12,10 @@ STEPS = 5
 
 
 class Profiler:
-    """While the context is open, SIGUSR1 traces the next 5 steps in `workdir/profile`.
+    """A context in which SIGUSR1 traces the next 5 steps into `workdir/profile`.
 
-    `xprof --logdir WORKDIR/profile` shows the trace. Of several hosts, each traces when
-    it is asked; in lock step, one is enough.
+    `xprof --logdir WORKDIR/profile` shows the trace. Each host traces when it receives
+    the signal; since hosts run synchronously, one trace is enough.
     """
 
     def __init__(self, workdir: Path):

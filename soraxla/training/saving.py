@@ -1,4 +1,4 @@
-"""Training state on disk: Orbax, asynchronous, with the data plan's state beside it."""
+"""Training state on disk: Orbax, asynchronous, with the position in the schedule."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ from soraxla.checkpoints.training_folder import (
 from soraxla.core.errors import UserError
 from soraxla.parallel.multihost import is_main
 
-# How long, how often, on what devices and in what memory, and where the start lies: not
-# what is computed.
+# These settings say how long, how often, on which devices and in how much memory a run
+# computes, and the place of its start, but do not change its result.
 _MAY_CHANGE = ("loop.", "mesh.", "accumulate", "step.model.remat", "init.folder")
 
 
@@ -45,11 +45,11 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """Step of the newest whole checkpoint."""
+        """Returns the step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: PyTree, plan: dict[str, Any]) -> None:
-        """Starts writing; returns before it is done."""
+        """Starts to write; returns before it is done."""
         if step == self.latest():
             return
         self._manager.save(
@@ -60,9 +60,10 @@ class Checkpoints:
         )
 
     def restore(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """State and plan of the newest checkpoint.
+        """Returns the state and the schedule's position of the newest checkpoint.
 
-        `abstract` gives shapes, types and shardings; without one, the first device.
+        `abstract` has shapes, types and shardings; a leaf without a sharding is put on
+        the first device.
 
         Raises:
             UserError: there is none, it is damaged, or it is of another model.
@@ -81,15 +82,15 @@ class Checkpoints:
         return restored["state"], restored["plan"]
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits for running writes."""
         self._manager.wait_until_finished()
         self._manager.close()
 
 
 def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
-    """Records what the folder is trained with, or checks it against what is recorded.
+    """Records the settings of a training, or checks them against the recorded ones.
 
-    Those of `_MAY_CHANGE` may change from run to run.
+    Settings of `_MAY_CHANGE` may change from run to run.
 
     Raises:
         UserError: the folder was trained with other settings; names the first.

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and how a gradient changes it."""
+"""The state of a training, and its update by a gradient."""
 
 from typing import Any, NamedTuple
 
@@ -15,19 +15,19 @@ Metrics = dict[str, Array]
 
 
 class TrainState(NamedTuple):
-    """All of it is checkpointed; params, EMA and moments are fp32."""
+    """The checkpointed state of a training; params, EMA and moments are fp32."""
 
     step: Int[Array, ""]
     params: PyTree
     ema: PyTree
     opt: PyTree
-    extra: PyTree  # what else a model keeps: the VAE's latent moments
+    extra: PyTree  # the VAE's latent moments
     skipped: Int[Array, ""]  # steps without a finite gradient, in all
     skipped_in_a_row: Int[Array, ""]
 
 
 def create(params: PyTree, settings: OptimConfig, extra: PyTree) -> TrainState:
-    """The state before the first step; the EMA starts as the parameters."""
+    """Returns the state before the first step; the EMA starts as the parameters."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -48,7 +48,9 @@ def update(
     extra: PyTree,
     settings: OptimConfig,
 ) -> tuple[TrainState, Metrics]:
-    """The next state; only step and counts move if loss or gradient is not finite.
+    """Returns the next state, and metrics.
+
+    If loss or gradient is not finite, only step and counts change.
 
     `extra` replaces `state.extra`.
     """

@@ -27,19 +27,20 @@ from soraxla.parallel.mesh import PACKED_AXES, LogicalAxes, constrain
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import Metrics, TrainState, create, update
 
-# Known tokens are trained at times up to this.
-_KNOWN_NOISE = 0.1
+# Condition tokens are trained at times up to this.
+_CONDITION_NOISE = 0.1
 _MOMENT_DECAY = 0.99  # of the VAE's latent statistics, a step
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiTStepConfig:
-    """What a step of the diffusion transformer depends on beside state and batch.
+    """Settings of a step of the diffusion transformer.
 
     Attributes:
-        lora: adapters are trained on frozen weights; None trains the weights.
-        part: all of the model, or its forecast alone, told the frames before as they
-            are. A step of that costs a third, and every frame of a clip is a lesson.
+        lora: adapters to train beside frozen weights; None trains the weights.
+        part: "all" trains the model, "forecast" its forecast layers only, from the
+            frames before without noise. Such a step costs a third, and has an error for
+            every frame of a clip.
     """
 
     model: DiTConfig
@@ -71,10 +72,10 @@ class DiTStepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VAEStepConfig:
-    """What a VAE step depends on; the loss is L1 + kl_weight · KL, both means.
+    """Settings of a VAE step; the loss is L1 + kl_weight · KL, both means.
 
-    A linear encoder and the moments of its latents stay as they are: what has learnt
-    to make such latents can still be decoded after the decoder has learnt more.
+    A linear encoder and the moments of its latents stay constant, so that a transformer
+    trained on such latents can use the decoder after it has learnt more.
     """
 
     model: vae.VAEConfig
@@ -96,7 +97,7 @@ def _init_key(seed: int) -> PRNGKeyArray:
 
 
 def dit_init(cfg: DiTStepConfig) -> TrainState:
-    """Fresh weights of the seed; with LoRA, fresh adapters, which change nothing."""
+    """Returns fresh weights of the seed; with LoRA, fresh adapters of no effect."""
     key = _init_key(cfg.seed)
     if cfg.lora is None:
         return create(dit.init(key, cfg.model), cfg.optim, {})
@@ -112,18 +113,20 @@ def dit_step(
     cfg: DiTStepConfig,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """One update; noise and time are functions of (seed, draw), never of the step.
+    """Returns the state after one update, and metrics.
+
+    Noise and time are functions of (seed, visit), never of the step.
 
     Args:
         base: the frozen parameters beside which adapters are trained; None without
             LoRA.
-        accumulate: parts of the batch that are computed one after the other, with the
-            memory of one; the loss and its gradient are those of the whole batch.
+        accumulate: parts of the batch, computed one after the other with the memory of
+            one; the loss and its gradient are those of the whole batch.
     """
     keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.visit)
     t_BS = sample_times(keys_BS, batch.shift)
     keys_BS = sample_keys(cfg.seed, Purpose.CONDITION, batch.visit)
-    condition_t_BS = _KNOWN_NOISE * jax.vmap(jax.vmap(jax.random.uniform))(keys_BS)
+    condition_t_BS = _CONDITION_NOISE * jax.vmap(jax.vmap(jax.random.uniform))(keys_BS)
 
     def error(trained: PyTree, *rows: PyTree) -> tuple[Array, Array]:
         params, adapters = trained, None
@@ -160,10 +163,10 @@ def dit_error(
     purpose: Purpose,
     adapters: PyTree = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The two sums whose ratio is the loss (`packed_mse`), at the given times.
+    """Returns the two sums whose ratio is the loss (`packed_mse`), at times `t_BS`.
 
-    Known tokens are corrupted at a time of their own (0 if None), so that a sampler may
-    give what it has made itself, which is never quite clean.
+    Condition tokens are noised to a separate time (0 if None), so that a sampler may
+    condition on its own frames, which are never quite clean.
     """
     process = cfg.process
     t_BS = jnp.minimum(t_BS, process.max_time)
@@ -189,7 +192,7 @@ def forecast_error(
     *,
     cfg: DiTStepConfig,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The same two sums, of forecasts from frames that are all at the known time."""
+    """Returns the same two sums, for forecasts from frames at the condition time."""
     t_BL = token_times(condition_t_BS, batch.segment_ids)
     eps_BLP = _noise_of(batch, cfg, Purpose.NOISE)
     x_BLP = cfg.process.corrupt(batch.latents, eps_BLP, t_BL)
@@ -209,10 +212,10 @@ def _noise_of(
 def _sum_of_parts(
     function: Callable[..., PyTree], rows: PyTree, axes: PyTree, parts: int
 ) -> PyTree:
-    """Σ function(*part) over parts of the rows, one after the other.
+    """Returns Σ function(*part) over parts of the rows, one after the other.
 
-    Part j has the rows j, j + parts, …: as many of every device, which hold ranges of
-    rows, so that none is sent to another.
+    Part j has the rows j, j + parts, …. A device holds a range of rows, so a part has
+    equally many rows of every device, and no row is sent to another.
     """
     if parts == 1:
         return function(*rows)
@@ -231,7 +234,7 @@ def _sum_of_parts(
 
 
 def vae_init(cfg: VAEStepConfig) -> TrainState:
-    """Fresh weights of the seed, and latent moments that still say nothing."""
+    """Returns fresh weights of the seed, and latent moments (0, 1)."""
     channels = cfg.model.latent_channels
     moments = {"mean": jnp.zeros(channels), "square": jnp.ones(channels)}
     return create(vae.init(_init_key(cfg.seed), cfg.model), cfg.optim, moments)
@@ -243,7 +246,7 @@ def vae_step(
     *,
     cfg: VAEStepConfig,
 ) -> tuple[TrainState, Metrics]:
-    """One update of the autoencoder and of the moving moments of its latents."""
+    """Returns the state after one update of weights and latent moments, and metrics."""
     video = batch["video"].astype(jnp.float32) / 127.5 - 1.0
     key = jax.random.fold_in(jax.random.key(cfg.seed), int(Purpose.POSTERIOR))
     key = jax.random.fold_in(key, state.step)
