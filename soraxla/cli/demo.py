@@ -11,12 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir",
         type=Path,
         default=Path("soraxla_demo"),
-        help="everything is written here; run again to go on (default: %(default)s)",
+        help="folder of all results; a second run continues (default: %(default)s)",
     )
     parser.add_argument(
         "--smoke",
         action="store_true",
-        help="a few steps of each stage: shows that all works, not what it can do",
+        help="a few steps of each stage, to show that they work",
     )
 
 

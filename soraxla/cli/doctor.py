@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         type=Path,
-        help="what training is to start from, as its --init",
+        help="model that the training will start from, as in --init",
     )
     parser.add_argument("--data", required=True, type=Path, help="prepared dataset")
     parser.add_argument(
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         default="finetune_wan:lora",
         metavar="NAME[:ARGUMENT]",
-        help="of the training to come (default: %(default)s)",
+        help="configuration of the training (default: %(default)s)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train"

@@ -18,18 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         type=Path,
-        help="training folder (its EMA is taken); for wan also a weights folder",
+        help="training folder, whose EMA is exported; for wan also a model folder",
     )
-    parser.add_argument("--out", required=True, type=Path, help="new weights folder")
+    parser.add_argument("--out", required=True, type=Path, help="new model folder")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of the stored weights (default: float32; for wan as they are)",
+        help="type of the weights (default: float32; for wan unchanged)",
     )
     parser.add_argument(
         "--adapter",
         action="store_true",
-        help="the adapter of a LoRA training alone, not merged (wan only)",
+        help="export the adapter of a LoRA training, not merged (wan only)",
     )
 
 

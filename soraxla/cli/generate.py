@@ -18,29 +18,33 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
-        help="training folder or exported folder (default: the small model of "
-        "simulated worlds that is shipped, made for clips of 64x64)",
+        help="training folder or model folder (default: the shipped model of simulated "
+        "worlds, trained on clips of 64x64)",
     )
     prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", help="what to show")
+    prompt.add_argument("--prompt", help="text that describes the video")
     prompt.add_argument(
         "--prompts-file",
         type=Path,
-        help="one prompt a line; --out is then a pattern such as video_{}.mp4",
+        help="text file with one prompt a line; --out is then a pattern such as "
+        "video_{}.mp4",
     )
     parser.add_argument(
         "--out",
         default="soraxla.mp4",
         help=".mp4, .webm, .gif, .webp, .png or .jpg (default: %(default)s)",
     )
-    parser.add_argument("--codec", help="another encoder for .mp4 and .webm")
+    parser.add_argument(
+        "--codec", help="encoder for .mp4 and .webm (default: the format's usual one)"
+    )
     _add_length(parser)
     media.add_arguments(parser)
     parser.add_argument(
         "--actions",
         metavar="LIST",
-        help='what a player does from the first frame, or the clip to extend, on: "'
-        'forward*8,left*4,dig", for models that know such actions',
+        help="actions of a player, from the first frame or the end of the "
+        "extended clip "
+        'on, for models with such actions: "forward*8,left*4,dig"',
     )
     sampling.add_arguments(parser)
     parser.set_defaults(condition_noise=None)
@@ -48,46 +52,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--takes",
         type=int,
         metavar="N",
-        help="how often each video is made; the one whose joins with given frames show "
-        f"least is kept (default: 1; {WORLDS.takes} without --checkpoint where there "
-        "are joins)",
+        help="samples of each video; the one whose joins with input "
+        "frames show least is "
+        f"kept (default: 1; {WORLDS.takes} for videos with joins without --checkpoint)",
     )
 
 
 def _add_length(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("size and length", "of all that comes out")
+    group = parser.add_argument_group(
+        "size and length", "of the whole video, input frames included"
+    )
     group.add_argument(
         "--size",
         metavar="WxH",
-        help="in pixels (default: what is given, or 256x256; 64x64 without "
+        help="in pixels (default: the input frames' size, or 256x256; 64x64 without "
         "--checkpoint)",
     )
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--frames",
         type=int,
-        help="1 is an image (default: the task's own, or 1; 33 without --checkpoint)",
+        help="frames of the video, 1 for a picture (default: the task's, "
+        "or 1; 33 without "
+        "--checkpoint)",
     )
-    length.add_argument("--seconds", type=float)
+    length.add_argument(
+        "--seconds", type=float, help="length of the video, in place of --frames"
+    )
     group.add_argument(
         "--fps",
         type=float,
-        help="default: the given clip's, or 24; 16 without --checkpoint",
+        help="frames a second (default: the input clip's, or 24; 16 "
+        "without --checkpoint)",
     )
     group.add_argument(
         "--window",
         type=int,
         metavar="FRAMES",
-        help="made at once at most, from the overlap and 4 on; longer videos are made "
-        "window by window (default: what the model was trained with; the overlap and 8 "
-        "to extend a clip forward without --checkpoint)",
+        help="most frames to sample at once, from the overlap + 4 on; "
+        "longer videos are "
+        "sampled window by window (default: the model's limit; the overlap + 8 to "
+        "extend a clip forward without --checkpoint)",
     )
     group.add_argument(
         "--overlap",
         type=int,
         default=9,
         metavar="FRAMES",
-        help="of a clip or a window, that what comes next is told (default: "
+        help="frames of a clip or a window that condition the next one (default: "
         "%(default)s)",
     )
 

@@ -19,13 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapter",
         type=Path,
         metavar="FILE",
-        help="LoRA safetensors of this model, to be merged into it",
+        help="LoRA safetensors of this model, to merge into it",
     )
-    parser.add_argument("--out", required=True, type=Path, help="new weights folder")
+    parser.add_argument("--out", required=True, type=Path, help="new model folder")
     parser.add_argument(
         "--text-encoder",
         metavar="NAME",
-        help="that reads prompts, such as umt5:PATH (default: diffusers' folder's own)",
+        help="encoder of the prompts, such as umt5:PATH (default: the one "
+        "in diffusers' "
+        "folder)",
     )
 
 

@@ -14,15 +14,15 @@ from typing import Any, NoReturn
 from soraxla.core.errors import UserError
 
 VERBS = {
-    "demo": "real clips in, a generated video out, in one command",
-    "worlds": "make captioned clips of simulated worlds whose truth is known",
+    "demo": "train on real clips and generate videos, in one command",
+    "worlds": "make captioned clips of simulated worlds",
     "prepare": "encode a folder or TFDS dataset into latents and text embeddings",
     "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
-    "generate": "make videos and images from prompts",
-    "worldbench": "measure a model in worlds whose truth is known",
-    "import": "bring public weights into a folder that every command takes",
+    "generate": "generate videos and images",
+    "worldbench": "measure a model against simulated worlds",
+    "import": "convert public weights into a model folder",
     "doctor": "check model, data and memory before a fine-tuning",
-    "plan": "compile for a TPU topology that is not there: does it fit",
+    "plan": "compile for a TPU topology, without a TPU, and report memory and traffic",
     "export": "write the weights of a training folder as safetensors",
 }
 

@@ -26,18 +26,22 @@ _BESIDE = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "what is given", "one task at a time; the prompt may then be left out"
+        "input frames", "of one task at a time; the prompt is then optional"
     )
-    group.add_argument("--image", type=Path, metavar="P", help="the first frame")
-    group.add_argument("--last-image", type=Path, metavar="P", help="the last frame")
+    group.add_argument(
+        "--image", type=Path, metavar="P", help="picture: the first frame"
+    )
+    group.add_argument(
+        "--last-image", type=Path, metavar="P", help="picture: the last frame"
+    )
     one = group.add_mutually_exclusive_group()
-    one.add_argument("--extend", type=Path, metavar="V", help="a clip to make longer")
+    one.add_argument("--extend", type=Path, metavar="V", help="clip to make longer")
     one.add_argument(
         "--connect",
         type=Path,
         nargs=2,
         metavar=("A", "B"),
-        help="two clips, and a transition between them",
+        help="two clips to connect by a transition",
     )
     one.add_argument(
         "--loop",
@@ -45,35 +49,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=Path(),
         metavar="V",
-        help="a clip to lead back to its beginning; without V, of the prompt",
+        help="clip to lead back to its beginning; without V, the clip is "
+        "generated from "
+        "the prompt",
     )
-    one.add_argument("--edit", type=Path, metavar="V", help="a clip to make anew")
+    one.add_argument("--edit", type=Path, metavar="V", help="clip to change by SDEdit")
     one.add_argument(
         "--inpaint",
         type=Path,
         metavar="V",
-        help="a clip to change inside --mask, or to continue on a larger --canvas",
+        help="clip to generate again inside --mask, or to continue on a "
+        "larger --canvas",
     )
-    group.add_argument("--direction", help="forward (default), backward or both")
+    group.add_argument(
+        "--direction", help="forward (default), backward or both, for --extend"
+    )
     group.add_argument(
         "--strength",
         type=float,
-        help="of --edit, --connect and --loop: where sampling starts, from 0, the clip "
-        "as it was or a cross-fade, to 1, noise (default: 0.6 of --edit, 1 of the "
-        f"others, which without --checkpoint is {WORLDS.bridge:g})",
+        help="where sampling starts, for --edit, --connect and --loop: "
+        "from 0, the clip "
+        "unchanged or a cross-fade, to 1, noise (default: 0.6 for --edit; for the "
+        f"others 1, and {WORLDS.bridge:g} without --checkpoint)",
     )
     group.add_argument(
-        "--mask", type=Path, metavar="P", help="picture, white where to regenerate"
+        "--mask",
+        type=Path,
+        metavar="P",
+        help="picture that is white where --inpaint generates again",
     )
     group.add_argument(
-        "--invert", action="store_true", default=None, help="black in place of white"
+        "--invert",
+        action="store_true",
+        default=None,
+        help="generate where the mask is black",
     )
-    group.add_argument("--canvas", metavar="WxH", help="the size to continue to")
+    group.add_argument(
+        "--canvas", metavar="WxH", help="size of the canvas, for --inpaint"
+    )
     group.add_argument(
         "--fit",
         default="cover",
-        help="what brings frames of another size to --size: cover (scale and cut at "
-        "the centre), crop (cut only) or pad (scale, on black); default: %(default)s",
+        help="how input frames of another size are brought to --size: cover (scale and "
+        "cut at the centre), crop (cut) or pad (scale, on black); default: %(default)s",
     )
 
 

@@ -38,34 +38,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--what",
         choices=("train", "sample", "vae-decode"),
         default="train",
-        help="a step of which program (default: %(default)s)",
+        help="the program: a training step, a sampler step or a chunk of the decoder "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--rows",
         type=int,
-        help="of a step, of all chips (default: the configuration's, or the nearest "
-        "number that all of them can share; 1 of sample)",
+        help="rows of a step, on all chips (default: the configuration's, "
+        "or the nearest "
+        "number that all chips can share; 1 for sample)",
     )
     parser.add_argument("--row-length", type=int, help="tokens of a row")
     parser.add_argument(
         "--mesh",
         metavar="AXIS=N,…",
-        help="such as fsdp=32,context=2; of the chips that are left, fsdp takes as "
-        "many as suit the model's width, data the rest (default: the configuration's; "
-        "context over all chips of sample, vae-decode)",
+        help="devices along the axes, such as fsdp=32,context=2; fsdp "
+        "takes as many of the "
+        "others as suit the model's width, data the rest (default: the "
+        "configuration's; context over all chips for sample and vae-decode)",
     )
     parser.add_argument(
-        "--size", default="1280x720", metavar="WxH", help="of vae-decode, in pixels"
+        "--size", default="1280x720", metavar="WxH", help="pixels, for vae-decode"
     )
     parser.add_argument(
         "--latents",
         type=int,
-        help="of vae-decode, frames of a chunk (default: what soraxla generate takes)",
+        help="latent frames of a chunk, for vae-decode (default: those of "
+        "soraxla generate)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write it here too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the plan to this file"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, help="dataset folder")
     parser.add_argument(
-        "--vae", type=Path, help="VAE folder (default: the small one shipped)"
+        "--vae", type=Path, help="VAE folder (default: the small VAE that is shipped)"
     )
     parser.add_argument(
         "--text-encoder",
@@ -31,14 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--conditions",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep also what trains other tasks than text to video: ends, single "
-        "frames, pictures with holes, each encoded alone (default: yes)",
+        help="also encode the condition latents of other tasks than text "
+        "to video: ends, "
+        "single frames, clips with holes (default: yes)",
     )
     parser.add_argument(
         "--max-tokens",
         type=int,
         default=16384,
-        help="longer clips are split, in pixels (default: %(default)s)",
+        help="split clips that have more tokens (default: %(default)s)",
     )
     parser.add_argument(
         "--max-bad",

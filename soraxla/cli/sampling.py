@@ -11,37 +11,52 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
-    group.add_argument("--steps", type=int, default=30, help="sampler steps")
+    group.add_argument(
+        "--steps", type=int, default=30, help="sampler steps (default: %(default)s)"
+    )
     group.add_argument(
         "--solver",
         default="euler",
-        help="euler, ddim, euler-ancestral, heun, wan-euler or unipc",
+        help="euler, ddim, euler-ancestral, heun, wan-euler or unipc "
+        "(default: %(default)s)",
     )
-    group.add_argument("--cfg-scale", type=float, default=4.0)
+    group.add_argument(
+        "--cfg-scale",
+        type=float,
+        default=4.0,
+        help="classifier-free guidance; 1 is none (default: %(default)s)",
+    )
     group.add_argument(
         "--cfg-interval",
         type=float,
         nargs=2,
         default=(0.0, 1.0),
         metavar=("LO", "HI"),
-        help="times between which there is guidance; 1 is noise (default: 0 1)",
+        help="times between which guidance acts; 1 is noise (default: 0 1)",
     )
     group.add_argument(
         "--image-scale",
         type=float,
         default=1.0,
-        help="guidance towards what is given; 1 is none (default)",
+        help="guidance towards the condition tokens; 1 is none (default: %(default)s)",
     )
     group.add_argument(
         "--condition-noise",
         type=float,
         default=0.0,
         metavar="T",
-        help="time to which what is given is noised for the network (default: 0; "
-        f"of `generate` without --checkpoint {WORLDS.condition_noise})",
+        help="time to which condition tokens are noised for the network (default: 0; "
+        f"{WORLDS.condition_noise} for `generate` without --checkpoint)",
     )
-    group.add_argument("--negative-prompt", default="")
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument(
+        "--negative-prompt", default="", help="prompt that guidance leads away from"
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="another seed gives another video (default: %(default)s)",
+    )
 
 
 def settings_of(args: argparse.Namespace) -> "SamplingConfig":

@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--manifest",
         type=Path,
         metavar="F",
-        help="of a run to do again, exactly; it says all but --checkpoint and --out",
+        help="manifest.json of a run to repeat exactly, in place of all options but "
+        "--checkpoint and --out",
     )
-    group = parser.add_argument_group("what is asked")
+    group = parser.add_argument_group("questions")
     group.add_argument(
         "--families",
         nargs="+",
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clips",
         type=int,
         metavar="N",
-        help="of each family (default: 24, and 100 of text)",
+        help="clips of each family (default: 24, and 100 for text)",
     )
     group.add_argument("--size", metavar="WxH", help="in pixels (default: 64x64)")
     group.add_argument("--frames", type=int, help="of a clip, 1 + 4k (default: 33)")
@@ -56,15 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=int,
         metavar="FRAMES",
-        help="of clips that are given in part, made at once at most, what was before "
-        "included (default: what the model was trained with)",
+        help="most frames to sample at once where a clip's beginning is the condition, "
+        "overlap included (default: the model's limit)",
     )
     group.add_argument(
         "--overlap",
         type=int,
         metavar="FRAMES",
-        help="that a window is told at most of what was before (default: as many as "
-        "are given)",
+        help="most frames that condition a window (default: all of the beginning)",
     )
     sampling.add_arguments(parser)
 

@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clip; mixed: of all (default: %(default)s)",
     )
     parser.add_argument(
-        "--clips", type=int, default=10_000, help="how many (default: %(default)s)"
+        "--clips",
+        type=int,
+        default=10_000,
+        help="number of clips (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
@@ -26,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=0,
-        help="other seeds give other clips (default: %(default)s)",
+        help="another seed gives other clips (default: %(default)s)",
     )
     parser.add_argument(
         "--pictures",
         type=float,
         default=0.1,
         metavar="SHARE",
-        help="share of the clips that are of one frame (default: %(default)s)",
+        help="share of clips of one frame (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
-        help="processes; the bytes are the same for any number (default: %(default)s)",
+        help="processes; their number does not change the bytes (default: %(default)s)",
     )
 
 
