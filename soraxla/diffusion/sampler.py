@@ -50,11 +50,13 @@ def sample(
         alpha, sigma = process.levels(of_tokens(t_BS))
         return sigma / (alpha + sigma), alpha + sigma
 
-    def stop(at: Grid, number: Int[Array, ""]) -> GridPoint:
+    def point(at: Grid, number: Int[Array, ""]) -> GridPoint:
         t_BS = jnp.minimum(at.t, process.max_time)
         model_t_BS = jnp.minimum(at.model_t, process.max_time)
-        draw = partial(_solver_noise, key, number, batch, x.shape[-1])
-        return GridPoint(s=levels(t_BS)[0], t=t_BS, model_t=model_t_BS, noise=draw)
+        noise_here = partial(_solver_noise, key, number, batch, x.shape[-1])
+        return GridPoint(
+            s=levels(t_BS)[0], t=t_BS, model_t=model_t_BS, noise=noise_here
+        )
 
     def velocity(z: Array, at: GridPoint) -> Array:
         x_t = jnp.where(condition_BL1, x, z * levels(at.t)[1])
@@ -63,12 +65,12 @@ def sample(
         return eps - x0
 
     def step(carry: tuple, ends: tuple):
-        return solver.step(velocity, *carry, *(stop(*end) for end in ends)), None
+        return solver.step(velocity, *carry, *(point(*end) for end in ends)), None
 
-    def of_stops(which: int | slice) -> tuple[Grid, Array]:
+    def points(which: int | slice) -> tuple[Grid, Array]:
         return Grid(*(x[which] for x in grid)), jnp.arange(len(grid.t))[which]
 
-    first, ends = stop(*of_stops(0)), (of_stops(slice(-1)), of_stops(slice(1, None)))
+    first, ends = point(*points(0)), (points(slice(-1)), points(slice(1, None)))
     z = jnp.asarray(x) / levels(first.t)[1]
     (z, _), _ = jax.lax.scan(step, (z, solver.start(z, first)), ends)
     z = jnp.where(condition_BL1, batch.latents, z)

@@ -65,29 +65,13 @@ class Solver(Protocol[Memory]):
 
 
 class _OneStep:
-    """A solver at evenly spaced times, without memory."""
+    """The grid and the empty memory of a solver that looks at no earlier point."""
 
     def grid(self, steps: int, shift: Float[Array, "b s"], start: float = 1.0) -> Grid:
         return even_grid(steps, shift, start)
 
     def start(self, z: Float[Array, "b l p"], first: GridPoint) -> tuple[()]:
         return ()
-
-    def step(
-        self,
-        velocity: Velocity,
-        z: Float[Array, "b l p"],
-        memory: tuple[()],
-        here: GridPoint,
-        there: GridPoint,
-    ) -> tuple[Float[Array, "b l p"], tuple[()]]:
-        return self.advance(velocity, z, here, there), memory
-
-    def advance(
-        self, velocity: Velocity, z: Array, here: GridPoint, there: GridPoint
-    ) -> Array:
-        """Returns z at `there`, from z at `here`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +82,8 @@ class Euler(_OneStep):
     this is DDIM without added noise (arXiv 2010.02502, η = 0).
     """
 
-    def advance(
-        self, velocity: Velocity, z: Array, here: GridPoint, there: GridPoint
-    ) -> Array:
-        return z + (there.s - here.s) * velocity(z, here)
+    def step(self, velocity: Velocity, z, memory, here: GridPoint, there: GridPoint):
+        return z + (there.s - here.s) * velocity(z, here), memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +94,13 @@ class EulerAncestral(_OneStep):
     noise covers errors of an imperfect network, which later steps then correct.
     """
 
-    def advance(
-        self, velocity: Velocity, z: Array, here: GridPoint, there: GridPoint
-    ) -> Array:
+    def step(self, velocity: Velocity, z, memory, here: GridPoint, there: GridPoint):
         v = velocity(z, here)
         x0 = z - here.s * v
         kept = _ratio((1.0 - here.s) * there.s, (1.0 - there.s) * here.s)
         renewed = jnp.sqrt(jnp.maximum(1.0 - jnp.square(kept), 0.0))
         eps = kept * (x0 + v) + renewed * there.noise()
-        return (1.0 - there.s) * x0 + there.s * eps
+        return (1.0 - there.s) * x0 + there.s * eps, memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +119,7 @@ class Heun(_OneStep):
     Euler's, whose local error is of the order of the whole.
     """
 
-    def advance(
-        self, velocity: Velocity, z: Array, here: GridPoint, there: GridPoint
-    ) -> Array:
+    def step(self, velocity: Velocity, z, memory, here: GridPoint, there: GridPoint):
         ds = there.s - here.s
         first = velocity(z, here)
         euler = z + ds * first
@@ -150,7 +128,7 @@ class Heun(_OneStep):
             return z + 0.5 * ds * (first + velocity(euler, there))
 
         last = jnp.all(there.s == 0.0)
-        return jax.lax.cond(last, lambda: euler, corrected)
+        return jax.lax.cond(last, lambda: euler, corrected), memory
 
 
 class SolverState(NamedTuple):
@@ -188,11 +166,11 @@ class UniPC:
     def step(
         self,
         velocity: Velocity,
-        z: Float[Array, "b l p"],
+        z,
         memory: SolverState,
         here: GridPoint,
         there: GridPoint,
-    ) -> tuple[Float[Array, "b l p"], SolverState]:
+    ):
         past = memory
         x0 = z - here.s * velocity(z, here)
         z = _blend(past.z, _corrected(past, x0, here.s), past.s, here.s)
