@@ -352,7 +352,7 @@ def _weights(model: DiTConfig) -> PyTree:
     """Random, in the type in which they are multiplied; no layer is 0."""
 
     def make(key: jax.Array) -> PyTree:
-        params = dit.as_computed(dit.init(key, model), model)
+        params = dit.cast_kernels(dit.init(key, model), model)
         return jax.tree.map(lambda x: x + jnp.asarray(0.01, x.dtype), params)
 
     return jit(make)(jax.random.key(0, impl="rbg"))

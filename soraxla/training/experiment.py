@@ -201,7 +201,7 @@ def dit_experiment(
 
 def _frozen(start: Start, cfg: DiTTrainingConfig, mesh: Mesh) -> PyTree:
     """The base of adapters on the devices, cut as if it were trained."""
-    made = functools.partial(dit.as_computed, cfg=cfg.step.model)
+    made = functools.partial(dit.cast_kernels, cfg=cfg.step.model)
     params = put_tree(start.dit.params, dit.RULES, mesh)
     abstract = jax.eval_shape(made, params)
     return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(params)

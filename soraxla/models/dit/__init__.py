@@ -1,9 +1,9 @@
-"""The diffusion transformer: `init`, `apply` and the functions beside them."""
+"""The diffusion transformer: `init`, `apply` and related functions."""
 
 from soraxla.models.dit.model import (
     DiT,
     apply,
-    as_computed,
+    cast_kernels,
     denoiser,
     encode_text,
     forecast,
@@ -15,7 +15,7 @@ __all__ = [
     "RULES",
     "DiT",
     "apply",
-    "as_computed",
+    "cast_kernels",
     "denoiser",
     "encode_text",
     "forecast",

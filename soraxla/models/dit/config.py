@@ -12,7 +12,7 @@ from soraxla.packing.controls import Controls
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """A diffusion transformer in the layout of Wan 2.1 (arXiv 2503.20314).
+    """The settings of a diffusion transformer with Wan 2.1's layers (arXiv 2503.20314).
 
     Attributes:
         latent_channels: channels of the VAE's latents.
@@ -20,26 +20,26 @@ class DiTConfig:
         text_width: width of the text encoder's embeddings.
         text_refiner_layers: self-attention blocks over a segment's text tokens.
         text_pad_to: the length to which prompts were padded, unmasked, in training, or
-            None when the model attends to real tokens only.
-        position_embed: add an embedding of a token's absolute place beside RoPE, which
-            only tells distances (as NaViT does, arXiv 2307.06304); off in Wan.
-        input_gate: a prediction is the network's answer mixed with the noisy token
-            itself and with what attention brings of others, each number by gates of its
-            own. For x0-prediction with tokens of about `width` numbers or more: what
-            is nearly clean, or known, need not go through the network. Off in Wan.
+            None if the model attends to real tokens only.
+        position_embed: add an embedding of a token's absolute position beside RoPE,
+            which encodes distances only (as NaViT does, arXiv 2307.06304); off in Wan.
+        input_gate: mix the network's prediction with the noisy token itself and with an
+            attention's copy of other tokens, each number by separate gates. For
+            x0-prediction with tokens of about `width` numbers or more: nearly clean and
+            condition tokens then need not pass through the network. Off in Wan.
         local_layers: convolutions over latents that add to a prediction, so that
             patches agree with their neighbours. 0 in Wan.
-        local_width: their channels, and those of the next.
-        forecast_layers: convolutions that tell a frame's latents from those of the two
-            frames before; the network is told, and mixes it into a prediction of x0.
-            0 in Wan.
+        local_width: channels of the local and the forecast layers.
+        forecast_layers: convolutions that forecast a frame's latents from those of the
+            two frames before; the network reads the forecast, and mixes it into a
+            prediction of x0. 0 in Wan.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
-        controls: actions and camera that steer latent frames; by default none.
+        controls: actions and camera that steer latent frames; none by default.
         shift: the time shift rule, "auto" (by clip size) or one number for all clips.
         dtype: of activations and matrix products; parameters are always fp32.
-        remat: what the backward pass computes again instead of keeping it: "full", a
-            block from its input, but for self-attention; "dots", what lies between its
-            matrix products and attention; "none", nothing.
+        remat: the results that the backward pass recomputes: "full", a block from its
+            input except self-attention; "dots", all but matrix products and attention;
+            "none", nothing.
     """
 
     layers: int
@@ -49,8 +49,8 @@ class DiTConfig:
     latent_channels: int = 16
     patch: tuple[int, int, int] = (1, 2, 2)
     text_width: int = 256
-    # The default encoder embeds each word by itself; without a layer in which words see
-    # each other, "a red ball on a blue box" and its swap differ by positions alone.
+    # The default encoder embeds each word separately. Without a layer in which words
+    # see each other, "a red ball on a blue box" and its swap differ in positions only.
     text_refiner_layers: int = 1
     text_pad_to: int | None = None
     position_embed: bool = True
@@ -82,7 +82,7 @@ class DiTConfig:
         if self.text_pad_to is not None and self.text_refiner_layers:
             raise UserError(
                 f"DiT text_pad_to={self.text_pad_to} with text_refiner_layers="
-                f"{self.text_refiner_layers}: padded text is Wan's and has no refiner; "
+                f"{self.text_refiner_layers}: padded text (Wan's) takes no refiner; "
                 "set one of them to None or 0"
             )
         if self.shift != "auto" and not 0.0 < float(self.shift) < math.inf:
@@ -104,7 +104,7 @@ class DiTConfig:
 
     @property
     def patch_dim(self) -> int:
-        """Numbers in one token, P."""
+        """The numbers in one token, P."""
         return math.prod(self.patch) * self.latent_channels
 
 
@@ -139,11 +139,11 @@ SIZES: dict[str, DiTConfig] = {
 
 
 def dit_config(size: str, **overrides: Any) -> DiTConfig:
-    """The settings of a named size, with some replaced.
+    """Returns the settings of a named size, with `overrides`.
 
     Raises:
-        UserError: no such size or setting (names the nearest), or the settings do not
-            fit together.
+        UserError: the size or setting does not exist (the error names the nearest), or
+            the settings contradict each other.
     """
     if size not in SIZES:
         raise UserError(f"unknown DiT size {size!r}{nearest(size, list(SIZES))}")

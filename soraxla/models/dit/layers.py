@@ -1,7 +1,7 @@
-"""Layers of the diffusion transformer, as Wan 2.1 lays them out.
+"""Layers of the diffusion transformer, as in Wan 2.1.
 
-Everything is computed in `cfg.dtype` but for fp32 islands: norms, modulation and gated
-residual sums. Parameters are fp32.
+They compute in `cfg.dtype`, except in fp32: norms, modulation and gated residual sums.
+Parameters are fp32.
 """
 
 from typing import Any, NamedTuple
@@ -22,25 +22,27 @@ _EPS = 1e-6
 
 
 class Context(NamedTuple):
-    """What every block reads beside the tokens; the same for all layers."""
+    """The inputs of every block beside the tokens; the same for all layers."""
 
     segment_ids: Int[Array, "b l"]
     cos: Float[Array, "b l half"]
     sin: Float[Array, "b l half"]
-    modulation: Float[Array, "b r 6 d"]  # r = 2S: generated and known, a segment each
+    modulation: Float[
+        Array, "b r 6 d"
+    ]  # r = 2S: generated and condition tokens per segment
     row: Int[Array, "b l"]  # the token's row of `modulation`
-    text: Float[Array, "b m d"] | None  # None: blocks are handed keys and values
+    text: Float[Array, "b m d"] | None  # None: blocks get keys and values
     text_segment_ids: Int[Array, "b m"]
     text_bias: Float[Array, "b m"] | None
     near: Int[Array, "b l 10"] | None  # neighbours, for the local layers
-    forecast: Float[Array, "b l p"] | None  # of the tokens, by the frames before
+    forecast: Float[Array, "b l p"] | None  # of the tokens, from the frames before
 
 
 @jax.custom_vjp
 def gather_rows(
     table: Float[Array, "b r d"], row: Int[Array, "b l"]
 ) -> Float[Array, "b l d"]:
-    """`table[b, row[b, l]]`; its gradient is a matrix product, not a scatter.
+    """Returns `table[b, row[b, l]]`; its gradient is a matrix product, not a scatter.
 
     Scatter-add runs one row after another on CPU and TPU, and in no fixed order on GPU.
     """
@@ -67,14 +69,14 @@ gather_rows.defvjp(_gather_fwd, _gather_bwd)
 
 
 def layer_norm(x: Float[Array, "b l d"], eps: float = _EPS) -> Float[Array, "b l d"]:
-    """Layer norm without gain or bias, in and to fp32."""
+    """Applies layer norm without gain or bias, from any dtype to fp32."""
     x = x.astype(jnp.float32)
     x = x - jnp.mean(x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
 
 
 class AffineLayerNorm(nn.Module):
-    """Layer norm with gain and bias, in and to fp32."""
+    """Layer norm with gain and bias, from any dtype to fp32."""
 
     eps: float = _EPS
 
@@ -86,7 +88,7 @@ class AffineLayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm with a gain, in and to fp32 (arXiv 1910.07467)."""
+    """Root-mean-square norm with a gain, from any dtype to fp32 (arXiv 1910.07467)."""
 
     eps: float = _EPS
 
@@ -99,9 +101,9 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """x·kernel + bias, plus (x·a)·b where the collection `lora` has the two.
+    """A linear layer x·kernel + bias, plus (x·a)·b if the collection `lora` has them.
 
-    A kernel with the product added would be a second one, and so would its gradient.
+    Adding the product to the kernel would make a second kernel, and a second gradient.
 
     Attributes:
         dtype: of the operands.
@@ -130,17 +132,17 @@ class Linear(nn.Module):
 
 
 def linear(features: int, dtype, *, zero: bool = False, name: str | None = None):
-    """A linear layer: Xavier uniform as in DiT, or all zero."""
+    """Returns a linear layer: Xavier uniform as in DiT, or all zero."""
     init = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
     return Linear(features, dtype, init, name=name)
 
 
 class Attention(nn.Module):
-    """Multi-head attention; q and k are RMS-normed over the full width, unsplit.
+    """Multi-head attention; RMS norm of q and k over the full width, before the split.
 
     Attributes:
         zero: start with a zero output projection.
-        axes: logical axes of what attends and of what it attends to.
+        axes: logical axes of queries and of keys.
     """
 
     cfg: DiTConfig
@@ -158,7 +160,7 @@ class Attention(nn.Module):
         source: Float[Array, "b m d"],
         rotary: tuple[Array, Array] | None = None,
     ) -> tuple[Float[Array, "b m n k"], Float[Array, "b m n k"]]:
-        """What is attended to."""
+        """Returns keys and values of `source`."""
         keys = self._heads(self.norm_k(self.k(source)), rotary)
         return keys, self._heads(self.v(source))
 
@@ -173,7 +175,7 @@ class Attention(nn.Module):
         rotary: tuple[Array, Array] | None = None,
         source_bias: Float[Array, "b m"] | None = None,
     ) -> Float[Array, "b l d"]:
-        """Attention of x; `rotary` turns its queries."""
+        """Returns the attention of x; `rotary` rotates its queries."""
         out = attention(
             self._heads(self.norm_q(self.q(x)), rotary),
             keys,
@@ -192,11 +194,11 @@ class Attention(nn.Module):
 
 
 class CopyAttention(nn.Module):
-    """Attention of hidden states whose values are the tokens as they came in.
+    """Attention from hidden states to the input tokens themselves as values.
 
-    A head for as many numbers of a token as a head is wide. No layer is between what is
-    attended to and what comes out, so that a token of more numbers than the width can
-    be had from another one whole, as a pointer network has words (arXiv 1704.04368).
+    It has as many heads as an input token fills. No layer follows the values, so a
+    token of more numbers than the width can be copied whole, as a pointer network
+    copies words (arXiv 1704.04368).
     """
 
     cfg: DiTConfig
@@ -212,16 +214,16 @@ class CopyAttention(nn.Module):
         def split(y: Array) -> Array:
             return y.reshape(*y.shape[:2], heads, size)
 
-        def turned(name: str) -> Array:
+        def rotated(name: str) -> Array:
             y = linear(heads * size, dtype, name=name)(h)
             y = RMSNorm(name=f"norm_{name}")(y)
             return rotate(split(y), ctx.cos, ctx.sin).astype(dtype)
 
-        filled = jnp.pad(x, ((0, 0), (0, 0), (0, heads * size - numbers)))
+        padded = jnp.pad(x, ((0, 0), (0, 0), (0, heads * size - numbers)))
         out = attention(
-            turned("q"),
-            turned("k"),
-            split(filled).astype(dtype),
+            rotated("q"),
+            rotated("k"),
+            split(padded).astype(dtype),
             q_segment_ids=ctx.segment_ids,
             kv_segment_ids=ctx.segment_ids,
             name="copy_attn",
@@ -230,7 +232,7 @@ class CopyAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, tanh-GELU, linear.
+    """A perceptron: linear, tanh-GELU, linear.
 
     Attributes:
         zero: start with a zero second layer.
@@ -254,10 +256,10 @@ class Block(nn.Module):
     """Self-attention, cross-attention to the text, MLP; the first and last modulated.
 
     Shift, scale and gate are the block's table plus the token's row of the modulation,
-    gathered where they are used. All start at 0 (adaLN-zero, arXiv 2212.09748), which
-    leaves cross-attention as the only branch open at the start. The signature is that
-    of a scan's body. `text` is the cross-attention's keys and values, if they are known
-    already.
+    gathered at their use. All start at 0 (adaLN-zero, arXiv 2212.09748), so at the
+    start cross-attention is the only open branch. The signature is that of a scan's
+    body. `text` has keys and values of the cross-attention, if they are already
+    computed.
     """
 
     cfg: DiTConfig
@@ -280,7 +282,7 @@ class Block(nn.Module):
         attn, rotary = Attention(cfg, name="self_attn"), (ctx.cos, ctx.sin)
         keys, values = attn.keys_values(h, rotary)
         h = attn(h, keys, values, ctx.segment_ids, ctx.segment_ids, rotary=rotary)
-        x = add(x, h, token(2))
+        x = add_gated(x, h, token(2))
         h = AffineLayerNorm(name="cross_norm")(x).astype(dtype)
         attn = Attention(cfg, axes=("tokens", "text"), name="cross_attn")
         h = attn(
@@ -293,20 +295,20 @@ class Block(nn.Module):
         x = x + h
         h = (layer_norm(x) * (1.0 + token(4)) + token(3)).astype(dtype)
         h = MLP(cfg.mlp_width, cfg.width, dtype, name="mlp")(h)
-        return constrain(add(x, h, token(5)), "batch", "tokens", None), None
+        return constrain(add_gated(x, h, token(5)), "batch", "tokens", None), None
 
 
-def add(
+def add_gated(
     x: Float[Array, "b l d"], y: Float[Array, "b l d"], gate: Float[Array, "b l d"]
 ) -> Float[Array, "b l d"]:
-    """x + gate·y summed in fp32, back in the type of x."""
+    """Returns x + gate·y summed in fp32, in the dtype of x."""
     return (x.astype(jnp.float32) + gate * y.astype(jnp.float32)).astype(x.dtype)
 
 
 class TextRefiner(nn.Module):
     """One pre-norm transformer block over a segment's text tokens.
 
-    Starts as the identity: both of its branches end in a zero projection.
+    It starts as the identity: both branches end in a zero projection.
     """
 
     cfg: DiTConfig

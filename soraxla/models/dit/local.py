@@ -1,7 +1,7 @@
-"""Convolutions on packed rows, over latents of a frame and of the frames beside it.
+"""Convolutions on packed rows, over latents of a frame and of adjacent frames.
 
-A token is a patch of latents, and clips of a row differ in size. So a token's
-neighbours are looked up, and their latents laid around its own.
+A token is a patch of latents, and clips of a row differ in size, so each token's
+neighbours are looked up, and their latents placed around the token's.
 """
 
 import jax
@@ -14,7 +14,7 @@ from soraxla.core.types import Array
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.layers import MLP, Linear, layer_norm, linear
 
-# Steps along (t, h, w); the way back from step k is step −1−k.
+# Steps along (t, h, w); step −1−k is the inverse of step k.
 _STEPS = (
     *((0, -1, w) for w in (-1, 0, 1)),
     (0, 0, -1),
@@ -29,10 +29,11 @@ _BEFORE, _AFTER = _STEPS.index((-1, 0, 0)), _STEPS.index((1, 0, 0))
 def neighbours(
     positions: Float[Array, "b l 3"], segment_ids: Int[Array, "b l"], segments: int
 ) -> Int[Array, "b l 10"]:
-    """Where in the row each token's neighbours are, by `_STEPS`; −1 where none is.
+    """Returns the index in the row of each token's neighbours; −1 if there is none.
 
-    Tokens of a segment run frame by frame, all of one size, and line by line. The frame
-    before or after one is what stands there in the segment, whatever its time.
+    The order is that of `_STEPS`. Tokens of a segment run frame by frame, all of one
+    size, and line by line. The previous or next frame is the adjacent one in the
+    segment, at any time.
 
     Args:
         segments: the largest id that occurs.
@@ -45,56 +46,60 @@ def neighbours(
     segment = jnp.maximum(segment_ids - 1, 0)
     size_BL2 = 1 + jnp.take_along_axis(last_BS2, segment[:, :, None], axis=1)
     height, width = size_BL2[:, :, 0], size_BL2[:, :, 1]
-    own = jnp.arange(segment_ids.shape[1])[None, :]
+    index = jnp.arange(segment_ids.shape[1])[None, :]
     found = []
     for t, h, w in _STEPS:
-        there = own + (t * height + h) * width + w
+        there = index + (t * height + h) * width + w
         inside = (there >= 0) & (there < segment_ids.shape[1])
         there = jnp.where(inside, there, 0)
         id_there = jnp.take_along_axis(segment_ids, there, axis=1)
         place = jnp.take_along_axis(place_BL2, there[:, :, None], axis=1)
         step = jnp.asarray([h, w], jnp.int32)[None, None, :]
-        as_meant = jnp.all(place == place_BL2 + step, axis=-1)
-        as_meant &= inside & (segment_ids > 0) & (id_there == segment_ids)
+        valid = jnp.all(place == place_BL2 + step, axis=-1)
+        valid &= inside & (segment_ids > 0) & (id_there == segment_ids)
         if not t:
             times = jnp.take_along_axis(positions[:, :, 0], there, axis=1)
-            as_meant &= times == positions[:, :, 0]
-        found.append(jnp.where(as_meant, there, -1))
+            valid &= times == positions[:, :, 0]
+        found.append(jnp.where(valid, there, -1))
     return jnp.stack(found, axis=-1)
 
 
 @jax.custom_vjp
-def _fetch(x_BLC: Array, there_BL: Array, back_BL: Array) -> Array:
-    """x of the token `there`, 0 where none is; its gradient goes the way back.
+def fetch_neighbours(x_BLC: Array, there_BL: Array, back_BL: Array) -> Array:
+    """Gathers x of the token `there`, 0 if there is none; `back` gathers its gradient.
 
-    No two tokens have one neighbour on the same side, so that nothing is added up.
+    No two tokens have one neighbour on the same side, so nothing is summed.
     """
     picked = jax.vmap(lambda x, i: x[i])(x_BLC, jnp.maximum(there_BL, 0))
     return jnp.where((there_BL >= 0)[:, :, None], picked, 0)
 
 
-def _fetch_fwd(x_BLC, there_BL, back_BL):
-    return _fetch(x_BLC, there_BL, back_BL), (there_BL, back_BL)
+def _fetch_forward(x_BLC, there_BL, back_BL):
+    return fetch_neighbours(x_BLC, there_BL, back_BL), (there_BL, back_BL)
 
 
-def _fetch_bwd(saved, grad_BLC):
+def _fetch_backward(saved, grad_BLC):
     there_BL, back_BL = saved
-    return _fetch(grad_BLC, back_BL, there_BL), None, None
+    return fetch_neighbours(grad_BLC, back_BL, there_BL), None, None
 
 
-_fetch.defvjp(_fetch_fwd, _fetch_bwd)
+fetch_neighbours.defvjp(_fetch_forward, _fetch_backward)
 
 
 def surroundings(
     x: Float[Array, "b l h w c"], near: Int[Array, "b l 10"]
 ) -> list[Float[Array, "b l h w c"]]:
-    """Each latent and the eight around it, line by line, then those of the frames
-    before and after it."""
+    """Returns each latent and the eight around it, then those before and after it.
+
+    The nine are in order of lines; the last two are of the previous and next frame.
+    """
 
     def fetch(step: int, part: Array) -> Array:
         flat = part.reshape(*part.shape[:2], -1)
         back = len(_STEPS) - 1 - step
-        return _fetch(flat, near[:, :, step], near[:, :, back]).reshape(part.shape)
+        return fetch_neighbours(flat, near[:, :, step], near[:, :, back]).reshape(
+            part.shape
+        )
 
     height, width = x.shape[2:4]
     first, last = slice(None, 1), slice(-1, None)
@@ -119,12 +124,12 @@ def surroundings(
 
 
 class LocalLayer(nn.Module):
-    """A block of ConvNeXt (arXiv 2201.03545): each channel's convolution, norm, MLP.
+    """A block of ConvNeXt (arXiv 2201.03545): depthwise convolution, norm, MLP.
 
-    Starts as the identity.
+    It starts as the identity.
 
     Attributes:
-        frames: the frames before and after one are read too.
+        frames: read the previous and next frame too.
     """
 
     cfg: DiTConfig
@@ -147,16 +152,15 @@ class LocalLayer(nn.Module):
 
 
 class LocalLayers(nn.Module):
-    """What a token's latents and those around them add to a prediction.
+    """An addition to a prediction from a token's latents and those around them.
 
-    The hidden state of a token, spread over its latents, meets the numbers at hand of
-    each of them, in blocks of convolutions. Tokens alone agree with each other
-    only through attention; a shape that lies across several wants more. Starts by
-    adding 0.
+    The hidden state of a token, spread over its latents, joins their candidate values
+    in blocks of convolutions. Without them, tokens agree only through attention, which
+    is not enough for a shape that covers several. It starts by adding 0.
 
     Attributes:
-        layers: how many.
-        frames: as of a `LocalLayer`.
+        layers: number of blocks.
+        frames: as in `LocalLayer`.
     """
 
     cfg: DiTConfig
@@ -167,14 +171,14 @@ class LocalLayers(nn.Module):
     def __call__(
         self,
         hidden: Float[Array, "b l d"],
-        at_hand: Float[Array, "b l k p"],
+        candidates: Float[Array, "b l k p"],
         near: Int[Array, "b l 10"],
     ) -> Float[Array, "b l p"]:
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         pt, ph, pw = cfg.patch
         sides = {"pt": pt, "ph": ph, "pw": pw}
         latents = rearrange(
-            at_hand, "b l k (pt ph pw c) -> b (l ph pw) (k pt c)", **sides
+            candidates, "b l k (pt ph pw c) -> b (l ph pw) (k pt c)", **sides
         )
         x = linear(cfg.local_width, dtype, name="latent_proj")(latents)
         spread = linear(ph * pw * cfg.local_width, dtype, name="hidden_proj")(hidden)
@@ -189,10 +193,10 @@ class LocalLayers(nn.Module):
 
 
 class Forecast(nn.Module):
-    """What a frame is to be, told by the two before it: the last, and what they add.
+    """A forecast of a frame from the two before it: the last one, plus a correction.
 
-    It sees nothing of the frame itself, so that it can be learnt from every frame of a
-    clip at once, with next to no noise. Starts as a copy of the last.
+    It does not see the frame, so it can train on every frame of a clip at once, with
+    almost no noise. It starts as a copy of the last frame.
     """
 
     cfg: DiTConfig
@@ -204,10 +208,10 @@ class Forecast(nn.Module):
         level: Float[Array, "b l"],
         near: Int[Array, "b l 10"],
     ) -> Float[Array, "b l p"]:
-        """`level` is how much of x is no noise: 1 clean … 0; it is 0 of no frame."""
+        """Returns the forecast; `level` is 1 for clean x, 0 for noise or no frame."""
 
         def before(y: Array) -> Array:
-            return _fetch(y, near[:, :, _BEFORE], near[:, :, _AFTER])
+            return fetch_neighbours(y, near[:, :, _BEFORE], near[:, :, _AFTER])
 
         x = jnp.concatenate([x, level[:, :, None].astype(x.dtype)], axis=-1)
         last = before(x)

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): a frozen kernel plus a small product.
 
-Adapters are a tree beside the parameters: `{…: {q: {a, b}}}` at the path of the layer
-whose kernel they add to. A layer of stacked blocks has one adapter a layer, stacked.
+Adapters are a tree `{…: {q: {a, b}}}` with the paths of the layers that they adapt.
+Stacked blocks have one adapter per layer, stacked.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ _KERNEL = ".kernel"
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """What is adapted, and how much.
+    """The layers that are adapted, and by how much.
 
     Attributes:
         rank: columns of `a`, rows of `b`.
-        alpha: the product counts alpha / rank times.
+        alpha: the product is multiplied by alpha / rank.
         targets: patterns of layers' names, such as `blocks.*_attn.[qv]` or
-            `blocks.mlp.*`; `*` stands for any characters.
+            `blocks.mlp.*`; `*` matches any characters.
     """
 
     rank: int = 16
@@ -38,8 +38,8 @@ class LoRAConfig:
             raise UserError(f"lora.rank is {self.rank}, expected at least 1")
         if not 0 < self.alpha < float("inf"):
             raise UserError(
-                f"lora.alpha is {self.alpha}, expected a number above 0; the rank, "
-                f"{self.rank}, is usual"
+                f"lora.alpha is {self.alpha}, expected a number above 0, such as the "
+                f"rank, {self.rank}"
             )
 
     @property
@@ -50,10 +50,10 @@ class LoRAConfig:
 def targeted(
     params: PyTree, targets: tuple[str, ...]
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The kernels that the patterns choose, by their layers' names.
+    """Returns the kernels that the patterns match, by their layers' names.
 
     Raises:
-        UserError: a pattern chooses no layer.
+        UserError: a pattern matches no layer.
     """
     layers = {
         name.removesuffix(_KERNEL): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -74,7 +74,7 @@ def targeted(
 
 
 def init(key: PRNGKeyArray, params: PyTree, lora: LoRAConfig) -> PyTree:
-    """Adapters of no effect: `a` uniform in ±1/√fan-in, as peft starts it, `b` zero.
+    """Returns adapters without effect: `a` uniform in ±1/√fan-in, as in peft, `b` zero.
 
     Args:
         params: of the model, or their shapes.
@@ -97,7 +97,7 @@ def init(key: PRNGKeyArray, params: PyTree, lora: LoRAConfig) -> PyTree:
 
 
 def scaled(adapters: PyTree, lora: LoRAConfig) -> PyTree:
-    """The adapters with alpha / rank in `b`, as `soraxla.models.dit.apply` has them."""
+    """Multiplies `b` by alpha / rank, as `soraxla.models.dit.apply` expects."""
     named = named_leaves(adapters)
     return nested(
         {n: lora.scale * x if n.endswith(".b") else x for n, x in named.items()}
@@ -105,7 +105,7 @@ def scaled(adapters: PyTree, lora: LoRAConfig) -> PyTree:
 
 
 def merge(params: PyTree, adapters: PyTree, lora: LoRAConfig) -> PyTree:
-    """The parameters with kernel + (alpha / rank) · a·b in place of adapted kernels."""
+    """Returns the parameters with kernel + (alpha / rank) · a·b for adapted kernels."""
     named, parts = named_leaves(params), named_leaves(adapters)
     for name in (name.removesuffix(".a") for name in parts if name.endswith(".a")):
         product = _product(parts[f"{name}.a"], parts[f"{name}.b"])
@@ -127,5 +127,5 @@ def merged(trained: PyTree, base: PyTree, lora: LoRAConfig | None) -> PyTree:
 def _product(
     a: Float[Array, "*layers i r"], b: Float[Array, "*layers r o"]
 ) -> Float[Array, "*layers i o"]:
-    # Exact: on a TPU fp32 products are rounded to bf16 unless asked otherwise.
+    # By default, a TPU rounds the operands of fp32 products to bf16.
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

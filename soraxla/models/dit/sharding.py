@@ -1,9 +1,9 @@
-"""How the transformer's parameters are cut over a mesh."""
+"""Sharding rules of the transformer's parameters."""
 
 from soraxla.models.dit.lora import LoRAConfig
 from soraxla.parallel.mesh import REPLICATED, Rules
 
-# Parameter to logical axes. Vectors are small: gathering them would cost more.
+# Parameter to logical axes. Vectors are replicated: gathering them would cost more.
 RULES: Rules = (
     (r"(\w*attn)\.[qkv]\.kernel", ("embed", "heads")),
     (r"(\w*attn)\.([qkv]\.bias|norm_[qk]\.scale)", ("heads",)),
@@ -21,5 +21,5 @@ RULES: Rules = (
 
 
 def trained_rules(lora: LoRAConfig | None) -> Rules:
-    """Returns the rules of trained parameters; adapters are small and stay whole."""
+    """Returns the rules of trained parameters; small adapters are replicated."""
     return RULES if lora is None else REPLICATED

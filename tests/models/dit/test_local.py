@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from soraxla.models.dit.config import dit_config
-from soraxla.models.dit.local import Forecast, _fetch, neighbours, surroundings
+from soraxla.models.dit.local import (
+    Forecast,
+    fetch_neighbours,
+    neighbours,
+    surroundings,
+)
 
 GRIDS = [(2, 3, 4), (1, 2, 2), (3, 1, 5)]  # (t, h, w) of the clips of a row
 PADDING = 3
@@ -60,7 +65,7 @@ def test_the_way_back_is_the_gradient():
             found = jnp.take_along_axis(x, jnp.maximum(there, 0)[:, :, None], axis=1)
             return jnp.sum(weight * jnp.where((there >= 0)[:, :, None], found, 0.0))
 
-        ours = jax.grad(lambda x, a, b: jnp.sum(weight * _fetch(x, a, b)))
+        ours = jax.grad(lambda x, a, b: jnp.sum(weight * fetch_neighbours(x, a, b)))
         np.testing.assert_array_equal(ours(x, there, back), jax.grad(plain)(x))
 
 

@@ -256,7 +256,7 @@ def test_adapters_beside_kernels_predict_what_merged_ones_do():
 
 def test_parameters_as_computed_predict_the_same_to_the_bit():
     cfg = dataclasses.replace(CFG, dtype="bfloat16")
-    rounded = dit.as_computed(params(), cfg)
+    rounded = dit.cast_kernels(params(), cfg)
     row = pack(A, B, C)
     np.testing.assert_array_equal(run(rounded, cfg, *row), run(params(), cfg, *row))
     kept = {
