@@ -1,1 +1,1 @@
-"""Model folders, training folders and public weights."""
+"""Checkpoints: model folders, training folders and public weights."""

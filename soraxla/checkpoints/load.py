@@ -50,7 +50,7 @@ def load_dit(folder: Path) -> LoadedModel:
 
 
 def load_transformer(checkpoint: Path) -> LoadedModel:
-    """Returns that of a training folder, or of an imported or exported folder's `dit`.
+    """Loads the transformer of a training folder, or of a model folder's `dit`.
 
     Raises:
         UserError: as `load_dit`.
@@ -63,7 +63,7 @@ def load_transformer(checkpoint: Path) -> LoadedModel:
 def named_tensors(
     checkpoint: Path, kind: str
 ) -> tuple[list[str], Callable[[str], np.ndarray], DiTConfig | VAEConfig]:
-    """Returns names, unstacked, a reader as stored, and a checkpoint's model settings.
+    """Returns a checkpoint's unstacked names, a reader as stored, and model settings.
 
     Raises:
         UserError: as `load_dit`.

@@ -1,7 +1,7 @@
-"""Weights at rest: a folder of safetensors, one file a block, and a `config.json`.
+"""Model folders: safetensors, one file per block, and a `config.json`.
 
-Names are the paths of our own parameter tree. Stacked blocks are stored one by one
-(`blocks.0.mlp…`), so that a file is a layer whatever the model's depth.
+Names are the paths of our parameter tree. Stacked blocks are stored one by one
+(`blocks.0.mlp…`), so a file holds one layer at any depth of the model.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def save_folder(
 
 
 def unstack(params: PyTree) -> dict[str, np.ndarray]:
-    """Views of the parameters under the names they are stored by."""
+    """Returns views of the parameters under their stored names."""
     named = {}
     for top, leaf in named_leaves(jax.device_get(params)).items():
         parts = leaf if is_stacked(top) else leaf[None]
@@ -75,11 +75,11 @@ def write_folder(
     read: Callable[[str], np.ndarray],
     config: dict[str, Any],
 ) -> None:
-    """Writes the folder under a temporary name, then renames it; one file in memory.
+    """Writes a model folder atomically, with one file in memory at a time.
 
     Args:
         names: of the tensors, unstacked.
-        read: a tensor by name.
+        read: returns a tensor by name.
 
     Raises:
         UserError: the folder exists.
@@ -91,7 +91,9 @@ def write_folder(
         for stem, members in tqdm(files.items(), unit="file", disable=len(files) < 8):
             tensors = {name: np.ascontiguousarray(read(name)) for name in members}
             save_file(tensors, partial / f"{stem}{SUFFIX}")
-        written = {"format": FORMAT} | config | {"format": FORMAT}  # ours, and first
+        written = (
+            {"format": FORMAT} | config | {"format": FORMAT}
+        )  # the first key, and never the caller's
         text = json.dumps(written, indent=2) + "\n"
         (partial / CONFIG).write_text(text, encoding="utf-8")
 
@@ -104,11 +106,11 @@ def _file_of(name: str) -> str:
 
 
 def load_folder(folder: Path, abstract: PyTree, rules: Rules) -> PyTree:
-    """Parameters shaped as `abstract` (from `jax.eval_shape` of the init).
+    """Loads parameters shaped as `abstract` (from `jax.eval_shape` of the init).
 
     Raises:
-        UserError: a file is damaged; tensors are missing, unexpected, mis-shaped or
-            no floats.
+        UserError: a file is damaged; tensors are missing, unexpected, mis-shaped or not
+            floats.
     """
     stored = open_folder(folder, abstract)
     return load_tensors(
@@ -128,10 +130,10 @@ def open_folder(folder: Path, abstract: PyTree) -> dict[str, StoredTensor]:
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
-    """The folder's `config.json`.
+    """Returns the folder's `config.json`.
 
     Raises:
-        UserError: missing, damaged, of a newer format, or not of this kind.
+        UserError: it is missing, damaged, of a newer format, or of another kind.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -153,7 +155,7 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
         )
     for key, expected in _KEYS[kind].items():
         if not isinstance(config.get(key), expected):
-            raise UserError(f"{path}: damaged, it has no {key!r}; copy it again")
+            raise UserError(f"{path}: damaged, {key!r} is missing; copy it again")
     return config
 
 
@@ -176,10 +178,10 @@ class LoadedModel:
 
 
 def load_model(folder: Path, kind: str) -> LoadedModel:
-    """Returns the `kind`, "vae" or "dit", of a model folder.
+    """Loads the `kind`, "vae" or "dit", of a model folder.
 
     Raises:
-        UserError: see `load_folder` and `read_config`.
+        UserError: as `load_folder` and `read_config`.
     """
     config = read_config(folder, kind)
     model = model_config(folder, config)
@@ -192,7 +194,7 @@ def model_config(folder: Path, config: dict[str, Any]) -> DiTConfig | VAEConfig:
     """Returns the settings of a folder's model from its `config.json`.
 
     Raises:
-        UserError: an unknown, missing or wrong setting.
+        UserError: a setting is unknown, missing or wrong.
     """
     cls = DiTConfig if config["kind"] == "dit" else VAEConfig
     try:
@@ -202,6 +204,6 @@ def model_config(folder: Path, config: dict[str, Any]) -> DiTConfig | VAEConfig:
 
 
 def abstract_params(model: DiTConfig | VAEConfig) -> PyTree:
-    """Shapes and types of a model's parameters, stacked."""
+    """Returns shapes and dtypes of a model's parameters, stacked."""
     module: Any = dit if isinstance(model, DiTConfig) else vae
     return jax.eval_shape(lambda: module.init(jax.random.key(0), model))

@@ -1,8 +1,8 @@
-"""Training folders as others read them: `train.json`, and the EMA of a checkpoint.
+"""Training folders as other code reads them: `train.json`, and a checkpoint's EMA.
 
 A training folder holds `train.json` (the settings), `checkpoints/` (Orbax: the whole
-state and the place in the data) and, for a transformer, its dataset's `vae/`. Readers
-restore the EMA alone, whose shapes follow from the settings.
+state and the position in the data) and, for a transformer, its dataset's `vae/`.
+Readers restore the EMA only; its shapes follow from the settings.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ def settings_of_kind(folder: Path, kind: str) -> dict[str, Any]:
         )
     if not isinstance(settings.get("step"), dict):
         raise UserError(
-            f"{folder / SETTINGS}: damaged, it has no 'step'; copy it again"
+            f"{folder / SETTINGS}: damaged, 'step' is missing; copy it again"
         )
     return settings
 
@@ -155,7 +155,8 @@ def _base(
     init = settings.get("init")
     if not isinstance(init, dict) or not {"folder", "sha256"} <= init.keys():
         raise UserError(
-            f"{folder / SETTINGS}: damaged, its adapters have no 'init'; copy it again"
+            f"{folder / SETTINGS}: damaged, 'init' of its adapters is missing; copy "
+            "it again"
         )
     start = Path(init["folder"])
     try:
@@ -203,7 +204,7 @@ def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any
 
 
 def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:
-    """Returns the step of the newest whole checkpoint.
+    """Returns the step of the newest complete checkpoint.
 
     Raises:
         UserError: there is none.
@@ -219,22 +220,22 @@ def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:
 
 @contextlib.contextmanager
 def restoring(folder: Path, step: int) -> Iterator[None]:
-    """Turns whatever a restore raises into one UserError that names the checkpoint."""
+    """Turns any exception of a restore into one UserError that names the checkpoint."""
     try:
         yield
-    except Exception as error:  # Orbax and TensorStore raise a dozen kinds
+    except Exception as error:  # Orbax and TensorStore raise many types
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise UserError(
             f"{folder / CHECKPOINTS / str(step)}: cannot be restored, it is damaged or "
-            f"of another configuration ({reason}); remove it to go back to the one "
-            "before"
+            f"of another configuration ({reason}); remove it to use the previous "
+            "checkpoint"
         ) from error
 
 
 def check_shapes(manager: ocp.CheckpointManager, step: int, abstract: PyTree) -> None:
     """Raises UserError unless a checkpoint has the leaves of `abstract`.
 
-    Orbax refuses another shape as well, but prints pages on its way out.
+    Orbax refuses other shapes too, but with pages of output.
     """
     found = named_leaves(manager.item_metadata(step)["state"])
     for name, leaf in named_leaves(abstract).items():

@@ -1,4 +1,4 @@
-"""Public Wan weights, in and out: diffusers' folders and Wan's own files."""
+"""Import and export of public Wan weights: diffusers' folders and Wan's files."""
 
 from soraxla.checkpoints.wan.convert import export_wan, import_wan, load_wan
 

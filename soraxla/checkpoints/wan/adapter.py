@@ -1,4 +1,4 @@
-"""Adapters of Wan in files, as diffusers' `load_lora_weights` has them: out and in."""
+"""Export and import of Wan adapters in the format of diffusers' `load_lora_weights`."""
 
 import re
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
     """Writes the averaged adapters to `out/pytorch_lora_weights.safetensors`.
 
     Raises:
-        UserError: `out` exists, `checkpoint` is no LoRA training folder, or an adapted
-            layer is none that diffusers can adapt.
+        UserError: `out` exists, `checkpoint` is no LoRA training folder, or diffusers
+            cannot adapt a layer.
     """
     if out.exists():
         raise UserError(f"{out}: exists; remove it or choose another --out")
@@ -59,7 +59,7 @@ def export_adapter(checkpoint: Path, out: Path) -> None:
 def _theirs(
     layer: str, part: str, matrix: np.ndarray, lora: LoRAConfig
 ) -> dict[str, np.ndarray]:
-    # Readers take the scale for 1 where a file names no alpha, so `b` carries ours.
+    # Without an alpha in the file, readers use a scale of 1, so `b` includes ours.
     if part == "a":
         return {f"{layer}.lora_A.weight": np.ascontiguousarray(matrix.T)}
     return {f"{layer}.lora_B.weight": np.ascontiguousarray(lora.scale * matrix.T)}
@@ -68,8 +68,8 @@ def _theirs(
 class Adapter:
     """A file of LoRA matrices for a transformer, to be added to its weights.
 
-    Layers are named as diffusers or as Wan names them, after `transformer.` or
-    `diffusion_model.`; the scale is alpha / rank where the file says alpha, else 1.
+    Layers have diffusers' or Wan's names, after `transformer.` or `diffusion_model.`;
+    the scale is alpha / rank if the file has alpha, else 1.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]):
@@ -78,7 +78,7 @@ class Adapter:
             shapes: of the transformer's tensors, in diffusers' names.
 
         Raises:
-            UserError: the file is damaged, or holds what is not of this model.
+            UserError: the file is damaged, or has tensors of another model.
         """
         self._tensors = open_tensors([path])
         check_types(self._tensors.values())
@@ -115,7 +115,7 @@ class Adapter:
         return len(a) == len(b) == 2 and (b[0], a[1]) == shape and a[0] == b[1]
 
     def add(self, weight: str, tensor: np.ndarray) -> np.ndarray:
-        """One of the transformer's tensors with its product added, in its own type."""
+        """Returns a transformer's tensor plus its product, in the tensor's dtype."""
         parts = self._names.get(weight)
         if parts is None:
             return tensor

@@ -1,8 +1,8 @@
-"""`soraxla import wan` and `soraxla export wan`, a tensor at a time.
+"""The commands `soraxla import wan` and `soraxla export wan`, a tensor at a time.
 
-No weight is changed on the way, unless an adapter is merged into it: types stay as they
-are stored, so that in and out again is the same to the bit. One file of the output (a
-block) is held at a time.
+Weights keep their stored dtype and bits, unless an adapter is merged into them, so
+import and export are inverse to the bit. One file of the output (a block) is in memory
+at a time.
 """
 
 import json
@@ -82,7 +82,7 @@ class Source:
 
     @property
     def names(self) -> list[str]:
-        """Of our tensors, unstacked: Wan's and those that are ours alone."""
+        """Returns the names of our tensors, unstacked, with those that Wan lacks."""
         return [
             name
             for top, leaf in named_leaves(self.abstract).items()
@@ -90,8 +90,11 @@ class Source:
         ]
 
     def read(self, name: str) -> np.ndarray:
-        """One of our tensors, as stored; what Wan has not is zero, which is how our
-        added embeddings say nothing."""
+        """Returns one of our tensors, as stored.
+
+        Tensors that Wan does not have are zero, so that our added embeddings have no
+        effect.
+        """
         place = self._places.get(name)
         if place is None:
             return np.zeros(named_leaves(self.abstract)[name].shape, np.float32)
@@ -101,16 +104,16 @@ class Source:
         return place.to_ours(tensor)
 
     def adapt(self, path: Path) -> None:
-        """Adds a LoRA file to what is read from now on.
+        """Adds a LoRA file to the tensors of later reads.
 
         Raises:
-            UserError: see `Adapter`.
+            UserError: as `Adapter`.
         """
         places = self._places.values()
         self._adapter = Adapter(path, {p.name: p.their_shape for p in places})
 
     def load(self, **config: Any) -> LoadedModel:
-        """The model with its parameters in fp32."""
+        """Loads the model with its parameters in fp32."""
         rules = dit.RULES if isinstance(self.model, DiTConfig) else REPLICATED
         shardings = current_shardings(self.abstract, rules)
         params = load_tensors(self.read, self.abstract, shardings)
@@ -118,7 +121,7 @@ class Source:
 
 
 def open_transformer(path: Path) -> Source:
-    """The transformer of diffusers' folder (or its `transformer`), or of a file.
+    """Opens the transformer of diffusers' folder (or its `transformer`), or of a file.
 
     Raises:
         UserError: it is damaged, incomplete, not Wan's, or not supported.
@@ -149,7 +152,7 @@ def _transformer(path: Path, stored: Mapping[str, StoredTensor]) -> Source:
 
 
 def open_vae(path: Path) -> Source:
-    """The VAE of diffusers' folder (or its `vae`), or of a file.
+    """Opens the VAE of diffusers' folder (or its `vae`), or of a file.
 
     Raises:
         UserError: as `open_transformer`.
@@ -174,11 +177,11 @@ def import_wan(
     """Writes `out/dit` and `out/vae` from diffusers' folder, or from files of each.
 
     Args:
-        text_encoder: reads the prompts; None takes the umT5 of diffusers' folder.
+        text_encoder: the encoder of prompts; None takes the umT5 of diffusers' folder.
         adapter: a LoRA file that is added to the transformer's weights.
 
     Raises:
-        UserError: `out` exists; a source is refused. Nothing is written then.
+        UserError: `out` exists, or a source is refused. Nothing is written then.
     """
     if out.exists():
         raise UserError(f"{out}: exists; remove it or choose another --out")
@@ -186,18 +189,18 @@ def import_wan(
     parts = _parts(sources)
     if adapter is not None:
         if "dit" not in parts:
-            raise UserError(f"{adapter}: adapts a transformer; give that too")
+            raise UserError(f"{adapter}: adapts a transformer; give its weights too")
         parts["dit"].adapt(adapter)
     if text_encoder is not None:
         text_encoder = full_name(text_encoder)
     elif "dit" in parts:
-        own = sources[0] / "text_encoder"
-        if not own.is_dir():
+        encoder_folder = sources[0] / "text_encoder"
+        if not encoder_folder.is_dir():
             raise UserError(
                 f"{sources[0]}: holds no text encoder; name it, such as "
                 "--text-encoder umt5:PATH"
             )
-        text_encoder = f"umt5:{own.resolve()}"
+        text_encoder = f"umt5:{encoder_folder.resolve()}"
     with atomic_folder(out) as partial:
         for kind, source in parts.items():
             config: dict[str, Any] = {"kind": kind, "model": to_dict(source.model)}
@@ -207,9 +210,9 @@ def import_wan(
 
 
 def load_wan(folder: Path) -> tuple[LoadedModel, LoadedModel]:
-    """Transformer and VAE of diffusers' folder, as they are; nothing is written.
+    """Loads transformer and VAE of diffusers' folder; writes nothing.
 
-    Prompts are read by the folder's own umT5.
+    The folder's umT5 reads the prompts.
 
     Raises:
         UserError: as `open_transformer`.
@@ -244,8 +247,8 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
     """Writes `out/transformer` and `out/vae`, which diffusers loads.
 
     Returns:
-        The tensors that diffusers cannot hold and that are not zero: they went to
-        `out/transformer/soraxla_only.safetensors`.
+        The non-zero tensors that diffusers cannot hold; they are in
+            `out/transformer/soraxla_only.safetensors`.
 
     Raises:
         UserError: `out` exists; `checkpoint` is incomplete or damaged, or its VAE is
@@ -261,14 +264,14 @@ def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
     if isinstance(model, VAEConfig) and model.linear:
         raise UserError(
             f"{checkpoint}: its VAE is linear, which diffusers has no class for; "
-            "export it in soraxla's own layout"
+            "export it in soraxla's layout"
         )
     if isinstance(model, DiTConfig) and (
         model.input_gate or model.local_layers or model.forecast_layers
     ):
         raise UserError(
             f"{checkpoint}: its transformer adds to its answer beside the head, which "
-            "Wan's does not; export it in soraxla's own layout"
+            "Wan's does not; export it in soraxla's layout"
         )
     places = _places(model, abstract_params(model))
     config = _their_config(model)

@@ -1,4 +1,4 @@
-"""Which Wan model some tensors are, told from their shapes."""
+"""The Wan model that some tensors belong to, found from their shapes."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from soraxla.models.vae.model import VAEConfig
 _HEAD_DIM = 128  # of every public Wan
 SUPPORTED = "Wan 2.1 text-to-video 1.3B and 14B, Wan 2.2 TI2V 5B, and their VAEs"
 
-# AutoencoderKLWan's defaults; Wan's own VAE file does not hold them.
+# AutoencoderKLWan's defaults; Wan's VAE file does not contain them.
 LATENT_MEAN = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
     *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
@@ -58,7 +58,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A folder's configuration; empty if there is none.
+    """Returns a folder's configuration; empty if there is none.
 
     Raises:
         UserError: it is not a JSON object.
@@ -77,14 +77,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def dit_config_of(
     shapes: Shapes, config: Mapping[str, Any], where: Path, *, shift: float | None
 ) -> DiTConfig:
-    """The settings of a transformer with these tensors, in diffusers' names.
+    """Returns the settings of a transformer with these tensors, in diffusers' names.
 
     Args:
-        config: diffusers' `config.json`, or empty: heads are then of 128 features.
-        shift: the scheduler's, if it is known; else that of the family.
+        config: diffusers' `config.json`, or empty: heads then have 128 features.
+        shift: the scheduler's, if known; None takes that of the family.
 
     Raises:
-        UserError: it is no Wan transformer, or one that is not supported.
+        UserError: it is no Wan transformer, or an unsupported one.
     """
     try:
         width, channels, *patch = shapes["patch_embedding.weight"]
@@ -123,10 +123,10 @@ def dit_config_of(
 def vae_config_of(
     shapes: Shapes, config: Mapping[str, Any], where: Path, *, dtype: Any = "float32"
 ) -> VAEConfig:
-    """The settings of a VAE with these tensors, in diffusers' names.
+    """Returns the settings of a VAE with these tensors, in diffusers' names.
 
     Raises:
-        UserError: it is no Wan VAE, or one that is not supported.
+        UserError: it is no Wan VAE, or an unsupported one.
     """
     try:
         base, folded = shapes["encoder.conv_in.weight"][:2]

@@ -1,7 +1,7 @@
-"""What our tensors are called in Wan's files, and how their axes lie there.
+"""Names and axes of our tensors in Wan's files.
 
-The names are diffusers' (`WanTransformer3DModel`, `AutoencoderKLWan`); Wan's own names
-of the transformer are another spelling of the same tensors.
+The names are diffusers' (`WanTransformer3DModel`, `AutoencoderKLWan`); Wan's names of
+the transformer are another spelling of the same tensors.
 """
 
 import re
@@ -18,10 +18,10 @@ from soraxla.models.vae.model import VAEConfig
 
 
 class Place(NamedTuple):
-    """Where one of our (unstacked) tensors stands in Wan's files.
+    """The name and the axes of one of our (unstacked) tensors in Wan's files.
 
     Attributes:
-        axes: einops pattern from theirs to ours; read backwards for the way out.
+        axes: einops pattern from theirs to ours; reversed for the export.
         sizes: of the axes that the pattern merges.
     """
 
@@ -31,11 +31,11 @@ class Place(NamedTuple):
     sizes: Mapping[str, int] = {}
 
     def to_ours(self, tensor: np.ndarray) -> np.ndarray:
-        """Their tensor as ours."""
+        """Converts their tensor to ours."""
         return rearrange(tensor, self.axes, **self.sizes)
 
     def to_theirs(self, tensor: np.ndarray) -> np.ndarray:
-        """Our tensor as theirs."""
+        """Converts our tensor to theirs."""
         theirs, _, ours = self.axes.partition(" -> ")
         return rearrange(tensor, f"{ours} -> {theirs}", **self.sizes)
 
@@ -67,7 +67,9 @@ _LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
 
 
 def dit_places(cfg: DiTConfig, abstract: PyTree) -> dict[str, Place]:
-    """Every tensor of a Wan transformer by our name; what Wan has not is left out.
+    """Returns the place of every tensor of a Wan transformer, by our name.
+
+    Tensors that Wan does not have are left out.
 
     Args:
         abstract: shapes of the parameters, stacked.
@@ -91,7 +93,7 @@ def _dit_place(name: str, shape: tuple[int, ...], cfg: DiTConfig) -> Place | Non
     if leaf == "table":
         return Place(f"{prefix}scale_shift_table", "1 n d -> n d", shape)
     if module not in _DIT:
-        return None  # ours alone
+        return None  # not in Wan
     theirs = f"{prefix}{_DIT[module]}.{_LEAVES[leaf]}"
     if leaf != "kernel":
         return Place(theirs, "d -> d", shape)
@@ -102,7 +104,7 @@ def _dit_place(name: str, shape: tuple[int, ...], cfg: DiTConfig) -> Place | Non
     return Place(theirs, "o i -> i o", shape)
 
 
-# Wan's own spelling, most specific first: (pattern, diffusers' name).
+# Wan's spelling, most specific first: (pattern, diffusers' name).
 _ORIGINAL = [
     (r"^patch_embedding\.", "patch_embedding."),
     (r"^time_embedding\.0\.", "condition_embedder.time_embedder.linear_1."),
@@ -126,12 +128,12 @@ _ORIGINAL = [
 
 
 def is_original(names: Mapping[str, object]) -> bool:
-    """Whether these are Wan's own names of a transformer."""
+    """Returns whether these are Wan's names of a transformer, not diffusers'."""
     return any(name.endswith("head.modulation") for name in names)
 
 
 def diffusers_name(original: str) -> str:
-    """diffusers' name of a tensor of Wan's own transformer, or the name itself."""
+    """Returns diffusers' name of a tensor of Wan's transformer, or the name itself."""
     name = original.removeprefix("model.diffusion_model.")
     for pattern, replacement in _ORIGINAL:
         renamed, hits = re.subn(pattern, replacement, name)
@@ -141,7 +143,7 @@ def diffusers_name(original: str) -> str:
 
 
 def vae_places(cfg: VAEConfig, abstract: PyTree) -> dict[str, Place]:
-    """Every tensor of the VAE by our name."""
+    """Returns the place of every tensor of the VAE, by our name."""
     return {
         name: _vae_place(name, leaf.shape, cfg)
         for name, leaf in named_leaves(abstract).items()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
+from soraxla.core.errors import UserError
 from soraxla.core.types import Array, PackedBatch
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.layers import Attention

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from soraxla.core.types import Array
+
 
 def add_pads(
     text: Float[Array, "b m e"], ids: Int[Array, "b m"], segments: int, length: int

@@ -1,4 +1,4 @@
-"""Text encoders: prompts in, token embeddings out."""
+"""Text encoders: functions from prompts to token embeddings."""
 
 from soraxla.models.text.encoder import TextEncoder, full_name, load_text_encoder
 

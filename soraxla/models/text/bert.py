@@ -1,6 +1,7 @@
-"""BERT (arXiv 1810.04805), and MiniLM sentence encoders (arXiv 2002.10957) of its form.
+"""BERT (arXiv 1810.04805), and MiniLM sentence encoders (arXiv 2002.10957) like it.
 
-Post-norm blocks over the sum of embeddings of word, place and (always the first) kind.
+Post-norm blocks over the sum of embeddings of word, position and (always the first)
+token type.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ _BERT = {"bert": "google-bert/bert-base-uncased"}
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """Named as in `config.json`; a key it leaves out has the default here."""
+    """Settings named as in `config.json`; the defaults are those of absent keys."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -49,13 +50,13 @@ class BertConfig:
         if self.position_embedding_type != "absolute":
             raise UserError(
                 f"position_embedding_type is {self.position_embedding_type!r}, "
-                "expected 'absolute'; take a BERT that learnt absolute places"
+                "expected 'absolute'; use a BERT with learned absolute positions"
             )
         check_heads(self.hidden_size, self.num_attention_heads)
 
 
 def init(key: jax.Array, cfg: BertConfig) -> PyTree:
-    """Random parameters."""
+    """Returns random parameters."""
     ids, valid = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
     return Encoder(cfg).init(key, ids, valid)["params"]
 
@@ -63,15 +64,15 @@ def init(key: jax.Array, cfg: BertConfig) -> PyTree:
 def apply(
     params: PyTree, cfg: BertConfig, ids: Int[Array, "b m"], valid: Bool[Array, "b m"]
 ) -> Float[Array, "b m e"]:
-    """The last hidden states, fp32; those of padding (not `valid`) mean nothing."""
+    """Returns the last hidden states, fp32; those of padding are meaningless."""
     return Encoder(cfg).apply({"params": params}, ids, valid)  # pyright: ignore
 
 
 def load(folder: Path, dtype: str) -> tuple[PyTree, BertConfig]:
-    """Parameters and settings of a local BERT folder.
+    """Loads parameters and settings of a local BERT folder.
 
     Raises:
-        UserError: see `folder.read_config` and `folder.load_params`.
+        UserError: as `folder.read_config` and `folder.load_params`.
     """
     cfg = hf.settings(BertConfig, hf.read_config(folder, _BERT), folder, dtype=dtype)
     abstract = jax.eval_shape(lambda: init(jax.random.key(0), cfg))
@@ -79,7 +80,7 @@ def load(folder: Path, dtype: str) -> tuple[PyTree, BertConfig]:
 
 
 class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)); the body of a scan."""
+    """One block, norm(x + attention(x)), then norm(x + mlp(x)); the body of a scan."""
 
     cfg: BertConfig
 
@@ -105,7 +106,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embed, norm, blocks."""
+    """The embedding, the norm and the blocks."""
 
     cfg: BertConfig
 
@@ -131,7 +132,7 @@ def _canonical(name: str) -> str | None:
     name = name.removeprefix("bert.")
     if name.startswith(("pooler.", "cls.")) or name == "embeddings.position_ids":
         return None
-    # The oldest files call the norms' gain and bias so.
+    # The oldest files name the norms' gain and bias like this.
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
     )

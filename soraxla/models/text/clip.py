@@ -24,15 +24,16 @@ from soraxla.models.text.layers import (
 )
 
 WHERE = "openai/clip-vit-large-patch14"
-_LEGACY_EOS = 2  # what files said before the real id of the end token, the highest
+_LEGACY_EOS = 2  # an end token's id in old files; the real one is the highest
 
 
 @dataclass(frozen=True, kw_only=True)
 class TowerConfig:
-    """What both towers have, named as in `config.json`; defaults as it leaves out.
+    """Settings of both towers, named as in `config.json`, with defaults of absent keys.
 
     Attributes:
-        projection_dim: width of the space both towers meet in; 0 for the tower alone.
+        projection_dim: width of the space that both towers share; 0 without a
+            projection.
     """
 
     hidden_size: int
@@ -51,7 +52,7 @@ class TowerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPTextConfig(TowerConfig):
-    """The text tower."""
+    """The settings of the text tower."""
 
     hidden_size: int = 512
     intermediate_size: int = 2048
@@ -62,7 +63,7 @@ class CLIPTextConfig(TowerConfig):
 
 
 def init(key: jax.Array, cfg: CLIPTextConfig) -> PyTree:
-    """Random parameters."""
+    """Returns random parameters."""
     ids, valid = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
     return TextTower(cfg).init(key, ids, valid)["params"]
 
@@ -73,7 +74,7 @@ def apply(
     ids: Int[Array, "b m"],
     valid: Bool[Array, "b m"],
 ) -> Float[Array, "b m e"]:
-    """The last hidden states, normed, fp32; those of padding mean nothing."""
+    """Returns the last hidden states, normed, fp32; padding has meaningless ones."""
     return TextTower(cfg).apply({"params": params}, ids, valid)[0]  # pyright: ignore
 
 
@@ -83,20 +84,20 @@ def embed_texts(
     ids: Int[Array, "b m"],
     valid: Bool[Array, "b m"],
 ) -> Float[Array, "b p"]:
-    """Where texts lie in the space shared with pictures, not normalised."""
+    """Returns texts in the space shared with images, not normalised."""
     return TextTower(cfg).apply({"params": params}, ids, valid)[1]  # pyright: ignore
 
 
 def load(
     folder: Path, dtype: str, *, projected: bool = False
 ) -> tuple[PyTree, CLIPTextConfig]:
-    """Parameters and settings of the text tower of a local CLIP folder.
+    """Loads parameters and settings of the text tower of a local CLIP folder.
 
     Args:
         projected: with the projection that `embed_texts` needs.
 
     Raises:
-        UserError: see `folder.read_config` and `folder.load_params`.
+        UserError: as `folder.read_config` and `folder.load_params`.
     """
     cfg = tower_settings(CLIPTextConfig, folder, dtype, projected=projected)
     abstract = jax.eval_shape(lambda: init(jax.random.key(0), cfg))
@@ -119,20 +120,20 @@ def load(
 
 
 def tower_settings(cls: type[Any], folder: Path, dtype: str, *, projected: bool) -> Any:
-    """A tower's settings, from a `config.json` of both towers or of this one."""
+    """Returns a tower's settings, from a `config.json` of both towers or of one."""
     kind = "text" if cls is CLIPTextConfig else "vision"
     expected = {"clip": WHERE, f"clip_{kind}_model": WHERE}
     config = hf.read_config(folder, expected)
-    own = config
+    tower = config
     if config["model_type"] == "clip":
-        # Files written before 2023 keep the settings under another key.
-        own = config.get(f"{kind}_config") or config.get(f"{kind}_config_dict") or {}
+        # Files from before 2023 keep the settings under another key.
+        tower = config.get(f"{kind}_config") or config.get(f"{kind}_config_dict") or {}
     width = config.get("projection_dim", 512) if projected else 0
-    return hf.settings(cls, own, folder, dtype=dtype, projection_dim=width)
+    return hf.settings(cls, tower, folder, dtype=dtype, projection_dim=width)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); the body of a scan."""
+    """One block, x + attention(norm(x)), then x + mlp(norm(x)); the body of a scan."""
 
     cfg: TowerConfig
 
@@ -159,7 +160,7 @@ class Block(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Embed, blocks, norm; and the end token's state projected."""
+    """The embedding, the blocks and the norm, with the end token's state projected."""
 
     cfg: CLIPTextConfig
 
@@ -176,13 +177,13 @@ class TextTower(nn.Module):
         x, _ = scan_blocks(Block, cfg.num_hidden_layers)(cfg, name="blocks")(x, bias)
         x = AffineLayerNorm(cfg.layer_norm_eps, name="final_norm")(x)
         ends = ids if cfg.eos_token_id == _LEGACY_EOS else ids == cfg.eos_token_id
-        end = jnp.argmax(jnp.where(valid, ends, -1), axis=1)  # the first of them
+        end = jnp.argmax(jnp.where(valid, ends, -1), axis=1)  # the first end token
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return x, project(pooled, cfg)
 
 
 def project(x: Float[Array, "b d"], cfg: TowerConfig) -> Float[Array, "b p"]:
-    """Into the space both towers meet in; without one, nothing (p = 0)."""
+    """Projects into the space of both towers; returns p = 0 features without one."""
     if not cfg.projection_dim:
         return x[:, :0]
     layer = dense(
@@ -192,7 +193,7 @@ def project(x: Float[Array, "b d"], cfg: TowerConfig) -> Float[Array, "b p"]:
 
 
 def block_names() -> dict[str, str]:
-    """Our modules of a block to the file's; the same in both towers."""
+    """Returns our modules of a block by the files' names; the same in both towers."""
     layer = "encoder.layers.{}."
     names = {
         "blocks.attn_norm": f"{layer}layer_norm1",

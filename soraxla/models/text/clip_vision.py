@@ -1,6 +1,6 @@
-"""The picture tower of CLIP (arXiv 2103.00020), a vision transformer, for evaluation.
+"""The image tower of CLIP (arXiv 2103.00020), a vision transformer, for evaluation.
 
-The same blocks as the text tower, over patches and one class token, which sees all.
+It has the text tower's blocks, over patches and one class token, which sees all.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from soraxla.models.text.clip import (
 )
 from soraxla.models.text.layers import dense, scan_blocks
 
-# Of the pixels it was trained on, 0…1.
+# Statistics of the training pixels, 0…1.
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPVisionConfig(TowerConfig):
-    """The picture tower; `image_size` and `patch_size` in pixels."""
+    """The settings of the image tower; `image_size` and `patch_size` in pixels."""
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -43,7 +43,7 @@ class CLIPVisionConfig(TowerConfig):
 
 
 def init(key: jax.Array, cfg: CLIPVisionConfig) -> PyTree:
-    """Random parameters."""
+    """Returns random parameters."""
     pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
     return VisionTower(cfg).init(key, pixels)["params"]
 
@@ -51,19 +51,19 @@ def init(key: jax.Array, cfg: CLIPVisionConfig) -> PyTree:
 def embed_images(
     params: PyTree, cfg: CLIPVisionConfig, pixels: Float[Array, "b h w 3"]
 ) -> Float[Array, "b p"]:
-    """Where pictures lie in the space shared with texts, not normalised.
+    """Returns images in the space shared with texts, not normalised.
 
     Args:
-        pixels: as `preprocess` makes them, h = w = `cfg.image_size`.
+        pixels: the result of `preprocess`, h = w = `cfg.image_size`.
     """
     return VisionTower(cfg).apply({"params": params}, pixels)  # pyright: ignore
 
 
 def load(folder: Path, dtype: str) -> tuple[PyTree, CLIPVisionConfig]:
-    """Parameters and settings of the picture tower of a local CLIP folder.
+    """Loads parameters and settings of the image tower of a local CLIP folder.
 
     Raises:
-        UserError: see `folder.read_config` and `folder.load_params`.
+        UserError: as `folder.read_config` and `folder.load_params`.
     """
     cfg = tower_settings(CLIPVisionConfig, folder, dtype, projected=True)
     abstract = jax.eval_shape(lambda: init(jax.random.key(0), cfg))
@@ -71,7 +71,7 @@ def load(folder: Path, dtype: str) -> tuple[PyTree, CLIPVisionConfig]:
         "patches": "embeddings.patch_embedding",
         "class_token": "embeddings.class_embedding",
         "places": "embeddings.position_embedding.weight",
-        "pre_norm": "pre_layrnorm",  # so the files spell it
+        "pre_norm": "pre_layrnorm",  # the files' spelling
         "post_norm": "post_layernorm",
         "projection": "visual_projection",
     }
@@ -88,7 +88,7 @@ def load(folder: Path, dtype: str) -> tuple[PyTree, CLIPVisionConfig]:
 def preprocess(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]], size: int
 ) -> Float[np.ndarray, "b {size} {size} 3"]:
-    """The shorter side to `size` (bicubic), the centre cut out, normalised."""
+    """Scales the shorter side to `size` (bicubic), crops the centre and normalises."""
     return np.stack([_preprocess(image, size) for image in images])
 
 
@@ -103,7 +103,7 @@ def _preprocess(image: np.ndarray, size: int) -> np.ndarray:
 
 
 class VisionTower(nn.Module):
-    """Patches, norm, blocks; the class token's state normed and projected."""
+    """Patches, norm and blocks; the class token's state is normed and projected."""
 
     cfg: CLIPVisionConfig
 

@@ -1,4 +1,4 @@
-"""What a text encoder is, and how one is found by name. Loads JAX only with weights."""
+"""The interface of a text encoder, and encoders by name. Only weights import JAX."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from soraxla.core.errors import UserError
 from soraxla.models.text.hashed import HashedTextEncoder
 
 
-@runtime_checkable  # what the checks of types in tests need
+@runtime_checkable  # for type checks in tests
 class TextEncoder(Protocol):
-    """Turns prompts into token embeddings; every text gives at least one token."""
+    """A function from prompts to token embeddings, at least one token per text."""
 
     @property
     def name(self) -> str:
-        """What `load_text_encoder` makes an equal encoder from."""
+        """The name from which `load_text_encoder` makes an equal encoder."""
         ...
 
     @property
@@ -27,7 +27,7 @@ class TextEncoder(Protocol):
         ...
 
     def __call__(self, texts: Sequence[str]) -> list[Float[np.ndarray, "m e"]]:
-        """One (M, E) float32 array a text; M is the text's own."""
+        """Returns one (M, E) float32 array per text; M may differ between texts."""
         ...
 
 
@@ -71,10 +71,10 @@ _ENCODERS: dict[str, Callable[[str], TextEncoder]] = {
 
 
 def full_name(name: str) -> str:
-    """The name with its folder's full path, for a record that is read elsewhere.
+    """Returns the name with its folder's full path, for records read elsewhere.
 
     Raises:
-        UserError: an encoder that is not known, or no folder of one.
+        UserError: the encoder is unknown, or its folder is missing.
     """
     kind, argument = _parts(name)
     if kind not in _FOLDERS:
@@ -83,19 +83,21 @@ def full_name(name: str) -> str:
         raise UserError(f"text encoder {name!r} names no folder: write {kind}:PATH")
     folder = Path(argument).expanduser()
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: holds no config.json of a {kind} text encoder")
+        raise UserError(
+            f"{folder}: no config.json of a {kind} text encoder; check the path"
+        )
     return f"{kind}:{folder.resolve()}"
 
 
 def load_text_encoder(name: str) -> TextEncoder:
-    """The encoder called `name`, or `name:argument`.
+    """Loads the encoder `name`, or `name:argument`.
 
-    `hashed` is the encoder that needs no download, 256 features wide; `hashed:512`
-    is 512 wide. `umt5:PATH`, `t5:PATH`, `clip:PATH` and `bert:PATH` are a local folder
-    of pretrained weights, `minilm` those of an installed package.
+    `hashed` is the encoder that needs no download, 256 features wide; `hashed:512` is
+    512 wide. `umt5:PATH`, `t5:PATH`, `clip:PATH` and `bert:PATH` name a local folder of
+    pretrained weights, `minilm` those of an installed package.
 
     Raises:
-        UserError: a name or an argument it does not know; for a folder, see
+        UserError: the name or the argument is unknown; for a folder, as
             `pretrained.load_pretrained`.
     """
     kind, argument = _parts(name)

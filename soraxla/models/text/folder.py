@@ -1,6 +1,6 @@
 """Local Hugging Face folders: `config.json` beside safetensors, in one file or shards.
 
-Tensors are read one by one into the leaves of our tree, cast as they come.
+Tensors are read one by one into the leaves of our tree, and cast as they are read.
 """
 
 import dataclasses
@@ -29,19 +29,19 @@ T = TypeVar("T")
 
 CONFIG = "config.json"
 
-# A file's name for a tensor to the name in a model's table; None if it is not ours.
+# A tensor's name in a file to its name in a model's table; None if it has none.
 Canonical = Callable[[str], str | None]
 
 
 def read_config(folder: Path, expected: Mapping[str, str]) -> dict[str, Any]:
-    """The folder's `config.json`.
+    """Returns the folder's `config.json`.
 
     Args:
-        expected: the `model_type` looked for, each with a repository that has it.
+        expected: each accepted `model_type`, with a repository that has it.
 
     Raises:
-        UserError: no such folder, no config or a damaged one, quantised weights, or
-            another model's.
+        UserError: there is no such folder, its config is missing or damaged, its
+            weights are quantised, or it has another model.
     """
     where = next(iter(expected.values()))
     if not folder.is_dir():
@@ -72,7 +72,7 @@ def read_config(folder: Path, expected: Mapping[str, str]) -> dict[str, Any]:
 
 
 def settings(cls: type[T], config: Mapping[str, Any], folder: Path, **more: Any) -> T:
-    """The keys of `config` that the dataclass `cls` knows, and `more`.
+    """Builds `cls` from its keys in `config` and from `more`.
 
     Raises:
         UserError: a key has a value of the wrong type.
@@ -92,15 +92,15 @@ def load_params(
     canonical: Canonical,
     rules: Rules = REPLICATED,
 ) -> PyTree:
-    """The folder's weights in the shapes and types of `abstract`.
+    """Loads the folder's weights in the shapes and dtypes of `abstract`.
 
     Leaves under `blocks` are stacked from the file's layers. A dense `kernel` is the
-    file's `weight` turned over, a convolution's flattened as (C, H, W) first;
-    `embedding` and `scale` are called `weight` there.
+    file's `weight` transposed, a convolution's is first flattened as (C, H, W);
+    `embedding` and `scale` are `weight` there.
 
     Args:
-        names: our module or leaf to the file's; `{}` stands for the layer.
-        rules: how parameters are cut over the mesh that is set.
+        names: our module or leaf to the file's; `{}` is the layer's number.
+        rules: sharding rules for the current mesh.
 
     Raises:
         UserError: a file is damaged, a pickle or missing; tensors are missing,
@@ -108,8 +108,8 @@ def load_params(
     """
     found = {}
     for name, tensor in sorted(open_tensors(model_files(folder)).items()):
-        if (known := canonical(name)) is not None:
-            found[known] = tensor
+        if (own_name := canonical(name)) is not None:
+            found[own_name] = tensor
     theirs, expected = {}, {}
     for top, leaf in named_leaves(abstract).items():
         template = _template(top, names)
@@ -117,14 +117,14 @@ def load_params(
             source = theirs[name] = template.format(layer)
             expected[source] = leaf.shape[1:] if is_stacked(top) else leaf.shape
             if top.endswith(".kernel") and source in found:
-                found[source] = _turned(found[source])
+                found[source] = _transposed(found[source])
     check_tensors(found, expected, folder)
     shardings = current_shardings(abstract, rules)
     return load_tensors(lambda name: found[theirs[name]], abstract, shardings)
 
 
 def _template(path: str, names: Mapping[str, str]) -> str:
-    """The file's name for a leaf, `{}` for the layer."""
+    """Returns the file's name for a leaf, with `{}` for the layer."""
     if path in names:
         return names[path]
     module, _, last = path.rpartition(".")
@@ -132,8 +132,8 @@ def _template(path: str, names: Mapping[str, str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Turned(StoredTensor):
-    """A matrix (out, in), or a convolution (out, C, H, W), as ours is: (in, out)."""
+class _Transposed(StoredTensor):
+    """A stored matrix (out, in), or convolution (out, C, H, W), read as (in, out)."""
 
     flat: bool
 
@@ -145,13 +145,13 @@ class _Turned(StoredTensor):
         return kernels.reshape(len(kernels), -1)[:, rows].T
 
 
-def _turned(tensor: StoredTensor) -> StoredTensor:
-    """Left as it is if it has not the axes for it, to be found mis-shaped."""
+def _transposed(tensor: StoredTensor) -> StoredTensor:
+    """Returns the transposed tensor, or one without the axes unchanged."""
     if len(tensor.shape) not in (2, 4):
         return tensor
     ours = (math.prod(tensor.shape[1:]), tensor.shape[0])
     fields = vars(tensor) | {"shape": ours, "flat": len(tensor.shape) == 2}
-    return _Turned(**fields)
+    return _Transposed(**fields)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""A text encoder without weights: the same vectors on every machine, for ever.
+"""A text encoder without weights: the same vectors on every machine, permanently.
 
-A word is the mean of hashed vectors, its own and those of its character 3- to
-5-grams, as in fastText (arXiv 1607.04606) with random instead of learned vectors, so
-that *rabbit* and *rabbits* lie near each other and unrelated words are nearly
-orthogonal. NumPy only.
+A word's vector is the mean of hashed vectors: the word's and those of its character 3-
+to 5-grams, as in fastText (arXiv 1607.04606) with random instead of learned vectors. So
+*rabbit* and *rabbits* are near each other, and unrelated words nearly orthogonal. NumPy
+only.
 
 Text is normalised to NFKC and lower case, then split: a run of letters, digits and
-combining marks is a word; a Han or kana character is a word by itself, as those
-scripts write no spaces; so is a symbol (emoji, currency, mathematics). Spaces and
-punctuation only separate: "A cat!" reads as "a cat".
+combining marks is a word. A Han or kana character is one word, since those scripts
+write no spaces; so is a symbol (emoji, currency, mathematics). Spaces and punctuation
+only separate: "A cat!" equals "a cat".
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from jaxtyping import Float
 from soraxla.core.errors import UserError
 
 _GRAM_LENGTHS = (3, 4, 5)
-# Position code's length beside a word's 1: one word at two places keeps a cosine of
-# at least 0.88, two words that share no gram have about 0.
+# The position code's length, where a word's is 1: one word at two positions keeps a
+# cosine of at least 0.88, two words without a common gram have about 0.
 _POSITION_SCALE = 0.25
 # Kana, and the CJK unified ideographs of every plane.
 _UNSPACED = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x3FFFF))
@@ -33,10 +33,10 @@ _UNSPACED = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x3
 
 @dataclass(frozen=True, kw_only=True)
 class HashedTextEncoder:
-    """Prompts to (M, width) float32, a unit vector plus a position code a word.
+    """An encoder of prompts to (M, width) float32: a unit vector plus a position code.
 
-    A text without words is one fixed vector. A text of more than `max_tokens` words
-    is cut there, with a warning.
+    A text without words is one fixed vector. A text of more than `max_tokens` words is
+    truncated, with a warning.
     """
 
     width: int = 256
@@ -46,14 +46,14 @@ class HashedTextEncoder:
         if self.width < 8 or self.width % 8:
             raise UserError(
                 "the hashed encoder's width must be a positive multiple of 8, got"
-                f" {self.width}: hashed:{max(8, round(self.width / 8) * 8)} would do"
+                f" {self.width}: use hashed:{max(8, round(self.width / 8) * 8)}"
             )
         if self.max_tokens < 1:
             raise UserError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
     @property
     def name(self) -> str:
-        """What `load_text_encoder` makes an equal encoder from."""
+        """The name from which `load_text_encoder` makes an equal encoder."""
         return "hashed" if self.width == 256 else f"hashed:{self.width}"
 
     def __call__(self, texts: Sequence[str]) -> list[Float[np.ndarray, "m e"]]:
@@ -68,7 +68,7 @@ class HashedTextEncoder:
         if len(words) > self.max_tokens:
             warnings.warn(
                 f"the text has {len(words)} words and is cut after {self.max_tokens}:"
-                f" {words[self.max_tokens]!r} and what follows is not read",
+                f" {words[self.max_tokens]!r} and later words are not read",
                 stacklevel=3,
             )
             words = words[: self.max_tokens]
@@ -77,7 +77,7 @@ class HashedTextEncoder:
 
 
 def split_words(text: str) -> Iterator[str]:
-    """The words of a text, in NFKC and lower case."""
+    """Yields the words of a text, in NFKC and lower case."""
     word = ""
     for char in unicodedata.normalize("NFKC", text).lower():
         kind = unicodedata.category(char)[0]  # Letter, Number, Mark, Symbol, …
@@ -96,10 +96,10 @@ def split_words(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def _word_vector(word: str, width: int) -> Float[np.ndarray, " e"]:
-    """The mean of the vectors of a word and of its grams, scaled to length 1.
+    """Returns the mean vector of a word and of its grams, scaled to length 1.
 
-    A mean of many vectors is shorter than one of few; unscaled, *a* would speak
-    four times louder than *rabbit*.
+    A mean of many vectors is shorter than one of few; unscaled, *a* would have four
+    times the weight of *rabbit*.
     """
     marked = f"<{word}>"
     pieces = [marked] + [
@@ -107,20 +107,20 @@ def _word_vector(word: str, width: int) -> Float[np.ndarray, " e"]:
         for length in _GRAM_LENGTHS
         for start in range(len(marked) - length + 1)
     ]
-    # Whole numbers until the one division: no rounding, whatever the order.
+    # Integers until the one division: no rounding, in any order.
     total = np.sum([_signs(piece, width) for piece in pieces], axis=0)
     return total / np.sqrt(max(np.square(total).sum(), 1))
 
 
 def _signs(piece: str, width: int) -> np.ndarray:
-    """`width` times ±1: the bits of SHAKE-256, most significant first, 1 for +1."""
+    """Returns `width` times ±1: the bits of SHAKE-256, high bits first, 1 for +1."""
     digest = hashlib.shake_256(piece.encode()).digest(width // 8)
     bits = np.unpackbits(np.frombuffer(digest, np.uint8))
     return bits.astype(np.int64) * 2 - 1
 
 
 def _position_code(length: int, width: int) -> Float[np.ndarray, "m e"]:
-    """Sines, then cosines, of the word's index (arXiv 1706.03762), of fixed length."""
+    """Returns sines, then cosines, of the word's index (arXiv 1706.03762), scaled."""
     rates = 10_000.0 ** (-np.arange(width // 2) / (width // 2))
     angle = np.arange(length)[:, None] * rates[None, :]
     code = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)

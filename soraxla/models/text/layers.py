@@ -1,7 +1,8 @@
-"""What the pretrained encoders share: attention with a bias, activations.
+"""Layers of all pretrained encoders: attention with a bias, activations.
 
-Matrices are kept and multiplied in the model's dtype. fp32 islands: logits and softmax,
-the residual stream, biases of positions, and the norms, which are those of `layers.py`.
+Matrices are stored and multiplied in the model's dtype. In fp32 are logits and softmax,
+the residual stream, biases of positions, and the norms, which are those of the
+transformer's `layers.py`.
 """
 
 from collections.abc import Callable
@@ -15,9 +16,9 @@ from soraxla.core.config import nearest
 from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 
-_MASKED = -1e30  # finite, so that a row of padding alone is not NaN
+_MASKED = -1e30  # finite, so that a row of padding only is not NaN
 
-# By the names that config.json uses.
+# Keys are the names in config.json.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
     "silu": nn.silu,
@@ -29,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def check_activation(name: str, setting: str) -> None:
-    """Raises UserError unless `name`, which `setting` gave, is in `ACTIVATIONS`."""
+    """Raises UserError unless `name`, the value of `setting`, is in `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
         raise UserError(f"unknown {setting} {name!r}{nearest(name, ACTIVATIONS)}")
 
@@ -44,10 +45,10 @@ def check_heads(hidden_size: int, heads: int) -> None:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention whose logits gain a bias; fp32 in and out.
+    """Multi-head self-attention whose logits gain a bias; input and output are fp32.
 
     Attributes:
-        scale: what logits are multiplied by before the bias.
+        scale: factor of the logits before the bias.
         use_bias: of the four projections.
     """
 
@@ -77,25 +78,25 @@ class SelfAttention(nn.Module):
 
 
 def dense(features: int, dtype: jnp.dtype, *, use_bias: bool, name: str) -> nn.Dense:
-    """A dense layer kept and computed in `dtype`."""
+    """Returns a dense layer, stored and computed in `dtype`."""
     return nn.Dense(
         features, use_bias=use_bias, dtype=dtype, param_dtype=dtype, name=name
     )
 
 
 def mask_bias(valid: Bool[Array, "b m"]) -> Float[Array, "b 1 1 m"]:
-    """0 for keys that are there, far below any logit for padding."""
+    """Returns 0 for valid keys, and far below any logit for padding."""
     return jnp.where(valid, 0.0, _MASKED)[:, None, None, :].astype(jnp.float32)
 
 
 def causal_bias(length: int) -> Float[Array, "1 1 m m"]:
-    """0 for a token and those before it, far below any logit for those after."""
+    """Returns 0 for a token and those before it, far below any logit for later ones."""
     seen = jnp.tril(jnp.ones((length, length), bool))
     return jnp.where(seen, 0.0, _MASKED)[None, None].astype(jnp.float32)
 
 
 def scan_blocks(block: type[nn.Module], layers: int) -> Callable[..., nn.Module]:
-    """`layers` blocks of (x, bias) as one scan; their parameters are stacked."""
+    """Returns `layers` blocks of (x, bias) as one scan, with stacked parameters."""
     return nn.scan(
         block,
         variable_axes={"params": 0},

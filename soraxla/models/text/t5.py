@@ -1,8 +1,8 @@
 """The encoders of T5 (arXiv 1910.10683) and umT5 (arXiv 2304.09151).
 
-Pre-norm blocks without biases; attention is not scaled, and a learnt bias for each
-head and bucket of relative positions is added to its logits. T5 learns one table of
-them for all layers, umT5 one for every layer.
+Pre-norm blocks have no biases; attention is not scaled, and its logits gain a learned
+bias for each head and bucket of relative positions. T5 has one table of them for all
+layers, umT5 one for every layer.
 """
 
 from dataclasses import dataclass
@@ -42,10 +42,10 @@ RULES: Rules = (
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:
-    """Named as in `config.json`; a key it leaves out has the default here.
+    """Settings named as in `config.json`; the defaults are those of absent keys.
 
     Attributes:
-        feed_forward_proj: an activation, `gated-` in front of it for a gated MLP.
+        feed_forward_proj: an activation, with the prefix `gated-` for a gated MLP.
         biased_layers: each layer has a table of position biases (umT5), or all share
             the first's (T5).
     """
@@ -68,19 +68,19 @@ class T5Config:
 
     @property
     def gated(self) -> bool:
-        """The MLP's activations are multiplied by a second projection."""
+        """Whether a second projection multiplies the MLP's activations."""
         return self.feed_forward_proj.startswith("gated-")
 
     @property
     def activation(self) -> str:
-        """A name in `ACTIVATIONS`; a gated GELU is always the tanh one."""
+        """The name in `ACTIVATIONS`; a gated GELU is always the tanh one."""
         name = self.feed_forward_proj.removeprefix("gated-")
         return "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
 
 
 @dataclass(frozen=True, kw_only=True)
 class UMT5Config(T5Config):
-    """`T5Config` with the defaults of umT5."""
+    """`T5Config` with umT5's defaults."""
 
     vocab_size: int = 250112
     d_ff: int = 1024
@@ -91,7 +91,7 @@ class UMT5Config(T5Config):
 
 
 def init(key: jax.Array, cfg: T5Config) -> PyTree:
-    """Random parameters."""
+    """Returns random parameters."""
     ids, valid = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)
     return Encoder(cfg).init(key, ids, valid)["params"]
 
@@ -99,39 +99,39 @@ def init(key: jax.Array, cfg: T5Config) -> PyTree:
 def apply(
     params: PyTree, cfg: T5Config, ids: Int[Array, "b m"], valid: Bool[Array, "b m"]
 ) -> Float[Array, "b m e"]:
-    """The last hidden states, fp32; those of padding (not `valid`) mean nothing."""
+    """Returns the last hidden states, fp32; those of padding are meaningless."""
     return Encoder(cfg).apply({"params": params}, ids, valid)  # pyright: ignore
 
 
 def load_t5(folder: Path, dtype: str) -> tuple[PyTree, T5Config]:
-    """Parameters and settings of a local T5 folder.
+    """Loads parameters and settings of a local T5 folder.
 
     Raises:
-        UserError: see `folder.read_config` and `folder.load_params`.
+        UserError: as `folder.read_config` and `folder.load_params`.
     """
     config = hf.read_config(folder, _T5)
     return _load(folder, hf.settings(T5Config, config, folder, dtype=dtype))
 
 
 def load_umt5(folder: Path, dtype: str) -> tuple[PyTree, T5Config]:
-    """Parameters and settings of a local umT5 folder; raises as `load_t5`."""
+    """Loads parameters and settings of a local umT5 folder; raises as `load_t5`."""
     config = hf.read_config(folder, _UMT5)
     return _load(folder, hf.settings(UMT5Config, config, folder, dtype=dtype))
 
 
 def buckets(length: int, cfg: T5Config) -> Int[np.ndarray, "m m"]:
-    """The bucket of key − query for each (query, key).
+    """Returns the bucket of key − query for each (query, key).
 
     One half of the buckets is for keys behind, one for those ahead. The nearest
-    distances have a bucket each, those further off logarithmically wider ones up to
-    the greatest distance, and all beyond share the last.
+    distances have a bucket each, larger ones logarithmically wider buckets up to the
+    greatest distance, and all beyond share the last.
     """
     half = cfg.relative_attention_num_buckets // 2
     exact = half // 2
     place = np.arange(length)
     offset = place[None, :] - place[:, None]
     distance = np.abs(offset)
-    # fp32 in this order, as trained: a distance on an edge must fall where it fell.
+    # fp32 in this order, as in training: a distance on an edge must keep its bucket.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     ratio = ratio / np.float32(np.log(cfg.relative_attention_max_distance / exact))
     far = exact + (ratio * np.float32(half - exact)).astype(np.int32)
@@ -140,7 +140,7 @@ def buckets(length: int, cfg: T5Config) -> Int[np.ndarray, "m m"]:
 
 
 class PositionBias(nn.Module):
-    """A learnt number for each bucket and head, fp32."""
+    """A table of one learned number per bucket and head, fp32."""
 
     cfg: T5Config
 
@@ -152,7 +152,7 @@ class PositionBias(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); the body of a scan."""
+    """One block, x + attention(norm(x)), then x + mlp(norm(x)); the body of a scan."""
 
     cfg: T5Config
 
@@ -177,7 +177,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embed, blocks, norm."""
+    """The embedding, the blocks and the norm."""
 
     cfg: T5Config
 

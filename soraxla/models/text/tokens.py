@@ -1,4 +1,4 @@
-"""Text to token ids, by tokenizers that lie beside a model's weights."""
+"""Conversion of text to token ids, by tokenizers beside a model's weights."""
 
 import bisect
 import html
@@ -20,12 +20,13 @@ _EOS = "</s>"
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """Text to ids, special ones included, `limit` at most.
+    """A conversion of text to at most `limit` ids, with special tokens.
 
     Attributes:
         vocab: ids are below it.
-        clean: what is done to a text first.
-        encode: cleaned text to its ids, cut to `limit`, and whether it was cut.
+        clean: the cleaning of a text before encoding.
+        encode: returns the ids of a cleaned text, cut to `limit`, and whether it was
+            cut.
     """
 
     vocab: int
@@ -34,8 +35,8 @@ class Tokenizer:
     encode: Callable[[str], tuple[list[int], bool]]
 
     def __call__(self, text: str) -> list[int]:
-        """The ids, at least one; a text that is cut warns, and says at which word."""
-        # A lone half of a surrogate pair is no character: U+FFFD, as decoders do.
+        """Returns the ids, at least one; warns if a text is cut, and names the word."""
+        # Half of a surrogate pair is no character: it becomes U+FFFD, as in decoders.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         text = self.clean(text)
         ids, cut = self.encode(text)
@@ -43,16 +44,16 @@ class Tokenizer:
             number, word = self._first_unread(text)
             warnings.warn(
                 f"the text is longer than {self.limit} tokens and is cut at word "
-                f"{number} of {len(text.split())}, {word!r}: what follows is not read",
+                f"{number} of {len(text.split())}, {word!r}: later words are not read",
                 stacklevel=3,
             )
         return ids
 
     def _first_unread(self, text: str) -> tuple[int, str]:
-        """Number, from 1, and beginning of the first word that does not fit whole.
+        """Returns number, from 1, and beginning of the first word that does not fit.
 
-        Scripts without spaces make words of any length: of those, the part that
-        does not fit.
+        Scripts without spaces make words of any length; of those, it returns the part
+        that does not fit.
         """
         words = list(re.finditer(r"\S{1,24}", text))
         i = bisect.bisect_left(
@@ -63,9 +64,9 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path, limit: int, clean: Callable[[str], str]) -> Tokenizer:
-    """The tokenizer of a folder, or of `tokenizer` beside it as diffusers keeps it.
+    """Loads the tokenizer of a folder, or of `tokenizer` beside it, as in diffusers.
 
-    `tokenizer.json` is taken before `spiece.model`.
+    `tokenizer.json` precedes `spiece.model`.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -77,20 +78,20 @@ def load_tokenizer(folder: Path, limit: int, clean: Callable[[str], str]) -> Tok
                 return load(path, limit, clean)
     raise UserError(
         f"{folder}: the tokenizer is missing, expected {JSON} or {SENTENCEPIECE} there "
-        f"or in {folders[1]}; copy it from where the weights came from"
+        f"or in {folders[1]}; copy it from the source of the weights"
     )
 
 
 def keep(text: str) -> str:
-    """The text as it is: the tokenizer itself does what cleaning there is."""
+    """Returns the text unchanged, for tokenizers that clean it themselves."""
     return text
 
 
 def clean_markup(text: str) -> str:
-    """Wrongly decoded text mended, HTML entities resolved, runs of space made one.
+    """Repairs wrongly decoded text, resolves HTML entities and joins runs of space.
 
-    What CLIP (arXiv 2103.00020) and, for umT5, Wan (arXiv 2503.20314) do to a text.
-    Entities are resolved twice, as captions from the web hold `&amp;lt;`.
+    CLIP (arXiv 2103.00020) and, for umT5, Wan (arXiv 2503.20314) clean a text like
+    this. Entities are resolved twice, since captions from the web contain `&amp;lt;`.
     """
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text.strip()).strip()

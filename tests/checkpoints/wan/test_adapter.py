@@ -156,7 +156,7 @@ def test_the_adapter_file_is_what_diffusers_was_given(run, tmp_path):
             LoRAConfig(rank=2, targets=("patch_embed",)),
             "no adapter of 'patch_embed'; export",
         ),
-        (None, "trains whole weights, it has no adapter"),
+        (None, "trains whole weights and has no adapter"),
     ],
 )
 def test_what_is_no_adapter_for_diffusers(start, tmp_path, settings, message):
