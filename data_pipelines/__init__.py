@@ -1,6 +1,6 @@
-"""From media to packed batches: sources, prepare, windows, packed rows.
+"""The path from media to packed batches: sources, prepare, windows, packed rows.
 
-This file imports nothing heavy: `SAMPLES` is wanted by commands that must start fast.
+This file imports nothing heavy, since commands that must start fast use `SAMPLES`.
 """
 
 from pathlib import Path

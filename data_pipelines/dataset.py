@@ -18,7 +18,7 @@ from soraxla.core.errors import UserError
 from soraxla.packing.conditioning import Stored
 from soraxla.packing.schedule_index import ScheduleIndex
 
-_OTHER_FILES = 256  # open beside the shards
+_OTHER_FILES = 256  # open files other than shards
 _PLACES = ("shard", "record")
 _SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
 
@@ -27,11 +27,11 @@ STEERING = ("actions", "camera")
 
 
 class Record(NamedTuple):
-    """A sample, float32."""
+    """A sample's tensors, in float32."""
 
     latents: Float[np.ndarray, "t h w c"]
     text: Float[np.ndarray, "m e"]
-    conditions: dict[str, np.ndarray]  # of `conditions.encode_conditions`
+    conditions: dict[str, np.ndarray]  # of `encode_conditions`
     steering: dict[str, np.ndarray]  # `actions` (f, a) and `camera` (f, 4, 4), if any
 
 
@@ -41,29 +41,30 @@ class Dataset:
 
     path: Path
     card: dict[str, Any]  # dataset.json
-    plan: ScheduleIndex
+    sizes: ScheduleIndex
     shard: Int[np.ndarray, " n"]
     record: Int[np.ndarray, " n"]
     empty_text: Float[np.ndarray, "m e"]
     _readers: dict[int, ArrayRecordReader] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.sizes)
 
     @cached_property
     def index(self) -> pa.Table:
-        """The whole index, captions and sources included; read when first asked for."""
+        """The whole index, with captions and sources; read at its first use."""
         return _read_index(self.path / records.INDEX, None)
 
     def read(self, i: int) -> Record:
-        """Sample i.
+        """Reads sample i.
 
-        Raises UserError when the record is damaged or not what the index says.
+        Raises:
+            UserError: the record is damaged or differs from the index.
         """
         file = self.path / records.shard_name(int(self.shard[i]))
         try:
             if self.shard[i] not in self._readers:
-                # Records are read at random: reading ahead in the file is waste.
+                # Reads are in random order, so reading ahead in the file is waste.
                 self._readers[int(self.shard[i])] = ArrayRecordReader(
                     str(file), "readahead_buffer_size:0"
                 )
@@ -75,9 +76,9 @@ class Dataset:
             latents, text = tensors.pop("latents"), tensors.pop("text")
         except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
             raise _damaged(file, f"record {self.record[i]}: {error}") from None
-        plan = self.plan
-        grid = (plan.t[i], plan.h[i], plan.w[i], self.card["latent_channels"])
-        length = (plan.text_length[i], self.card["text_width"])
+        sizes = self.sizes
+        grid = (sizes.t[i], sizes.h[i], sizes.w[i], self.card["latent_channels"])
+        length = (sizes.text_length[i], self.card["text_width"])
         if latents.shape != grid or text.shape != length:
             raise _damaged(
                 file,
@@ -91,8 +92,9 @@ class Dataset:
 def open_dataset(path: str | Path) -> Dataset:
     """Opens a folder written by `data_pipelines.prepare`.
 
-    Raises UserError when the folder or one of its files is missing, damaged, of another
-    format, or at odds with the others.
+    Raises:
+        UserError: the folder or one of its files is missing, damaged, of another
+            format, or contradicts the others.
     """
     path = Path(path)
     card = records.read_card(path)
@@ -123,7 +125,7 @@ def open_dataset(path: str | Path) -> Dataset:
     return Dataset(
         path=path,
         card=card,
-        plan=ScheduleIndex(
+        sizes=ScheduleIndex(
             **{name: column[name] for name in _SIZES},
             empty_text_length=len(empty_text),
             patch=tuple(card["patch"]),
@@ -138,7 +140,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def _allow_open(path: Path, files: int) -> None:
-    """Raises how many files this process may have open, or UserError."""
+    """Raises this process's limit of open files, or UserError if it cannot."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= files or soft == resource.RLIM_INFINITY:
         return
@@ -151,12 +153,12 @@ def _allow_open(path: Path, files: int) -> None:
 
 
 def check_vae(dataset: Dataset, sha256: str) -> None:
-    """Raises UserError unless the dataset was made by the VAE of this hash."""
+    """Raises UserError unless the VAE with this hash made the dataset."""
     made_by = dataset.card["vae_sha256"]
     if made_by != sha256:
         raise UserError(
             f"{dataset.path}: was prepared with another VAE (SHA-256 {made_by[:12]}…,"
-            f" this one is {sha256[:12]}…): train with the dataset's own, in its"
+            f" this one is {sha256[:12]}…): train with the one in the dataset's"
             f" {records.VAE} folder, or prepare it again with this one"
         )
 

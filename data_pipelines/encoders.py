@@ -1,4 +1,4 @@
-"""The encoders that `prepare` is handed, and checks of what they make."""
+"""The encoders that `prepare` receives, and checks of their results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines import transforms
-from data_pipelines.conditions import EncodeVideo, encode_conditions
+from data_pipelines.encode_conditions import EncodeVideo, encode_conditions
 from soraxla.core.errors import UserError
 
 EncodeText = Callable[[list[str]], list[Float[np.ndarray, "m e"]]]
 
 
 class Unreadable(Exception):
-    """A sample of the source that has to be skipped, and why."""
+    """A sample of the source that must be skipped, with the reason."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """A prepared dataset as an endless stream of packed batches.
 
-The plan of `soraxla.planning` is the source; reading and packing hang behind it. Every
-host computes the whole plan, which sees sizes only, and reads its own rows. The state
-of the pipeline is the place in the plan, the same on all hosts: what a thread has read
-ahead is not part of it, so a restored pipeline gives the very same batches.
+The schedule of `soraxla.packing.schedule` is the source, followed by reading and
+packing. Every host computes the whole schedule, which needs sizes only, and reads its
+rows. The pipeline's state is the position in the schedule, the same on all hosts.
+Prefetched batches are not part of it, so a restored pipeline gives exactly the same
+batches.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import grain
 from grain.experimental import ThreadPrefetchIterDataset
 
-from data_pipelines.conditions import lay
+from data_pipelines.condition_layout import lay_out
 from data_pipelines.dataset import STEERING, Dataset
 from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import uniforms
@@ -28,12 +29,15 @@ from soraxla.packing.schedule_index import ScheduleIndex, check_index
 NO_CONTROLS = Controls()
 
 
-@runtime_checkable  # what the checks of types in tests need
+@runtime_checkable  # for type checks in tests
 class ShiftRule(Protocol):
-    """α of a clip's time shift; `functools.partial(time_shift, "auto")` is one."""
+    """A function for the α of a clip's time shift, such as a partial `time_shift`.
+
+    `functools.partial(time_shift, "auto")` is one.
+    """
 
     def __call__(self, *, height: int, width: int, latent_frames: int) -> float:
-        """`height` and `width` in pixels, `latent_frames` as packed."""
+        """Returns α; `height` and `width` in pixels, `latent_frames` as packed."""
         ...
 
 
@@ -47,37 +51,39 @@ def packed_batches(
     rope_fps: float = 16.0,
     controls: Controls = NO_CONTROLS,
     prefetch: int = 2,
-    own: Sequence[int] | None = None,
+    host_rows: Sequence[int] | None = None,
 ) -> grain.IterDataset[PackedBatch]:
-    """Endless `PackedBatch`es of NumPy arrays, a host's own rows of each step.
+    """Returns endless `PackedBatch`es of NumPy arrays, with a host's rows of each step.
 
-    Latents and text are float32. A draw whose caption is dropped carries the empty
-    caption; what a draw is given, by the mixture of `spec`, is known. Hosts' rows
-    together are the B rows that one host would get.
+    Latents and text are float32. A visit with a dropped caption has the empty caption;
+    the mixture in `spec` chooses its condition tokens. The rows of all hosts together
+    are the B rows of one host.
 
     Args:
-      dataset: from `open_dataset`.
-      spec: the budgets of a row.
-      seed: of the order of samples, of cuts and of dropped captions.
-      batch_rows: B, of all hosts.
-      shift: α of a clip from its pixel size and the latent frames kept.
-      rope_fps: the frame rate positions are counted in; belongs to the model.
-      controls: what steers the model.
-      prefetch: batches a thread reads ahead; 0 reads in the caller's thread.
-      own: which of the B rows are read; all if None.
+        dataset: from `open_dataset`.
+        spec: the budgets of a row.
+        seed: of the order of samples, of cuts and of dropped captions.
+        batch_rows: B, of all hosts.
+        shift: α of a clip from its pixel size and the latent frames kept.
+        rope_fps: the frame rate of positions in time; belongs to the model.
+        controls: the model's actions and camera.
+        prefetch: batches that a thread reads ahead; 0 reads in the caller's thread.
+        host_rows: the rows of the B to read; None is all.
 
     Raises:
-      UserError: `own` is not of the B rows, a sample can never be packed (see
-        `check_index`), or a record turns out to be damaged when it is read.
+        UserError: `host_rows` is not of the B rows, a sample can never be packed (see
+            `check_index`), or a record is damaged when it is read.
     """
     if batch_rows < 1:
         raise UserError(f"batch_rows is {batch_rows}, expected at least 1")
     if prefetch < 0:
         raise UserError(f"prefetch is {prefetch}, expected at least 0")
-    own = range(batch_rows) if own is None else own
-    if not own or min(own) < 0 or max(own) >= batch_rows:
-        raise UserError(f"own rows {list(own)}: expected some of 0 … {batch_rows - 1}")
-    check_index(dataset.plan, spec)
+    host_rows = range(batch_rows) if host_rows is None else host_rows
+    if not host_rows or min(host_rows) < 0 or max(host_rows) >= batch_rows:
+        raise UserError(
+            f"host_rows {list(host_rows)}: expected some of 0 … {batch_rows - 1}"
+        )
+    check_index(dataset.sizes, spec)
     _check_controls(dataset, controls)
     layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
 
@@ -85,22 +91,27 @@ def packed_batches(
         return pack(
             [
                 [
-                    _segment(dataset, layout, visit, _said(spec, controls, seed, visit))
+                    _segment(
+                        dataset,
+                        layout,
+                        visit,
+                        _shown_controls(spec, controls, seed, visit),
+                    )
                     for visit in row
                 ]
-                for row in (rows[i] for i in own)
+                for row in (rows[i] for i in host_rows)
             ],
             spec,
         )
 
-    steps = ScheduledSteps(dataset.plan, spec, seed=seed, batch_rows=batch_rows)
+    steps = ScheduledSteps(dataset.sizes, spec, seed=seed, batch_rows=batch_rows)
     return ThreadPrefetchIterDataset(steps.map(read), prefetch_buffer_size=prefetch)
 
 
 class ScheduledSteps(grain.IterDataset[list[ScheduledRow]]):
-    """The steps of the plan, B rows each, without end.
+    """The steps of the schedule, B rows each, without end.
 
-    The state is the next place in the plan.
+    The state is the next position in the schedule.
     """
 
     def __init__(
@@ -112,36 +123,36 @@ class ScheduledSteps(grain.IterDataset[list[ScheduledRow]]):
         batch_rows: int,
     ):
         super().__init__()
-        self._plan = partial(
+        self._schedule = partial(
             schedule_steps, index, spec, seed=seed, batch_rows=batch_rows
         )
 
     def __iter__(self) -> grain.DatasetIterator[list[ScheduledRow]]:
-        return _ScheduledStepIterator(self._plan)
+        return _ScheduledStepIterator(self._schedule)
 
 
 class _ScheduledStepIterator(grain.DatasetIterator[list[ScheduledRow]]):
-    def __init__(self, plan: partial):
+    def __init__(self, schedule: partial):
         super().__init__()
-        self._plan = plan
+        self._schedule = schedule
         self.set_state(SCHEDULE_START._asdict())
 
     def __next__(self) -> list[ScheduledRow]:
-        self._place, rows = next(self._steps)
+        self._position, rows = next(self._steps)
         return rows
 
     def get_state(self) -> dict[str, Any]:
-        return self._place._asdict()
+        return self._position._asdict()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        self._place = SchedulePosition(
+        self._position = SchedulePosition(
             *(int(state[name]) for name in SchedulePosition._fields)
         )
-        self._steps = self._plan(start=self._place)
+        self._steps = self._schedule(start=self._position)
 
 
 class Layout(NamedTuple):
-    """How a model has its tokens; see `packed_batches`."""
+    """A model's settings for tokens; see `packed_batches`."""
 
     shift: ShiftRule
     rope_fps: float
@@ -156,22 +167,27 @@ def segments(
     *,
     most: int | None = None,
 ) -> list[Segment]:
-    """Every sample, or the first so many, whole, with its caption; its number is its
-    draw."""
+    """Returns every sample, or the first `most`, whole, with its caption.
+
+    A sample's number is its visit.
+    """
     layout = Layout(shift, rope_fps, controls)
     return [
         _segment(
-            dataset, layout, Visit(i, i, 0, 0, int(dataset.plan.t[i]), True), STEERING
+            dataset, layout, Visit(i, i, 0, 0, int(dataset.sizes.t[i]), True), STEERING
         )
         for i in range(len(dataset))[:most]
     ]
 
 
-def _said(
+def _shown_controls(
     spec: PackConfig, controls: Controls, seed: int, visit: Visit
 ) -> tuple[str, ...]:
-    """What a draw tells of what steers it: a share nothing, and where there are actions
-    half of the rest no camera, so that these alone are enough."""
+    """Returns the controls that a visit shows.
+
+    A share shows none; if there are actions, half of the rest shows no camera, so that
+    the model learns from actions only.
+    """
     if not controls.width:
         return ()
     u = uniforms(seed, "controls", visit.number, 1)[0]
@@ -195,35 +211,35 @@ def _check_controls(dataset: Dataset, controls: Controls) -> None:
 
 
 def _segment(
-    dataset: Dataset, layout: Layout, visit: Visit, said: tuple[str, ...]
+    dataset: Dataset, layout: Layout, visit: Visit, shown: tuple[str, ...]
 ) -> Segment:
-    record, plan = dataset.read(visit.sample), dataset.plan
-    tokens, places, condition_mask = lay(
+    record, sizes = dataset.read(visit.sample), dataset.sizes
+    tokens, positions, condition_mask = lay_out(
         record.latents,
         record.conditions,
         visit,
-        patch=plan.patch,
-        fps=float(plan.fps[visit.sample]),
+        patch=sizes.patch,
+        fps=float(sizes.fps[visit.sample]),
         rope_fps=layout.rope_fps,
     )
     rows = layout.controls.rows(
         visit.latent_frames,
-        *(record.steering.get(name) if name in said else None for name in STEERING),
+        *(record.steering.get(name) if name in shown else None for name in STEERING),
         start=visit.start,
     )
-    a_frame = int(plan.h[visit.sample]) * int(plan.w[visit.sample])
-    own = visit.latent_frames * a_frame // math.prod(plan.patch)
-    controls = of_tokens(rows, own=own, tokens=len(tokens), step=plan.patch[0])
+    frame_tokens = int(sizes.h[visit.sample]) * int(sizes.w[visit.sample])
+    clip_tokens = visit.latent_frames * frame_tokens // math.prod(sizes.patch)
+    controls = of_tokens(rows, own=clip_tokens, tokens=len(tokens), step=sizes.patch[0])
     return Segment(
         tokens=tokens,
         controls=controls,
-        positions=places,
+        positions=positions,
         condition_mask=condition_mask,
         text=record.text if visit.caption_kept else dataset.empty_text,
         visit=visit.number,
         shift=layout.shift(
-            height=int(plan.height[visit.sample]),
-            width=int(plan.width[visit.sample]),
+            height=int(sizes.height[visit.sample]),
+            width=int(sizes.width[visit.sample]),
             latent_frames=visit.latent_frames,
         ),
     )

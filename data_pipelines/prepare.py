@@ -1,10 +1,10 @@
-"""Media to a dataset of latents and text embeddings, interruptible at any instant.
+"""Preparation of media as a dataset of latents and text embeddings, interruptible.
 
-The work is done shard by shard, in the order of the source. A shard counts once its
-note in `progress/` exists; the note holds its index rows, the files skipped on the way,
-and where to go on. Whatever else lies around after an interruption is written anew
-under the same name, so the finished folder is the same bytes however often that
-happened. The card, `dataset.json`, is written last of all.
+The work goes shard by shard, in the order of the source. A shard counts once its note
+in `progress/` exists; the note holds its index rows, the files skipped, and where to
+continue. Files left by an interruption are written again under the same name, so the
+finished folder has the same bytes after any number of interruptions. The card,
+`dataset.json`, is written last.
 """
 
 import hashlib
@@ -26,19 +26,19 @@ from array_record.python.array_record_module import (
 from tqdm import tqdm
 
 from data_pipelines import records, transforms
-from data_pipelines.conditions import EncodeVideo, stored
+from data_pipelines.encode_conditions import EncodeVideo, condition_counts
 from data_pipelines.encoders import Encoders, EncodeText, Unreadable
 from data_pipelines.sources.files import Item, fingerprint, open_source
 from data_pipelines.sources.media import Media, Sample
 from soraxla.core.errors import UserError
 from soraxla.parallel.file_lock import folder_lock
 
-_SPOOL_BYTES = 64 << 20  # records of one film above this wait on disk, not in memory
+_SPOOL_BYTES = 64 << 20  # records of one video above this wait on disk, not in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """Everything besides the source that the bytes of the dataset depend on."""
+    """The settings that the bytes of the dataset depend on, beside the source."""
 
     vae_sha256: str
     text_encoder: str
@@ -50,9 +50,9 @@ class _Settings:
 
 @dataclass(kw_only=True)
 class _Note:
-    """What was done up to the end of one shard."""
+    """The work done up to the end of one shard."""
 
-    done: int  # samples of the source looked at so far, in all shards
+    done: int  # samples of the source processed so far, in all shards
     rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
 
@@ -74,35 +74,35 @@ def prepare(
     shard_size: int = 256,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Encodes a source of captioned media into the folder `out`; docs/dataset.md.
+    """Encodes a source of captioned media into the folder `out`; see docs/dataset.md.
 
-    A side is cropped to whole patches, a clip trimmed to 1 + 4k frames and cut into
-    pieces of at most `max_tokens` tokens; nothing is resampled. Media that cannot be
-    used are skipped, and listed with the reason in `skipped.jsonl`. Called again after
-    an interruption it goes on; the result is the same bytes.
+    Sides are cropped to whole patches; a clip is trimmed to 1 + 4k frames and cut into
+    pieces of at most `max_tokens` tokens; nothing is resampled. Unusable media are
+    skipped, and listed with the reason in `skipped.jsonl`. Called again after an
+    interruption, it continues, and the result has the same bytes.
 
     Args:
-      source, data_dir: see `sources.open_source`.
-      out: a folder that is new, empty, or an unfinished or finished run of this.
-      encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
-        mean, (1 + k, H / s, W / s, C).
-      encode_text: captions to embeddings (M, E), at least one token each, also of "".
-      vae_dir: the VAE's weights folder, copied into `out`; None copies nothing.
-      vae_sha256: hash of the VAE's files, kept in `dataset.json`.
-      text_encoder: name of the text encoder, kept in `dataset.json`.
-      vae_spatial: s, the pixels a latent covers on each side.
-      conditions: keep also what a mixture of tasks gives of a clip; see
-        `conditions.encode_conditions`. It doubles the encoding.
-      max_bad: the largest share of the source's samples that may be skipped.
-      shard_size: records of a shard, more where one film's pieces run over it.
+        source, data_dir: see `sources.open_source`.
+        out: a folder that is new, empty, or an unfinished or finished run of this.
+        encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
+            mean, (1 + k, H / s, W / s, C).
+        encode_text: captions to embeddings (M, E), at least one token each, also of "".
+        vae_dir: the VAE's weights folder, copied into `out`; None copies nothing.
+        vae_sha256: hash of the VAE's files, kept in `dataset.json`.
+        text_encoder: name of the text encoder, kept in `dataset.json`.
+        vae_spatial: s, the pixels of a latent's side.
+        conditions: also store the condition latents of a mixture of tasks; see
+            `encode_conditions`. It doubles the encoding.
+        max_bad: the largest share of the source's samples that may be skipped.
+        shard_size: records per shard; more if one video's pieces exceed it.
 
     Returns:
-      The content of `dataset.json`.
+        The content of `dataset.json`.
 
     Raises:
-      UserError: in one line, for a bad source or setting, too many bad samples, or an
-        `out` that holds something else, a dataset of other settings, or another run.
-      OSError: `out` cannot be written.
+        UserError: a bad source or setting, too many bad samples, or an `out` with other
+            files, a dataset of other settings, or another run.
+        OSError: `out` cannot be written.
     """
     _check_numbers(max_tokens=max_tokens, max_bad=max_bad, shard_size=shard_size)
     settings = _Settings(
@@ -132,7 +132,7 @@ def prepare(
             "camera": bool(getattr(samples, "camera", False)),
         }
         card = _finish(out, notes, empty_text, vae_dir, settings, steering, identity)
-    # With the lock, which some file systems keep as long as it is open.
+    # After the lock, which some file systems keep as long as it is open.
     shutil.rmtree(out / records.PROGRESS)
     return card
 
@@ -156,11 +156,11 @@ def _identity(samples: Sequence[Sample], settings: _Settings) -> str:
 
 
 def _finished(out: Path, identity: str) -> dict[str, Any]:
-    """The card of a dataset that was finished before, if it is the one asked for."""
+    """Returns the card of a finished dataset of this source and these settings."""
     card = records.read_card(out)
     if card.get("fingerprint") != identity:
         raise UserError(_other_run(out))
-    # Still there if it was interrupted just before.
+    # The folder remains if the run was interrupted just before.
     shutil.rmtree(out / records.PROGRESS, ignore_errors=True)
     return card
 
@@ -181,14 +181,14 @@ def _check_ours(out: Path) -> None:
 
 
 def _claim(out: Path, identity: str) -> list[_Note]:
-    """Makes `out` ready for work; returns the notes of the shards that are done."""
+    """Prepares `out` for work; returns the notes of the finished shards."""
     progress, notes = out / records.PROGRESS, []
     while (note := progress / f"{len(notes):05d}.json").is_file():
         notes.append(_Note(**json.loads(note.read_bytes())))
     file = progress / "fingerprint"
     if notes and file.read_text() != identity:
         raise UserError(_other_run(out))
-    # With no shard done nothing binds: a source mended after a refusal starts afresh.
+    # Without a finished shard, a source that was corrected may start again.
     records.write_whole(file, identity.encode())
     return notes
 
@@ -197,7 +197,7 @@ def _claim(out: Path, identity: str) -> list[_Note]:
 
 
 class _Progress:
-    """Counts samples, shows the bar, and gives up once too many are bad."""
+    """A counter of samples with a progress bar, which stops after too many bad ones."""
 
     def __init__(
         self, total: int, notes: Sequence[_Note], *, max_bad: float | int, shown: bool
@@ -230,7 +230,7 @@ class _Progress:
         self._bar.update()
 
     def skip(self, entry: dict[str, str], out: Path) -> None:
-        """Notes a bad sample; UserError if they are more than allowed."""
+        """Notes a bad sample; raises UserError if there are more than allowed."""
         self._skipped.append(entry)
         bad = len(self._skipped)
         if bad <= self._max_bad * self._total:
@@ -239,7 +239,7 @@ class _Progress:
         raise UserError(
             f"{out}: {bad} of {self._total} samples cannot be used, more than max_bad "
             f"{self._max_bad:.1%}; the last is {entry['file']}: {entry['reason']}; see "
-            f"{out / records.SKIPPED}, then mend or drop them, or raise --max-bad"
+            f"{out / records.SKIPPED}, then repair or remove them, or raise --max-bad"
         )
 
 
@@ -267,7 +267,7 @@ def _write_shard(
             except Unreadable as bad:
                 note.skipped.append({"file": sample.uid, "reason": str(bad)})
                 meter.skip(note.skipped[-1], out)
-                rows, lengths = [], []  # a film cut short leaves none of its pieces
+                rows, lengths = [], []  # a truncated video leaves none of its pieces
             spool.seek(0)
             for length in lengths:
                 writer.write(spool.read(length))
@@ -277,7 +277,7 @@ def _write_shard(
     writer.close()
     if note.rows:
         os.replace(temporary, file)
-    else:  # only bad samples were left
+    else:  # only bad samples remained
         temporary.unlink()
     records.write_json(out / records.PROGRESS / f"{shard:05d}.json", vars(note))
     return note
@@ -286,7 +286,7 @@ def _write_shard(
 def _encoded(
     sample: Sample, encode: Encoders, settings: _Settings
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """(record, index row) of each piece; raises Unreadable, possibly after some."""
+    """Yields (record, index row) of each piece; raises Unreadable, maybe after some."""
     text = None
     for media, piece in _read(sample, settings):
         text = encode.one_text(media.caption) if text is None else text
@@ -305,23 +305,25 @@ def _encoded(
             "crop": [box.top, box.left, box.height, box.width],
             "start_frame": piece.start,
         }
-        given = encode.conditions(piece, row["uid"]) if settings.conditions else {}
-        row |= stored(given)
+        extra = encode.conditions(piece, row["uid"]) if settings.conditions else {}
+        row |= condition_counts(extra)
         for name in ("actions", "camera"):
             if (steering := getattr(media, name)) is not None:
                 rows = steering[piece.start : piece.start + len(piece.frames)]
-                if name == "camera":  # far from the origin bfloat16 is blocks apart
+                if (
+                    name == "camera"
+                ):  # far from the origin, bfloat16 steps are blocks wide
                     rows = np.linalg.inv(rows[0])[None] @ rows
-                given[name] = rows
-        yield records.encode_record(latents=latents, text=text, **given), row
+                extra[name] = rows
+        yield records.encode_record(latents=latents, text=text, **extra), row
 
 
 def _read(
     sample: Sample, settings: _Settings
 ) -> Iterator[tuple[Media, transforms.Piece]]:
-    """The pieces of a sample; what is wrong with it as Unreadable.
+    """Yields the pieces of a sample; raises Unreadable with the reason.
 
-    Only reading is inside the `try`: a failing encoder must not pass for bad media.
+    Only reading is inside the `try`: a failing encoder must not count as bad media.
     """
     try:
         media = sample.open()
@@ -350,7 +352,7 @@ def _finish(
     steering: dict[str, Any],
     identity: str,
 ) -> dict[str, Any]:
-    """Writes all that is not a shard, the card last; returns the card."""
+    """Writes all files but the shards, the card last; returns the card."""
     rows = [row for note in notes for row in note.rows]
     skipped = [entry for note in notes for entry in note.skipped]
     records.write_lines(out / records.SKIPPED, skipped)

@@ -1,4 +1,4 @@
-"""The files of a prepared dataset: what a record, the index and the card hold.
+"""The files of a prepared dataset: records, index and card.
 
 docs/dataset.md describes the layout for readers without soraxla.
 """
@@ -44,12 +44,12 @@ INDEX_SCHEMA = pa.schema(
 
 
 def shard_name(shard: int) -> str:
-    """File name of a shard of records."""
+    """Returns the file name of a shard of records."""
     return f"data-{shard:05d}.array_record"
 
 
 def encode_record(**tensors: Shaped[np.ndarray, "..."]) -> bytes:
-    """Tensors as safetensors bytes, in bfloat16."""
+    """Serialises tensors as safetensors bytes, in bfloat16."""
     return safetensors.numpy.save(
         {
             name: np.ascontiguousarray(tensor, dtype=ml_dtypes.bfloat16)
@@ -59,9 +59,9 @@ def encode_record(**tensors: Shaped[np.ndarray, "..."]) -> bytes:
 
 
 def decode_record(data: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The bfloat16 tensors of `encode_record`.
+    """Returns the bfloat16 tensors of `encode_record`.
 
-    (safetensors' own NumPy loader knows no bfloat16.)
+    (safetensors' NumPy loader has no bfloat16.)
     """
     return {
         name: np.frombuffer(spec["data"], ml_dtypes.bfloat16).reshape(spec["shape"])
@@ -77,25 +77,25 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_lines(path: Path, entries: Iterable[Any]) -> None:
-    """Writes a JSONL file, whole or not at all."""
+    """Writes a JSONL file atomically."""
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
     write_whole(path, "".join(lines).encode())
 
 
 def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes rows of INDEX_SCHEMA as Parquet, whole or not at all."""
+    """Writes rows of INDEX_SCHEMA as Parquet, atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), temporary)
     os.replace(temporary, path)
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copies a folder, whole or not at all; replaces `target`."""
+    """Copies a folder atomically; replaces `target`."""
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(source, temporary)
@@ -104,10 +104,10 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """`dataset.json` of a prepared dataset.
+    """Returns `dataset.json` of a prepared dataset.
 
-    Raises UserError if the folder holds none, or if it is damaged or of another format
-    version.
+    Raises:
+        UserError: there is none, or it is damaged or of another format version.
     """
     file = path / CARD
     if not file.is_file():
@@ -118,7 +118,7 @@ def read_card(path: Path) -> dict[str, Any]:
         card = json.loads(file.read_bytes())
         version = card["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is damaged ({error})") from None
+        raise UserError(f"{file}: is damaged ({error}); copy it again") from None
     if version != FORMAT:
         raise UserError(f"{file}: has format {version}, expected {FORMAT}; prepare it")
     return card

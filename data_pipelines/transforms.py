@@ -1,4 +1,4 @@
-"""From frames of any size to pieces that the VAE and the patches divide.
+"""Cuts frames of any size into pieces that the VAE and the patches divide.
 
 Nothing is resampled: a side loses less than a patch of pixels, a clip at most 3 frames
 at its end (or a last piece too short to show motion), and a long clip is cut in time.
@@ -13,9 +13,9 @@ from jaxtyping import UInt8
 
 from soraxla.core.errors import UserError
 
-SPATIAL, TEMPORAL = 8, 4  # pixels and frames a latent, of most causal VAEs
-PATCH = (1, 2, 2)  # latents a token
-_SHORTEST_REST = 1 + TEMPORAL  # frames of the last piece of a clip that was cut
+SPATIAL, TEMPORAL = 8, 4  # pixels and frames per latent, in most causal VAEs
+PATCH = (1, 2, 2)  # latents per token
+_SHORTEST_REST = 1 + TEMPORAL  # frames of the last piece of a cut clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Box:
 
 
 class Piece(NamedTuple):
-    """1 + 4k frames of a clip, cropped to `box`, from its frame number `start` on."""
+    """A piece of 1 + 4k frames of a clip, cropped to `box`, from frame `start`."""
 
     start: int
     box: Box
@@ -37,9 +37,10 @@ class Piece(NamedTuple):
 
 
 def crop_box(height: int, width: int, spatial: int = SPATIAL) -> Box:
-    """The centred box whose sides are the largest multiples of a patch that fit.
+    """Returns the largest centred box whose sides are multiples of a patch.
 
-    Raises UserError for a side below a patch, 16 pixels when a latent covers 8.
+    Raises:
+        UserError: a side is below a patch, 16 pixels if a latent covers 8.
     """
     multiple = spatial * PATCH[1]
     if min(height, width) < multiple:
@@ -56,17 +57,18 @@ def crop_box(height: int, width: int, spatial: int = SPATIAL) -> Box:
 
 
 def piece_frames(box: Box, max_tokens: int, spatial: int = SPATIAL) -> int:
-    """The most frames, 1 + 4k, that make at most `max_tokens` tokens.
+    """Returns the most frames, 1 + 4k, that make at most `max_tokens` tokens.
 
-    Raises UserError if a single frame makes more.
+    Raises:
+        UserError: a single frame makes more.
     """
     multiple = spatial * PATCH[1]
-    a_frame = (box.height // multiple) * (box.width // multiple)
-    latents = max_tokens // a_frame
+    frame_tokens = (box.height // multiple) * (box.width // multiple)
+    latents = max_tokens // frame_tokens
     if latents < 1:
         raise UserError(
-            f"one frame of {box.width}x{box.height} pixels makes {a_frame} tokens, "
-            f"more than the {max_tokens} allowed; raise --max-tokens or scale it down"
+            f"one frame of {box.width}x{box.height} pixels makes {frame_tokens} "
+            f"tokens, more than the {max_tokens} allowed; raise --max-tokens or scale it down"
         )
     return 1 + TEMPORAL * (latents - 1)
 
@@ -74,13 +76,14 @@ def piece_frames(box: Box, max_tokens: int, spatial: int = SPATIAL) -> int:
 def pieces(
     frames: Iterable[np.ndarray], max_tokens: int, spatial: int = SPATIAL
 ) -> Iterator[Piece]:
-    """Crops frames (H, W, 3) to `crop_box` and cuts them into pieces, streamed.
+    """Crops frames (H, W, 3) to `crop_box` and yields them in pieces.
 
-    Every piece has the most frames that `max_tokens` allows, but the last, which is
-    trimmed to 1 + 4k. A last piece of one frame that follows others is left out: the
-    caption's action does not happen in it. No more than one piece is held.
+    Every piece has the most frames that `max_tokens` allows, except the last, which is
+    trimmed to 1 + 4k. A last piece of one frame after others is dropped: the caption's
+    action does not happen in it. At most one piece is in memory.
 
-    Raises UserError if the frames are too small or too large for any piece.
+    Raises:
+        UserError: the frames are too small or too large for any piece.
     """
     held: list[np.ndarray] = []
     start, box, longest = 0, None, 0
@@ -89,7 +92,7 @@ def pieces(
             box = crop_box(frame.shape[0], frame.shape[1], spatial)
             longest = piece_frames(box, max_tokens, spatial)
         rows = slice(box.top, box.top + box.height)
-        # A copy: a view would keep the whole frame alive.
+        # A view would keep the whole frame in memory.
         held.append(frame[rows, box.left : box.left + box.width].copy())
         if len(held) == longest:
             yield Piece(start, box, np.stack(held))

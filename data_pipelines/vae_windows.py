@@ -1,7 +1,7 @@
-"""Pixel windows for training the VAE: random crops in space and time, unscaled.
+"""Pixel windows for training the VAE: random crops in space and time, not scaled.
 
-Every step has one shape out of a small table, so there are as many compiles as shapes.
-Nothing is padded or resized: a clip gives windows of the shapes that fit into it, a
+Every step has one shape of a small table, so there are as many compiles as shapes.
+Nothing is padded or resized: a clip provides windows of the shapes that fit into it, a
 picture those of one frame.
 """
 
@@ -29,7 +29,7 @@ _WHOLE = slice(None), slice(None)
 
 @dataclass(frozen=True, kw_only=True)
 class WindowShape:
-    """A batch of `batch` windows of (frames, height, width), drawn `weight` often."""
+    """A batch of `batch` windows of (frames, height, width), drawn by `weight`."""
 
     frames: int
     height: int
@@ -62,17 +62,17 @@ class WindowConfig:
 class WindowDataset(grain.IterDataset):
     """Endless batches {"video": uint8 (B, T, H, W, 3)}.
 
-    Batch k is a function of (seed, k) and the files alone; the iterator's whole state
-    is {"step": k}. The shape of a step is drawn by weight among the shapes that some
-    file is large enough for; each window's file uniformly among those files, its
-    corner uniformly inside.
+    Batch k is a function of (seed, k) and the files only; the iterator's whole state is
+    {"step": k}. A step's shape is drawn by weight among the shapes for which some file
+    is large enough, each window's file uniformly among those files, and its corner
+    uniformly in the file.
 
     Attributes:
-      skipped: how many files are smaller than every shape.
-      shapes: the shapes that at least one file is large enough for.
+        skipped: number of files that are smaller than every shape.
+        shapes: the shapes for which at least one file is large enough.
 
     Raises:
-      UserError: no file is large enough for any shape, or one cannot be read.
+        UserError: no file is large enough for any shape, or one cannot be read.
     """
 
     def __init__(self, files: Sequence[Path], spec: WindowConfig, *, seed: int):
@@ -92,33 +92,33 @@ class WindowDataset(grain.IterDataset):
         self._fits = [members for members in fits if members]
         self._clips = _ClipCache(spec.cache_bytes)
         self._seed = seed
-        self._own: Callable[[int], Sequence[int]] = range
+        self._rows_of: Callable[[int], Sequence[int]] = range
 
-    def of_a_host(self, own: Callable[[int], Sequence[int]]) -> "WindowDataset":
-        """The same batches, of which only the windows own(B) of B are read."""
-        share = copy.copy(self)
-        share._own = own
-        return share
+    def for_host(self, rows_of: Callable[[int], Sequence[int]]) -> "WindowDataset":
+        """Returns the same batches, with only the windows rows_of(B) of B."""
+        part = copy.copy(self)
+        part._rows_of = rows_of
+        return part
 
     def __iter__(self) -> "WindowIterator":
         return WindowIterator(self)
 
     def batch_at(self, step: int) -> dict[str, UInt8[np.ndarray, "b t h w 3"]]:
-        """Batch number `step`."""
+        """Returns batch number `step`."""
         weights = np.array([shape.weight for shape in self.shapes])
         rng = np.random.default_rng([self._seed, _SHAPE, step])
         index = rng.choice(len(weights), p=weights / weights.sum())
         shape = self.shapes[index]
         windows = [
-            self._window(shape, self._fits[index], step, place)
-            for place in self._own(shape.batch)
+            self._window(shape, self._fits[index], step, row)
+            for row in self._rows_of(shape.batch)
         ]
         return {"video": np.stack(windows)}
 
     def _window(
-        self, shape: WindowShape, members: list[int], step: int, place: int
+        self, shape: WindowShape, members: list[int], step: int, row: int
     ) -> np.ndarray:
-        rng = np.random.default_rng([self._seed, _WINDOW, step, place])
+        rng = np.random.default_rng([self._seed, _WINDOW, step, row])
         member = members[rng.integers(len(members))]
         info = self._infos[member]
         assert info.frames is not None
@@ -130,7 +130,7 @@ class WindowDataset(grain.IterDataset):
 
 
 class WindowIterator(grain.DatasetIterator):
-    """Walks over a `WindowDataset`; its state is the number of the next batch."""
+    """An iterator over a `WindowDataset`; its state is the number of the next batch."""
 
     def __init__(self, dataset: WindowDataset):
         super().__init__()
@@ -150,10 +150,10 @@ class WindowIterator(grain.DatasetIterator):
 
 
 class _ClipCache:
-    """Decoded clips up to a number of bytes, the least recently used given up first.
+    """A cache of decoded clips up to a number of bytes, least recently used first out.
 
-    A film larger than the whole budget is never held: its window is streamed. Where one
-    has fewer frames than its container says, windows beyond its end are its last.
+    A video larger than the whole budget is never cached: its windows are streamed. If
+    it has fewer frames than its container states, windows beyond its end are its last.
     """
 
     def __init__(self, budget: int):
@@ -194,7 +194,7 @@ def _cropped(
         if frame.shape != (info.height, info.width, 3):
             raise UserError(
                 f"{file}: holds {frame.shape[1]}x{frame.shape[0]}, but declares "
-                f"{info.width}x{info.height}; take it out, or write it anew"
+                f"{info.width}x{info.height}; remove it, or encode it again"
             )
         yield frame[crop]
 
@@ -202,14 +202,14 @@ def _cropped(
 def _enough(file: Path, info: VideoInfo, frames: _Frames, count: int) -> _Frames:
     if len(frames) < count:
         raise UserError(
-            f"{file}: holds {len(frames)} frames, but declares {info.frames}; take it "
-            "out, or write it anew"
+            f"{file}: holds {len(frames)} frames, but declares {info.frames}; remove "
+            "it, or encode it again"
         )
     return frames
 
 
 def _measured(file: Path) -> VideoInfo:
-    """`probe`, with the frames counted where the container does not tell."""
+    """Returns `probe`'s result, with frames counted if the container states none."""
     info = probe(file)
     if info.frames is not None:
         return info

@@ -1,7 +1,7 @@
-"""Where samples come from: a folder of media with captions, or a TFDS dataset.
+"""Folders of media with captions, and the choice between them and TFDS datasets.
 
-Both are sequences of samples with a `uid` and `open()`. TFDS datasets are
-in `data_pipelines.tfds_source`, which is imported only when one is asked for.
+Both are sequences of samples with a `uid` and `open()`. TFDS datasets are in
+`data_pipelines.sources.tfds`, which is imported only for one.
 """
 
 import csv
@@ -21,25 +21,26 @@ TFDS_PREFIX = "tfds:"
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A captioned media file; `uid` is its path inside the source, with slashes."""
+    """A captioned media file; `uid` is its path in the source, with slashes."""
 
     file: Path
     caption: str
     uid: str
 
     def open(self) -> Media:
-        """See `Sample.open`."""
+        """Opens the file; see `Sample.open`."""
         return Media(self.caption, probe(self.file).fps, read_frames(self.file))
 
 
 def open_source(
     source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
 ) -> Sequence[Sample]:
-    """The samples of a folder, or of `tfds:NAME` or `tfds:NAME/SPLIT` in `data_dir`.
+    """Returns the samples of a folder, or of `tfds:NAME[/SPLIT]` in `data_dir`.
 
-    Without a `data_dir`, TFDS looks where it looks by itself (TFDS_DATA_DIR). Raises
-    what `folder` or `tfds_source.TfdsSource` raises, and UserError for a `data_dir`
-    and a folder of media.
+    Without a `data_dir`, TFDS uses its default (TFDS_DATA_DIR).
+
+    Raises:
+        UserError: as `folder` or `TfdsSource`, or a `data_dir` is given for a folder.
     """
     if isinstance(source, str) and source.startswith(TFDS_PREFIX):
         from data_pipelines.sources.tfds import TfdsSource  # slow to import
@@ -53,7 +54,7 @@ def open_source(
 
 
 def fingerprint(samples: Sequence[Sample]) -> object:
-    """What tells one source from another without reading its media (JSON)."""
+    """Returns JSON that identifies a source without reading its media."""
     if all(isinstance(sample, Item) for sample in samples[:1]):
         return [
             [item.uid, item.caption, item.file.stat().st_size]
@@ -65,19 +66,21 @@ def fingerprint(samples: Sequence[Sample]) -> object:
 
 
 def folder(path: str | os.PathLike[str]) -> list[Item]:
-    """The captioned media of a folder, in the order of its list, or of file names.
+    """Returns the captioned media of a folder, in the order of its list or of names.
 
     Captions are read from the first of these that exists:
 
-    - `captions.jsonl`: a line `{"file": "a.mp4", "caption": "…"}` a sample;
+    - `captions.jsonl`: a line `{"file": "a.mp4", "caption": "…"}` per sample;
+
     - `captions.csv`: columns `file` and `caption`, named in the first line;
-    - one `NAME.txt` beside each `NAME.mp4`, `NAME.jpg`, …, also in folders below.
+
+    - one `NAME.txt` beside each `NAME.mp4`, `NAME.jpg`, …, also in subfolders.
 
     Raises:
-      UserError: no such folder; in one line, with the line's number, for a list
-        that is not UTF-8 or malformed; a caption that is missing or empty; a `file`
-        that is missing, stands twice, or leaves the folder (absolute, by "..", or
-        through a link).
+        UserError: there is no such folder; a list is not UTF-8 or malformed; a caption
+            is missing or empty; a `file` is missing, is listed twice, or leaves the
+            folder (absolute, by "..", or through a link). The message has the line's
+            number.
     """
     path = Path(path)
     if not path.is_dir():
@@ -97,12 +100,12 @@ def folder(path: str | os.PathLike[str]) -> list[Item]:
     return items
 
 
-# A row of a list: where it stands (for errors), and its two columns.
+# A row of a list: its file and line (for errors), and its two columns.
 _Row = tuple[str, object, object]
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    # Not by splitlines, to which a caption may hold ends of lines.
+    # Not splitlines, which also splits at other characters inside captions.
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -120,7 +123,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     columns: list[str] | None = None
     while True:
-        where = f"{path}:{reader.line_num + 1}"  # a quoted caption may run over lines
+        where = f"{path}:{reader.line_num + 1}"  # a quoted caption may span lines
         try:
             cells = next(reader)
         except StopIteration:
@@ -141,7 +144,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
 
 
 def _text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark."""
+    """Returns the text of a UTF-8 file, with or without a byte-order mark."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -177,7 +180,7 @@ def _listed(root: Path, rows: Iterable[_Row]) -> list[Item]:
 
 
 def _inside(root: Path, name: str, where: str) -> Path:
-    """The file called `name`, once it is sure to lie in `root`."""
+    """Returns the file `name`, after checking that it is in `root`."""
     relative = PurePosixPath(name)
     file = root / relative
     if relative.is_absolute() or Path(name).is_absolute() or ".." in relative.parts:
@@ -190,7 +193,7 @@ def _inside(root: Path, name: str, where: str) -> Path:
 
 
 def _beside(root: Path) -> list[Item]:
-    """Media with a .txt each, by name; hidden files and folders are left out."""
+    """Returns media with a .txt each, by name, without hidden files and folders."""
     rows = []
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root)

@@ -1,4 +1,4 @@
-"""What a sample of any source is."""
+"""The sample types that all sources share."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -7,12 +7,12 @@ import numpy as np
 
 
 class Media(NamedTuple):
-    """A sample opened: its frames, uint8 (H, W, 3), are streamed."""
+    """An opened sample, whose frames, uint8 (H, W, 3), are streamed."""
 
     caption: str
     fps: float  # 0.0 for a picture
     frames: Iterator[np.ndarray]
-    actions: np.ndarray | None = None  # (T, a), done between a frame and the one before
+    actions: np.ndarray | None = None  # (T, a), between the previous frame and this one
     camera: np.ndarray | None = None  # (T, 4, 4), camera to world
 
 
@@ -24,5 +24,5 @@ class Sample(Protocol):
     def uid(self) -> str: ...
 
     def open(self) -> Media:
-        """Raises UserError or OSError, at once or while it streams, if unreadable."""
+        """Opens the sample; raises UserError or OSError, also during streaming."""
         ...

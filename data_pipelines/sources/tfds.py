@@ -16,44 +16,44 @@ from tensorflow_datasets.core.features import video_feature
 from data_pipelines.sources.media import Media
 from soraxla.core.errors import UserError
 
-# Feature names in the datasets of the TFDS catalogue, the first that is there is taken.
+# Feature names in the TFDS catalogue; the first that exists is used.
 _CLIPS = ("video", "frames", "clip")
 _PICTURES = ("image",)
 _CAPTIONS = ("caption", "captions", "text", "sentence", "description", "label")
 _RATES = ("fps", "frame_rate")
-_DEFAULT_FPS = 25.0  # of clips in a dataset that tells no rate
+_DEFAULT_FPS = 25.0  # of clips in a dataset without a rate
 
 
 @dataclass(frozen=True)
 class TfdsSample:
-    """One example; it is read and decoded when it is opened."""
+    """One example, read and decoded when it is opened."""
 
     source: "TfdsSource"
     index: int
 
     @property
     def uid(self) -> str:
-        """The dataset's full name with its version, the split and the place in it."""
+        """The dataset's full name with its version, the split and the index in it."""
         return f"{self.source.name}/{self.index}"
 
     def open(self) -> Media:
-        """See `sources.Sample.open`."""
+        """Opens the example; see `Sample.open`."""
         return self.source.media(self.index)
 
 
 class TfdsSource(Sequence[TfdsSample]):
-    """`NAME[/CONFIG][:VERSION][/SPLIT]`; SPLIT is `train` unless there is only one.
+    """The samples of `NAME[/CONFIG][:VERSION][/SPLIT]`.
 
-    A clip is taken from the feature `video`, `frames` or `clip`, a picture from
-    `image`; the caption from `caption`, `captions` (the first), `text`, `sentence`,
-    `description` or the name of the `label`; the rate from `fps` or `frame_rate`, 25
-    where there is none. A dataset whose metadata name `actions`, or say `camera`, has
-    features of that name with a row a frame. `data_dir` is TFDS's own (TFDS_DATA_DIR)
-    unless given.
+    SPLIT is `train` unless there is only one. A clip comes from the feature `video`,
+    `frames` or `clip`, a picture from `image`; the caption from `caption`, `captions`
+    (the first), `text`, `sentence`, `description` or the name of the `label`; the rate
+    from `fps` or `frame_rate`, 25 without them. A dataset whose metadata list
+    `actions`, or mention `camera`, has features of that name with one row per frame.
+    `data_dir` defaults to TFDS's (TFDS_DATA_DIR).
 
     Raises:
-      UserError: in one line, if TFDS does not find the dataset or the split, if it is
-        not stored as ArrayRecord and cannot be made, or lacks media or captions.
+        UserError: TFDS does not find the dataset or the split; it is not stored as
+            ArrayRecord and cannot be made; or it lacks media or captions.
     """
 
     def __init__(self, name: str, *, data_dir: str | os.PathLike[str] | None = None):
@@ -71,7 +71,7 @@ class TfdsSource(Sequence[TfdsSample]):
             ) from None
         info = self._data.dataset_info
         self.name = f"{info.full_name}/{split}"
-        # A name and a length are those of many datasets.
+        # Many datasets have equal names and lengths.
         self.content = {
             name: [whole.num_bytes, list(whole.shard_lengths or ())]
             for name, whole in info.splits.items()
@@ -96,7 +96,7 @@ class TfdsSource(Sequence[TfdsSample]):
         return TfdsSample(self, index % len(self))
 
     def media(self, index: int) -> Media:
-        """An example decoded; UserError if it cannot be, or has no caption."""
+        """Decodes an example; raises UserError if that fails or it has no caption."""
         try:
             example = self._data[index]
         except Exception as error:
@@ -111,7 +111,7 @@ class TfdsSource(Sequence[TfdsSample]):
             for name in ("actions", "camera")
             if getattr(self, name)
             and len(example[name]) == len(frames)
-            and np.size(example[name])  # a world without actions has none of each frame
+            and np.size(example[name])  # without actions, each frame has none
         }
         return Media(caption, fps, map(_rgb, frames), **steering)
 
@@ -129,7 +129,7 @@ class TfdsSource(Sequence[TfdsSample]):
 
 
 def _resolve(name: str, where: dict[str, Any]) -> tuple[str, str]:
-    """(dataset, split) of `NAME/SPLIT`; a last part that is no split is a config."""
+    """Returns (dataset, split) of `NAME/SPLIT`; a last part may also be a config."""
     head, _, tail = name.rpartition("/")
     reasons = []
     for dataset, split in ((head, tail), (name, "")):
@@ -181,10 +181,10 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _video_without_tensorflow() -> Iterator[None]:
-    """Lets TFDS build its Video feature where there is no TensorFlow.
+    """Lets TFDS build its Video feature without TensorFlow.
 
-    tfds.features.Video (4.9.10) calls TensorFlow for one thing, to name its dtype;
-    all that decodes it is NumPy.
+    tfds.features.Video (4.9.10) uses TensorFlow for one purpose, to name its dtype; all
+    its decoding is NumPy.
     """
     if importlib.util.find_spec("tensorflow") is not None:
         yield

@@ -169,7 +169,7 @@ def dit_experiment(
         ),
         rope_fps=model.rope_fps,
         controls=model.controls,
-        own=own,
+        host_rows=own,
     )
     # Last, so that a refused start leaves nothing behind.
     if is_main() and not (workdir / "vae").exists():
@@ -183,7 +183,7 @@ def dit_experiment(
             **to_dict(cfg),
             "text_encoder": card["text_encoder"],
             "vae_sha256": card["vae_sha256"],
-            "max_latent_frames": longest(dataset.plan, cfg.pack),
+            "max_latent_frames": longest(dataset.sizes, cfg.pack),
             **({"init": start.record()} if start else {}),
         },
         init=fresh if start is None or adapted else fine_tuned,
@@ -282,7 +282,7 @@ def vae_experiment(
         init_args=(jax.device_get(start.params),) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
         convolves=True,
-        batches=batches.of_a_host(functools.partial(host_rows, mesh=mesh)),
+        batches=batches.for_host(functools.partial(host_rows, mesh=mesh)),
         unit="px",
         preview=preview,
         mesh=mesh,

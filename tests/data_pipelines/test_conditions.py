@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data_pipelines.conditions import encode_conditions, lay, random_hole
+from data_pipelines.condition_layout import lay_out
+from data_pipelines.encode_conditions import encode_conditions, random_hole
 from soraxla.core.types import LatentGrid
 from soraxla.packing.bin_packing import Visit
 from soraxla.packing.conditioning import greyed
@@ -92,7 +93,7 @@ def test_holes_are_boxes_or_borders_and_leave_something_to_see():
 def laid(visit, video=None, conditions=None):
     video = clip(17) if video is None else video
     made = with_a_hole(video) if conditions is None else conditions
-    return lay(encode(video), made, visit, **LAYOUT)
+    return lay_out(encode(video), made, visit, **LAYOUT)
 
 
 def visit(**given):

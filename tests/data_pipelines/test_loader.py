@@ -75,7 +75,7 @@ def test_a_dataset_reads_back_what_was_written(dataset):
 def test_batches_hold_the_rows_of_the_plan_in_order(dataset, row_length):
     """Each segment is its sample, cut and placed."""
     spec = replace(SPEC, row_length=row_length)
-    planned = schedule_steps(dataset.plan, spec, seed=5, batch_rows=3)
+    planned = schedule_steps(dataset.sizes, spec, seed=5, batch_rows=3)
     kept, longest = set(), 0
     for batch in islice(iter(batches_of(dataset, spec, seed=5, batch_rows=3)), 16):
         assert batch.latents.shape == (3, row_length, 16)
@@ -135,7 +135,7 @@ def test_hosts_share_the_rows_of_one_and_read_their_own(dataset, monkeypatch, ho
     read, reads = Dataset.read, []
     monkeypatch.setattr(Dataset, "read", lambda *args: reads.append(0) or read(*args))
     shares = [
-        iter(batches_of(dataset, own=range(host, 8, hosts), **settings))
+        iter(batches_of(dataset, host_rows=range(host, 8, hosts), **settings))
         for host in range(hosts)
     ]
     for step, batch in enumerate(whole):
@@ -184,10 +184,10 @@ def test_what_cannot_be_packed_is_refused_at_start(dataset):
     for bad, message in (
         ({"batch_rows": 0}, "batch_rows is 0, expected at least 1"),
         (
-            {"batch_rows": 2, "own": [1, 2]},
-            r"own rows \[1, 2\]: expected some of 0 … 1",
+            {"batch_rows": 2, "host_rows": [1, 2]},
+            r"host_rows \[1, 2\]: expected some of 0 … 1",
         ),
-        ({"batch_rows": 2, "own": []}, "own rows"),
+        ({"batch_rows": 2, "host_rows": []}, "host_rows"),
     ):
         with pytest.raises(ValueError, match=message):
             batches_of(dataset, **bad)
@@ -262,7 +262,7 @@ def test_what_the_plan_gives_is_packed_and_known(conditioned):
         max_segments=6,
         mixture=ConditioningMixture(**dict.fromkeys(SHARES, 1 / len(SHARES))),
     )
-    planned = schedule_steps(conditioned.plan, spec, seed=5, batch_rows=3)
+    planned = schedule_steps(conditioned.sizes, spec, seed=5, batch_rows=3)
     seen = set()
     for batch in islice(iter(batches_of(conditioned, spec, seed=5, batch_rows=3)), 60):
         _, step = next(planned)

@@ -295,7 +295,7 @@ def test_bad_media_are_skipped_with_the_reason(media, tmp_path):
     reasons = {r["file"]: r["reason"] for r in map(json.loads, lines)}
     assert re.match(r"is truncated \(.* s can be read\)", reasons["long.mp4"])
     assert reasons["square.png"] == "is 40x12 pixels, but a side needs at least 16"
-    assert reasons["two.webp"] == "is empty (0 bytes)"
+    assert reasons["two.webp"] == "is empty (0 bytes); copy it again"
     # Pieces of the truncated film that could be read are not in the dataset either.
     assert {row["source"] for row in index(out)} == {"short.mp4", "odd.png"}
 

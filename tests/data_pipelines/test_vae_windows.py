@@ -31,7 +31,7 @@ def test_a_batch_has_one_shape_of_the_table(files):
 def test_hosts_read_their_own_windows_of_the_same_batches(files):
     dataset = WindowDataset(files, SPEC, seed=0)
     shares = [
-        dataset.of_a_host(lambda batch, host=host: range(host, batch, 2))
+        dataset.for_host(lambda batch, host=host: range(host, batch, 2))
         for host in range(2)
     ]
     for step in range(3):

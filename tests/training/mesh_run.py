@@ -54,7 +54,7 @@ def job(data, mesh) -> Experiment:
         seed=CFG.seed,
         batch_rows=ROWS,
         shift=functools.partial(time_shift, "auto"),
-        own=host_rows(ROWS, mesh),
+        host_rows=host_rows(ROWS, mesh),
     )
     return Experiment(
         settings={"kind": "dit", "step": to_dict(CFG)},
