@@ -68,7 +68,8 @@ def piece_frames(box: Box, max_tokens: int, spatial: int = SPATIAL) -> int:
     if latents < 1:
         raise UserError(
             f"one frame of {box.width}x{box.height} pixels makes {frame_tokens} "
-            f"tokens, more than the {max_tokens} allowed; raise --max-tokens or scale it down"
+            f"tokens, more than the {max_tokens} allowed; raise --max-tokens or scale "
+            "it down"
         )
     return 1 + TEMPORAL * (latents - 1)
 

@@ -1,4 +1,4 @@
-"""Worlds whose truth is known: each clip comes with the exact state behind it."""
+"""Simulated worlds: each clip comes with the exact state that it shows."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from data_pipelines.worlds.sizes import Size, draw_size
 
 
 def _voxel(seed: int, **size: Any) -> Episode:
-    """A player's clip, or in every third a free camera's."""
+    """Simulates a player's clip, or for every third seed a free camera's."""
     from data_pipelines.worlds import voxel  # JAX is slow to import
 
     return (voxel.simulate if seed % 3 else voxel.film)(seed, **size)

@@ -1,4 +1,4 @@
-"""Food from which bites are taken, one after another."""
+"""Food that is eaten bite by bite."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -40,7 +40,7 @@ def eat(
     str,
     dict[str, np.ndarray],
 ]:
-    """Canvas, ids (1 is the food), caption and state of `marks.simulate`."""
+    """Returns canvas, ids (1 is the food), caption and state for `marks.simulate`."""
     name = "burger" if rng.random() < 0.3 else one_of(rng, list(FOODS))
     table = one_of(rng, list(_TABLES))
     size = 0.40 * min(width, height) * rng.uniform(0.85, 1.05)
@@ -63,7 +63,7 @@ def eat(
         for place, angle in zip(places, angles, strict=True)
     ]
     back = draw.backdrop(rng, width, height, _TABLES[table])
-    done = (when <= np.arange(frames)[:, None]).sum(1)  # bites taken, of each frame
+    done = (when <= np.arange(frames)[:, None]).sum(1)  # bites taken by each frame
     stages = [_stage(back, dish, centre, size, holes[:k]) for k in range(count + 1)]
     canvas = np.stack([stages[k][0] for k in done])
     gone = np.stack([stages[k][1] for k in done])
@@ -98,7 +98,7 @@ def _caption(
 
 
 def _edge(dish: Dish, centre: np.ndarray, angle: float) -> np.ndarray:
-    """Where the food ends, seen from its centre at an angle."""
+    """Returns the distance from the food's centre to its edge at an angle."""
     way = np.array((np.cos(angle), np.sin(angle)))
     height, width = dish.alpha.shape
     steps = centre + np.arange(0, max(width, height), 0.5)[:, None] * way
@@ -111,7 +111,7 @@ def _edge(dish: Dish, centre: np.ndarray, angle: float) -> np.ndarray:
 def _hole(
     dish: Dish, place: np.ndarray, angle: float, bite: float
 ) -> Float[np.ndarray, "h w"]:
-    """Signed distance to a bite about `place`: a mouth with the marks of teeth."""
+    """Returns the signed distance to a bite about `place`: a mouth with tooth marks."""
     x, y = draw.pixel_grid(dish.alpha.shape[1], dish.alpha.shape[0])
     dx, dy = x - np.float32(place[0]), y - np.float32(place[1])
     distance = draw.circle(dx, dy, 0.84 * bite)
@@ -129,7 +129,7 @@ def _stage(
     size: float,
     holes: list[np.ndarray],
 ) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
-    """The picture after some bites, and how much of each pixel they took."""
+    """Returns the picture after some bites, and the removed share of each pixel."""
     x, y = draw.pixel_grid(back.shape[1], back.shape[0])
     canvas = back[None].copy()
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])

@@ -11,16 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Below the first normal speed, in pixels a second, a bounce loses nothing, and below
-# the second the floor gives it that much. A ball that has come to rest hops by some
-# hundredths of a pixel; else it would bounce without end in a finite time.
+# Normal speeds in pixels per second: below the first, a bounce loses no energy; the
+# floor raises lower ones to the second. So a ball at rest hops by some hundredths of a
+# pixel, instead of infinitely many bounces in a finite time.
 SLOW, SLOWEST = 4.0, 0.5
 
 SIDES = ("left wall", "right wall", "ceiling", "floor")
 
 
 class Balls(NamedTuple):
-    """N balls at the start: pixels, pixels a second, y down."""
+    """N balls at the start, in pixels and pixels per second, y down."""
 
     position: Float[np.ndarray, "n 2"]
     velocity: Float[np.ndarray, "n 2"]
@@ -31,12 +31,12 @@ class Balls(NamedTuple):
 
     @property
     def mass(self) -> Float[np.ndarray, "n"]:
-        """Spheres of one density."""
+        """Masses of spheres of one density."""
         return self.radius**3
 
 
 class Motion(NamedTuple):
-    """Where balls were at each asked time, and K bounces faster than `SLOW`."""
+    """Positions of balls at each requested time, and K bounces faster than `SLOW`."""
 
     position: Float[np.ndarray, "t n 2"]
     velocity: Float[np.ndarray, "t n 2"]
@@ -60,7 +60,7 @@ class _Ball:
 
 
 def trajectory(start: Balls, times: Float[np.ndarray, "t"]) -> Motion:
-    """The balls at `times` (seconds, ascending from 0)."""
+    """Returns the balls at `times` (seconds, ascending from 0)."""
     balls = [
         _Ball(*each)
         for each in zip(
@@ -97,7 +97,7 @@ _Hit = tuple[int, int, bool]  # a ball, and a side (True) or another ball (False
 
 
 def _next(balls: list[_Ball], start: Balls) -> tuple[float, _Hit]:
-    """Seconds to the next bounce, and which it is."""
+    """Returns the seconds to the next bounce, and that bounce."""
     left, top, right, bottom = start.box
     soonest, hit = math.inf, (0, 0, True)
     for i, ball in enumerate(balls):
@@ -116,7 +116,7 @@ def _next(balls: list[_Ball], start: Balls) -> tuple[float, _Hit]:
 
 
 def _rises(ball: _Ball, top: float, gravity: float) -> float:
-    """Seconds until a ball on its way up is at the ceiling."""
+    """Returns the seconds until a rising ball reaches the ceiling."""
     gap = ball.y - ball.r - top
     under = ball.vy * ball.vy - 2 * gravity * gap
     if ball.vy >= 0 or under < 0:
@@ -125,7 +125,7 @@ def _rises(ball: _Ball, top: float, gravity: float) -> float:
 
 
 def _falls(ball: _Ball, bottom: float, gravity: float) -> float:
-    """Seconds until a ball is at the floor."""
+    """Returns the seconds until a ball reaches the floor."""
     gap = max(bottom - ball.r - ball.y, 0.0)
     if not gravity:
         return gap / ball.vy if ball.vy > 0 else math.inf
@@ -134,7 +134,7 @@ def _falls(ball: _Ball, bottom: float, gravity: float) -> float:
 
 
 def _meets(a: _Ball, b: _Ball) -> float:
-    """Seconds until two balls touch; gravity, the same for both, drops out."""
+    """Returns the seconds until two balls touch; gravity, equal for both, cancels."""
     x, y, vx, vy = a.x - b.x, a.y - b.y, a.vx - b.vx, a.vy - b.vy
     closing = x * vx + y * vy
     if closing >= 0:
@@ -147,7 +147,7 @@ def _meets(a: _Ball, b: _Ball) -> float:
 
 
 def _bounce(balls: list[_Ball], hit: _Hit, restitution: float) -> float:
-    """Turns the velocities; returns the speed at which the two met."""
+    """Reflects the velocities; returns the speed of the impact."""
     ball = balls[hit[0]]
     if hit[2]:
         sideways = hit[1] < 2

@@ -1,4 +1,4 @@
-"""A brush, a marker or chalk that moves along curves and leaves its stroke."""
+"""A brush, a marker or chalk that moves along curves and leaves a stroke."""
 
 from typing import NamedTuple
 
@@ -8,15 +8,15 @@ from jaxtyping import Bool, Float, UInt8
 from data_pipelines.worlds import draw
 from data_pipelines.worlds.words import article, one_of
 
-_PICTURE_FRAMES = 33  # a picture is the end of a clip as long as this
-_STEPS = 4  # straight pieces a frame of which a stroke is made
+_PICTURE_FRAMES = 33  # a picture is the end of a clip of this length
+_STEPS = 4  # straight pieces of a stroke per frame
 
 
 class _Tool(NamedTuple):
     name: str
     surfaces: dict[str, tuple[int, int, int]]
-    handle: tuple[int, int, int]  # chalk has none and is as it draws
-    rough: float  # how much of the stroke the surface's grain takes away
+    handle: tuple[int, int, int]  # for chalk, replaced by the drawn colour
+    rough: float  # the part of the stroke that the surface's grain hides
 
 
 _TOOLS = (
@@ -73,7 +73,10 @@ def paint(
     str,
     dict[str, np.ndarray],
 ]:
-    """Canvas, ids (1 the stroke, 2 the tool), caption and state of `marks.simulate`."""
+    """Returns canvas, ids (1 the stroke, 2 the tool), caption and state.
+
+    They are those of `marks.simulate`.
+    """
     tool = _TOOLS[rng.integers(len(_TOOLS))]
     surface = one_of(rng, list(tool.surfaces))
     colour = one_of(rng, draw.apart(draw.COLOURS, [tool.surfaces[surface]]))
@@ -119,13 +122,13 @@ def _caption(rng: np.random.Generator, state: dict[str, np.ndarray]) -> str:
     return one_of(rng, _FORMS).format(tool=tool, what=what[0], surface=surface)
 
 
-# --- The way of the tip -----------------------------------------------------------
+# --- The path of the tip ----------------------------------------------------------
 
 
 def _curve(
     rng: np.random.Generator, name: str, share: Float[np.ndarray, "k"]
 ) -> Float[np.ndarray, "k 2"]:
-    """A curve of that name, as far as its share, within 1 of the origin."""
+    """Returns a curve of that name up to a share of it, within 1 of the origin."""
     turn = 2 * np.pi * share
     x, y = 2 * share - 1, np.zeros_like(share)
     match name:
@@ -154,7 +157,7 @@ def _curve(
 def _path(
     rng: np.random.Generator, names: list[str], width: int, height: int, frames: int
 ) -> tuple[Float[np.ndarray, "k 2"], Bool[np.ndarray, "k"]]:
-    """The tip's place and whether it is down, at `_STEPS` instants a frame."""
+    """Returns the tip's position and whether it is down, `_STEPS` times per frame."""
     share = np.linspace(0, 1, (frames - 1) * _STEPS + 1)
     size = np.array((width, height))
     half = size * 0.38
@@ -194,7 +197,7 @@ def _strokes(
     width: int,
     height: int,
 ) -> Float[np.ndarray, "t h w"]:
-    """The coverage of all strokes so far; it never falls."""
+    """Returns the coverage of all strokes so far; it never decreases."""
     x, y = draw.pixel_grid(width, height)
     frames = (len(path) - 1) // _STEPS + 1
     ink = np.zeros((frames, height, width), np.float32)
@@ -216,7 +219,7 @@ def _hold(
     down: Bool[np.ndarray, "t"],
     radius: float,
 ) -> Float[np.ndarray, "t h w"]:
-    """Draws the tool over its tip, raised where it does not touch; its coverage."""
+    """Draws the tool over its tip, raised while up; returns its coverage."""
     x, y = draw.pixel_grid(canvas.shape[2], canvas.shape[1])
     lift = np.where(down, 0.0, 2.5)[:, None]
     at = (tip + lift * (0.3, -1)).astype(np.float32)[..., None, None]

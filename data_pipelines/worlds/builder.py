@@ -1,9 +1,9 @@
-"""`soraxla_worlds`, a TFDS dataset of clips that the worlds simulate.
+"""`soraxla_worlds`, a TFDS dataset of simulated clips.
 
 Parallel processes write it in ArrayRecord, without TensorFlow. Clip i is a function of
-(config, seed, i), so its bytes do not depend on how many processes there are. A shard
-is whole or not there, and a build that was interrupted goes on; the dataset is renamed
-to its place when all is written.
+(config, seed, i), so its bytes do not depend on the number of processes. Shards are
+written atomically, and an interrupted build continues; the dataset gets its final name
+when all shards are written.
 """
 
 import contextlib
@@ -30,20 +30,20 @@ from data_pipelines.worlds import WORLDS, draw_size
 from data_pipelines.worlds.sizes import PICTURES
 from soraxla.core.errors import UserError
 
-# Each clip is of a world that is drawn for it. `flat` has none seen from within; half
-# of its clips are of the world with the most words.
+# A world is drawn for each clip. `flat` has no first-person world; half of its clips
+# are of the world with the most words.
 MIXTURES = {
     "mixed": tuple(WORLDS),
     "flat": ("occlusion", "occlusion", "physics", "marks"),
 }
 CONFIGS = (*MIXTURES, *WORLDS)
 
-_SHARD = 128  # clips of a shard at most
+_SHARD = 128  # the most clips per shard
 _SEEDS = 2**31
 
 
 def _packed(dtype: Any, *shape: int | None) -> tfds.features.Tensor:
-    # zlib looks back 32 KiB, more than a frame of most sizes: what rests costs nothing.
+    # zlib looks back 32 KiB, more than most frames, so still regions cost nothing.
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
 
 
@@ -62,7 +62,7 @@ FEATURES: dict[str, Any] = {
 
 
 def world_of(config: str, seed: int) -> str:
-    """The world of a clip: the config's, or one drawn of its mixture."""
+    """Returns the world of a clip: the config's, or one drawn from its mixture."""
     if config not in MIXTURES:
         return config
     names = MIXTURES[config]
@@ -70,9 +70,9 @@ def world_of(config: str, seed: int) -> str:
 
 
 def example(config: str, seed: int, pictures: float = PICTURES) -> dict[str, Any]:
-    """One clip as `FEATURES` has it; docs/worlds.md says what each is.
+    """Returns one clip with the keys of `FEATURES`, which docs/worlds.md describes.
 
-    `camera` and `depth` have no rows of a flat world; `state` is the bytes of an .npz.
+    `camera` and `depth` have no rows in a flat world; `state` is the bytes of an .npz.
     """
     world = world_of(config, seed)
     episode = WORLDS[world](seed, **draw_size(seed, pictures=pictures)._asdict())
@@ -94,10 +94,10 @@ def example(config: str, seed: int, pictures: float = PICTURES) -> dict[str, Any
 
 
 class SoraxlaWorlds(FileReaderBuilder):
-    """`soraxla_worlds/CONFIG` in `data_dir`, a world or a mixture, of one split, train.
+    """The builder of `soraxla_worlds/CONFIG`, a world or a mixture of worlds.
 
-    Clip i has the seed `seed`·2³² + i; the share `pictures` have one frame. `workers`
-    processes write it.
+    Its only split is train. Clip i has the seed `seed`·2³² + i; the share `pictures`
+    has one frame. `workers` processes write it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -116,7 +116,7 @@ class SoraxlaWorlds(FileReaderBuilder):
         progress: bool = True,
         **builder: Any,
     ):
-        self.asked = {"clips": clips, "seed": seed, "pictures": pictures}
+        self.requested = {"clips": clips, "seed": seed, "pictures": pictures}
         self._workers, self._progress = workers, progress
         super().__init__(file_format="array_record", **builder)
 
@@ -125,11 +125,11 @@ class SoraxlaWorlds(FileReaderBuilder):
             builder=self,
             description="Clips of simulated worlds, with captions and the exact state.",
             features=tfds.features.FeaturesDict(FEATURES),
-            metadata=tfds.core.MetadataDict(self.asked | self._steering()),
+            metadata=tfds.core.MetadataDict(self.requested | self._steering()),
         )
 
     def _steering(self) -> dict[str, Any]:
-        """What steers clips, where a camera moves in them."""
+        """Returns the metadata of actions and camera, if the camera moves."""
         config = self.builder_config
         if config is None or config.name not in ("mixed", "voxel"):
             return {}
@@ -138,8 +138,8 @@ class SoraxlaWorlds(FileReaderBuilder):
         return {"actions": list(ACTIONS), "camera": True}
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        clips, seed, pictures = self.asked.values()
-        final = Path(self.data_path)  # TFDS renames it when this returns
+        clips, seed, pictures = self.requested.values()
+        final = Path(self.data_path)  # TFDS renames it after this function
         config = final.parent
         unfinished = config / f".{self.VERSION}-clips{clips}-seed{seed}-{pictures}"
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -183,12 +183,12 @@ def build(
 ) -> Path:
     """Writes `soraxla_worlds/CONFIG` below `data_dir`; returns the dataset's folder.
 
-    What is there already is left as it is, and what was interrupted goes on.
+    A finished dataset stays as it is, and an interrupted one continues.
 
     Raises:
-      UserError: in one line, for an unknown config, a number out of range, or a
-        dataset there that has other clips.
-      OSError: the folder cannot be written.
+        UserError: the config is unknown, a number is out of range, or the dataset
+            exists with other clips.
+        OSError: the folder cannot be written.
     """
     if config not in CONFIGS:
         raise UserError(f"unknown world {config!r}, expected {', '.join(CONFIGS)}")
@@ -209,14 +209,14 @@ def build(
         data_dir=os.fspath(data_dir),
     )
     folder = Path(builder.data_path)
-    there = builder.info.metadata or {}  # what was written, where something was
-    there = {name: there.get(name) for name in builder.asked}
-    if there != builder.asked:
+    written = builder.info.metadata or {}  # of an existing dataset
+    written = {name: written.get(name) for name in builder.requested}
+    if written != builder.requested:
         raise UserError(
-            f"{folder}: holds other clips ({_pairs(there)}) than asked for "
-            f"({_pairs(builder.asked)}); choose another --out, or remove the folder"
+            f"{folder}: holds other clips ({_pairs(written)}) than requested "
+            f"({_pairs(builder.requested)}); choose another --out, or remove the folder"
         )
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about downloads
         builder.download_and_prepare()
     return folder
 
@@ -229,7 +229,7 @@ def _pairs(numbers: Any) -> str:
 
 
 class _Shard(NamedTuple):
-    """Clips `first` to `last` - 1 in one file."""
+    """The clips `first` to `last` - 1, in one file."""
 
     file: Path
     config: str
@@ -239,20 +239,20 @@ class _Shard(NamedTuple):
     last: int
 
 
-_written: Any = None  # in a worker: the count of clips, shared by all
+_written: Any = None  # in a worker: the shared count of clips
 
 
 def _start(written: Any) -> None:
     global _written
     _written = written
-    # Ctrl-C stops the parent, which lets each worker end the shard it is at.
+    # Ctrl-C stops the parent, which lets each worker finish its shard.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A world that needs JAX must not fight over an accelerator with its neighbours.
+    # Worlds that need JAX must not share an accelerator.
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def _write(shard: _Shard) -> None:
-    """Writes one file, whole or not at all."""
+    """Writes one file atomically."""
     features: Any = tfds.features.FeaturesDict(FEATURES)
     serializer = ExampleSerializer(features.get_serialized_info())
     temporary = shard.file.with_name(f".{shard.file.name}.tmp")
@@ -260,7 +260,7 @@ def _write(shard: _Shard) -> None:
     for index in range(shard.first, shard.last):
         clip = example(shard.config, (shard.seed << 32) + index, shard.pictures)
         record = serializer.get_tf_example(features.encode_example(clip))
-        # A record is a map, whose order in bytes is else another in every process.
+        # Otherwise the order of a record's map differs between processes.
         writer.write(record.SerializeToString(deterministic=True))
         with _written.get_lock():
             _written.value += 1
@@ -269,11 +269,13 @@ def _write(shard: _Shard) -> None:
 
 
 def _write_all(shards: list[_Shard], workers: int, progress: bool) -> None:
-    """Writes the shards that are not there yet, and shows clips/s and what is left."""
+    """Writes the missing shards; shows clips/s and the remaining work."""
     missing = [shard for shard in shards if not shard.file.exists()]
     clips = sum(shard.last - shard.first for shard in missing)
     total = shards[-1].last
-    context = multiprocessing.get_context("spawn")  # safe beside any library's threads
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # safe with the threads of any library
     written = context.Value("q", 0)
     workers = min(workers, len(missing))
     if not missing:
@@ -295,8 +297,8 @@ def _write_all(shards: list[_Shard], workers: int, progress: bool) -> None:
                 bar.update(written.value - (bar.n - (total - clips)))
         except BrokenProcessPool:
             raise UserError(
-                "a process that simulates was ended from outside, perhaps for want of "
-                "memory; run this again with fewer --workers to go on"
+                "a process that simulates was killed, perhaps for lack of "
+                "memory; run this again with fewer --workers to continue"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)

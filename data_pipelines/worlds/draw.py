@@ -1,8 +1,8 @@
 """Drawing for the worlds: coverage from signed distances, soft backgrounds, layers.
 
 Pixels are float32 RGB of 0…255 until `finish`. Lengths are in pixels; (0, 0) is the
-picture's upper left corner, x runs right and y down, and a pixel's centre is at .5.
-A signed distance is negative inside; half a pixel on both sides of 0 is the edge.
+picture's upper left corner, x runs right and y down, and a pixel's centre is at .5. A
+signed distance is negative inside; half a pixel on both sides of 0 is the edge.
 """
 
 import zlib
@@ -42,18 +42,18 @@ BACKDROPS: dict[str, tuple[int, int, int]] = {
 }
 
 
-_APART = 95.0  # in RGB: the least that reads as another colour at a glance
+_APART = 95.0  # in RGB: the least that looks like another colour at a glance
 
 
 def generator(seed: int, world: str) -> np.random.Generator:
-    """The random numbers of one clip of one world."""
+    """Returns the random numbers of one clip of one world."""
     return np.random.default_rng((seed, zlib.crc32(world.encode())))
 
 
 def pixel_grid(
     width: int, height: int
 ) -> tuple[Float[np.ndarray, "1 w"], Float[np.ndarray, "h 1"]]:
-    """x and y of the pixels' centres."""
+    """Returns x and y of the pixels' centres."""
     x_W = np.arange(width, dtype=np.float32) + np.float32(0.5)
     y_H = np.arange(height, dtype=np.float32) + np.float32(0.5)
     return x_W[None, :], y_H[:, None]
@@ -73,14 +73,14 @@ def box(x: Plane, y: Plane, half_width: float, half_height: float) -> Plane:
 
 
 def capsule(x: Plane, y: Plane, to: tuple[float, float], radius: float) -> Plane:
-    """A thick line from the origin to `to`, round at its ends."""
+    """Returns the distance to a thick line from the origin to `to` with round ends."""
     dx, dy = np.float32(to[0]), np.float32(to[1])
     along = ((x * dx + y * dy) / max(dx * dx + dy * dy, np.float32(1e-6))).clip(0, 1)
     return circle(x - along * dx, y - along * dy, radius)
 
 
 def _sector(x: Plane, y: Plane, count: int) -> tuple[Plane, Plane]:
-    """The plane folded onto one of `count` sectors, the first of which points up."""
+    """Folds the plane onto one of `count` sectors, the first of which points up."""
     angle, step = np.arctan2(x, -y), 2 * np.pi / count
     angle = angle - step * np.round(angle / step)
     rho = np.sqrt(x * x + y * y)
@@ -105,7 +105,10 @@ def _cross(x: Plane, y: Plane, radius: float) -> Plane:
 
 
 def _heart(x: Plane, y: Plane, radius: float) -> Plane:
-    """A square on its corner, and a half circle on each of its upper sides."""
+    """Returns the signed distance to a square on its corner with two half circles.
+
+    The half circles are on its upper sides.
+    """
     x, y, half = np.abs(x), y - 0.08 * radius, 0.6 * radius
     lobe = half / np.sqrt(2)
     return np.minimum(
@@ -113,7 +116,7 @@ def _heart(x: Plane, y: Plane, radius: float) -> Plane:
     )
 
 
-REACH = 1.25  # no shape goes further than this many radii from its centre
+REACH = 1.25  # the largest extent of a shape from its centre, in radii
 
 SHAPES: dict[str, Callable[[Plane, Plane, float], Plane]] = {
     "circle": circle,
@@ -131,12 +134,12 @@ SHAPES: dict[str, Callable[[Plane, Plane, float], Plane]] = {
 
 
 def coverage(distance: Plane) -> Plane:
-    """How much of a pixel lies inside."""
+    """Returns the share of a pixel that is inside."""
     return (0.5 - distance).clip(0, 1).astype(np.float32)
 
 
 def soft(distance: Plane, blur: float) -> Plane:
-    """A shadow: coverage whose edge is `blur` pixels wide."""
+    """Returns a shadow: coverage with an edge of `blur` pixels."""
     inside = (0.5 - distance / np.float32(blur)).clip(0, 1)
     return (inside * inside * (3 - 2 * inside)).astype(np.float32)
 
@@ -146,12 +149,12 @@ def over(
     colour: Shaped[np.ndarray, "..."] | tuple[int, int, int],
     alpha: Plane,
 ) -> None:
-    """Paints `colour` on the canvas, in place, where `alpha` (T,H,W) says."""
+    """Paints `colour` on the canvas, in place, with opacity `alpha` (T,H,W)."""
     canvas += alpha[..., None] * (np.asarray(colour, np.float32) - canvas)
 
 
 def finish(canvas: Float[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"]:
-    """The canvas as 8-bit pixels."""
+    """Returns the canvas as 8-bit pixels."""
     return (canvas + 0.5).clip(0, 255).astype(np.uint8)
 
 
@@ -161,7 +164,7 @@ def finish(canvas: Float[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"]
 def noise(
     rng: np.random.Generator, width: int, height: int, cells: float
 ) -> Float[np.ndarray, "h w"]:
-    """Smooth noise of -1…1 with about `cells` bumps along the shorter side."""
+    """Returns smooth noise of -1…1 with about `cells` bumps along the shorter side."""
     size = min(width, height) / cells
     x_W = np.arange(width) / size
     y_H = np.arange(height) / size
@@ -180,7 +183,7 @@ def _smooth_steps(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def backdrop(
     rng: np.random.Generator, width: int, height: int, colour: tuple[int, int, int]
 ) -> Float[np.ndarray, "h w 3"]:
-    """A background about `colour`: a gradient, a vignette, a soft texture, stripes."""
+    """Draws a background near `colour`: gradient, vignette, soft texture, stripes."""
     x, y = pixel_grid(width, height)
     x, y = x / width - 0.5, y / height - 0.5
     angle = rng.uniform(0, 2 * np.pi)
@@ -203,7 +206,7 @@ def backdrop(
 def apart(
     names: dict[str, tuple[int, int, int]], colours: list[tuple[int, int, int]]
 ) -> list[str]:
-    """Those of `names` that stand out from each of the colours, as far as some do."""
+    """Returns the `names` that differ from each of the colours as far as some do."""
     away = {
         name: min(float(np.linalg.norm(np.subtract(rgb, other))) for other in colours)
         for name, rgb in names.items()
@@ -220,7 +223,7 @@ def flat_episode(
     caption: str,
     state: dict[str, np.ndarray],
 ) -> Episode:
-    """An episode of a world without depth, camera or actions."""
+    """Returns an episode of a world without depth, camera or actions."""
     frames = len(canvas)
     return Episode(
         video=finish(canvas),

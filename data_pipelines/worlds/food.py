@@ -1,4 +1,4 @@
-"""Things to eat, drawn from arcs: a burger, apples, a cookie, a doughnut."""
+"""Food, drawn from arcs: a burger, apples, a cookie, a doughnut."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,15 +12,15 @@ Colour = tuple[int, int, int]
 
 
 class Dish(NamedTuple):
-    """Food on its own, as pixels and how much of each it covers."""
+    """Food on a transparent background: pixels and their coverage."""
 
     colour: Float[np.ndarray, "h w 3"]
     alpha: Float[np.ndarray, "h w"]
-    flesh: Colour | None  # what a bite lays bare at its edge
+    flesh: Colour | None  # the colour at the edge of a bite
 
 
 class _Plate:
-    """Lays parts over each other; x and y run from -1 to 1 over the food."""
+    """A canvas of layered parts; x and y run from -1 to 1 over the food."""
 
     def __init__(
         self, width: int, height: int, centre: tuple[float, float], size: float
@@ -33,11 +33,11 @@ class _Plate:
         self.alpha = np.zeros((height, width), np.float32)
 
     def lay(self, distance: draw.Plane, colour: Colour, light: draw.Plane) -> None:
-        """A part by its signed distance in x and y, its edge a little darker."""
+        """Adds a part by its signed distance in x and y, with a darker edge."""
         pixels = distance * np.float32(self.size)
         light = light - 0.16 * draw.coverage(-1.2 - pixels)
         cover = draw.coverage(pixels)
-        # Under a part's soft edge lies what is there, and at the rim its own colour.
+        # A part's soft edge blends with the parts below; a rim keeps its colour.
         bare = self.alpha[..., None] == 0
         lit = (light[..., None] * np.asarray(colour, np.float32)).astype(np.float32)
         self.colour[0] = np.where(bare, lit, self.colour[0])
@@ -53,7 +53,7 @@ def _ellipse(x: draw.Plane, y: draw.Plane, a: float, b: float) -> draw.Plane:
 
 
 def _slab(x: draw.Plane, y: draw.Plane, a: float, b: float) -> draw.Plane:
-    """A bar of half width a and half height b, with round ends."""
+    """Returns the distance to a bar of half sides a and b with round ends."""
     return draw.capsule(x + (a - b), y, (2 * (a - b), 0.0), b)
 
 

@@ -1,4 +1,4 @@
-"""Marks that stay: a brush that leaves strokes, and food from which bites are taken."""
+"""Permanent marks: a brush that leaves strokes, and food that is eaten bite by bite."""
 
 from data_pipelines.worlds import draw
 from data_pipelines.worlds.bites import eat
@@ -8,27 +8,28 @@ from data_pipelines.worlds.sizes import check_size
 
 
 def simulate(seed: int, *, width: int, height: int, frames: int, fps: float) -> Episode:
-    """A clip of a tool that draws, or of food that is eaten bite by bite.
+    """Simulates a tool that draws, or food that is eaten bite by bite.
 
-    What has a mark keeps it: the marked pixels of a frame are among those of the next.
+    Marks are permanent: the marked pixels of a frame are among those of the next.
     A picture shows the end. The state has in all clips
 
     - `object` (N,): names, in the order of `ids`: "stroke" and the tool, or the food
-    - `marked` (T,H,W): bool, pixels that have a stroke, or have been bitten off
+    - `marked` (T,H,W): bool, pixels with a stroke, or bitten off
 
-    and where a tool draws
+    with a tool also
 
     - `brush` (T,2): x and y of its tip, in pixels; `down` (T,): bool, it touches
-    - `stroke` (S,): what each stroke is, such as "wave"; `radius` (): pixels
+    - `stroke` (S,): the kind of each stroke, such as "wave"; `radius` (): pixels
     - `colour`, `surface` (): names
 
-    or where food is eaten, by K bites,
+    and with food, for K bites,
 
     - `bite_time` (K,): seconds from the first frame
     - `bite_position` (K,2): centres, in pixels; `bite_radius` (K,): pixels
-    - `eaten` (T,): share of the food's pixels that is gone
+    - `eaten` (T,): share of the food's pixels that was eaten
 
-    Raises UserError, in one line, for a size that cannot be drawn.
+    Raises:
+      UserError: the size cannot be drawn.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     rng = draw.generator(seed, "marks")

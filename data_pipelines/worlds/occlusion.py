@@ -1,4 +1,4 @@
-"""Coloured shapes that glide behind walls and come back into view."""
+"""A world of coloured shapes that glide behind walls and come back into view."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -28,12 +28,11 @@ def simulate(
     held_out: bool = False,
     triple: Triple | None = None,
 ) -> Episode:
-    """A clip of one to three shapes, each of which glides at a constant velocity.
+    """Simulates one to three shapes, each gliding at a constant velocity.
 
-    Half of the clips show one shape. Most have a wall or two, which a shape that moves
-    passes behind, out of view where the wall is wide enough, and is back before the
-    end. Some shapes rest; in a picture, all. Triples of `HELD_OUT` do not occur unless
-    they are asked for.
+    Half of the clips show one shape. Most have one or two walls; a moving shape passes
+    behind them, out of view if the wall is wide enough, and is back before the end.
+    Some shapes rest; in a picture, all do. Triples of `HELD_OUT` occur only on request.
 
     `ids` counts shapes; a wall is 0. The state, of N shapes and M walls:
 
@@ -41,16 +40,18 @@ def simulate(
     - `radius` (N,): pixels
     - `position` (T,N,2): centres, x and y in pixels
     - `velocity` (N,2): pixels a second
-    - `visible` (T,N): share of the shape that can be seen
+    - `visible` (T,N): visible share of the shape
     - `walls` (M,4): left, top, right, bottom in pixels
     - `wall_colour`, `backdrop` (): names; `wall_colour` is "" without a wall
 
     Args:
-      held_out: shows one shape, of a triple in `HELD_OUT`, and a wall or two.
-      triple: shows one shape, of this colour, shape and direction, and a wall or two.
+      held_out: show one shape, of a triple in `HELD_OUT`, and one or two walls.
+      triple: show one shape, of this colour, shape and direction, and one or two
+        walls.
 
-    Raises UserError, in one line, for a size that cannot be drawn, an unknown triple,
-    both options at once, or either with a picture, which shows no direction.
+    Raises:
+      UserError: the size cannot be drawn, the triple is unknown, both options are
+        set, or one of them with a picture, which shows no direction.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     rng = draw.generator(seed, "occlusion")
@@ -103,7 +104,7 @@ def _render(
     UInt8[np.ndarray, "t h w"],
     Float[np.ndarray, "t n"],
 ]:
-    """Pixels, the shape at each, and the share of each shape that is in view."""
+    """Returns pixels, the shape at each, and the visible share of each shape."""
     frames = len(scene.position)
     x, y = draw.pixel_grid(width, height)
     back = draw.backdrop(rng, width, height, draw.BACKDROPS[scene.backdrop])
@@ -148,7 +149,7 @@ def _face(
     dx: draw.Plane,
     dy: draw.Plane,
 ) -> Float[np.ndarray, "h w 3"]:
-    """The lit face of a wall: a little rough, sometimes of planks, dark at its edge."""
+    """Returns the lit face of a wall: slightly rough, sometimes of planks."""
     height, width = distance.shape
     light = 1 + 0.06 * draw.noise(rng, width, height, 20.0) - 0.004 * (dx + dy)
     if rng.random() < 0.4:  # planks

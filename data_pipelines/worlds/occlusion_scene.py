@@ -1,4 +1,4 @@
-"""Where the shapes and walls of the world `occlusion` are, and how the shapes move."""
+"""Shapes, walls and motion of the world `occlusion`."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
 }
 _STRAIGHT = tuple(DIRECTIONS)[:4]
 _NAMES = tuple(draw.SHAPES)
-_WIDTHS = ((0.0, 0.0), (1.8, 2.8), (1.3, 1.9))  # of no, one, two walls, in radii
+_WIDTHS = ((0.0, 0.0), (1.8, 2.8), (1.3, 1.9))  # for no, one and two walls, in radii
 
 WALLS: dict[str, tuple[int, int, int]] = {
     "grey": (132, 134, 138),
@@ -32,8 +32,8 @@ WALLS: dict[str, tuple[int, int, int]] = {
 
 Triple = tuple[str, str, str]  # colour, shape, direction
 
-# Three of each colour's 32 (shape, straight direction): each shape 3 or 4 times of its
-# 40, each direction 7 or 8 times of its 80, and every pair of the three stays common.
+# Three of each colour's 32 (shape, straight direction): 3 or 4 of each shape's 40, 7 or
+# 8 of each direction's 80, so every pair of the three stays common.
 HELD_OUT: frozenset[Triple] = frozenset(
     (colour, _NAMES[(i + 3 * j) % 8], _STRAIGHT[(2 * i + i // 4 + j) % 4])
     for i, colour in enumerate(draw.COLOURS)
@@ -73,7 +73,7 @@ def draw_scene(
     wall_count = int(
         rng.choice(3, p=(0, 1 - two, two) if triple else (0.2, 0.8 - two, two))
     )
-    # A zone before, between and behind the walls in which a shape is wholly in view.
+    # Zones before, between and behind the walls, in which a shape is entirely in view.
     zones = wall_count + 1
     room = zones * 2 * draw.REACH + wall_count * _WIDTHS[wall_count][1]
     largest = min(
@@ -102,7 +102,7 @@ def draw_scene(
 def _walls(
     rng: np.random.Generator, along: float, count: int, radius: float
 ) -> Float[np.ndarray, "m 2"]:
-    """Where walls begin and end on the way, with room for a shape around each."""
+    """Returns starts and ends of walls on the path, with room for shapes between."""
     widths = radius * rng.uniform(*_WIDTHS[count], count)
     zone = 2 * draw.REACH * radius + 1
     spare = max(along - widths.sum() - zone * (count + 1), 0)
@@ -118,7 +118,7 @@ def _shapes(
     frames: int,
     triple: Triple | None,
 ) -> list[Shape]:
-    """The shapes' looks and ways; `upright` says how walls run, None without any."""
+    """Returns the shapes' looks and directions; `upright` is the walls' or None."""
     if triple is not None:
         return [Shape(*triple, float(radii[0]))]
     across = [
@@ -147,8 +147,8 @@ def _ends(
     upright: bool,
     walls: np.ndarray,
 ) -> Float[np.ndarray, "2 n 2"]:
-    """Each shape's centre at the start and at the end, where it is wholly in view."""
-    axis = 0 if upright else 1  # the one that walls cut
+    """Returns each shape's centre at the start and the end, both in full view."""
+    axis = 0 if upright else 1  # the axis that walls cross
     lanes = rng.permutation(len(shapes))
     ends = np.empty((2, len(shapes), 2))
     for k, shape in enumerate(shapes):
@@ -160,7 +160,7 @@ def _ends(
             first[axis], last[axis] = walls[0, 0] - reach, walls[-1, 1] + reach
         start, end = rng.uniform(low, first), rng.uniform(last, high)
         start, end = np.where(step < 0, end, start), np.where(step < 0, start, end)
-        # Across its way a shape keeps to a lane of its own; one at rest, to a side.
+        # Each moving shape keeps to a separate lane; one at rest, to a side.
         lane = low + (high - low) * (lanes[k] + rng.uniform(0.2, 0.8)) / len(shapes)
         still = np.where(step == 0, lane, start)
         if not step.any() and len(walls):

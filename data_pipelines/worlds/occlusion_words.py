@@ -19,7 +19,7 @@ TOWARD = {
 NOUNS = {"circle": ("circle", "disc"), "cross": ("cross", "plus sign")}
 _MOVES = ("moves", "glides", "slides", "drifts", "travels", "floats")
 _RESTS = ("rests", "stays still", "does not move", "stands still")
-_HIDDEN = 0.02  # in view less than this, a shape is out of sight
+_HIDDEN = 0.02  # visible share below which a shape is out of sight
 
 _BEHIND = (
     "{shape} {moves} {toward} and passes behind {wall}",
@@ -62,7 +62,7 @@ _PICTURES_BESIDE = (
 
 
 def caption(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
-    """A sentence that says each shape's colour and way, and the walls."""
+    """Writes a sentence with each shape's colour and direction, and the walls."""
     names = zip(state["colour"], state["shape"], strict=True)
     shapes = [
         article(f"{colour} {one_of(rng, NOUNS.get(shape, (shape,)))}")
@@ -91,7 +91,7 @@ def caption(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
 
 
 def _wall(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
-    """ "a grey wall", "two grey walls", or "" without one."""
+    """Returns "a grey wall", "two grey walls", or "" without one."""
     count = len(state["walls"])
     if not count:
         return ""

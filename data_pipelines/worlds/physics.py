@@ -15,14 +15,14 @@ _FLOORS = {"wooden": (164, 116, 70), "grey": (128, 130, 134), "white": (224, 222
 _FRAME = (92, 58, 34)
 _LIGHT = np.asarray(
     (-0.45, -0.62, 0.643), np.float32
-)  # toward the light: left, up, to the viewer
+)  # towards the light: left, up, to the viewer
 
 
 def simulate(seed: int, *, width: int, height: int, frames: int, fps: float) -> Episode:
-    """A clip of one to four balls in a box as large as the picture, without friction.
+    """Simulates one to four balls in a box of the picture's size, without friction.
 
-    Two thirds of the clips are seen from the side and have gravity, the others are
-    billiards, seen from above. Motion is exact from bounce to bounce (`bounces`).
+    Two thirds of the clips are side views with gravity; the others are billiards from
+    above. Motion is exact from bounce to bounce (`bounces`).
     `ids` counts balls. The state, of N balls and K bounces:
 
     - `colour` (N,): names
@@ -30,7 +30,7 @@ def simulate(seed: int, *, width: int, height: int, frames: int, fps: float) -> 
     - `mass` (N,): radius³, of spheres of one density
     - `position` (T,N,2): centres, x and y in pixels
     - `velocity` (T,N,2): pixels a second
-    - `box` (4,): left, top, right, bottom of the room balls have, in pixels
+    - `box` (4,): left, top, right, bottom of the balls' space, in pixels
     - `gravity` (): pixels a second², downward; 0 for billiards
     - `restitution` (): speed after a bounce over speed before it
     - `bounce_time` (K,): seconds from the first frame
@@ -39,7 +39,8 @@ def simulate(seed: int, *, width: int, height: int, frames: int, fps: float) -> 
       row k. From above, floor and ceiling are the lower and the upper cushion.
     - `floor` (): "wooden", "grey" or "white"; for billiards the cloth's colour
 
-    Raises UserError, in one line, for a size that cannot be drawn.
+    Raises:
+      UserError: the size cannot be drawn.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     rng = draw.generator(seed, "physics")
@@ -78,7 +79,7 @@ def _balls(rng: np.random.Generator, width: int, height: int, falls: bool) -> Ba
     radius = min(width, height) * rng.uniform(0.075, 0.13, count)
     low = np.array(box[:2]) + radius[:, None]
     high = np.array(box[2:]) - radius[:, None]
-    if falls:  # the upper part, so that there is a fall to see
+    if falls:  # in the upper part, so that the fall is visible
         high[:, 1] = low[:, 1] + 0.6 * (high[:, 1] - low[:, 1])
     while True:
         place = rng.uniform(low, high)
@@ -95,7 +96,7 @@ def _balls(rng: np.random.Generator, width: int, height: int, falls: bool) -> Ba
         gravity, bounce = 0.0, rng.uniform(0.8, 1.0)
         angle = rng.uniform(0, 2 * np.pi, count)
         pace = rng.uniform(0.4, 1.4, count) * room.min()
-        pace[1:] *= rng.random(count - 1) < 0.6  # some lie still until they are hit
+        pace[1:] *= rng.random(count - 1) < 0.6  # some rest until they are hit
         speed = pace[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     return Balls(place, speed, radius, box, float(gravity), float(bounce))
 
@@ -106,7 +107,7 @@ def _balls(rng: np.random.Generator, width: int, height: int, falls: bool) -> Ba
 def _room(
     rng: np.random.Generator, state: dict[str, np.ndarray], width: int, height: int
 ) -> Float[np.ndarray, "h w 3"]:
-    """A wall behind, a floor, and a frame where the balls meet the sides."""
+    """Draws a wall, a floor, and a frame at the sides of the balls' space."""
     x, y = draw.pixel_grid(width, height)
     left, top, right, bottom = state["box"]
     seen = [draw.COLOURS[name] for name in state["colour"]]
@@ -114,7 +115,7 @@ def _room(
     back = draw.backdrop(rng, width, height, draw.BACKDROPS[name])[None]
     sides = np.maximum(np.maximum(left - x, x - right), top - y)
     draw.over(back, (0, 0, 0), 0.25 * draw.soft(-sides, 6.0)[None])
-    edge = bottom - 0.04 * height  # balls touch the floor somewhat before its far edge
+    edge = bottom - 0.04 * height  # balls touch the floor slightly before its far edge
     grain = draw.noise(rng, width, height, 26.0) * 7 - 20 * (y - edge) / (height - edge)
     floor = np.asarray(_FLOORS[str(state["floor"])], np.float32) + grain[..., None]
     draw.over(back, (0, 0, 0), 0.3 * draw.soft(edge - 2 - y, 5.0)[None])
@@ -126,7 +127,7 @@ def _room(
 def _table(
     rng: np.random.Generator, state: dict[str, np.ndarray], width: int, height: int
 ) -> Float[np.ndarray, "h w 3"]:
-    """Cloth inside a wooden frame."""
+    """Draws cloth inside a wooden frame."""
     x, y = draw.pixel_grid(width, height)
     left, top, right, bottom = state["box"]
     across, down = x - (left + right) / 2, y - (top + bottom) / 2
@@ -152,7 +153,7 @@ def _paint(
     falls, bottom = bool(state["gravity"]), float(state["box"][3])
     for k, radius in enumerate(map(float, state["radius"])):
         dx, dy = x - places[:, k, 0], y - places[:, k, 1]
-        if falls:  # on the floor, the wider and fainter the higher the ball is
+        if falls:  # on the floor, wider and fainter for higher balls
             high = ((bottom - radius - places[:, k, 1]) / bottom).clip(0, 1)
             wide = radius * (1 + 0.6 * high)
             distance = draw.circle(dx, (y - bottom) * 3.2, 0.0) - wide
@@ -171,7 +172,7 @@ def _paint(
 def _sphere(
     dx: draw.Plane, dy: draw.Plane, radius: float, colour: str
 ) -> Float[np.ndarray, "t h w 3"]:
-    """The lit face of a ball, with a highlight."""
+    """Returns the lit face of a ball, with a highlight."""
     nx, ny = dx / radius, dy / radius
     nz = np.sqrt((1 - nx * nx - ny * ny).clip(0, 1))
     facing = nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2]

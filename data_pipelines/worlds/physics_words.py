@@ -7,12 +7,12 @@ import numpy as np
 from data_pipelines.worlds.words import NUMBERS, article, listed, one_of
 
 _TIMES = ("", "once", "twice", "three times", "four times")
-_STILL = 1.0  # pixels that a ball may be moved and is said to lie still
-_BOUNCY = 0.88  # restitution from which a ball is called bouncy
+_STILL = 1.0  # pixels that a ball may move and still counts as at rest
+_BOUNCY = 0.88  # lowest restitution of a "bouncy" ball
 
 
 def caption(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
-    """A sentence that says the balls, where they are, and what they meet."""
+    """Writes a sentence with the balls, their surroundings, and their collisions."""
     path = state["position"]
     moves = np.ptp(path, axis=0).max(-1) > _STILL
     if len(path) == 1 or not moves.any():
@@ -29,7 +29,7 @@ def caption(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
 
 
 def _balls(rng: np.random.Generator, colours: np.ndarray) -> str:
-    """ "a red ball and a blue ball", or "two balls, red and blue,"."""
+    """Returns "a red ball and a blue ball", or "two balls, red and blue,"."""
     if len(colours) > 1 and rng.random() < 0.5:
         return f"{NUMBERS[len(colours)]} balls, {listed(list(map(str, colours)))},"
     return listed([article(f"{colour} ball") for colour in colours])
@@ -52,7 +52,7 @@ def _falling(
     many: bool,
     collide: bool,
 ) -> str:
-    """Seen from the side."""
+    """Describes a side view."""
     floor = f"{state['floor']} floor"
     bounces = int((state["bounce_against"] == "floor").sum())
     if not bounces:
@@ -96,7 +96,7 @@ def _rolling(
     many: bool,
     collide: bool,
 ) -> str:
-    """Seen from above."""
+    """Describes a view from above."""
     table = f"{state['floor']} billiard table"
     rolls = one_of(rng, ("roll", "move") if many else ("rolls", "moves"))
     cushion = any("ball" not in str(met) for met in state["bounce_against"])

@@ -1,4 +1,4 @@
-"""How large, how long and how fast a clip is."""
+"""Sizes, lengths and frame rates of clips."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from soraxla.core.errors import UserError
 
-# (width, height), each a multiple of 16 pixels, and how often it is drawn.
+# (width, height), each a multiple of 16 pixels, and its weight.
 _SIZES = {
     (64, 64): 0.4,
     (96, 64): 0.12,
@@ -23,7 +23,7 @@ PICTURES = 0.1
 
 
 class Size(NamedTuple):
-    """The arguments of a world besides the seed."""
+    """The arguments of a world beside the seed."""
 
     width: int
     height: int
@@ -32,9 +32,9 @@ class Size(NamedTuple):
 
 
 def draw_size(seed: int, *, pictures: float = PICTURES) -> Size:
-    """A size for a clip: square, wide or tall, 17 to 65 frames, 8 to 24 fps.
+    """Draws a size for a clip: square, wide or tall, 17 to 65 frames, 8 to 24 fps.
 
-    The share `pictures` are of one frame.
+    The share `pictures` has one frame.
     """
     rng = np.random.default_rng((seed, 0))
     width, height = list(_SIZES)[rng.choice(len(_SIZES), p=list(_SIZES.values()))]
@@ -46,7 +46,7 @@ def draw_size(seed: int, *, pictures: float = PICTURES) -> Size:
 
 
 def check_size(*, width: int, height: int, frames: int, fps: float) -> None:
-    """UserError unless the worlds can draw such a clip."""
+    """Raises UserError unless the worlds can draw such a clip."""
     if min(width, height) < 32 or max(width, height) > 4 * min(width, height):
         raise UserError(
             f"a clip of {width}x{height} pixels, expected sides of at least 32, none "

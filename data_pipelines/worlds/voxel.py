@@ -1,23 +1,23 @@
-"""A land of blocks seen from within: by a player who acts in it, or a free camera.
+"""A land of blocks in first person: seen by a player who acts, or a free camera.
 
-Hills, trees, water and desert of cubes of one length, the unit of all distances; y is
-up, and the land repeats every 128 blocks, twice as far as one sees. `simulate` is a
-player, `film` a camera without one. Both fill an `Episode` with
+Hills, trees, water and desert are cubes of one length, the unit of all distances; y is
+up, and the land repeats every 128 blocks, twice the viewing distance. `simulate` has a
+player, `film` a camera without one. Both return an `Episode` with
 
 - `camera` (T,4,4): camera to world; x right, y down, z ahead, of the intrinsics that
   `voxel_view` gives: a field of view of 70 degrees in height, square pixels
-- `depth` (T,H,W): along the ray through a pixel's centre; 0 is sky, and what is over 64
+- `depth` (T,H,W): along the ray through a pixel's centre; 0 is sky, or farther than 64
 - `ids` (T,H,W): the block there; k is row k-1 of `block`
 
-and a state of
+and a state with
 
 - `block` (15,): names
 - `grid` (128,48,128): the block in each cell (x, y, z) at the start, as `ids` has them
-- `edits` (E,5): int32; frame, x, y, z of the grid, block: on the way to that frame the
-  block was put into the cell; 0 took out what was there
+- `edits` (E,5): int32; frame, x, y, z of the grid, block: before that frame the
+  block was put into the cell; 0 removed the block there
 - `position` (T,3), `yaw`, `pitch` (T,): of the camera, blocks and degrees; at yaw 0 it
   looks along z, yaw turns it right and pitch up; x and z may leave the grid
-- `feet` (T,3) and `grounded` (T,), of a player: where it stands, whether on something
+- `feet` (T,3) and `grounded` (T,), of a player: its position, and whether it stands
 - `biome`, `hour` (): names; `path` (), of a film: orbit, flight or turn
 """
 
@@ -45,7 +45,7 @@ from data_pipelines.worlds.voxel_view import (
     with_block,
 )
 from data_pipelines.worlds.voxel_words import (
-    Told,
+    PlayerHistory,
     both_ways,
     path_words,
     player_words,
@@ -53,11 +53,16 @@ from data_pipelines.worlds.voxel_words import (
 )
 from soraxla.core.errors import UserError
 
-_HANDS = (vb.BRICKS, vb.PLANKS, vb.MARBLE, vb.WOOL)  # what a player may place
+_HANDS = (
+    vb.BRICKS,
+    vb.PLANKS,
+    vb.MARBLE,
+    vb.WOOL,
+)  # the blocks that a player may place
 
 
 class _Edit(NamedTuple):
-    """A block put into a cell of the grid, in the place of another."""
+    """A block put into a cell of the grid, in place of another."""
 
     cell: tuple[int, int, int]
     block: int
@@ -65,7 +70,7 @@ class _Edit(NamedTuple):
 
 
 class _Start(NamedTuple):
-    """What a seed gives, whoever looks at it."""
+    """The parts of a clip that depend on the seed only."""
 
     land: Land
     hour: str
@@ -74,7 +79,7 @@ class _Start(NamedTuple):
 
 
 class _Played(NamedTuple):
-    """What became of a player; a row or an item for each frame."""
+    """A player's clip; a row or an item for each frame."""
 
     pictures: list[Picture]
     rows: Float[np.ndarray, "t a"]
@@ -92,14 +97,15 @@ def simulate(
     fps: float,
     actions: Float[np.ndarray, "n a"] | None = None,
 ) -> Episode:
-    """A clip by the eyes of a player who walks, digs and builds.
+    """Simulates a first-person clip of a player who walks, digs and builds.
 
-    Row k of `actions`, rows of `ACTIONS`, is done between frames k and k+1: what is dug
-    or placed is in the middle of frame k. After the last row the player stands still.
-    A varied script is drawn where none is given.
+    Row k of `actions`, rows of `ACTIONS`, is done between frames k and k+1: digging and
+    placing act on the middle of frame k. After the last row the player stands still.
+    Without `actions`, a varied script is drawn.
 
-    Raises UserError for a size out of range, or rows that are not of `ACTIONS` or are
-    too many for the frames.
+    Raises:
+        UserError: the size is out of range, or the rows are not of `ACTIONS` or more
+            than the frames allow.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     start = _start(seed)
@@ -112,7 +118,7 @@ def simulate(
     size = {"width": width, "height": height}
     played = _play(start.scene, player, hand, script, frames, fps, size)
     edits, players = played.edits, played.players
-    told = Told(
+    history = PlayerHistory(
         played.rows,
         np.array([p.grounded for p in players]),
         played.stopped,
@@ -129,20 +135,21 @@ def simulate(
     state = {
         "edits": np.array(changed, np.int32).reshape(-1, 5),
         "feet": np.array([p.feet for p in players], np.float32),
-        "grounded": told.grounded,
+        "grounded": history.grounded,
     }
     caption = episode.caption
     if frames > 1:
-        caption = both_ways(start.rng, caption, player_words(start.rng, told, fps))
+        caption = both_ways(start.rng, caption, player_words(start.rng, history, fps))
     return episode._replace(
         caption=caption, actions=played.rows, state=episode.state | state
     )
 
 
 def film(seed: int, *, width: int, height: int, frames: int, fps: float) -> Episode:
-    """A clip by a free camera that circles, flies or turns; its actions are 0.
+    """Simulates a free camera that circles, flies or turns; its actions are 0.
 
-    Raises UserError for a size out of range.
+    Raises:
+        UserError: the size is out of range.
     """
     check_size(width=width, height=height, frames=frames, fps=fps)
     start = _start(seed)
@@ -177,7 +184,7 @@ def _play(
     fps: float,
     size: dict[str, int],
 ) -> _Played:
-    """Frame by frame: a row of the script, what it digs or builds, the move, a look."""
+    """Plays a script frame by frame: a row, its digging, the move, a view."""
     played = _Played(
         [], np.zeros((frames, len(ACTIONS)), np.float32), [], np.zeros(frames, bool), []
     )
@@ -211,7 +218,7 @@ def _checked(actions: np.ndarray, frames: int) -> np.ndarray:
 
 
 def _use(scene: Scene, player: Player, row: np.ndarray, hand: int) -> _Edit | None:
-    """What the player's hand does: dig, else place; None where it reaches nothing."""
+    """Digs, or else places a block; returns None if nothing is within reach."""
     dig, place = (row[ACTIONS.index(name)] for name in ("dig", "place"))
     if not (dig or place):
         return None
@@ -224,7 +231,7 @@ def _use(scene: Scene, player: Player, row: np.ndarray, hand: int) -> _Edit | No
     if before == vb.AIR:
         return None
     if dig:
-        # The lowest layer stays: under it the land has no bottom.
+        # The lowest layer stays, since the land has nothing below it.
         kept = before == vb.WATER or cell[1] == 0
         return None if kept else _Edit(_in_grid(cell), vb.AIR, before)
     axis = int(hits.axis[0])
@@ -239,7 +246,7 @@ def _in_grid(cell: list[int]) -> tuple[int, int, int]:
 
 
 def _episode(start: _Start, pictures: list[Picture], fps: float, path: Path) -> Episode:
-    """The clip of a camera that does nothing; of its caption, what is seen."""
+    """Returns the clip of a free camera; its caption describes the view."""
     colour, depth, ids = (np.stack(part) for part in zip(*pictures, strict=True))
     return Episode(
         video=colour,

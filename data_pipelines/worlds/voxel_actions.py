@@ -1,4 +1,4 @@
-"""What a player can be told to do, in rows of a frame each, in text, or drawn."""
+"""A player's actions: rows of one per frame, from text or drawn at random."""
 
 from collections.abc import Generator
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from soraxla.packing import controls
 
-# A row of actions has a number for each, 1 where it is done and 0 where not.
+# A row of actions has a number for each: 1 for done, 0 for not.
 ACTIONS = (
     "forward",
     "back",
@@ -16,7 +16,7 @@ ACTIONS = (
     "up",  # looks
     "down",
     "jump",
-    "dig",  # what stands in the middle of the view, at most 5 blocks away
+    "dig",  # the block in the middle of the view, at most 5 blocks away
     "place",  # a block against it
     "step_left",
     "step_right",
@@ -24,7 +24,7 @@ ACTIONS = (
 
 
 def parse_actions(text: str) -> Float[np.ndarray, "t a"]:
-    """Rows of `ACTIONS`; see `soraxla.controls.parse_actions`."""
+    """Parses rows of `ACTIONS`; see `soraxla.packing.controls.parse_actions`."""
     return controls.parse_actions(text, ACTIONS)
 
 
@@ -32,10 +32,10 @@ Script = Generator[Float[np.ndarray, " a"], bool | None, None]
 
 
 def wander(rng: np.random.Generator, fps: float) -> Script:
-    """Endless rows of walks, turns, digs and buildings, drawn scene by scene.
+    """Yields endless rows of walking, turning, digging and building, drawn by scenes.
 
-    `send(stopped)` asks for the next row and says whether the player was stopped in the
-    one before; one who is stopped for a while turns away.
+    `send(stopped)` requests the next row and states whether the player was stopped in
+    the previous one; a player who is stopped for a while turns away.
     """
     scenes = (_stroll, _stroll, _look_around, _mine, _mine, _build, _hop, _sidestep)
     stopped = 0
@@ -50,7 +50,7 @@ def wander(rng: np.random.Generator, fps: float) -> Script:
 
 
 def replay(rows: Float[np.ndarray, "n a"]) -> Script:
-    """The rows, then rows of nothing."""
+    """Yields the rows, then rows of zeros."""
     for row in rows:  # noqa: UP028 - `yield from` would send to the array
         yield row
     while True:
@@ -58,7 +58,7 @@ def replay(rows: Float[np.ndarray, "n a"]) -> Script:
 
 
 _PATIENCE = 0.3  # seconds
-_Scene = list[tuple[str, float]]  # what, for how many seconds; 0 is one frame
+_Scene = list[tuple[str, float]]  # actions and their seconds; 0 is one frame
 
 
 def _rows(scene: _Scene, fps: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What blocks are: their names, how high they stand, and how their faces look."""
+"""Blocks: their names, their heights and their textures."""
 
 from functools import cache
 from typing import NamedTuple
@@ -27,19 +27,19 @@ BLOCKS = (
 (AIR, GRASS, DIRT, STONE, SAND, WATER, WOOD, LEAVES) = range(8)
 (SNOW, CACTUS, NEEDLES, SANDSTONE, BRICKS, PLANKS, MARBLE, WOOL) = range(8, 16)
 
-# How much of its cell a block fills, from below, for a body: one wades in water.
+# The filled share of a block's cell, from below, for a body: it wades in water.
 FILL = np.array([0 if b == AIR else 0.5 if b == WATER else 1 for b in range(16)])
 
 TOP, SIDE, BOTTOM = range(3)  # kinds of faces
-TEXELS = 16  # of a face, a side
-LEVELS = 5  # of the mip pyramid: 16, 8, 4, 2 and 1 texels a side
-# Where a level begins in a face's row of `atlas()`.
+TEXELS = 16  # per side of a face
+LEVELS = 5  # of the mip pyramid: 16, 8, 4, 2 and 1 texels per side
+# The start of each level in a face's row of `atlas()`.
 LEVEL_START = (0, 256, 320, 336, 340)
 
 
 class _Paint(NamedTuple):
     colour: tuple[int, int, int]
-    speckle: float  # of single texels, as a part of the colour
+    speckle: float  # of single texels, as a share of the colour
     blotch: float  # of patches of 4 texels
     pattern: str = ""
 
@@ -65,7 +65,7 @@ _PAINTS = {
 
 @cache
 def atlas() -> Float[np.ndarray, "48 341 3"]:
-    """The faces of all blocks, row 3·block + kind, as mip pyramids; colours 0…1."""
+    """Returns the faces of all blocks, row 3·block + kind, as mip pyramids of 0…1."""
     faces = np.zeros((len(BLOCKS), 3, TEXELS, TEXELS, 3), np.float32)
     rng = np.random.default_rng(16)
     for block, paint in _PAINTS.items():
@@ -83,7 +83,7 @@ def atlas() -> Float[np.ndarray, "48 341 3"]:
 
 
 def _face(rng: np.random.Generator, paint: _Paint, kind: int) -> np.ndarray:
-    """One face (16, 16, 3): rows from the top down."""
+    """Returns one face (16, 16, 3): rows from the top down."""
     speckle = rng.normal(size=(TEXELS, TEXELS))
     blotch = np.kron(rng.normal(size=(8, 8)), np.ones((2, 2)))
     bright = 1 + paint.speckle * speckle + paint.blotch * blotch
@@ -93,7 +93,7 @@ def _face(rng: np.random.Generator, paint: _Paint, kind: int) -> np.ndarray:
 
 
 def _pattern(name: str, kind: int) -> np.ndarray:
-    """Brightness (16, 16) of lines that a face is known by."""
+    """Returns brightness (16, 16) of a face's characteristic lines."""
     row, column = np.mgrid[:TEXELS, :TEXELS]
     if name == "bricks":
         joints = (row % 4 == 3) | ((column + 4 * (row // 4 % 2)) % 8 == 7)
@@ -109,7 +109,7 @@ def _pattern(name: str, kind: int) -> np.ndarray:
 
 
 def _crown(rng: np.random.Generator, faces: np.ndarray, block: int, soil: int) -> None:
-    """Sides of soil under a ragged edge of what grows or lies on top."""
+    """Draws sides of soil under a ragged edge of the top layer."""
     depth = rng.integers(3, 6, TEXELS)
     above = np.arange(TEXELS)[:, None] < depth[None, :]
     faces[block, SIDE] = np.where(
@@ -119,7 +119,7 @@ def _crown(rng: np.random.Generator, faces: np.ndarray, block: int, soil: int) -
 
 
 def _pyramids(faces_NHWC: np.ndarray) -> np.ndarray:
-    """(N, 341, 3): each face, then its means of 2x2, 4x4, … texels, flattened."""
+    """Returns (N, 341, 3): each face, then its means of 2x2, 4x4, … texels."""
     levels = []
     for _ in range(LEVELS):
         count, side = faces_NHWC.shape[:2]

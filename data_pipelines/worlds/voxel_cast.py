@@ -1,8 +1,8 @@
-"""Rays through a grid of blocks: what each hits first, and how far away.
+"""Rays through a grid of blocks: the first block that each hits, and its distance.
 
-The grid is crossed cell by cell as Amanatides and Woo do (1987), but where the nearest
-block is k cells away the whole empty cube of 2k − 1 cells is crossed at once (Cohen and
-Sheffer's proximity clouds, 1994).
+Rays cross the grid cell by cell as in Amanatides and Woo (1987), but if the nearest
+block is k cells away, they cross the whole empty cube of 2k − 1 cells at once (Cohen
+and Sheffer's proximity clouds, 1994).
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from data_pipelines.worlds.voxel_terrain import SIZE, TALL
 from soraxla.core.types import Array
 from soraxla.parallel.compiler import jit
 
-FARTHEST = 12  # cells; how far a leap looks for blocks
-# Half of what the land repeats after: no block is seen twice.
+FARTHEST = 12  # cells; the largest distance in `leaps`
+# Half the period of the land, so that no block is seen twice.
 VIEW = SIZE / 2  # cells; the length of a ray
 
 _WRAP = SIZE - 1  # SIZE is a power of two
@@ -26,16 +26,16 @@ _CUBE = np.abs(np.mgrid[[slice(-FARTHEST, FARTHEST + 1)] * 3]).max(0).astype(np.
 
 
 class Hits(NamedTuple):
-    """What rays hit. One that hits nothing has block 0, and the distance it went."""
+    """The hits of rays. A ray without a hit has block 0, and its length as distance."""
 
     distance: Float[Array, " n"]  # along the ray, in lengths of its direction
     cell: Int[Array, "3 n"]  # not wrapped into the grid
-    axis: Int[Array, " n"]  # of the face it enters by: 0, 1, 2 for x, y, z
+    axis: Int[Array, " n"]  # of the entered face: 0, 1, 2 for x, y, z
     block: Int[Array, " n"]
 
 
 def leaps(grid: UInt8[np.ndarray, "x y z"]) -> UInt8[np.ndarray, "x y z"]:
-    """Steps to the nearest block, diagonal ones included; `FARTHEST` at most."""
+    """Returns steps to the nearest block, also diagonal; at most `FARTHEST`."""
     near = grid != 0
     leap = (~near).astype(np.uint8)
     for _ in range(FARTHEST - 1):
@@ -50,9 +50,9 @@ def leaps(grid: UInt8[np.ndarray, "x y z"]) -> UInt8[np.ndarray, "x y z"]:
 def leaps_after(
     leap: UInt8[np.ndarray, "x y z"], cell: tuple[int, int, int], solid: bool
 ) -> UInt8[np.ndarray, "x y z"]:
-    """`leap` when one cell has become solid or empty: never too far a leap.
+    """Returns `leap` after one cell became solid or empty; no leap is too long.
 
-    Around a block that is gone the leaps stay as short as they were.
+    Around a removed block the leaps stay as short as they were.
     """
     leap = leap.copy()
     x, y, z = cell
@@ -67,12 +67,12 @@ def leaps_after(
 
 
 def index(x: Array, y: Array, z: Array) -> Array:
-    """Of cells of the endless land in a flattened grid; y is held inside the grid."""
+    """Returns indices of cells of the endless land in a flattened grid; clamps y."""
     return ((x & _WRAP) * TALL + jnp.clip(y, 0, TALL - 1)) * SIZE + (z & _WRAP)
 
 
 def gather(values: Array, at: Array) -> Array:
-    """values[at], computed alone: in a fusion it makes a CPU loop go one by one."""
+    """Returns values[at], not fused: in a fusion, a CPU loop gathers one by one."""
     return jax.lax.optimization_barrier(values[jax.lax.optimization_barrier(at)])
 
 
@@ -88,13 +88,13 @@ def trace(
     A ray that starts inside a block hits it at distance 0.
     """
     rays = direction.shape[1]
-    # A ray along a face needs a side on which it leaves: forwards, in a long while.
+    # A ray along a face needs a side where it leaves: far ahead.
     direction = jnp.where(jnp.abs(direction) < 1e-6, 1e-6, direction)
     ahead = [along > 0 for along in direction]
     inverse = [1 / along for along in direction]
 
     def room(cell: tuple[Array, ...]) -> Array:
-        """How many cells may be crossed at once; 0 ends a ray."""
+        """Returns the cells to cross at once; 0 ends a ray."""
         open_sky = (cell[1] >= TALL) & ahead[1]
         return jnp.where(open_sky, 0, leap[index(*cell)].astype(jnp.int32))
 
@@ -111,7 +111,7 @@ def trace(
         through = jnp.where(leave[0] == first, 0, jnp.where(leave[1] == first, 1, 2))
         moved = []
         for i in range(3):
-            # Whole numbers decide where the cube ends; rounding may not leave it.
+            # Integers decide where the cube ends, so rounding cannot leave it.
             beside = jnp.floor(origin[i] + first * direction[i]).astype(jnp.int32)
             beside = jnp.clip(beside, low[i], high[i] - 1)
             beyond = jnp.where(ahead[i], high[i], low[i] - 1)

@@ -11,7 +11,7 @@ from data_pipelines.worlds.voxel_terrain import SIZE, TALL, value_noise
 from soraxla.core.types import Array
 
 _CLOUDS_AT = 90.0  # height of the clouds, in blocks
-_CLOUD = 3  # blocks, the side of a cell of cloud
+_CLOUD = 3  # blocks, the side of a cloud cell
 _WIND = 1.5  # blocks a second
 
 
@@ -53,7 +53,7 @@ _HOURS = {
 
 
 def make_sky(seed: int) -> tuple[str, Sky]:
-    """The name of the hour, and the sky, of a seed."""
+    """Returns the name of the hour, and the sky, of a seed."""
     rng = np.random.default_rng((seed, 0x5C1))
     often = [hour.often for hour in _HOURS.values()]
     name = list(_HOURS)[int(rng.choice(len(_HOURS), p=often))]
@@ -76,11 +76,11 @@ def make_sky(seed: int) -> tuple[str, Sky]:
 def light(
     grid: UInt8[np.ndarray, "x y z"], sun: Float[np.ndarray, " 3"]
 ) -> UInt16[np.ndarray, "x y z"]:
-    """Sunlight of each cell in the low byte, openness around it in the high one.
+    """Returns sunlight of each cell in the low byte, openness in the high byte.
 
-    Sunlight is let down layer by layer along the sun's slope; what falls between
-    cells is shared among four, so shadows grow soft with distance. Openness is the
-    empty part of the cube of 5 cells; open ground has 3/5.
+    Sunlight descends layer by layer along the sun's slope; light between cells is
+    divided among four, so shadows soften with distance. Openness is the empty share of
+    the cube of 5 cells; open ground has 3/5.
     """
     empty_YXZ = np.ascontiguousarray((grid == 0).transpose(1, 0, 2)).astype(np.float32)
     slope = sun[[0, 2]] / sun[1]
@@ -100,7 +100,7 @@ def light(
 
 
 def _shifted(layer: np.ndarray, by: np.floating, axis: int) -> np.ndarray:
-    """layer[i + by] along a periodic axis, linear between cells."""
+    """Returns layer[i + by] along a periodic axis, linear between cells."""
     whole = int(np.floor(by))
     part = np.float32(by - whole)
     low, high = (np.roll(layer, -k, axis) for k in (whole, whole + 1))
@@ -108,13 +108,13 @@ def _shifted(layer: np.ndarray, by: np.floating, axis: int) -> np.ndarray:
 
 
 def gradient(sky: Sky, up: Array) -> list[Array]:
-    """Colour of the clear sky (3 of (n,)) where directions rise by `up` (n,)."""
+    """Returns the clear sky's colour (3 of (n,)) for directions of rise `up` (n,)."""
     part = jnp.sqrt(jnp.clip(up, 0, 1))
     return [h + (z - h) * part for z, h in zip(sky.zenith, sky.horizon, strict=True)]
 
 
 def sky_colour(sky: Sky, origin: Array, direction: Array, seconds: Array) -> list:
-    """Colour of the sky (3 of (n,)) along unit `direction` (3,n): sun and clouds."""
+    """Returns the sky's colour (3 of (n,)) along unit `direction` (3,n)."""
     colour = gradient(sky, direction[1])
     toward = sum(s * d for s, d in zip(sky.sun, direction, strict=True))
     glow = 0.22 * jnp.clip(toward, 0, 1) ** 12
@@ -125,7 +125,7 @@ def sky_colour(sky: Sky, origin: Array, direction: Array, seconds: Array) -> lis
     x = origin[0] + away * direction[0] + _WIND * seconds
     z = origin[2] + away * direction[2]
     x, z = (jnp.floor(a / _CLOUD).astype(jnp.int32) % SIZE for a in (x, z))
-    # Far clouds are thinner than a pixel: they fade into the haze.
+    # Far clouds are thinner than a pixel, so they fade into the haze.
     cover = gather(sky.clouds.reshape(-1), x * SIZE + z)
     cover = cover * jnp.clip((direction[1] - 0.06) * 4, 0, 1)
     return [

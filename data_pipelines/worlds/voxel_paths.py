@@ -1,4 +1,4 @@
-"""Where a view begins: outlooks for a player, and the paths of a free camera."""
+"""Starts of views: outlooks for a player, and the paths of a free camera."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from jaxtyping import Float, Int, UInt8
 from data_pipelines.worlds.voxel_player import EYES, Player, is_free
 from data_pipelines.worlds.voxel_terrain import SEA, SIZE, TALL, Land
 
-_TRIES = 200  # places that are looked at for a start
-_OUTLOOKS = 6  # of which the most open one is taken
-_CLEAR = 2  # blocks that a free camera stays from everything
+_TRIES = 200  # candidate positions for a start
+_OUTLOOKS = 6  # candidates, of which the most open one is used
+_CLEAR = 2  # blocks between a free camera and any block
 
 
 class Path(NamedTuple):
-    """A free camera's way; angles in degrees, as `voxel_view.camera` has them."""
+    """A free camera's path; angles in degrees, as in `voxel_view.camera`."""
 
     position: Float[np.ndarray, "t 3"]
     yaw: Float[np.ndarray, " t"]
@@ -23,12 +23,12 @@ class Path(NamedTuple):
 
 
 def surface(grid: UInt8[np.ndarray, "x y z"]) -> Int[np.ndarray, "x z"]:
-    """Height of the top of the highest block of each column, plants included."""
+    """Returns the height of the top of each column's highest block, with plants."""
     return TALL - np.argmax(grid[:, ::-1] != 0, axis=1)
 
 
 def start_player(rng: np.random.Generator, land: Land) -> Player:
-    """A player on dry ground who looks where the view is rather open."""
+    """Returns a player on dry ground who faces a fairly open view."""
     tops = surface(land.grid)
     outlooks: list[tuple[float, Player]] = []
     for _ in range(_TRIES):
@@ -45,7 +45,7 @@ def start_player(rng: np.random.Generator, land: Land) -> Player:
 
 
 def _steepness(tops: np.ndarray, eyes: np.ndarray, yaw: float) -> float:
-    """The steepest rise to what stands ahead, within 24 blocks."""
+    """Returns the steepest rise to the land ahead, within 24 blocks."""
     away = np.arange(1, 25)
     x = np.floor(eyes[0] - away * np.sin(np.radians(yaw))).astype(int) % SIZE
     z = np.floor(eyes[2] + away * np.cos(np.radians(yaw))).astype(int) % SIZE
@@ -55,7 +55,7 @@ def _steepness(tops: np.ndarray, eyes: np.ndarray, yaw: float) -> float:
 def draw_path(
     rng: np.random.Generator, land: Land, frames: int, fps: float
 ) -> tuple[str, Path]:
-    """The kind of a path, of `PATHS`, and a path of that kind that hits nothing."""
+    """Returns a kind of `PATHS`, and a path of that kind that hits nothing."""
     kind = list(PATHS)[int(rng.integers(len(PATHS)))]
     seconds = np.arange(frames) / fps
     path = PATHS[kind](rng, surface(land.grid), start_player(rng, land), seconds)
@@ -65,7 +65,7 @@ def draw_path(
 def _lifted(
     tops: np.ndarray, x: np.ndarray, z: np.ndarray, wanted: float
 ) -> np.ndarray:
-    """The positions at one height that is `wanted` or, if need be, higher."""
+    """Returns the positions at one height: `wanted`, or higher if necessary."""
     around = np.arange(-_CLEAR, _CLEAR + 1)
     columns = tops[
         (np.floor(x).astype(int)[:, None, None] + around[:, None]) % SIZE,
@@ -78,7 +78,7 @@ def _lifted(
 def _orbit(
     rng: np.random.Generator, tops: np.ndarray, player: Player, seconds: np.ndarray
 ) -> Path:
-    """Around the spot where a player might stand, looking at it."""
+    """Circles around a spot where a player might stand, looking at it."""
     x, y, z = player.feet
     radius, rate = rng.uniform(9, 18), rng.uniform(12, 32) * rng.choice([-1, 1])
     angle = np.radians(rng.uniform(0, 360) + rate * seconds)
@@ -97,7 +97,7 @@ def _orbit(
 def _flight(
     rng: np.random.Generator, tops: np.ndarray, player: Player, seconds: np.ndarray
 ) -> Path:
-    """Onwards over the land, in a slight bend."""
+    """Flies forward over the land, in a slight bend."""
     speed, bend = rng.uniform(3, 8), rng.uniform(-10, 10)
     yaw = player.yaw + bend * seconds
     step = speed * np.gradient(seconds) if len(seconds) > 1 else np.zeros(1)
@@ -110,7 +110,7 @@ def _flight(
 def _turn(
     rng: np.random.Generator, tops: np.ndarray, player: Player, seconds: np.ndarray
 ) -> Path:
-    """On the spot, at the height of eyes or somewhat above."""
+    """Turns on the spot, at eye height or slightly above."""
     rate = rng.uniform(14, 45) * rng.choice([-1, 1])
     x, z = (np.full(len(seconds), player.feet[i]) for i in (0, 2))
     position = _lifted(tops, x, z, player.feet[1] + EYES + rng.uniform(0, 4))

@@ -1,7 +1,7 @@
 """A player's body among blocks: it walks, climbs a step, falls, jumps, and is stopped.
 
-A frame is cut into equal ticks, and in a tick the box of the body moves along one axis
-after another, each time as far as the next block.
+A frame is divided into equal ticks. In a tick the box of the body moves along one axis
+after another, each time up to the next block.
 """
 
 import math
@@ -14,29 +14,29 @@ from data_pipelines.worlds.voxel_actions import ACTIONS
 from data_pipelines.worlds.voxel_blocks import FILL
 from data_pipelines.worlds.voxel_terrain import SIZE, TALL
 
-EYES = 1.62  # over the feet, in blocks; the body is 1.8 tall and 0.6 wide
+EYES = 1.62  # above the feet, in blocks; the body is 1.8 tall and 0.6 wide
 REACH = 5.0  # blocks from the eyes
 
 _HALF, _HEIGHT = 0.3, 1.8
 _WALK, _BACK = 4.3, 2.6  # blocks a second
 _TURN, _LOOK, _STEEPEST = 90.0, 60.0, 80.0  # degrees, a second
 _GRAVITY, _JUMP, _FASTEST = 26.0, 8.1, 19.0  # a jump is 1.26 blocks high
-_LIFT = 6.0  # blocks a second; how fast the eyes follow the feet up a step
-_STUCK = 0.4  # blocks a second; who walks and is slower is stopped
+_LIFT = 6.0  # blocks per second; the speed of the eyes after the feet climb a step
+_STUCK = 0.4  # blocks per second; a slower walk counts as stopped
 _WAYS = [ACTIONS.index(n) for n in ("forward", "back", "step_left", "step_right")]
-_TICK = 1 / 40  # seconds at most; nothing moves half a block in it
-_NEAR = 1e-6  # blocks; kept from what stops a body
+_TICK = 1 / 40  # the most seconds; nothing moves half a block in a tick
+_NEAR = 1e-6  # blocks; the gap between a body and its obstacle
 
 
 class Player(NamedTuple):
-    """A body. Angles are in degrees, as `voxel_view.camera` has them."""
+    """A body. Angles are in degrees, as in `voxel_view.camera`."""
 
-    feet: tuple[float, float, float]  # the middle of its ground
+    feet: tuple[float, float, float]  # the middle of its base
     yaw: float
     pitch: float
     rise: float = 0.0  # speed upwards, blocks a second
     grounded: bool = True
-    sunk: float = 0.0  # how far the eyes are still below their place, after a step
+    sunk: float = 0.0  # the eyes' remaining depth below their height, after a step
 
     @property
     def eyes(self) -> Float[np.ndarray, " 3"]:
@@ -45,7 +45,7 @@ class Player(NamedTuple):
 
 
 def is_free(blocks: UInt8[np.ndarray, "x y z"], feet: tuple) -> bool:
-    """Whether a body there is in no block. Water fills half of its cell."""
+    """Returns whether a body there is in no block. Water fills half of its cell."""
     x, y, z = feet
     for cx in range(math.floor(x - _HALF), math.ceil(x + _HALF)):
         for cz in range(math.floor(z - _HALF), math.ceil(z + _HALF)):
@@ -57,7 +57,7 @@ def is_free(blocks: UInt8[np.ndarray, "x y z"], feet: tuple) -> bool:
 
 
 def covers(player: Player, cell: tuple[int, int, int]) -> bool:
-    """Whether the body is partly in a cell of the endless land."""
+    """Returns whether the body is partly in a cell of the endless land."""
     x, y, z = player.feet
     sides = (
         (x - _HALF, x + _HALF, cell[0]),
@@ -73,7 +73,7 @@ def move(
     row: Float[np.ndarray, " a"],
     seconds: float,
 ) -> Player:
-    """The player after a frame of the actions of `row`; digging is not its matter."""
+    """Returns the player after a frame of the actions of `row`, except digging."""
     done = dict(zip(ACTIONS, row.tolist(), strict=True))
     ticks = math.ceil(seconds / _TICK)
     for _ in range(ticks):
@@ -84,7 +84,7 @@ def move(
 def is_stopped(
     before: Player, after: Player, row: Float[np.ndarray, " a"], seconds: float
 ) -> bool:
-    """Whether the player wanted to walk that frame, and stood against something."""
+    """Returns whether the player tried to walk in that frame and hit something."""
     moved = math.dist(before.feet[::2], after.feet[::2])
     return bool(row[_WAYS].any()) and after.grounded and moved < _STUCK * seconds
 
@@ -122,7 +122,7 @@ def _tick(blocks: np.ndarray, player: Player, done: dict, seconds: float) -> Pla
 def _walk(
     blocks: np.ndarray, feet: tuple, axis: int, way: float, grounded: bool
 ) -> tuple[tuple, float]:
-    """Feet moved along x or z, and how far they climbed to do so: a block at most."""
+    """Moves feet along x or z; returns them and their climb, at most one block."""
     moved, gone = _slide(blocks, feet, axis, way)
     if gone == way or not grounded:
         return moved, 0.0
@@ -136,14 +136,14 @@ def _walk(
 def _slide(
     blocks: np.ndarray, feet: tuple, axis: int, way: float
 ) -> tuple[tuple, float]:
-    """Feet moved along an axis as far as the body is free, and how far that is."""
+    """Moves feet along an axis while the body is free; returns them and the length."""
     target = list(feet)
     target[axis] += way
     if way == 0 or is_free(blocks, tuple(target)):
         return tuple(target), way
     low, high = (0.0, _HEIGHT) if axis == 1 else (-_HALF, _HALF)
-    # In a tick nothing moves half a block: what is in the way begins at the next
-    # border, which is half a cell further where a body comes down on water.
+    # In a tick nothing moves half a block: the obstacle begins at the next border,
+    # which is half a cell further for a body that falls on water.
     if way > 0:
         target[axis] = math.ceil(feet[axis] + high) - _NEAR - high
     else:

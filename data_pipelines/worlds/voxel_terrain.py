@@ -1,7 +1,7 @@
 """Land of blocks: hills from value noise, water, trees. The land repeats every 128.
 
-A grid is uint8 (x, y, z), y upwards, and stands for an endless land: block (x, y, z)
-is that of (x mod 128, y, z mod 128). All above the grid is air, all below is stone.
+A grid is uint8 (x, y, z), y upwards, and represents an endless land: block (x, y, z) is
+that of (x mod 128, y, z mod 128). All above the grid is air, all below is stone.
 """
 
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ SEA = 14  # the highest layer of water
 
 @dataclass(frozen=True, kw_only=True)
 class Biome:
-    """What a land is made of. Heights are in blocks."""
+    """The materials and shape of a land. Heights are in blocks."""
 
-    ground: float  # mean height over the sea
+    ground: float  # mean height above the sea
     relief: float  # of the hills
-    rough: float = 0.5  # the strength of a noise octave as a part of the one before
+    rough: float = 0.5  # the strength of a noise octave relative to the previous one
     ridges: bool = False
     top: int = vb.GRASS
     soil: int = vb.DIRT
-    trees: float = 0.0  # the part of places for a tree that have one
+    trees: float = 0.0  # the share of lattice points with a tree
     tree: int = vb.LEAVES  # the block of its crown
     snow_from: int = TALL
 
@@ -58,11 +58,11 @@ class Land(NamedTuple):
 
     grid: UInt8[np.ndarray, "x y z"]
     biome: str
-    ground: Int[np.ndarray, "x z"]  # y of the highest block that is not a plant's
+    ground: Int[np.ndarray, "x z"]  # y of the highest block that is no plant
 
 
 def make_land(seed: int) -> Land:
-    """The land of a seed."""
+    """Returns the land of a seed."""
     rng = np.random.default_rng((seed, 0x1A2D))
     name = list(BIOMES)[rng.integers(len(BIOMES))]
     biome = BIOMES[name]
@@ -75,8 +75,11 @@ def make_land(seed: int) -> Land:
 def value_noise(
     rng: np.random.Generator, size: int, cells: int, octaves: int, rough: float
 ) -> np.ndarray:
-    """Periodic value noise (size, size) of mean 0, about within ±1: `cells` a side in
-    the first octave, twice as many in each next one, `rough` times as strong."""
+    """Returns periodic value noise (size, size) of mean 0, about within ±1.
+
+    The first octave has `cells` per side; each next one has twice as many, `rough`
+    times as strong.
+    """
     total = np.zeros((size, size))
     for octave in range(octaves):
         count = cells << octave
@@ -93,7 +96,7 @@ def value_noise(
 
 
 def _heights(rng: np.random.Generator, biome: Biome) -> np.ndarray:
-    """(x, z): y of the highest block of the ground."""
+    """Returns (x, z): y of the highest block of the ground."""
     noise = value_noise(rng, SIZE, 4, 4, biome.rough)
     if biome.ridges:
         noise = noise + 0.7 * (0.5 - np.abs(value_noise(rng, SIZE, 4, 3, 0.5)))
@@ -102,7 +105,7 @@ def _heights(rng: np.random.Generator, biome: Biome) -> np.ndarray:
 
 
 def _strata(biome: Biome, height: np.ndarray) -> np.ndarray:
-    """Rock, soil, what covers it, and water up to the sea."""
+    """Returns rock, soil, its cover, and water up to the sea."""
     y = np.arange(TALL)[None, :, None]
     h = height[:, None, :]
     grid = np.where(y <= h - 4, vb.STONE, np.where(y <= h, biome.soil, vb.AIR))
@@ -122,7 +125,7 @@ def _strata(biome: Biome, height: np.ndarray) -> np.ndarray:
 def _plant(
     rng: np.random.Generator, biome: Biome, grid: np.ndarray, height: np.ndarray
 ) -> None:
-    """Trees (or cacti) on a jittered lattice, so that crowns hardly meet."""
+    """Adds trees (or cacti) on a jittered lattice, so that crowns rarely meet."""
     pitch = 8 if biome.tree == vb.CACTUS else 6
     for x0 in range(0, SIZE - pitch, pitch):
         for z0 in range(0, SIZE - pitch, pitch):
@@ -147,7 +150,7 @@ def _crown(
     foot: tuple[int, int, int],
     stem: int,
 ) -> None:
-    """A round crown of leaves, or the cone of a fir."""
+    """Adds a round crown of leaves, or the cone of a fir."""
     x, y, z = foot
     fir = block == vb.NEEDLES
     for dy in range(2 if fir else stem - 2, stem + 3):

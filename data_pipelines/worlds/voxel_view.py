@@ -1,8 +1,8 @@
-"""Pictures of a land of blocks: a pinhole camera in it, in colour, depth and blocks.
+"""Pictures of a land of blocks by a pinhole camera: colour, depth and blocks.
 
 A camera looks along +z, with x to the right and y down. Its vertical field of view is
 `FOV`, and pixels are square: the focal length is height / 2 / tan(FOV / 2) pixels, and
-the axis meets the picture at (width / 2, height / 2), pixel centres being at halves.
+the axis meets the picture at (width / 2, height / 2), with pixel centres at halves.
 """
 
 from functools import cache
@@ -30,8 +30,8 @@ from soraxla.parallel.compiler import jit
 FOV = 70.0  # degrees, of the height of a picture
 
 _VOLUMES = ("blocks", "leap", "light")
-_CHUNK = 512  # rays that are followed until the last of them ends
-_CORNER_WEIGHT = 1 / 8  # of each of the four corners of a pixel; its centre has 1/2
+_CHUNK = 512  # rays followed together, until the last of them ends
+_CORNER_WEIGHT = 1 / 8  # of each corner of a pixel; its centre has 1/2
 
 
 class Scene(NamedTuple):
@@ -52,12 +52,12 @@ class Picture(NamedTuple):
 
 
 def make_scene(grid: UInt8[np.ndarray, "x y z"], sky: Sky) -> Scene:
-    """A land under a sky."""
+    """Returns a land under a sky."""
     return Scene(grid, leaps(grid), light(grid, sky.sun), sky)
 
 
 def with_block(scene: Scene, cell: tuple[int, int, int], block: int) -> Scene:
-    """The scene when `cell`, inside the grid, holds another block."""
+    """Returns the scene with another block in `cell`, inside the grid."""
     blocks = scene.blocks.copy()
     blocks[cell] = block
     leap = leaps_after(scene.leap, cell, block != vb.AIR)
@@ -67,8 +67,11 @@ def with_block(scene: Scene, cell: tuple[int, int, int], block: int) -> Scene:
 def camera(
     position: Float[np.ndarray, " 3"], yaw: float, pitch: float
 ) -> Float[np.ndarray, "4 4"]:
-    """Camera to world. At yaw 0 it looks along +z; yaw turns it right, towards −x, and
-    pitch up; both in degrees."""
+    """Returns the camera-to-world matrix.
+
+    At yaw 0 it looks along +z; yaw turns it right, towards −x, and pitch up; both in
+    degrees.
+    """
     yaw, pitch = np.radians(yaw), np.radians(pitch)
     level = np.array([-np.sin(yaw), 0, np.cos(yaw)])
     right = np.array([-np.cos(yaw), 0, -np.sin(yaw)])
@@ -79,7 +82,7 @@ def camera(
 
 
 def rays(height: int, width: int, *, corners: bool) -> Float[np.ndarray, "3 n"]:
-    """Unit directions, in the camera, of pixel centres, or of the corners between."""
+    """Returns unit directions, in the camera, of pixel centres or of pixel corners."""
     focal = height / 2 / np.tan(np.radians(FOV) / 2)
     more, shift = (1, 0.0) if corners else (0, 0.5)
     down, right = np.mgrid[: height + more, : width + more] + shift
@@ -97,13 +100,13 @@ def render(
     height: int,
     width: int,
 ) -> Picture:
-    """The picture of a scene by a camera; `seconds` moves clouds and water.
+    """Renders a scene by a camera; `seconds` moves clouds and water.
 
     Rays go through the centres of pixels and through their corners, which neighbours
-    share: an antialiasing of five samples for the price of two.
+    share: antialiasing of five samples for the cost of two.
     """
     bundle, count = _bundle(height, width)
-    apart = 1.4 * np.tan(np.radians(FOV) / 2) / height  # of rays, at distance 1
+    apart = 1.4 * np.tan(np.radians(FOV) / 2) / height  # between rays, at distance 1
     numbers = (np.float32(n) for n in (seconds, apart))
     *colour, depth, block = (
         np.asarray(part).reshape(-1)
@@ -124,7 +127,7 @@ def render(
 
 @cache
 def _bundle(height: int, width: int) -> tuple[np.ndarray, int]:
-    """All rays of a picture in chunks (N,3,C), and how many chunks there are.
+    """Returns all rays of a picture in chunks (N,3,C), and the number of chunks.
 
     N is a power of two, so that most sizes of pictures share a compiled program.
     """
@@ -141,7 +144,7 @@ def _bundle(height: int, width: int) -> tuple[np.ndarray, int]:
 def _shoot(
     scene: Any, to_world: Array, seconds: Array, apart: Array, bundle: Array, count: Any
 ) -> tuple[Array, ...]:
-    """Red, green, blue, depth and block (N,C) of the first `count` chunks of rays."""
+    """Returns red, green, blue, depth and block (N,C) of the first `count` chunks."""
     scene = scene._replace(**{k: getattr(scene, k).reshape(-1) for k in _VOLUMES})
     turn, origin = to_world[:3, :3], to_world[:3, 3]
 
@@ -166,7 +169,7 @@ def _shade(
     seconds: Array,
     apart: Array,
 ) -> list[Array]:
-    """Colours (3 of (n,)) of rays: what they hit, lit, in haze; or the sky."""
+    """Returns colours (3 of (n,)) of rays: of lit hits in haze, or of the sky."""
     where = [o + hits.distance * d for o, d in zip(origin, direction, strict=True)]
     facing = [hits.axis == i for i in range(3)]
     back = [jnp.where(d > 0, -1, 1) for d in direction]
@@ -176,7 +179,7 @@ def _shade(
     sunlit, openness = _light_at(scene.light, where, facing, normal, hits.cell)
     sky = scene.sky
     toward = sum(n * s for n, s in zip(normal, sky.sun, strict=True))
-    # A little of the sun's light reaches faces that are turned away, from around.
+    # Faces that are turned away get a little indirect sunlight.
     sunlit = sunlit * (0.9 * jnp.clip(toward, 0, 1) + 0.12)
     up = 0.80 + 0.20 * normal[1] - 0.08 * facing[0]
     open_to = jnp.clip(openness / 0.6, 0.3, 1) * up
@@ -198,7 +201,7 @@ def _shade(
 def _texture(
     where: list, facing: list, normal: list, hits: Hits, seconds: Array, wide: Array
 ) -> list[Array]:
-    """Colours (3 of (n,)) of the faces; `wide` is a ray's width at distance 1."""
+    """Returns colours (3 of (n,)) of faces; `wide` is a ray's width at distance 1."""
     drift = jnp.where(hits.block == vb.WATER, 0.4 * seconds, 0)
     across = jnp.where(facing[0], where[2], where[0]) + drift
     along = jnp.where(facing[1], where[2], -where[1])
@@ -213,7 +216,7 @@ def _texture(
     kind = jnp.where(facing[1], jnp.where(normal[1] > 0, vb.TOP, vb.BOTTOM), vb.SIDE)
     atlas = vb.atlas()
     place = (hits.block * 3 + kind) * atlas.shape[1] + start + row * side + column
-    # No two blocks are quite alike.
+    # Vary each block slightly.
     mix = hits.cell[0] * 73856093 ^ hits.cell[1] * 19349663 ^ hits.cell[2] * 83492791
     vary = 0.95 + 0.1 * ((mix * 40503 >> 8) & 255) / 255
     vary = jnp.where(hits.block == vb.WATER, 1, vary)
@@ -224,7 +227,7 @@ def _texture(
 def _light_at(
     packed: Array, where: list, facing: list, normal: list, cell: Array
 ) -> tuple[Array, Array]:
-    """Sunlight and openness (n,) on faces, linear between the middles of cells."""
+    """Returns sunlight and openness (n,) on faces, linear between cell centres."""
     front = [c + n for c, n in zip(cell, normal, strict=True)]
     first = jnp.where(facing[0], where[1], where[0])
     second = jnp.where(facing[2], where[1], where[2])
@@ -252,7 +255,7 @@ def _light_at(
 def _on_water(
     sky: Sky, colour: list, direction: Array, hits: Hits, flat: Array, texel: list
 ) -> list[Array]:
-    """The sky in the surface of water, more of it the flatter one looks."""
+    """Mixes the sky into the surface of water, more at flatter angles."""
     ripple = texel[2] - 0.6
     mirror = 0.08 + 0.75 * (1 - jnp.clip(jnp.abs(direction[1]), 0, 1)) ** 3
     mirror = jnp.clip(mirror + 0.8 * ripple, 0, 1)

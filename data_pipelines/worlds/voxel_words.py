@@ -1,4 +1,4 @@
-"""Captions of the land of blocks, from what is seen and what has happened."""
+"""Captions of the land of blocks, from the view and the events."""
 
 from itertools import groupby
 from typing import NamedTuple
@@ -64,16 +64,16 @@ _DEEDS = {
 }
 _STANDS = ("stands still", "waits")
 _EDITS = ("dig", "place")
-_MOST = 5  # deeds that are told
+_MOST = 5  # the most deeds in a caption
 
 
-class Told(NamedTuple):
-    """What a player's deeds are told from; one row a frame."""
+class PlayerHistory(NamedTuple):
+    """The data for a sentence on a player's deeds; one row per frame."""
 
     actions: Float[np.ndarray, "t a"]
     grounded: Bool[np.ndarray, " t"]
-    stopped: Bool[np.ndarray, " t"]  # against something, on the way to the frame
-    dug: list[str]  # (T,): the block that was dug before the frame, or ""
+    stopped: Bool[np.ndarray, " t"]  # by an obstacle, before the frame
+    dug: list[str]  # (T,): the block dug before the frame, or ""
     placed: list[str]
 
 
@@ -83,7 +83,7 @@ def scene_words(
     hour: str,
     ids: UInt8[np.ndarray, "t h w"],
 ) -> str:
-    """A sentence for the land as it is seen."""
+    """Writes a sentence for the visible land."""
     share = np.bincount(ids.reshape(-1), minlength=len(vb.BLOCKS)) / ids.size
     things = []
     if share[vb.LEAVES] > 0.02 and biome != "forest":
@@ -109,23 +109,23 @@ def scene_words(
 
 
 def both_ways(rng: np.random.Generator, scene: str, motion: str) -> str:
-    """The two sentences, either first."""
+    """Joins the two sentences, in random order."""
     return " ".join((scene, motion) if rng.random() < 0.6 else (motion, scene))
 
 
 def path_words(rng: np.random.Generator, kind: str, yaw: np.ndarray) -> str:
-    """A sentence for a camera's path; `yaw` (T,) in degrees."""
+    """Writes a sentence for a camera's path; `yaw` (T,) in degrees."""
     turned = float(yaw[-1] - yaw[0])
-    # A camera that circles to the right turns left, to keep what it looks at.
+    # A camera that circles to the right turns left, to keep its target in view.
     right = (turned < 0) if kind == "orbit" else (turned > 0)
     side = "right" if right else "left"
     bend = f" and bends to the {side}" if abs(turned) > 12 else ""
     return one_of(rng, _PATHS[kind]).format(side=side, bend=bend)
 
 
-def player_words(rng: np.random.Generator, told: Told, fps: float) -> str:
-    """A sentence for what a player has done, in the order it was done."""
-    deeds = [_deed(told, i) for i in range(1, len(told.actions))]
+def player_words(rng: np.random.Generator, history: PlayerHistory, fps: float) -> str:
+    """Writes a sentence for a player's deeds, in their order."""
+    deeds = [_deed(history, i) for i in range(1, len(history.actions))]
     runs = [(deed, len(list(run))) for deed, run in groupby(filter(None, deeds))]
     long = [
         (deed, count)
@@ -133,7 +133,7 @@ def player_words(rng: np.random.Generator, told: Told, fps: float) -> str:
         if count / fps > 0.18 or deed.startswith((*_EDITS, "jump"))
     ]
     merged = _merged(long)
-    # Where too much happened, what changes the land is told first, then what is long.
+    # Too many deeds: those that change the land come first, then long ones.
     order = sorted(
         range(len(merged)),
         key=lambda i: (not merged[i][0].startswith(_EDITS), -merged[i][1]),
@@ -149,27 +149,27 @@ def player_words(rng: np.random.Generator, told: Told, fps: float) -> str:
 
 
 def _merged(runs: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Runs of one deed after another as one."""
+    """Joins consecutive runs of the same deed."""
     return [
         (deed, sum(count for _, count in same))
         for deed, same in groupby(runs, key=lambda run: run[0])
     ]
 
 
-def _deed(told: Told, i: int) -> str:
-    """What is mainly done between frames i-1 and i; "" for nothing."""
-    if told.dug[i]:
-        return f"dig {told.dug[i]}"
-    if told.placed[i]:
-        return f"place {told.placed[i]}"
-    done = {name for name, on in zip(ACTIONS, told.actions[i], strict=True) if on}
-    if "jump" in done and told.grounded[i - 1] and not told.grounded[i]:
+def _deed(history: PlayerHistory, i: int) -> str:
+    """Returns the main deed between frames i-1 and i; "" for none."""
+    if history.dug[i]:
+        return f"dig {history.dug[i]}"
+    if history.placed[i]:
+        return f"place {history.placed[i]}"
+    done = {name for name, on in zip(ACTIONS, history.actions[i], strict=True) if on}
+    if "jump" in done and history.grounded[i - 1] and not history.grounded[i]:
         return "jump"
     ways = [w for w in ("forward", "back", "step_left", "step_right") if w in done]
     sides = [s for s in ("left", "right") if s in done]
     looks = [v for v in ("up", "down") if v in done]
     if len(ways) == 1:
-        if told.stopped[i]:
+        if history.stopped[i]:
             return "stopped"
         if ways == ["forward"] and len(sides) == 1:
             return f"forward {sides[0]}"
