@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from data_pipelines.encode_conditions import FRAME, HOLE, HOLED, TAIL
+from soraxla.packing.bin_packing import Visit
 from soraxla.packing.conditioning import TAILS
 from soraxla.packing.patchify import Patch, lay_tokens, patchify
-from soraxla.packing.bin_packing import Visit
 
 Tensors = Mapping[str, np.ndarray]
 

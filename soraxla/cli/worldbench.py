@@ -90,7 +90,6 @@ def run(args: argparse.Namespace) -> None:
 
     from soraxla.core.config import to_dict
     from soraxla.evals.worldbench import record, report, runner
-    from soraxla.evals.worldbench.cases import heard
     from soraxla.files.hashing import sha256_of_tree
     from soraxla.generation.pipeline import load
     from soraxla.parallel.mesh import sampling_mesh
@@ -118,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
         cases, outcomes = plan.draw(), {}
         for case in itertools.chain(*cases.values()):
             # Says what is wrong with its windows.
-            ask = heard(case.ask, pipeline.dit.model.controls)
+            ask = supported(case.ask, pipeline.dit.model.controls)
             pipeline.context(request_of(ask, plan.windows))
         with tqdm(total=2 * sum(map(len, cases.values())), unit="clip") as bar:
             for name, each in cases.items():
@@ -228,11 +227,11 @@ def request_of(ask: "Ask", windows: Windows) -> "Request":
     from soraxla.generation.request import Request
     from soraxla.generation.task_inputs import Animate, Extend
 
-    given, size = ask.given, ask.size
-    overlap = max(len(given), 5)
-    task, window = Animate(first=given if len(given) else None), None
-    if len(given) > 1:
-        task, window = Extend(video=given), windows.window
+    condition, size = ask.condition, ask.size
+    overlap = max(len(condition), 5)
+    task, window = Animate(first=condition if len(condition) else None), None
+    if len(condition) > 1:
+        task, window = Extend(video=condition), windows.window
     return Request(
         prompt=ask.prompt,
         width=size.width,

@@ -1,1 +1,1 @@
-"""Numbers that say how good a model is."""
+"""Evaluations: measures of the quality of a model."""

@@ -1,7 +1,7 @@
-"""How well a video shows its prompt: CLIP score (arXiv 2104.08718), from local weights.
+"""CLIP score (arXiv 2104.08718) of a video and its prompt, from local weights.
 
-The cosine between where CLIP puts the text and where it puts each frame, as a
-percentage, negative ones as 0, averaged over the frames.
+The score is the cosine between CLIP's embeddings of the text and of each frame, as a
+percentage, with negative ones as 0, averaged over the frames.
 """
 
 import functools
@@ -18,7 +18,7 @@ from soraxla.models.text import clip, clip_vision
 from soraxla.models.text.tokens import Tokenizer, clean_markup, load_tokenizer
 from soraxla.parallel.compiler import encoder_dtype, jit
 
-_FRAMES = 16  # run at once; the last batch of a video is filled up
+_FRAMES = 16  # per batch; the last batch of a video is padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ class CLIPModel:
 
 
 def load_clip(folder: str | Path) -> CLIPModel:
-    """CLIP of a local folder with both towers, ViT-L/14 in what is published.
+    """Loads CLIP from a local folder with both towers; published scores use ViT-L/14.
 
-    Computed in bfloat16, on a CPU in float32.
+    It computes in bfloat16, on a CPU in float32.
 
     Raises:
-        UserError: see `models.text.folder` and `models.text.tokens.load_tokenizer`.
+        UserError: as `models.text.folder` and `models.text.tokens.load_tokenizer`.
     """
     path = Path(folder).expanduser().resolve()
     dtype = encoder_dtype()
@@ -58,15 +58,15 @@ def clip_score(
     videos: Sequence[UInt8[np.ndarray, "_ _ _ 3"]],
     prompts: Sequence[str],
 ) -> Float[np.ndarray, " videos"]:
-    """A score of 0…100 for each video (T, H, W, 3) and its prompt.
+    """Returns a score of 0…100 for each video (T, H, W, 3) and its prompt.
 
     Raises:
         UserError: the numbers of videos and prompts differ, or a video is empty.
     """
     if len(videos) != len(prompts):
         raise UserError(
-            f"{len(videos)} videos and {len(prompts)} prompts, expected one prompt a "
-            "video; give as many of both"
+            f"{len(videos)} videos and {len(prompts)} prompts, expected one prompt "
+            "per video; pass equal numbers"
         )
     pairs = zip(videos, prompts, strict=True)
     return np.array([_score(model, video, prompt) for video, prompt in pairs])

@@ -1,4 +1,4 @@
-"""Is a generated clip nearer to its own caption's sample than to any other?"""
+"""Retrieval of the sample that is nearest to a generated clip."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def nearest(
     clip: UInt8[np.ndarray, "t h w 3"],
     samples: Sequence[UInt8[np.ndarray, "_ _ _ 3"]],
 ) -> int:
-    """Place of the sample with the least mean squared error to the clip.
+    """Returns the index of the sample with the least mean squared error to the clip.
 
     All are resized to 8 frames (evenly spaced, the nearest taken) of 32×32 pixels.
     """
@@ -23,7 +23,7 @@ def nearest(
 
 
 def thumbnail(clip: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "8 32 32 3"]:
-    """The clip at 8 frames of 32×32 pixels, 0…255."""
+    """Returns the clip at 8 frames of 32×32 pixels, 0…255."""
     places = np.linspace(0, len(clip) - 1, FRAMES).round().astype(int)
     resample = Image.Resampling.BOX
     frames = [Image.fromarray(clip[i]).resize((SIDE, SIDE), resample) for i in places]

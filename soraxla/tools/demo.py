@@ -232,7 +232,7 @@ def measure(
     plan = [
         row
         for window in range(8)
-        for row in schedule_window(dataset.plan, cfg.pack, seed=0, window=window)
+        for row in schedule_window(dataset.sizes, cfg.pack, seed=0, window=window)
     ]
     ratio = denoising_ratio(
         pipeline.dit.params,

@@ -1,1 +1,1 @@
-"""What a model knows of the world, measured in worlds whose truth is known."""
+"""WorldBench: a model's knowledge of the world, measured in simulated worlds."""

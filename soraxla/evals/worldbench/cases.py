@@ -1,4 +1,4 @@
-"""What a model is asked, the truth it is measured against, and what a family is."""
+"""The types of WorldBench: asks, cases with their truth, measures and families."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from data_pipelines.worlds.voxel_actions import ACTIONS
 from soraxla.core.errors import UserError
 from soraxla.packing.controls import Controls
 
-# Clip i of a dataset has the seed 2³²·s + i (`data_pipelines.worlds.builder`); from
-# here to 2³² lie seeds that no dataset has, unless of more than three billion clips.
+# Clip i of a dataset has the seed 2³²·s + i (`data_pipelines.worlds.builder`). Seeds
+# from here to 2³² are in no dataset of fewer than three billion clips.
 FIRST_SEED = 3_000_000_000
 
 _STRIDE, _TRIES = 1_000_000, 300
@@ -25,67 +25,72 @@ Video = UInt8[np.ndarray, "t h w 3"]
 
 
 class Ask(NamedTuple):
-    """A clip of `size` from a prompt and its first frames, 1 + 4k of them or none.
+    """A request for a clip of `size` from a prompt and 1 + 4k condition frames.
 
-    What steers it has a row for each frame, given ones included; actions are those of
-    the world of voxels.
+    There may be no condition frames. Controls have a row for each frame, condition
+    frames included; actions are those of the world of voxels.
     """
 
     prompt: str
-    given: UInt8[np.ndarray, "k h w 3"]
+    condition: UInt8[np.ndarray, "k h w 3"]
     size: Size
     actions: Float[np.ndarray, "t a"] | None = None
     camera: Float[np.ndarray, "t 4 4"] | None = None
 
 
-def heard(ask: Ask, known: Controls) -> Ask:
-    """The ask without what a model is not steered by."""
+def supported(ask: Ask, controls: Controls) -> Ask:
+    """Returns the ask without the controls that a model does not have."""
     return ask._replace(
-        actions=ask.actions if known.actions == ACTIONS else None,
-        camera=ask.camera if known.camera else None,
+        actions=ask.actions if controls.actions == ACTIONS else None,
+        camera=ask.camera if controls.camera else None,
     )
 
 
-def unheard(ask: Ask, known: Controls) -> tuple[str, ...]:
-    """What such a model is not told: "actions" if there are any, "camera"."""
+def unsupported(ask: Ask, controls: Controls) -> tuple[str, ...]:
+    """Returns the ask's controls that the model lacks: "actions" if any, "camera"."""
     steering = ("actions", "camera")
-    told = heard(ask, known)
-    lost = [n for n in steering if getattr(told, n) is None is not getattr(ask, n)]
+    kept = supported(ask, controls)
+    lost = [n for n in steering if getattr(kept, n) is None is not getattr(ask, n)]
     return tuple(name for name in lost if getattr(ask, name).any())
 
 
-# Yields (place in what was asked, clip) as they are done. The first frames of a clip
-# are those given.
+# Yields (index of the ask, clip) as they are done. A clip begins with the condition
+# frames.
 Generate = Callable[[Sequence[Ask]], Iterable[tuple[int, np.ndarray]]]
-# What a VAE makes of the clip of an ask.
+# Returns a VAE's reconstruction of an ask's clip.
 Autoencode = Callable[[Ask, np.ndarray], np.ndarray]
 
 
 class Case(NamedTuple):
-    """A held-out clip, of which the first `given` frames are shown to the model.
+    """A held-out clip; the model is conditioned on its first `condition_frames`.
 
-    `steered` names what else it is told of the clip: "actions", "camera".
+    `steered` names the controls that the model also gets: "actions", "camera".
     """
 
     seed: int
     truth: Episode
-    given: int
+    condition_frames: int
     steered: tuple[str, ...] = ()
 
     @property
     def ask(self) -> Ask:
         frames, height, width, _ = self.truth.video.shape
         size = Size(width=width, height=height, frames=frames, fps=self.truth.fps)
-        told = {name: getattr(self.truth, name) for name in self.steered}
-        return Ask(self.truth.caption, self.truth.video[: self.given], size, **told)
+        controls = {name: getattr(self.truth, name) for name in self.steered}
+        return Ask(
+            self.truth.caption,
+            self.truth.video[: self.condition_frames],
+            size,
+            **controls,
+        )
 
 
 class Score(NamedTuple):
-    """What one clip is worth.
+    """The score of one clip.
 
-    `values` has a number for each measure of the family, NaN where the truth shows
-    nothing to measure. `curves` are for the eye: pairs of the truth and what was made,
-    a value a frame. `note` is what was seen, in words.
+    `values` has a number for each measure of the family, NaN if the truth shows nothing
+    to measure. `curves` are for plots: pairs of the truth and the generated clip, with
+    a value per frame. `note` describes the clip in words.
     """
 
     values: Mapping[str, float]
@@ -95,13 +100,13 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A number of a family.
+    """A measure of a family.
 
     Attributes:
         unit: "px", "s", or "share" of 1.
-        what: in a line.
-        higher: better when higher.
-        copies: a clip in which the last given frame stands still is a floor of it.
+        what: its description in a line.
+        higher: higher is better.
+        copies: a clip that repeats the last condition frame is one of its floors.
     """
 
     unit: str
@@ -115,11 +120,11 @@ class Family:
     """A question about a world.
 
     Attributes:
-        case: the case of a seed; a pure function. UserError for a size in which
-            nothing can be asked.
-        score: a clip against the truth; NaN depends on the case alone.
-        chance: what guessing gets, by the name of the guess.
-        clips: how many are asked for unless said otherwise.
+        case: the case of a seed; a pure function. UserError for a size without any
+            case.
+        score: scores a clip against the truth; NaN depends on the case only.
+        chance: chance levels, by the name of the guess.
+        clips: the default number of clips.
     """
 
     what: str
@@ -131,24 +136,24 @@ class Family:
 
 
 def candidates(seed: int) -> Iterator[int]:
-    """Seeds to try for a case until one shows what is asked; all are held out."""
+    """Yields seeds to try for a case; all are held out."""
     return iter(range(seed, seed + _TRIES * _STRIDE, _STRIDE))
 
 
 def nothing_to_ask(world: str, size: Size) -> UserError:
-    """What is said where no candidate will do."""
+    """Returns the error for a size without a suitable candidate."""
     return UserError(
         f"no clip of {size.width}x{size.height} pixels and {size.frames} frames of the "
-        f"world {world} shows what is asked: ask for more frames"
+        f"world {world} fits this family: use more frames"
     )
 
 
 def half_diagonal(video: np.ndarray) -> float:
-    """Pixels; what a thing that is not there is away from its place."""
+    """Returns half the diagonal in pixels: the error of a missing thing's position."""
     return float(np.hypot(*video.shape[1:3])) / 2
 
 
 def still(case: Case) -> Video:
-    """A clip that goes on with its last given frame."""
-    frames = np.arange(len(case.truth.video)).clip(0, max(case.given - 1, 0))
+    """Returns a clip that repeats its last condition frame."""
+    frames = np.arange(len(case.truth.video)).clip(0, max(case.condition_frames - 1, 0))
     return case.truth.video[frames]

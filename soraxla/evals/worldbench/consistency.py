@@ -1,7 +1,7 @@
-"""Is what is seen from two places one scene, under the camera that is known?
+"""The family `consistency`: frames from two positions must show one scene.
 
-The reprojection error of structure from motion (Hartley and Zisserman, 2004), with the
-simulator's depth and camera in place of estimates.
+The measure is the reprojection error of structure from motion (Hartley and Zisserman,
+2004), with the simulator's depth and camera instead of estimates.
 """
 
 from collections.abc import Sequence
@@ -23,42 +23,42 @@ from soraxla.evals.worldbench.cases import (
 from soraxla.evals.worldbench.matching import contrast, displacement
 from soraxla.evals.worldbench.views import Shared, look_up, shared
 
-GIVEN = 9  # frames, 3 latents: the way the camera goes can be seen
-_PAIRS = 6  # of frames that are compared, of each kind
+CONDITION_FRAMES = 9  # frames, 3 latents: they show the camera's motion
+_PAIRS = 6  # compared pairs of frames, of each kind
 _COVISIBLE = 0.2  # share of a frame
-_MOVED = 0.05  # of the height, by which the middle pixel must have moved
-_TEXTURED = 8.0  # of 255: the contrast of blocks that are looked for
-_NOTHING = 1.0  # of 255: frames that differ by less do not move
+_MOVED = 0.05  # of the height: the least motion of the middle pixel
+_TEXTURED = 8.0  # of 255: the least contrast of a compared block
+_NOTHING = 1.0  # of 255: a smaller difference between frames is no motion
 
 _Pairs = list[tuple[int, int, Shared]]
 
 
 def case(seed: int, size: Size) -> Case:
-    """A free camera's clip; both kinds of pairs are in it."""
-    for candidate in candidates(seed) if size.frames >= GIVEN + 8 else ():
+    """Returns a free camera's clip with both kinds of pairs."""
+    for candidate in candidates(seed) if size.frames >= CONDITION_FRAMES + 8 else ():
         truth = voxel.film(candidate, **size._asdict())
-        if _from_given(truth) and _of_made(truth):
-            return Case(candidate, truth, GIVEN, ("actions", "camera"))
+        if _with_condition(truth) and _of_generated(truth):
+            return Case(candidate, truth, CONDITION_FRAMES, ("actions", "camera"))
     raise nothing_to_ask("voxel", size)
 
 
 def _ends(truth: Episode) -> range:
-    """The last frames of the latents after those given."""
-    return range(GIVEN + 3, len(truth.video), 4)
+    """Returns the last frames of the latents after the condition frames."""
+    return range(CONDITION_FRAMES + 3, len(truth.video), 4)
 
 
-def _from_given(truth: Episode) -> _Pairs:
-    """The last given frame, and later ones that show some of it again."""
-    return _compared(truth, [(GIVEN - 1, j) for j in _ends(truth)])
+def _with_condition(truth: Episode) -> _Pairs:
+    """Returns pairs of the last condition frame and later frames that overlap it."""
+    return _compared(truth, [(CONDITION_FRAMES - 1, j) for j in _ends(truth)])
 
 
-def _of_made(truth: Episode) -> _Pairs:
+def _of_generated(truth: Episode) -> _Pairs:
     ends = _ends(truth)
     return _compared(truth, [(i, j) for i in ends for j in ends if i < j])
 
 
 def _compared(truth: Episode, pairs: Sequence[tuple[int, int]]) -> _Pairs:
-    """Those that share enough, seen from places that are far enough apart."""
+    """Returns the pairs that overlap enough, from positions far enough apart."""
     every = [(i, j, shared(truth, i, j)) for i, j in pairs]
     least = _MOVED * truth.video.shape[1]
     good = [
@@ -72,19 +72,24 @@ def _compared(truth: Episode, pairs: Sequence[tuple[int, int]]) -> _Pairs:
 
 def score(case: Case, video: np.ndarray) -> Score:
     truth = case.truth
-    given, made = _from_given(truth), _of_made(truth)
+    with_condition, made = _with_condition(truth), _of_generated(truth)
     values = {
-        "scene error": float(np.mean([_residual(video, *pair) for pair in given])),
-        "scene displacement": _displacement(case, video, given),
+        "scene error": float(
+            np.mean([_residual(video, *pair) for pair in with_condition])
+        ),
+        "scene displacement": _displacement(case, video, with_condition),
         "reprojection error": float(np.mean([_unexplained(video, *p) for p in made])),
         "displacement": _displacement(case, video, made),
     }
-    views = [shared(truth, GIVEN - 1, j) for j in range(GIVEN, len(video))]
+    views = [
+        shared(truth, CONDITION_FRAMES - 1, j)
+        for j in range(CONDITION_FRAMES, len(video))
+    ]
     curves = []
     for each in (truth.video, video):
         curve = np.full(len(video), np.nan)
-        curve[GIVEN:] = [
-            _residual(each, GIVEN - 1, GIVEN + k, view)
+        curve[CONDITION_FRAMES:] = [
+            _residual(each, CONDITION_FRAMES - 1, CONDITION_FRAMES + k, view)
             if view.both.mean() > _COVISIBLE
             else np.nan
             for k, view in enumerate(views)
@@ -94,21 +99,21 @@ def score(case: Case, video: np.ndarray) -> Score:
 
 
 def _warped(video: Video, other: int, view: Shared) -> np.ndarray:
-    """Frame `other` as it is seen from a view's place; NaN outside of it."""
+    """Returns frame `other` warped to a view's camera; NaN outside it."""
     picture = video[other : other + 1].astype(np.float32)
     return look_up(picture, view.x[None], view.y[None])[0]
 
 
 def _residual(video: Video, other: int, frame: int, view: Shared) -> float:
-    """Of 255: the mean difference of what both frames show."""
+    """Returns the mean difference, out of 255, of the overlap of both frames."""
     warped = _warped(video, other, view)
     return float(np.abs(warped - video[frame])[view.both].mean())
 
 
 def _unexplained(video: Video, other: int, frame: int, view: Shared) -> float:
-    """The residual as a share of the change between the frames, at most 1.
+    """Returns the residual as a share of the change between the frames, at most 1.
 
-    A clip that stands still does not change, and has 1: the camera does not explain it.
+    A clip that stands still does not change and has 1: the camera does not explain it.
     """
     change = video[other].astype(np.float32) - video[frame]
     before = float(np.abs(change)[view.both].mean())
@@ -118,7 +123,7 @@ def _unexplained(video: Video, other: int, frame: int, view: Shared) -> float:
 
 
 def _displacement(case: Case, video: Video, pairs: _Pairs) -> float:
-    """Pixels from where textured blocks must be to where they are."""
+    """Returns the pixels between expected and found positions of textured blocks."""
     away = []
     for other, frame, view in pairs:
         warped = np.nan_to_num(_warped(video, other, view))
@@ -129,22 +134,23 @@ def _displacement(case: Case, video: Video, pairs: _Pairs) -> float:
 
 
 FAMILY = Family(
-    what=f"the camera circles, flies or turns on after {GIVEN} given frames",
+    what=f"the camera circles, flies or turns on after {CONDITION_FRAMES} frames",
     measures={
         "scene error": Measure(
             unit="of 255",
-            what="from what the last given frame shows, where it must be seen again",
+            what="from the last condition frame, where it must be in view again",
         ),
         "scene displacement": Measure(
-            unit="px", what="of what the last given frame shows, from where it must be"
+            unit="px",
+            what="of the last condition frame's content, from its true position",
         ),
         "reprojection error": Measure(
             unit="share",
-            what="of the change between made frames that the camera does not explain",
+            what="of the change between generated frames, unexplained by the camera",
         ),
         "displacement": Measure(
             unit="px",
-            what="of what a made frame shows, in another, from where it must be",
+            what="of a generated frame's content in another, from its true position",
         ),
     },
     case=case,

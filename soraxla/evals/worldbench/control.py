@@ -1,4 +1,4 @@
-"""Does the view move as the player's actions say, and is what is dug or built seen?"""
+"""The family `control`: the view must follow the player's actions and show edits."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,17 +23,17 @@ from soraxla.evals.worldbench.cases import (
 )
 from soraxla.evals.worldbench.motion import Motion, motion, true_motion
 
-GIVEN = 9  # frames, 3 latents
-_TURNS, _WALKS = 5.0, 0.4  # degrees and blocks a latent: it does
-_SOME = 0.1  # of the true motion: the same way
-# Degrees and blocks that the tracker may be off in the truth itself.
+CONDITION_FRAMES = 9  # frames, 3 latents
+_TURNS, _WALKS = 5.0, 0.4  # degrees and blocks per latent of a turn and a walk
+_SOME = 0.1  # of the true motion: the same direction
+# The tracker's largest error on the truth, in degrees and blocks.
 _SURE = 3.0, 0.4
 _LEAST = 12  # pixels that an edit changes
-_LASTS = 4  # frames before and after an edit, between which it is looked for
+_LASTS = 4  # frames before and after an edit that are compared
 
 
 class Edit(NamedTuple):
-    """What digs or places, seen by a view that rests from one frame to another."""
+    """A digging or placing, seen by a view that is still between two frames."""
 
     before: int
     after: int
@@ -42,20 +42,20 @@ class Edit(NamedTuple):
 
 
 def case(seed: int, size: Size) -> Case:
-    """The player turns and walks; of every other one, it digs or places, too."""
+    """Returns a player who turns and walks; every other one also digs or places."""
     edited = (seed - FIRST_SEED) % 2 == 1
-    for candidate in candidates(seed) if size.frames >= GIVEN + 8 else ():
+    for candidate in candidates(seed) if size.frames >= CONDITION_FRAMES + 8 else ():
         rows = _script(np.random.default_rng((candidate, 0xAC7)), size, edited)
         truth = voxel.simulate(candidate, **size._asdict(), actions=rows)
         if _asks(truth, edited):
-            return Case(candidate, truth, GIVEN, ("actions",))
+            return Case(candidate, truth, CONDITION_FRAMES, ("actions",))
     raise nothing_to_ask("voxel", size)
 
 
 def _script(
     rng: np.random.Generator, size: Size, edited: bool
 ) -> Float[np.ndarray, "n a"]:
-    """Something else in the given frames than after them, there in any order."""
+    """Returns actions that differ between the condition frames and later frames."""
     side, other = rng.permutation(["left", "right"])
     way = "forward" if rng.random() < 0.6 else "back"
     edit = "dig" if rng.random() < 0.6 else "place"
@@ -70,14 +70,17 @@ def _script(
         for scene in scenes
         for name, seconds in scene
     ]
-    # One who looks down reaches what is to be dug.
-    lead = f"{'down' if edited else 'forward'}*{GIVEN - 1}"
+    # A player who looks down reaches a block to dig.
+    lead = f"{'down' if edited else 'forward'}*{CONDITION_FRAMES - 1}"
     return parse_actions(",".join([lead, *items]))[: size.frames - 1]
 
 
 def _asks(truth: Episode, edited: bool) -> bool:
-    """Whether what is measured is there, and the tracker is right of the truth."""
-    due, found = true_motion(truth, GIVEN), motion(truth.video, truth, GIVEN)
+    """Returns whether the truth has the measured events, and the tracker finds them."""
+    due, found = (
+        true_motion(truth, CONDITION_FRAMES),
+        motion(truth.video, truth, CONDITION_FRAMES),
+    )
     off = [
         np.abs(np.cumsum(there) - np.cumsum(seen)).max()
         for there, seen in zip(due, found, strict=True)
@@ -97,7 +100,10 @@ def _walks(due: Motion) -> Bool[np.ndarray, " n"]:
 
 def score(case: Case, video: np.ndarray) -> Score:
     truth = case.truth
-    due, made = true_motion(truth, GIVEN), motion(video, truth, GIVEN)
+    due, made = (
+        true_motion(truth, CONDITION_FRAMES),
+        motion(video, truth, CONDITION_FRAMES),
+    )
     turns, walks = _turns(due), _walks(due)
     off = np.abs(made.ahead - due.ahead)[walks]
     values = {
@@ -122,29 +128,29 @@ def score(case: Case, video: np.ndarray) -> Score:
 
 
 def _same_way(due: Float[np.ndarray, " n"], made: Float[np.ndarray, " n"]) -> float:
-    """The share that goes the way it must; NaN of nothing."""
+    """Returns the share with the right direction; NaN if there is none."""
     same = made * np.sign(due) > _SOME * np.abs(due)
     return float(same.mean()) if len(due) else np.nan
 
 
 def _curve(moved: Float[np.ndarray, " n"], frames: int) -> Float[np.ndarray, " t"]:
-    """The sum up to each frame, 0 at the last given one; known at the ends of latents.
+    """Returns the sum up to each frame, 0 at the last condition frame.
 
-    NaN after the last of them.
+    It is known at the ends of latents, and NaN after the last of them.
     """
-    ends = GIVEN - 1 + 4 * np.arange(len(moved) + 1)
+    ends = CONDITION_FRAMES - 1 + 4 * np.arange(len(moved) + 1)
     sums = np.cumsum(np.pad(moved, (1, 0)))
     return np.interp(np.arange(frames), ends, sums, right=np.nan)
 
 
 def edits(truth: Episode) -> list[Edit]:
-    """Of generated frames, those that change enough of what is seen."""
+    """Returns the edits in generated frames that change enough pixels."""
     frames = [int(frame) for frame in truth.state["edits"][:, 0]]
     same = np.isclose(truth.camera[1:], truth.camera[:-1], atol=1e-5).all((1, 2))
     moves = np.cumsum(np.pad(~same, (1, 0)))
     found = []
     for k, frame in enumerate(frames):
-        first = max([GIVEN, *frames[:k], frame - _LASTS])
+        first = max([CONDITION_FRAMES, *frames[:k], frame - _LASTS])
         last = min([len(moves) - 1, *(n - 1 for n in frames[k + 1 :]), frame + _LASTS])
         rests = np.flatnonzero(moves == moves[frame]).clip(first, last)
         before, after = int(rests[0]), int(rests[-1])
@@ -159,7 +165,7 @@ def edits(truth: Episode) -> list[Edit]:
 
 
 def _edit_shown(truth: Episode, video: Video) -> float:
-    """The share of the true change that is made, of each edit between 0 and 1."""
+    """Returns the generated share of the true change, between 0 and 1 for each edit."""
     shares = []
     for edit in edits(truth):
         due, made = _change(truth.video, edit), _change(video, edit)
@@ -168,14 +174,14 @@ def _edit_shown(truth: Episode, video: Video) -> float:
 
 
 def _change(video: Video, edit: Edit) -> Float[np.ndarray, "n 3"]:
-    """Of what is dug or placed, beyond that of the rest."""
+    """Returns the change of an edit's pixels, minus that of the rest."""
     change = video[edit.after].astype(float) - video[edit.before]
     return change[edit.changed] - change[edit.rest].mean(0)
 
 
 def chance(cases: Sequence[Case]) -> dict[str, float]:
-    """Shares of turns that guessing gets right."""
-    turns = np.concatenate([true_motion(c.truth, GIVEN).turn for c in cases])
+    """Returns the chance levels of turn directions."""
+    turns = np.concatenate([true_motion(c.truth, CONDITION_FRAMES).turn for c in cases])
     turns = turns[np.abs(turns) >= _TURNS]
     right = int((turns > 0).sum())
     commoner = max(right, len(turns) - right) / max(len(turns), 1)
@@ -183,23 +189,23 @@ def chance(cases: Sequence[Case]) -> dict[str, float]:
 
 
 FAMILY = Family(
-    what=f"the player turns, walks, digs or places after {GIVEN} given frames",
+    what=f"the player turns, walks, digs or places after {CONDITION_FRAMES} frames",
     measures={
         "heading error": Measure(
-            unit="degrees", what="from the true turn since the last given frame"
+            unit="degrees", what="from the true turn since the last condition frame"
         ),
         "turn direction": Measure(
-            unit="share", what="of turning latents that turn the right way", higher=True
+            unit="share", what="of turning latents in the right direction", higher=True
         ),
         "walk error": Measure(
-            unit="blocks", what="a latent in which the player walks; 1.1 at full pace"
+            unit="blocks", what="per latent of walking; 1.1 at full speed"
         ),
         "walk direction": Measure(
-            unit="share", what="of walking latents that go the right way", higher=True
+            unit="share", what="of walking latents in the right direction", higher=True
         ),
         "edit shown": Measure(
             unit="share",
-            what="of the true change of what is dug or placed, beyond that of the rest",
+            what="of the true change by digging or placing, minus that of the rest",
             higher=True,
         ),
     },

@@ -1,23 +1,23 @@
-"""How far a picture is from where another has the same, block by block."""
+"""Displacements between two pictures, found block by block."""
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.lib.stride_tricks import sliding_window_view
 
-_FULL = 0.6  # the share of a block that must be there
-_ALIKE = 0.5  # correlation from which a place is found
-_DULL = 2.0  # of 255: what varies less has nothing to be found by
+_FULL = 0.6  # the least valid share of a block
+_ALIKE = 0.5  # the least correlation of a match
+_DULL = 2.0  # of 255: the least contrast of a block that can be matched
 
 
 def reach(height: int) -> int:
-    """Pixels, within which a match is looked for."""
+    """Returns the search radius in pixels."""
     return max(2, round(height / 10))
 
 
 def contrast(
     picture: Float[np.ndarray, "h w 3"], there: Bool[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "r c"]:
-    """Standard deviation of the brightness of blocks, NaN where too little is there.
+    """Returns the standard deviation of each block's brightness, NaN if too few pixels.
 
     Blocks have a quarter of the picture's shorter side and overlap by half.
     """
@@ -31,10 +31,11 @@ def displacement(
     other: Float[np.ndarray, "h w 3"],
     there: Bool[np.ndarray, "h w"],
 ) -> Float[np.ndarray, "r c"]:
-    """Pixels from each block of `picture`, where it is `there`, to its like in `other`.
+    """Returns the pixels from each valid block of `picture` to its match in `other`.
 
-    The shift of the greatest normalised cross-correlation (Lewis, 1995), by a parabola
-    between whole pixels; `reach` at most, and where nothing is alike.
+    The match is the shift of the greatest normalised cross-correlation (Lewis, 1995),
+    refined by a parabola between whole pixels; at most `reach`, and `reach` without a
+    match.
     """
     far, cell = reach(len(there)), _cell(*there.shape)
 
@@ -52,7 +53,7 @@ def displacement(
 
 
 def _cell(height: int, width: int) -> int:
-    """Half the side of a block."""
+    """Returns half the side of a block."""
     return min(height, width) // 8
 
 
@@ -63,7 +64,7 @@ def _enough(count: Float[np.ndarray, "*b"], cell: int) -> Bool[np.ndarray, "*b"]
 def _moments(
     plane: np.ndarray, there: np.ndarray, cell: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, mean and variance of blocks of a plane that is 0 where nothing is."""
+    """Returns pixels, mean and variance of blocks; the plane is 0 where invalid."""
     count = _sums(there, cell)
     some = np.maximum(count, 1)
     mean = _sums(plane, cell) / some
@@ -71,7 +72,7 @@ def _moments(
 
 
 def _sums(plane: np.ndarray, cell: int) -> Float[np.ndarray, "*b r c"]:
-    """Over blocks of two cells by two."""
+    """Returns sums over blocks of two cells by two."""
     rows, columns = (side // cell for side in plane.shape[-2:])
     whole = plane[..., : rows * cell, : columns * cell]
     cells = whole.reshape(*plane.shape[:-2], rows, cell, columns, cell).sum((-3, -1))
@@ -80,7 +81,7 @@ def _sums(plane: np.ndarray, cell: int) -> Float[np.ndarray, "*b r c"]:
 
 
 def _to_peak(alike: Float[np.ndarray, "k k r c"], far: int) -> Float[np.ndarray, "r c"]:
-    """Pixels from the middle to the peak."""
+    """Returns the pixels from the middle to the peak."""
     side, _, rows, columns = alike.shape
     best = alike.reshape(side * side, rows, columns).argmax(0)
     down, right = np.divmod(best, side)

@@ -1,8 +1,8 @@
-"""How a camera moves from frame to frame, by the pixels of a clip.
+"""A camera's motion from frame to frame, estimated from the pixels of a clip.
 
-Direct visual odometry (Kerl et al., 2013): the motion under which each frame is most
-like the one before, found by Gauss-Newton on ever sharper frames. Depth and the way
-down are the true clip's, so that the motion is in degrees and blocks.
+It is direct visual odometry (Kerl et al., 2013): the motion that makes each frame most
+similar to the previous one, found by Gauss-Newton on increasingly sharp frames. Depth
+and the vertical are the true clip's, so the motion is in degrees and blocks.
 """
 
 from typing import NamedTuple
@@ -16,18 +16,18 @@ from data_pipelines.worlds.episode import Episode
 from soraxla.evals.worldbench.cases import Video
 from soraxla.evals.worldbench.views import directions, look_up, project
 
-_BLURS = (4, 2, 1)  # pixels of a picture of 64, one after the other
-_STEPS = 4  # of each
-# What is solved for is turned and looked up (radians), and moved aside, up and ahead
-# (blocks): what one step of the solver is about, and twice of which it is at most.
+_BLURS = (4, 2, 1)  # pixels of a picture of 64, in this order
+_STEPS = 4  # per blur
+# The unknowns are turn and pitch (radians) and motion aside, up and ahead (blocks).
+# These are typical sizes of a solver step, which is at most twice as large.
 _UNITS = np.array([0.05, 0.05, 0.15, 0.15, 0.15])
-_ALIKE = 0.3  # correlation from which a motion is found
+_ALIKE = 0.3  # the least correlation of a found motion
 _NEAREST = 0.5  # blocks
-_SMALL = 1e-3  # by which derivatives are taken
+_SMALL = 1e-3  # the step of numerical derivatives
 
 
 class Motion(NamedTuple):
-    """Of N latents, from the last frame of the one before to their own.
+    """The motion of N latents, from the last frame of the previous one to their last.
 
     Degrees to the right, and blocks ahead on the level.
     """
@@ -37,7 +37,7 @@ class Motion(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """N frames as a camera that moves has them: rays, 1 / depth, and axes."""
+    """N frames as a moving camera sees them: rays, 1 / depth, and axes."""
 
     rays: Float[np.ndarray, "h w 3"]
     nearness: Float[np.ndarray, "n h w"]  # 0 of the sky
@@ -46,26 +46,26 @@ class _Views(NamedTuple):
     ahead: Float[np.ndarray, "n 3"]
 
 
-def true_motion(truth: Episode, given: int) -> Motion:
-    """Of the latents after the given frames, as the simulator has it."""
+def true_motion(truth: Episode, condition_frames: int) -> Motion:
+    """Returns the simulator's motion of the latents after the condition frames."""
     yaw = np.radians(truth.state["yaw"].astype(float))
     step = np.diff(truth.state["position"].astype(float), axis=0)
     ahead = step[:, 2] * np.cos(yaw[1:]) - step[:, 0] * np.sin(yaw[1:])
-    starts = _ends(len(yaw), given)[:-1]
+    starts = _ends(len(yaw), condition_frames)[:-1]
     return Motion(
         np.add.reduceat(np.degrees(np.diff(yaw))[: starts[-1] + 4], starts),
         np.add.reduceat(ahead[: starts[-1] + 4], starts),
     )
 
 
-def motion(video: Video, truth: Episode, given: int) -> Motion:
-    """Of the latents after the given frames, as pixels show it; 0 if none is found.
+def motion(video: Video, truth: Episode, condition_frames: int) -> Motion:
+    """Returns the latents' motion from pixels; 0 if none is found.
 
-    Followed from frame to frame, and from there between the ends of latents. The depth
-    is wrong where a clip has left the true way; turns hardly depend on it.
+    It is tracked from frame to frame, and from there between the ends of latents. The
+    depth is wrong if a clip has left the true path; turns hardly depend on it.
     """
     grey = video.astype(float).mean(-1)
-    ends = _ends(len(video), given)
+    ends = _ends(len(video), condition_frames)
     frames = np.arange(ends[0], ends[-1] + 1)
     moved, alike = _solve(grey, truth, frames, np.zeros((len(frames) - 1, 5)))
     moved = (moved * (alike > _ALIKE)[:, None]).reshape(-1, 4, 5).sum(1)
@@ -74,9 +74,9 @@ def motion(video: Video, truth: Episode, given: int) -> Motion:
     return Motion(np.degrees(moved[:, 0]), moved[:, 4])
 
 
-def _ends(frames: int, given: int) -> Int[np.ndarray, " ends"]:
-    """The last given frame, and the last of each latent after it."""
-    return np.arange(given - 1, frames, 4)
+def _ends(frames: int, condition_frames: int) -> Int[np.ndarray, " ends"]:
+    """Returns the last condition frame, and the last frame of each later latent."""
+    return np.arange(condition_frames - 1, frames, 4)
 
 
 def _solve(
@@ -85,15 +85,15 @@ def _solve(
     frames: Int[np.ndarray, " ends"],
     start: Float[np.ndarray, "n 5"],
 ) -> tuple[Float[np.ndarray, "n 5"], Float[np.ndarray, " n"]]:
-    """The motion from each of some frames to the next, and how alike they then are.
+    """Returns the motion from each of some frames to the next, and their similarity.
 
-    Where none is found by which they are more alike, it is what it starts from.
+    Without a motion that increases the similarity, it is the start value.
     """
     height, width = grey.shape[1:]
     views, moved = _views(truth, frames[1:]), start
     for blur in _BLURS:
         soft = _band(grey[frames], blur * height / 64)
-        # A soft frame is as well known by fewer pixels.
+        # A blurred frame needs fewer pixels.
         some = np.s_[blur // 2 :: blur]
         part = views._replace(
             rays=views.rays[some, some], nearness=views.nearness[:, some, some]
@@ -112,9 +112,9 @@ def _solve(
 
 def _views(truth: Episode, frames: Int[np.ndarray, " n"]) -> _Views:
     depth = truth.depth[frames]
-    up = truth.camera[frames, 1, :3].astype(float)  # the world's, in the camera
+    up = truth.camera[frames, 1, :3].astype(float)  # the world's up, in the camera
     right = np.zeros_like(up)
-    right[:, 0] = 1  # a player's head is never tilted
+    right[:, 0] = 1  # a player's head never tilts
     return _Views(
         rays=directions(*depth.shape[1:]),
         nearness=np.where(depth > 0, 1 / np.maximum(depth, _NEAREST), 0),
@@ -125,7 +125,7 @@ def _views(truth: Episode, frames: Int[np.ndarray, " n"]) -> _Views:
 
 
 def _band(grey: Float[np.ndarray, "t h w"], blur: float) -> Float[np.ndarray, "t h w"]:
-    """Without what is finer than `blur` pixels, and what is far coarser."""
+    """Removes details finer than `blur` pixels, and much coarser ones."""
     soft, softer = (
         ndimage.gaussian_filter(grey, (0, wide, wide)) for wide in (blur, 4 * blur + 4)
     )
@@ -135,7 +135,7 @@ def _band(grey: Float[np.ndarray, "t h w"], blur: float) -> Float[np.ndarray, "t
 def _places(
     views: _Views, moved: Float[np.ndarray, "n 5"], height: int, width: int
 ) -> tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n h w"]]:
-    """Where in the frame before is what each pixel shows."""
+    """Returns the position in the previous frame of each pixel's content."""
     turned = Rotation.from_rotvec(
         moved[:, 1:2] * views.right - moved[:, :1] * views.up
     ).as_matrix()
@@ -152,7 +152,7 @@ def _step(
     views: _Views,
     moved: Float[np.ndarray, "n 5"],
 ) -> Float[np.ndarray, "n 5"]:
-    """Towards the motion under which `after` is most like `before`, with its slopes."""
+    """Returns a step to the motion that makes `after` most similar to `before`."""
     size = before.shape[1:3]
     x, y = _places(views, moved, *size)
     there = look_up(before, x, y)
@@ -169,9 +169,9 @@ def _step(
         )
         slopes.append((there[..., 1] * dx + there[..., 2] * dy) * (unit / _SMALL))
     slope_NPQK = np.nan_to_num(np.stack(slopes, -1))
-    # Cauchy's weights: what is new in the picture, or moves by itself, counts little.
-    usual = 1.48 * np.median(np.abs(off), axis=(1, 2), keepdims=True) + 1
-    weight = seen / (1 + (off / (2 * usual)) ** 2)
+    # Cauchy's weights: new or independently moving pixels count little.
+    scale = 1.48 * np.median(np.abs(off), axis=(1, 2), keepdims=True) + 1
+    weight = seen / (1 + (off / (2 * scale)) ** 2)
     weighted = slope_NPQK * weight[..., None]
     bend = np.einsum("npqi,npqj->nij", weighted, slope_NPQK)
     pull = np.einsum("npqi,npq->ni", weighted, off)
@@ -184,7 +184,7 @@ def _step(
 def _alike(
     a: Float[np.ndarray, "n h w"], b: Float[np.ndarray, "n h w"]
 ) -> Float[np.ndarray, " n"]:
-    """Correlation of what both show; 0 of nothing."""
+    """Returns the correlation of the common pixels; 0 if there are none."""
     both: Bool[np.ndarray, "n h w"] = np.isfinite(a)
     a, b = np.where(both, a, 0), np.where(both, b, 0)
     power = np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2)))

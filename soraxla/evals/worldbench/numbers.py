@@ -1,4 +1,4 @@
-"""From clips' scores to numbers between floors and ceilings, and how sure they are."""
+"""Statistics: from clips' scores to normalised scores with confidence intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from soraxla.evals.worldbench.cases import Measure, Score
 
 _DRAWS = 2000  # of the bootstrap
-_LEAST = 1e-6  # between floor and ceiling, of the larger: else there is nothing between
+_LEAST = 1e-6  # the least gap between floor and ceiling, relative to the larger
 
 
 class Interval(NamedTuple):
-    """A number and the 95 % of the bootstrap over clips (Efron, 1979)."""
+    """A number and the 95 % interval of the bootstrap over clips (Efron, 1979)."""
 
     value: float
     low: float
@@ -21,24 +21,24 @@ class Interval(NamedTuple):
 
 
 class Number(NamedTuple):
-    """What a measure came to; means over clips.
+    """The results of a measure; means over clips.
 
-    `way` is (floor − value) / (floor − ceiling): 0 at the floor and 1 at the ceiling,
-    NaN where the ceiling is no better than the floor.
+    `normalised` is the normalised score (floor − value) / (floor − ceiling): 0 at the
+    floor and 1 at the ceiling, NaN if the ceiling is no better than the floor.
     """
 
     value: Interval
     ceiling: float
     floors: dict[str, float]
-    floor: str  # the one nearer to the ceiling
-    way: Interval
-    clips: int  # that show what is measured
+    floor: str  # the name of the floor nearer to the ceiling
+    normalised: Interval
+    clips: int  # clips with something to measure
 
 
 def summarise(
     measures: Mapping[str, Measure], scores: Mapping[str, Sequence[Score]]
 ) -> dict[str, Number]:
-    """The numbers of a family, from the scores of its clips by source."""
+    """Returns the numbers of a family, from the scores of its clips by source."""
     picks = np.random.default_rng(0).integers(
         len(scores["model"]), size=(_DRAWS, len(scores["model"]))
     )
@@ -55,10 +55,12 @@ def summarise(
     }
 
 
-def family_ways(numbers: Mapping[str, Number]) -> dict[str, float]:
-    """The mean and the least way of a family's measures, each held between 0 and 1."""
-    ways = np.array([number.way.value for number in numbers.values()]).clip(0, 1)
-    return {"mean": float(_mean(ways)), "least": float(np.fmin.reduce(ways))}
+def family_scores(numbers: Mapping[str, Number]) -> dict[str, float]:
+    """Returns the mean and the least normalised score, each held between 0 and 1."""
+    scores = np.array([number.normalised.value for number in numbers.values()]).clip(
+        0, 1
+    )
+    return {"mean": float(_mean(scores)), "least": float(np.fmin.reduce(scores))}
 
 
 def _number(
@@ -72,20 +74,20 @@ def _number(
     best = max if measure.higher else min
     floor = best(floors, key=lambda name: np.nan_to_num(floors[name]))
     draws = {source: _mean(each[picks]) for source, each in values.items()}
-    ways = _way(draws["model"], draws[floor], draws["ceiling"], measure.higher)
+    scores = _normalised(draws["model"], draws[floor], draws["ceiling"], measure.higher)
     at = {source: np.array(mean) for source, mean in means.items()}
-    way = _way(at["model"], at[floor], at["ceiling"], measure.higher)
+    score = _normalised(at["model"], at[floor], at["ceiling"], measure.higher)
     return Number(
         value=_interval(means["model"], draws["model"]),
         ceiling=means["ceiling"],
         floors=floors,
         floor=floor,
-        way=_interval(float(way), ways),
+        normalised=_interval(float(score), scores),
         clips=int((~np.isnan(values["model"])).sum()),
     )
 
 
-def _way(
+def _normalised(
     value: Float[np.ndarray, "..."],
     floor: Float[np.ndarray, "..."],
     ceiling: Float[np.ndarray, "..."],
@@ -104,7 +106,7 @@ def _interval(value: float, draws: Float[np.ndarray, " d"]) -> Interval:
 
 
 def _mean(values: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b"]:
-    """Over the last axis, of what is a number; NaN of nothing."""
+    """Returns the mean over the last axis without NaNs; NaN if there is nothing."""
     there = ~np.isnan(values)
     times = np.where(there.any(-1), there.sum(-1), np.nan)
     return np.asarray(np.nansum(values, -1) / times)

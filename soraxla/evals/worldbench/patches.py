@@ -6,12 +6,12 @@ from scipy import ndimage
 
 
 def areas(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, " k"]:
-    """Pixels of each patch."""
+    """Returns the pixels of each patch."""
     return np.bincount(_labels(mask).ravel())[1:]
 
 
 def largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The patch of most pixels."""
+    """Returns the patch with the most pixels."""
     labels = _labels(mask)
     sizes = np.bincount(labels.ravel())[1:]
     return labels == 1 + np.argmax(sizes) if len(sizes) > 1 else mask

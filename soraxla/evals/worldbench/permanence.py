@@ -1,4 +1,4 @@
-"""Do shapes that pass behind a wall come back where they must, and as they were?"""
+"""The family `permanence`: shapes behind a wall must come back in place, unchanged."""
 
 from typing import NamedTuple
 
@@ -24,21 +24,21 @@ from soraxla.evals.worldbench.tracking import (
     true_tracks,
 )
 
-_HIDDEN, _BACK = 0.02, 0.9  # share of a shape in view
-_LEAST = 5  # frames given, from which a way can be told
-_ALIKE = (0.5, 2.0)  # times the true area: the shape is there
+_HIDDEN, _BACK = 0.02, 0.9  # visible share of a shape
+_LEAST = 5  # the fewest condition frames that show a direction
+_ALIKE = (0.5, 2.0)  # times the true area of a shape that is found
 
 
 class _Return(NamedTuple):
     hidden: int  # the first frame in which the first shape is out of view
-    back: Bool[np.ndarray, "t n"]  # in view after having been hidden
+    back: Bool[np.ndarray, "t n"]  # in view after being hidden
 
 
-def _returns(truth: Episode, given: int) -> _Return | None:
-    """What comes back after the first `given` frames, if a shape does."""
+def _returns(truth: Episode, condition_frames: int) -> _Return | None:
+    """Returns the shapes that come back after the condition frames, or None."""
     visible = truth.state["visible"]
     gone = visible < _HIDDEN
-    later = np.arange(len(visible))[:, None] >= given
+    later = np.arange(len(visible))[:, None] >= condition_frames
     back = (np.cumsum(gone, 0) > 0) & (visible > _BACK) & later
     returning = back.any(0)
     if not returning.any():
@@ -47,21 +47,21 @@ def _returns(truth: Episode, given: int) -> _Return | None:
 
 
 def case(seed: int, size: Size) -> Case:
-    """Given are whole latents until the first shape that comes back is out of view."""
+    """Returns a clip with whole condition latents until a returning shape is hidden."""
     for candidate in candidates(seed) if size.frames > _LEAST else ():
         truth = occlusion.simulate(candidate, **size._asdict())
         returns = _returns(truth, 0)
         if returns is None:
             continue
-        given = 1 + returns.hidden // 4 * 4
-        if given >= _LEAST and _returns(truth, given) is not None:
-            return Case(candidate, truth, given)
+        condition_frames = 1 + returns.hidden // 4 * 4
+        if condition_frames >= _LEAST and _returns(truth, condition_frames) is not None:
+            return Case(candidate, truth, condition_frames)
     raise nothing_to_ask("occlusion", size)
 
 
 def score(case: Case, video: np.ndarray) -> Score:
     truth = case.truth
-    returns = _returns(truth, case.given)
+    returns = _returns(truth, case.condition_frames)
     assert returns is not None
     back = returns.back
     colours = [str(name) for name in truth.state["colour"]]
@@ -89,19 +89,19 @@ def score(case: Case, video: np.ndarray) -> Score:
 
 
 FAMILY = Family(
-    what="shapes go behind a wall after the given frames, and must come back",
+    what="shapes go behind a wall after the condition frames, and must return",
     measures={
         "position error": Measure(
             unit="px",
-            what="from the true place when in view again; not there: half the diagonal",
+            what="from the true position, in view again; missing: half the diagonal",
         ),
         "colour found": Measure(
             unit="share",
-            what="of frames in which the shape is there again in its colour and size",
+            what="of frames in which the shape is back in its colour and size",
             higher=True,
         ),
         "count error": Measure(
-            unit="shapes", what="more or fewer than there are when one is back"
+            unit="shapes", what="more or fewer than in truth when one is back"
         ),
     },
     case=case,

@@ -1,4 +1,4 @@
-"""Do balls fall, roll and bounce as they must?"""
+"""The family `physics`: balls must fall, roll and bounce correctly."""
 
 from typing import NamedTuple
 
@@ -20,16 +20,16 @@ from soraxla.evals.worldbench.cases import (
 )
 from soraxla.evals.worldbench.tracking import background, track
 
-GIVEN = 9  # frames, 3 latents: place, speed and its change can be seen
+CONDITION_FRAMES = 9  # frames, 3 latents: they show position, velocity and acceleration
 _MOST = 2  # balls
-_FLIGHT = 5  # frames, the fewest through which a parabola is laid
-# Pixels by which a path turns back at a bounce, both ways together: to be one, and to
-# be one that must not be missed.
+_FLIGHT = 5  # the fewest frames for fitting a parabola
+# Pixels by which a path turns back at a bounce, before and after it together: the least
+# of a bounce, and the least of one that must be found.
 _TURN, _SHARP = 1.0, 2.5
 _MOVED = 4.0  # pixels
 
 # The axis of a side, whether the path has its greatest value there, and the side's
-# place in `box`.
+# index in `box`.
 _SIDES = {
     "left wall": (0, False, 0),
     "ceiling": (1, False, 1),
@@ -39,12 +39,15 @@ _SIDES = {
 
 
 def case(seed: int, size: Size) -> Case:
-    """One or two balls, of which one moves after the given frames."""
-    for candidate in candidates(seed) if size.frames >= GIVEN + 4 else ():
+    """Returns one or two balls, of which one moves after the condition frames."""
+    for candidate in candidates(seed) if size.frames >= CONDITION_FRAMES + 4 else ():
         truth = physics.simulate(candidate, **size._asdict())
         path = truth.state["position"]
-        if path.shape[1] <= _MOST and np.ptp(path[GIVEN:], axis=0).max() > _MOVED:
-            return Case(candidate, truth, GIVEN)
+        if (
+            path.shape[1] <= _MOST
+            and np.ptp(path[CONDITION_FRAMES:], axis=0).max() > _MOVED
+        ):
+            return Case(candidate, truth, CONDITION_FRAMES)
     raise nothing_to_ask("physics", size)
 
 
@@ -53,7 +56,7 @@ def score(case: Case, video: np.ndarray) -> Score:
     colours = [str(name) for name in truth.state["colour"]]
     made = track(video, background(truth), colours).position
     limit = half_diagonal(video)
-    away = np.linalg.norm(made - path, axis=-1)[case.given :]
+    away = np.linalg.norm(made - path, axis=-1)[case.condition_frames :]
     values = {
         "position error": float(np.fmin(np.nan_to_num(away, nan=limit), limit).mean()),
         "acceleration error": _acceleration_error(case, made),
@@ -69,7 +72,7 @@ def score(case: Case, video: np.ndarray) -> Score:
 
 
 def _acceleration_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
-    """|a − g| / |g|, at most 1, of parabolas through what the truth flies freely."""
+    """Returns |a − g| / |g|, at most 1, of parabolas fitted in true free flight."""
     gravity, fps = float(case.truth.state["gravity"]), case.truth.fps
     errors, weights = [], []
     for k in range(made.shape[1]):
@@ -85,31 +88,38 @@ def _acceleration_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
 
 
 def _flights(case: Case, ball: int) -> list[np.ndarray]:
-    """Runs of generated frames in which gravity alone moves a ball."""
+    """Returns runs of generated frames in which only gravity moves a ball."""
     state = case.truth.state
     gravity = float(state["gravity"])
     if not gravity:
         return []
-    change = np.diff(state["velocity"][case.given :, ball], axis=0) * case.truth.fps
+    change = (
+        np.diff(state["velocity"][case.condition_frames :, ball], axis=0)
+        * case.truth.fps
+    )
     free = np.abs(change - (0.0, gravity)).max(-1) < 1e-3 * gravity
-    runs = np.split(np.arange(case.given, len(free) + case.given + 1), _ends(free))
+    runs = np.split(
+        np.arange(case.condition_frames, len(free) + case.condition_frames + 1),
+        _ends(free),
+    )
     return [run for run in runs if len(run) >= _FLIGHT]
 
 
 def _ends(free: Bool[np.ndarray, " t"]) -> np.ndarray:
-    """Where steps between frames cut a row of frames."""
+    """Returns the indices at which steps between frames split a row of frames."""
     return np.flatnonzero(~free) + 1
 
 
 def _energy_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
-    """Of the total energy, in that at the end of what is given; at most 1.
+    """Returns the error of the total energy relative to its start value; at most 1.
 
-    The middle value over the second half of the generated frames, with speeds from
-    differences between neighbours of a frame, in both alike.
+    The start is the last condition frame; the error is the median over the second half
+    of the generated frames, with speeds from differences between adjacent frames, in
+    both alike.
     """
     there = _energies(case.truth, case.truth.state["position"])
-    start = float(there[case.given - 1])
-    half = slice((case.given + len(made)) // 2, None)
+    start = float(there[case.condition_frames - 1])
+    half = slice((case.condition_frames + len(made)) // 2, None)
     energies = _energies(case.truth, made)[half]
     if np.isnan(energies).mean() > 0.5:
         return 1.0
@@ -120,7 +130,7 @@ def _energy_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
 def _energies(
     truth: Episode, path: Float[np.ndarray, "t n 2"]
 ) -> Float[np.ndarray, " t"]:
-    """Mass times (px/s)² of the frames but the ends, at which the next is repeated."""
+    """Returns mass times (px/s)² of all frames; the ends repeat their neighbours."""
     state = truth.state
     speed = (path[2:] - path[:-2]) * (truth.fps / 2)
     height = state["box"][3] - state["radius"] - path[1:-1, :, 1]
@@ -129,19 +139,19 @@ def _energies(
 
 
 class _Bounces(NamedTuple):
-    """Seconds of the turns at a side, and which are sharp enough to be missed."""
+    """The times in seconds of bounces off a side, and which of them are sharp."""
 
     time: Float[np.ndarray, " k"]
     sharp: Bool[np.ndarray, " k"]
 
 
 def _bounce_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
-    """Seconds from bounces off a side to those they are paired with, one to one.
+    """Returns the seconds between matched true and generated bounces off a side.
 
-    A sharp one without a partner, true or made, costs all the time that was asked for.
+    A sharp one without a match, true or generated, counts the whole generated time.
     """
     true_path = case.truth.state["position"]
-    rest = (len(made) - case.given) / case.truth.fps
+    rest = (len(made) - case.condition_frames) / case.truth.fps
     costs, due = [], 0
     for ball in range(made.shape[1]):
         for side in _SIDES:
@@ -158,36 +168,36 @@ def _bounce_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
 def _bounces(
     case: Case, path: Float[np.ndarray, "t n 2"], ball: int, side: str
 ) -> _Bounces:
-    """Where a path turns back at a side, after what is given."""
+    """Returns a path's bounces off a side, after the condition frames."""
     state, fps = case.truth.state, case.truth.fps
     axis, greatest, place = _SIDES[side]
     reach = float(state["radius"][ball])
     contact = float(state["box"][place]) + (-reach if greatest else reach)
-    along = path[case.given - 1 :, ball, axis] * (1 if greatest else -1)
+    along = path[case.condition_frames - 1 :, ball, axis] * (1 if greatest else -1)
     before, at, after = along[:-2], along[1:-1], along[2:]
     bend = 2 * at - before - after
     near = np.abs(at - (contact if greatest else -contact)) < max(reach, 4)
     peak = np.flatnonzero((at >= before) & (at > after) & (bend > _TURN) & near)
-    frame = case.given + peak + (after - before)[peak] / (2 * bend[peak])
+    frame = case.condition_frames + peak + (after - before)[peak] / (2 * bend[peak])
     return _Bounces(frame / fps, bend[peak] > _SHARP)
 
 
 FAMILY = Family(
-    what=f"one or two balls fall or roll on after {GIVEN} given frames",
+    what=f"one or two balls fall or roll on after {CONDITION_FRAMES} frames",
     measures={
         "position error": Measure(
-            unit="px", what="from the true place; not there: half the diagonal"
+            unit="px", what="from the true position; missing: half the diagonal"
         ),
         "acceleration error": Measure(
             unit="share",
             what="of gravity, in true free flight; 1 is no acceleration, or worse",
         ),
         "energy error": Measure(
-            unit="share", what="of the energy at the end of what is given, at most 1"
+            unit="share", what="of the energy at the last condition frame, at most 1"
         ),
         "bounce time error": Measure(
             unit="s",
-            what="from a true bounce off a side to one made; none: the clip's rest",
+            what="from true to generated bounces off a side; missing: the clip's rest",
         ),
     },
     case=case,

@@ -1,4 +1,4 @@
-"""What a clip shows, read from its pixels alone: one shape, its colour, its way."""
+"""Recognition of one shape in a clip's pixels: its form, colour and direction."""
 
 import itertools
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from data_pipelines.worlds.draw import COLOURS, REACH, SHAPES, coverage, pixel_g
 from data_pipelines.worlds.occlusion_scene import DIRECTIONS
 from soraxla.evals.worldbench.patches import largest
 
-_CHANGED = 45.0  # in RGB, from the background: what moves
-_SMALLEST = 12.0  # pixels of a shape wholly in view
+_CHANGED = 45.0  # in RGB, from the background: a moving pixel
+_SMALLEST = 12.0  # pixels of a shape in full view
 _BLURS = (0.0, 0.7, 1.4)  # pixels
 
 
 class Reading(NamedTuple):
-    """A colour, a shape and a direction by their names; "" for what is not there."""
+    """A colour, a shape and a direction by their names; "" for a missing one."""
 
     colour: str
     shape: str
@@ -28,12 +28,12 @@ NOTHING = Reading("", "", "")
 
 
 def still_background(video: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "h w 3"]:
-    """What stands still: every pixel's median over time."""
+    """Returns the still background: every pixel's median over time."""
     return np.median(video, axis=0).astype(np.float32)
 
 
 def read_shape(video: UInt8[np.ndarray, "t h w 3"]) -> Reading:
-    """The largest thing that moves before a still background."""
+    """Reads the largest thing that moves before a still background."""
     pixels = video.astype(np.float32)
     back = still_background(video)
     masks = np.linalg.norm(pixels - back[None], axis=-1) > _CHANGED
@@ -52,7 +52,7 @@ def read_shape(video: UInt8[np.ndarray, "t h w 3"]) -> Reading:
 def _colour(
     pixels: Float[np.ndarray, "t h w 3"], masks: Bool[np.ndarray, "t h w"]
 ) -> str:
-    """The nearest name of the colour in the middle of the masks."""
+    """Returns the nearest name of the colour in the middle of the masks."""
     inner = np.zeros_like(masks)
     for mask, out in zip(masks, inner, strict=True):
         ndimage.binary_erosion(mask, output=out)
@@ -66,16 +66,16 @@ def _cover(
     back: Float[np.ndarray, "h w 3"],
     colour: Float[np.ndarray, "3"],
 ) -> Float[np.ndarray, "t h w"]:
-    """How much of a pixel has the colour: 0 is the background's, 1 is its own."""
+    """Returns each pixel's coverage: 0 has the background's colour, 1 the shape's."""
     to = colour - back
     along = ((pixels - back[None]) * to[None]).sum(-1)
     return (along / np.maximum((to * to).sum(-1), 1.0)[None]).clip(0, 1)
 
 
 def _shape(cover: Float[np.ndarray, "t h w"]) -> str:
-    """The name whose outline, of the same area, is the most alike on average.
+    """Returns the name whose outline, of the same area, is the most similar on average.
 
-    Outlines are compared as sharp as the clip is: a VAE softens what moves.
+    Outlines are as sharp as the clip, since a VAE blurs moving things.
     """
     errors = dict.fromkeys(itertools.product(SHAPES, _BLURS), 0.0)
     x, y = pixel_grid(cover.shape[2], cover.shape[1])
@@ -93,7 +93,7 @@ def _shape(cover: Float[np.ndarray, "t h w"]) -> str:
 
 
 def _moments(name: str) -> tuple[float, tuple[float, float]]:
-    """Area and centroid of a shape of radius 1."""
+    """Returns area and centroid of a shape of radius 1."""
     grid = (np.arange(512, dtype=np.float32) + 0.5) / 256 - 1
     x, y = grid[None, :] * REACH, grid[:, None] * REACH
     inside = SHAPES[name](x, y, 1.0) < 0
@@ -109,12 +109,12 @@ _MOMENTS = {name: _moments(name) for name in SHAPES}
 
 
 def _direction(masks: Bool[np.ndarray, "t h w"], full: Bool[np.ndarray, " t"]) -> str:
-    """The nearest direction of the way from the first sight to the last."""
+    """Returns the nearest direction of the path from the first to the last sighting."""
     seen = np.flatnonzero(full)
     centres = np.array([ndimage.center_of_mass(masks[t])[::-1] for t in seen])
     slope = np.polyfit(seen, centres, 1)[0]
     way = slope * (seen[-1] - seen[0])
-    if np.linalg.norm(way) < 2.0:  # pixels: it stands still
+    if np.linalg.norm(way) < 2.0:  # pixels: it rests
         return ""
     steps = {name: np.array(step, float) for name, step in DIRECTIONS.items()}
     return max(

@@ -1,4 +1,4 @@
-"""What a run leaves: `results.json`, and a `manifest.json` that runs it again."""
+"""The files of a run: `results.json`, and a `manifest.json` that repeats it."""
 
 import hashlib
 import json
@@ -13,11 +13,12 @@ from typing import Any
 from data_pipelines.worlds.sizes import Size
 from soraxla.core.errors import UserError
 from soraxla.evals.worldbench.cases import Case
+from soraxla.evals.worldbench.numbers import Number
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome, draw_cases
 
 FORMAT = 3
 _PACKAGES = ("soraxla", "jax", "jaxlib", "numpy", "scipy", "flax")
-# What a manifest must have to run again; the rest is for people.
+# The keys that repeating a run needs; the others are for readers.
 _NEEDED = {
     "format": int,
     "size": dict,
@@ -30,17 +31,17 @@ _NEEDED = {
 
 
 def results(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """All numbers; what is not one is None."""
+    """Returns all numbers; None replaces NaN and infinity."""
     return {
         name: {
-            "way": _plain(outcome.ways),
+            "way": _plain(outcome.family_scores),
             "measures": {
-                measure: _plain(number._asdict())
+                measure: _number(number)
                 | {"unit": FAMILIES[name].measures[measure].unit}
                 for measure, number in outcome.numbers.items()
             },
             "chance": outcome.chance,
-            "asked_without": list(outcome.unheard),
+            "asked_without": list(outcome.unsupported),
             "clips": [
                 {"seed": case.seed, "prompt": case.truth.caption}
                 | {
@@ -52,6 +53,13 @@ def results(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         }
         for name, outcome in outcomes.items()
     }
+
+
+def _number(number: Number) -> dict[str, Any]:
+    # The key in files is `way`.
+    fields = number._asdict()
+    names = {"normalised": "way"}
+    return _plain({names.get(key, key): value for key, value in fields.items()})
 
 
 def _plain(value: Any) -> Any:
@@ -72,8 +80,10 @@ def manifest(
     checkpoint: str,
     sha256: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All that a run is a function of; `sha256` is of the parameters of each model, and
-    of their settings."""
+    """Returns everything that determines a run.
+
+    `sha256` has the hashes of each model's parameters and of its settings.
+    """
     return {
         "format": FORMAT,
         "checkpoint": checkpoint,
@@ -83,7 +93,7 @@ def manifest(
         "windows": dict(windows),
         "families": {
             name: [
-                {"seed": c.seed, "prompt": c.truth.caption, "given": c.given}
+                {"seed": c.seed, "prompt": c.truth.caption, "given": c.condition_frames}
                 for c in each
             ]
             for name, each in cases.items()
@@ -98,10 +108,10 @@ def sha256_of_json(value: object) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest that has what it takes to run again.
+    """Returns a manifest that has all keys for another run.
 
     Raises:
-        UserError: it is none, or of another format; names a family that is unknown.
+        UserError: it is no manifest, of another format, or names an unknown family.
         OSError: it cannot be read.
     """
     try:
@@ -116,7 +126,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         or not all(isinstance(n, int | None) for n in found["windows"].values())
         or not all(isinstance(each, list) for each in found["families"].values())
     ):
-        raise UserError(f"{path}: is no manifest of soraxla worldbench")
+        raise UserError(
+            f"{path}: is no manifest of soraxla worldbench; name a manifest.json"
+        )
     if found["format"] != FORMAT:
         raise UserError(
             f"{path}: has format {found['format']}, expected {FORMAT}: run it with the "
@@ -129,7 +141,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def cases_of(path: Path, found: Mapping[str, Any]) -> dict[str, list[Case]]:
-    """The cases of a manifest, which must be what they were.
+    """Returns the cases of a manifest, after checking that they are unchanged.
 
     Raises:
         UserError: the worlds have changed since.
@@ -138,17 +150,21 @@ def cases_of(path: Path, found: Mapping[str, Any]) -> dict[str, list[Case]]:
     for name, listed in found["families"].items():
         cases[name] = draw_cases(FAMILIES[name], len(listed), Size(**found["size"]))
         for was, case in zip(listed, cases[name], strict=True):
-            now = {"seed": case.seed, "prompt": case.truth.caption, "given": case.given}
+            now = {
+                "seed": case.seed,
+                "prompt": case.truth.caption,
+                "given": case.condition_frames,
+            }
             if was != now:
                 raise UserError(
-                    f"{path}: another clip of {name} is listed than seed {case.seed} "
-                    "shows: the worlds have changed; use the commit that is named there"
+                    f"{path}: its clip of {name} differs from that of seed "
+                    f"{case.seed}: the worlds have changed; use its commit"
                 )
     return cases
 
 
 def write_record(folder: Path, files: Mapping[str, str]) -> None:
-    """The files in a new folder, under a temporary name until all are written.
+    """Writes the files to a new folder, atomically.
 
     Raises:
         UserError: it exists.
@@ -167,11 +183,11 @@ def write_record(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def check_new(folder: Path) -> None:
-    """Raises UserError unless `folder` can be made; asked before long work."""
+    """Raises UserError unless `folder` can be created; call it before long work."""
     if folder.exists():
         raise UserError(f"{folder}: exists; remove it or choose another name")
     if not folder.absolute().parent.is_dir():
-        raise UserError(f"{folder}: the folder it is to be in does not exist")
+        raise UserError(f"{folder}: its parent folder does not exist; create it")
 
 
 def _version(package: str) -> str | None:
@@ -182,11 +198,11 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this file is in, with "+" if it is changed; else None."""
+    """Returns this checkout's commit, with "+" if it has changes; None without one."""
     here = Path(__file__)
     git = ("git", "-C", str(here.parent))
     try:
-        # A copy that is installed within another project is none of its files.
+        # A copy that is installed inside another project does not belong to it.
         subprocess.run(
             [*git, "ls-files", "--error-unmatch", here.name],
             capture_output=True,

@@ -1,4 +1,4 @@
-"""A report in one file: what was asked, truth and generated side by side, and plots."""
+"""A report in one file: asks, truth and generated clips side by side, and plots."""
 
 import base64
 import html
@@ -17,7 +17,7 @@ from soraxla.media.write import write_video
 
 _SHOWN = 8  # clips of a family
 _GAP = 2  # pixels between clips
-_HEIGHT = 160  # of what is shown, in pixels of the page
+_HEIGHT = 160  # of a clip, in pixels of the page
 _INKS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e", "#34495e")
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em;
@@ -32,17 +32,18 @@ img { image-rendering: pixelated; } svg text { font: 11px sans-serif; fill: #666
 
 
 def page(title: str, outcomes: Mapping[str, Outcome]) -> str:
-    """The whole page, which needs no other file."""
+    """Returns the whole page, which needs no other file."""
     parts = [_family(name, outcome) for name, outcome in outcomes.items()]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
         f"<h1>{html.escape(title)}</h1>"
-        "<p>A way of 0 is the floor (the last given frame for ever, or a clip that was "
-        "made for another prompt, whichever is better), 1 the ceiling (the "
-        "simulator’s own frames through the VAE). In pictures: left the truth, in the "
-        "middle what was made, right the truth through the VAE. In plots: thin the "
-        "truth, thick what was made, grey what was given.</p>" + "".join(parts)
+        "<p>A normalised score of 0 is the floor (the last condition frame repeated, "
+        "or a clip generated for another prompt, whichever is better), 1 the ceiling "
+        "(the simulator’s frames through the VAE). In pictures: left the truth, in the "
+        "middle the generated clip, right the truth through the VAE. In plots: thin "
+        "lines are the truth, thick lines the clip, grey the condition frames.</p>"
+        + "".join(parts)
     )
 
 
@@ -53,8 +54,10 @@ def _family(name: str, outcome: Outcome) -> str:
         for measure, number in outcome.numbers.items()
     ]
     notes = [f"{guess}: {share:.3g}" for guess, share in outcome.chance.items()]
-    notes += [f"{which} way: {way:.2f}" for which, way in outcome.ways.items()]
-    notes += [outcome.asked_without] * bool(outcome.unheard)
+    notes += [
+        f"{which} score: {score:.2f}" for which, score in outcome.family_scores.items()
+    ]
+    notes += [outcome.asked_without] * bool(outcome.unsupported)
     clips = [
         _clip(
             outcome.cases[i],
@@ -66,7 +69,7 @@ def _family(name: str, outcome: Outcome) -> str:
     return (
         f"<h2>{html.escape(name)}</h2><p>{html.escape(family.what)}. "
         f"{len(outcome.cases)} clips.</p><table><tr><th></th><th>model</th>"
-        "<th>95 %</th><th>ceiling</th><th>floor</th><th>way</th><th></th></tr>"
+        "<th>95 %</th><th>ceiling</th><th>floor</th><th>normalised</th><th></th></tr>"
         f"{''.join(rows)}</table><p>{html.escape('; '.join(notes))}</p>{''.join(clips)}"
     )
 
@@ -78,7 +81,7 @@ def _row(name: str, measure: Measure, number: Number) -> str:
         f"{value.low:.3g}…{value.high:.3g}",
         f"{number.ceiling:.3g}",
         f"{number.floors[number.floor]:.3g}, {number.floor}",
-        f"{number.way.value:.2f}",
+        f"{number.normalised.value:.2f}",
     )
     what = f"{html.escape(name)}, {measure.unit}<br><small>{html.escape(measure.what)}"
     return (
@@ -89,11 +92,11 @@ def _row(name: str, measure: Measure, number: Number) -> str:
 
 
 def _scale(number: Number) -> str:
-    """Floor on the left, ceiling on the right, and the model with its interval."""
-    way = [_held(each) for each in number.way]
-    if any(math.isnan(each) for each in way):
+    """Draws floor (left), ceiling (right) and the model's score with its interval."""
+    normalised = [_held(each) for each in number.normalised]
+    if any(math.isnan(each) for each in normalised):
         return ""
-    at, low, high = (20 + 160 * each for each in way)
+    at, low, high = (20 + 160 * each for each in normalised)
     return (
         '<svg width="200" height="26"><line x1="20" x2="180" y1="13" y2="13" '
         'stroke="#bbb"/><line x1="100" x2="100" y1="9" y2="17" stroke="#bbb"/>'
@@ -102,8 +105,8 @@ def _scale(number: Number) -> str:
     )
 
 
-def _held(way: float) -> float:
-    return min(max(way, 0.0), 1.0)
+def _held(score: float) -> float:
+    return min(max(score, 0.0), 1.0)
 
 
 def _clip(case: Case, videos: Sequence[np.ndarray], score: Score) -> str:
@@ -116,7 +119,8 @@ def _clip(case: Case, videos: Sequence[np.ndarray], score: Score) -> str:
     return (
         f'<div class="clip">{_film(case, videos)}{_plot(case, score)}'
         f"<p>“{html.escape(case.truth.caption)}”<br><small>seed {case.seed}; "
-        f"{case.given} frames given<br>{'<br>'.join(words)}</small></p></div>"
+        f"{case.condition_frames} condition frames<br>{'<br>'.join(words)}"
+        "</small></p></div>"
     )
 
 
@@ -132,7 +136,7 @@ def _film(case: Case, videos: Sequence[np.ndarray]) -> str:
 
 
 def _plot(case: Case, score: Score) -> str:
-    """Curves over time, all on one scale."""
+    """Draws curves over time, all on one scale."""
     if not score.curves:
         return ""
     frames, width, height = len(case.truth.video), 260, _HEIGHT
@@ -141,7 +145,7 @@ def _plot(case: Case, score: Score) -> str:
     scale = (height - 20) / max(high - low, 1e-9)
 
     def path(line: Float[np.ndarray, " t"]) -> str:
-        """Broken where there is no number."""
+        """Returns a path with gaps at NaN."""
         parts, pen = [], "M"
         for t, value in enumerate(line):
             if math.isnan(value):
@@ -152,8 +156,8 @@ def _plot(case: Case, score: Score) -> str:
             pen = "L"
         return " ".join(parts)
 
-    given = max(case.given - 1, 0) * width / (frames - 1)
-    lines = [f'<rect width="{given:.1f}" height="{height}" fill="#eee"/>']
+    condition = max(case.condition_frames - 1, 0) * width / (frames - 1)
+    lines = [f'<rect width="{condition:.1f}" height="{height}" fill="#eee"/>']
     for i, (name, (truth, made)) in enumerate(score.curves.items()):
         ink = _INKS[i % len(_INKS)]
         for line, thick in ((truth, 1), (made, 2.5)):

@@ -1,4 +1,4 @@
-"""Families asked of a model, each beside its ceiling and its floors."""
+"""The runner of families: a model's scores beside its ceiling and its floors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,11 +23,11 @@ from soraxla.evals.worldbench.cases import (
     Generate,
     Score,
     Video,
-    heard,
     still,
-    unheard,
+    supported,
+    unsupported,
 )
-from soraxla.evals.worldbench.numbers import Number, family_ways, summarise
+from soraxla.evals.worldbench.numbers import Number, family_scores, summarise
 from soraxla.packing.controls import Controls
 
 FAMILIES: dict[str, Family] = {
@@ -47,35 +47,35 @@ _NOT_STEERED = {
 
 
 class Outcome(NamedTuple):
-    """A family's cases, what the model and the VAE made of them, and the scores."""
+    """The results of a family: its cases, the model's and VAE's clips, the scores."""
 
     cases: list[Case]
     videos: dict[str, list[Video]]  # "model" and "ceiling"
     scores: dict[str, list[Score]]  # by source
     numbers: dict[str, Number]
     chance: dict[str, float]
-    unheard: tuple[str, ...]  # what of the cases the model could not be told
+    unsupported: tuple[str, ...]  # controls of the cases that the model lacks
 
     @property
-    def ways(self) -> dict[str, float]:
-        """The mean and the least of the measures'."""
-        return family_ways(self.numbers)
+    def family_scores(self) -> dict[str, float]:
+        """The mean and the least normalised score of the measures."""
+        return family_scores(self.numbers)
 
     @property
     def asked_without(self) -> str:
-        """A line on what the model could not be told; "" where that is nothing."""
-        return "; ".join(_NOT_STEERED[name] for name in self.unheard)
+        """A line on the controls that the model lacks; "" if there is none."""
+        return "; ".join(_NOT_STEERED[name] for name in self.unsupported)
 
 
 def draw_cases(family: Family, clips: int, size: Size) -> list[Case]:
-    """The first cases of the held-out seeds.
+    """Returns the first cases of the held-out seeds.
 
     Raises:
-        UserError: fewer than two clips, or a size in which nothing can be asked.
+        UserError: fewer than two clips, or a size without any case.
     """
     if clips < 2:
         raise UserError(
-            f"clips is {clips}, expected 2 or more: one is paired with others"
+            f"clips is {clips}, expected 2 or more: each is paired with another"
         )
     return [family.case(FIRST_SEED + i, size) for i in range(clips)]
 
@@ -83,18 +83,18 @@ def draw_cases(family: Family, clips: int, size: Size) -> list[Case]:
 def run_family(
     family: Family,
     cases: Sequence[Case],
-    known: Controls,
+    controls: Controls,
     generate: Generate,
     autoencode: Autoencode,
     done: Callable[[], Any],
 ) -> Outcome:
-    """Generates and scores; calls `done` after each clip made, two a case.
+    """Generates and scores; calls `done` after each clip, two per case.
 
-    The ceiling is what the VAE makes of the truth; the floors are the last given frame
-    for ever, and the clip made for another case. The model is told what it is steered
-    by, `known`, and asked without the rest.
+    The ceiling is the VAE's reconstruction of the truth. The floors are the last
+    condition frame repeated, and the clip generated for another case. The model gets
+    only the `controls` that it supports.
     """
-    asks = [heard(case.ask, known) for case in cases]
+    asks = [supported(case.ask, controls) for case in cases]
     made: dict[int, Video] = {}
     for place, video in generate(asks):
         _check(video, cases[place])
@@ -102,7 +102,7 @@ def run_family(
         done()
     ceiling = []
     for ask, case in zip(asks, cases, strict=True):
-        ceiling.append(_with_given(autoencode(ask, case.truth.video), case))
+        ceiling.append(_with_condition(autoencode(ask, case.truth.video), case))
         done()
     model = [made[i] for i in range(len(cases))]
     videos = {"model": model, "ceiling": ceiling, "shuffled": model[1:] + model[:1]}
@@ -118,7 +118,7 @@ def run_family(
         scores=scores,
         numbers=summarise(family.measures, scores),
         chance=family.chance(cases),
-        unheard=unheard(cases[0].ask, known),
+        unsupported=unsupported(cases[0].ask, controls),
     )
 
 
@@ -128,13 +128,15 @@ def _check(video: np.ndarray, case: Case) -> None:
         raise UserError(f"a clip is {video.dtype} {shape}, expected uint8 {expected}")
 
 
-def _with_given(video: Video, case: Case) -> Video:
-    return np.concatenate([case.truth.video[: case.given], video[case.given :]])
+def _with_condition(video: Video, case: Case) -> Video:
+    return np.concatenate(
+        [case.truth.video[: case.condition_frames], video[case.condition_frames :]]
+    )
 
 
 def table(outcomes: Mapping[str, Outcome]) -> str:
-    """What a terminal shows: a line a measure, then lines a family."""
-    head = ("", "model", "95 %", "ceiling", "floor", "way")
+    """Returns the terminal's table: a line per measure, then lines per family."""
+    head = ("", "model", "95 %", "ceiling", "floor", "normalised")
     rows = [head]
     for name, outcome in outcomes.items():
         rows += [
@@ -144,7 +146,7 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
                 f"{number.value.low:.3g}…{number.value.high:.3g}",
                 f"{number.ceiling:.3g}",
                 f"{number.floors[number.floor]:.3g} ({number.floor})",
-                f"{number.way.value:.2f}",
+                f"{number.normalised.value:.2f}",
             )
             for measure, number in outcome.numbers.items()
         ]
@@ -154,9 +156,9 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
         for guess, share in outcome.chance.items()
     ]
     rows += [
-        (f"{name}, {which} way", "", "", "", "", f"{way:.2f}")
+        (f"{name}, {which} score", "", "", "", "", f"{score:.2f}")
         for name, outcome in outcomes.items()
-        for which, way in outcome.ways.items()
+        for which, score in outcome.family_scores.items()
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
@@ -169,6 +171,6 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
     lines += [
         f"{name}: {outcome.asked_without}"
         for name, outcome in outcomes.items()
-        if outcome.unheard
+        if outcome.unsupported
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Does a clip show the colour, the shape and the direction its prompt asks for?"""
+"""The family `text`: a clip must show its prompt's colour, shape and direction."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from soraxla.evals.worldbench.cases import (
 )
 from soraxla.evals.worldbench.reading import Reading, read_shape
 
-_NEW_EVERY = 5  # a fifth of the prompts have a triple that no dataset has
+_NEW_EVERY = 5  # a fifth of the prompts have a held-out triple
 
 
 def case(seed: int, size: Size) -> Case:
-    """A prompt alone, of one shape that moves, and far enough to be read in truth."""
+    """Returns a prompt only, of one shape that moves far enough to be read in truth."""
     new = (seed - FIRST_SEED) % _NEW_EVERY == 0
     for candidate in candidates(seed) if size.frames > 1 else ():
         truth = occlusion.simulate(candidate, **size._asdict(), held_out=new)
@@ -49,7 +49,7 @@ def score(case: Case, video: np.ndarray) -> Score:
 
 
 def chance(cases: Sequence[Case]) -> dict[str, float]:
-    """Shares of prompts that guessing gets wholly right."""
+    """Returns the chance levels of a fully right answer."""
     triples = Counter(asked(case.truth) for case in cases)
     return {
         "best constant guess": triples.most_common(1)[0][1] / len(cases),
@@ -62,7 +62,7 @@ def _right(what: str) -> Measure:
 
 
 FAMILY = Family(
-    what="a clip from the prompt alone, read by its pixels",
+    what="a clip from the prompt only, read from its pixels",
     measures={
         "all three": _right("of clips of the right colour, shape and direction"),
         "all three, new": _right("of those whose triple no dataset has"),

@@ -1,4 +1,4 @@
-"""Where things of known colours are, read from the pixels before a known background."""
+"""Tracking of things of known colours before a known background, by pixels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from data_pipelines.worlds.draw import COLOURS
 from data_pipelines.worlds.episode import Episode
 from soraxla.evals.worldbench.patches import areas, largest
 
-# What light and shadow make of a colour, as multiples of it.
+# The range of a colour in light and in shadow, as multiples of it.
 _SHADES, _SHADOWS = (0.5, 1.1), (0.6, 1.05)
 _FAR = 75.0  # in RGB, from all shades of a colour: another colour
 _CHANGED = 45.0  # in RGB, from all shades of the background: a thing
@@ -19,23 +19,23 @@ _SOFT = 5
 
 
 class Tracks(NamedTuple):
-    """N things in T frames: x and y in pixels, NaN where not seen; pixels covered."""
+    """N things in T frames: x and y in pixels, NaN if not seen; pixels covered."""
 
     position: Float[np.ndarray, "t n 2"]
     area: Int[np.ndarray, "t n"]
 
 
 def background(truth: Episode) -> Float[np.ndarray, "h w 3"]:
-    """What is behind the things; walls are background."""
+    """Returns the picture behind the things; walls are background."""
     return masked_median(truth.video, truth.ids == 0)
 
 
 def masked_median(
     video: UInt8[np.ndarray, "t h w 3"], seen: Bool[np.ndarray, "t h w"]
 ) -> Float[np.ndarray, "h w 3"]:
-    """Each pixel's median over the frames in which it is seen.
+    """Returns each pixel's median over the frames in which it is seen.
 
-    One that never is has the look of the nearest that is.
+    A pixel that is never seen has the look of the nearest that is.
     """
     ordered = np.sort(np.where(seen[..., None], video, np.float32(np.inf)), axis=0)
     times = seen.sum(0)
@@ -57,7 +57,7 @@ def track(
     back: Float[np.ndarray, "h w 3"],
     colours: Sequence[str],
 ) -> Tracks:
-    """Each colour's largest patch; a pixel has the nearest colour or is background."""
+    """Returns each colour's largest patch; a pixel has the nearest colour or none."""
     pixels = video.astype(np.float32)
     looks = [np.asarray(COLOURS[name], np.float32) for name in colours]
     away = [_away_from(pixels, back), *(_away(pixels, c, _SHADES) for c in looks)]
@@ -67,7 +67,7 @@ def track(
 
 
 def true_tracks(truth: Episode, things: int) -> Tracks:
-    """Where the simulator says they are seen."""
+    """Returns the simulator's tracks."""
     return _tracks([truth.ids == k + 1 for k in range(things)])
 
 
@@ -76,7 +76,7 @@ def count_things(
     back: Float[np.ndarray, "h w 3"],
     smallest: float,
 ) -> Int[np.ndarray, " t"]:
-    """Patches of at least so many pixels, of any colour, before the background."""
+    """Counts patches of at least `smallest` pixels, of any colour, per frame."""
     masks = _away_from(video.astype(np.float32), back) > _CHANGED
     return np.array([(areas(mask) >= smallest).sum() for mask in masks])
 
@@ -84,7 +84,7 @@ def count_things(
 def _away_from(
     pixels: Float[np.ndarray, "t h w 3"], back: Float[np.ndarray, "h w 3"]
 ) -> Float[np.ndarray, "t h w"]:
-    """Distance from the background, of which a VAE may have softened the edges."""
+    """Returns the distance from the background, allowing for edges blurred by a VAE."""
     soft = ndimage.uniform_filter1d(back, _SOFT, axis=0, mode="nearest")
     soft = ndimage.uniform_filter1d(soft, _SOFT, axis=1, mode="nearest")
     return np.minimum(
@@ -97,13 +97,13 @@ def _away(
     colour: Float[np.ndarray, "..."],
     shades: tuple[float, float],
 ) -> Float[np.ndarray, "t h w"]:
-    """Distance in RGB from the nearest shade of a colour."""
+    """Returns the distance in RGB from the nearest shade of a colour."""
     shade = (pixels * colour).sum(-1) / np.maximum((colour * colour).sum(-1), 1)
     return np.linalg.norm(pixels - shade.clip(*shades)[..., None] * colour, axis=-1)
 
 
 def _thing(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The largest patch, with its holes: a highlight is white."""
+    """Returns the largest patch, with its holes, since highlights are white."""
     return np.asarray(ndimage.binary_fill_holes(largest(mask)))
 
 

@@ -1,4 +1,4 @@
-"""Two views of one scene by a known camera: which of their pixels show the same."""
+"""Correspondences between two views of one scene by a known camera."""
 
 from functools import cache
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from data_pipelines.worlds import voxel_blocks as vb
 from data_pipelines.worlds.episode import Episode
 from data_pipelines.worlds.voxel_view import FOV, rays
 
-_FAR = 48.0  # blocks: what is further away is haze
+_FAR = 48.0  # blocks: farther pixels are haze
 _EDGE = 1.25  # times the depth of a neighbour: an edge
-_SAME = 1.04  # times the depth that is due: the same thing
+_SAME = 1.04  # times the expected depth: the same thing
 
 
 class Shared(NamedTuple):
-    """Of each pixel of a view, where another shows what it shows, and whether it does.
+    """Each pixel's position in another view, and whether both show the same.
 
-    `x` and `y` are pixels of the other view, whose centres are at halves.
+    `x` and `y` are pixels of the other view, with centres at halves.
     """
 
     x: Float[np.ndarray, "h w"]
@@ -27,7 +27,7 @@ class Shared(NamedTuple):
 
     @property
     def distance(self) -> Float[np.ndarray, "h w"]:
-        """Pixels from a place in one view to that in the other."""
+        """Returns the pixels between positions in both views."""
         height, width = self.x.shape
         right = np.arange(width) + 0.5
         down = np.arange(height)[:, None] + 0.5
@@ -35,11 +35,7 @@ class Shared(NamedTuple):
 
 
 def shared(truth: Episode, other: int, frame: int) -> Shared:
-    """Where frame `other` shows what `frame` does, by true depth and camera.
-
-    Not shared are sky, water, which flows, what haze hides, and what is at an edge of
-    something nearer.
-    """
+    """Returns where frame `other` shows the content of `frame`, by true geometry."""
     depth = truth.depth[frame]
     to_other = np.linalg.inv(truth.camera[other].astype(float)) @ truth.camera[frame]
     points = (directions(*depth.shape) * depth[..., None]) @ to_other[:3, :3].T
@@ -61,7 +57,7 @@ def shared(truth: Episode, other: int, frame: int) -> Shared:
 
 @cache
 def directions(height: int, width: int) -> Float[np.ndarray, "h w 3"]:
-    """Unit directions, in the camera, of the centres of pixels."""
+    """Returns unit directions, in the camera, of the centres of pixels."""
     every = rays(height, width, corners=False).astype(float)
     return np.ascontiguousarray(every.T.reshape(height, width, 3))
 
@@ -69,7 +65,7 @@ def directions(height: int, width: int) -> Float[np.ndarray, "h w 3"]:
 def project(
     points: Float[np.ndarray, "*b 3"], height: int, width: int
 ) -> tuple[Float[np.ndarray, "*b"], Float[np.ndarray, "*b"]]:
-    """Pixels (x, y) of points in the camera; NaN of what is not before it."""
+    """Returns pixels (x, y) of points in the camera; NaN for points behind it."""
     focal = height / 2 / float(np.tan(np.radians(FOV) / 2))
     ahead = points[..., 2]
     scale = focal / np.where(ahead > 1e-3, ahead, np.nan)
@@ -81,7 +77,7 @@ def look_up(
     x: Float[np.ndarray, "n p q"],
     y: Float[np.ndarray, "n p q"],
 ) -> Float[np.ndarray, "n p q c"]:
-    """Each picture at the pixels (x, y), linear between centres; NaN outside of it."""
+    """Samples each picture at (x, y), linear between centres; NaN outside it."""
     count, height, width, channels = pictures.shape
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     places = []
@@ -103,7 +99,7 @@ def _nearest(
     x: Float[np.ndarray, "p q"],
     y: Float[np.ndarray, "p q"],
 ) -> Float[np.ndarray, "p q"]:
-    """The pixel in which (x, y) is; 0 outside."""
+    """Returns the pixel that contains (x, y); 0 outside."""
     height, width = picture.shape
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     column, row = (np.where(inside, at, 0).astype(np.int64) for at in (x, y))

@@ -25,8 +25,8 @@ def right(case):
 
 def given_then(case, made):
     """The given frames, then those of another clip."""
-    given = case.truth.video[: case.given]
-    return np.concatenate([given, made[case.given :]])
+    given = case.truth.video[: case.condition_frames]
+    return np.concatenate([given, made[case.condition_frames :]])
 
 
 def test_the_truth_agrees_with_itself(case, right):
@@ -49,7 +49,7 @@ def test_what_stands_still_or_is_blank_is_no_scene(case, right):
 @pytest.mark.parametrize("change", ["moved", "mirrored", "of half the pace"])
 def test_another_clip_is_worse(case, right, change):
     truth, frames = case.truth.video, np.arange(SIZE.frames)
-    slow = np.minimum(frames, (frames + case.given) // 2)
+    slow = np.minimum(frames, (frames + case.condition_frames) // 2)
     video = {
         "moved": np.roll(truth, 6, axis=2),
         "mirrored": truth[:, :, ::-1],

@@ -7,7 +7,7 @@ from data_pipelines.worlds import voxel
 from data_pipelines.worlds.sizes import Size
 from data_pipelines.worlds.voxel_actions import ACTIONS, parse_actions
 from soraxla.evals.worldbench import control
-from soraxla.evals.worldbench.cases import FIRST_SEED, heard, still, unheard
+from soraxla.evals.worldbench.cases import FIRST_SEED, still, supported, unsupported
 from soraxla.evals.worldbench.motion import motion, true_motion
 from soraxla.packing.controls import Controls
 
@@ -46,7 +46,7 @@ def test_where_nothing_can_be_followed_nothing_moves(case):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, case.truth.video.shape, dtype=np.uint8)
     for video in (noise, np.full_like(noise, 128)):
-        seen = motion(video, case.truth, case.given)
+        seen = motion(video, case.truth, case.condition_frames)
         assert not np.any(seen.turn) and not np.any(seen.ahead)
 
 
@@ -97,12 +97,12 @@ def test_a_picture_that_changes_as_a_whole_shows_no_edit(edited):
 
 def test_a_model_is_told_what_it_is_steered_by(case):
     ask, both = case.ask, Controls(actions=ACTIONS, camera=True)
-    assert heard(ask, both).actions is case.truth.actions
-    assert heard(ask, both).camera is None  # the camera would tell the answer
-    assert unheard(ask, both) == ()
+    assert supported(ask, both).actions is case.truth.actions
+    assert supported(ask, both).camera is None  # the camera would tell the answer
+    assert unsupported(ask, both) == ()
     for other in (Controls(), Controls(actions=("forward", "jump"), camera=True)):
-        assert heard(ask, other).actions is None
-        assert unheard(ask, other) == ("actions",)
+        assert supported(ask, other).actions is None
+        assert unsupported(ask, other) == ("actions",)
 
 
 def test_actions_of_none_are_not_missed(case):
@@ -110,6 +110,6 @@ def test_actions_of_none_are_not_missed(case):
     ask = case.ask._replace(
         actions=np.zeros_like(case.truth.actions), camera=case.truth.camera
     )
-    assert unheard(ask, Controls()) == ("camera",)
-    assert unheard(ask, Controls(camera=True)) == ()
-    assert heard(ask, Controls(camera=True)).camera is case.truth.camera
+    assert unsupported(ask, Controls()) == ("camera",)
+    assert unsupported(ask, Controls(camera=True)) == ()
+    assert supported(ask, Controls(camera=True)).camera is case.truth.camera

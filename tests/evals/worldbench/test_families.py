@@ -25,7 +25,9 @@ def run(asked, video_of):
     done = []
 
     def generate(asks):
-        assert [len(ask.given) for ask in asks] == [case.given for case in cases]
+        assert [len(ask.condition) for ask in asks] == [
+            case.condition_frames for case in cases
+        ]
         return [(i, video_of(cases[i])) for i in reversed(range(len(asks)))]
 
     outcome = runner.run_family(
@@ -43,27 +45,27 @@ def run(asked, video_of):
 def noise(case):
     rng = np.random.default_rng(case.seed)
     video = rng.integers(0, 256, case.truth.video.shape, dtype=np.uint8)
-    video[: case.given] = case.truth.video[: case.given]
+    video[: case.condition_frames] = case.truth.video[: case.condition_frames]
     return video
 
 
 def test_the_truth_is_the_ceiling(asked):
     outcome = run(asked, lambda case: case.truth.video)
-    ways = {name: number.way.value for name, number in outcome.numbers.items()}
+    ways = {name: number.normalised.value for name, number in outcome.numbers.items()}
     assert ways == dict.fromkeys(ways, 1.0)
-    assert outcome.ways == {"mean": 1.0, "least": 1.0}
+    assert outcome.family_scores == {"mean": 1.0, "least": 1.0}
 
 
 def test_a_copied_frame_is_the_floor(asked):
     family, _ = asked
     outcome = run(asked, worldbench.still)
     for name, number in outcome.numbers.items():
-        assert not family.measures[name].copies or number.way.value <= 0.0
-    assert outcome.ways["least"] == 0.0
+        assert not family.measures[name].copies or number.normalised.value <= 0.0
+    assert outcome.family_scores["least"] == 0.0
 
 
 def test_noise_is_no_better(asked):
-    assert run(asked, noise).ways["mean"] < 0.1
+    assert run(asked, noise).family_scores["mean"] < 0.1
 
 
 def test_cases_are_held_out_and_the_same_every_time(asked):
@@ -72,12 +74,15 @@ def test_cases_are_held_out_and_the_same_every_time(asked):
     again = family.case(worldbench.FIRST_SEED + 1, SIZE)
     assert again.seed == cases[1].seed
     np.testing.assert_array_equal(again.truth.video, cases[1].truth.video)
-    assert all((case.given - 1) % 4 == 0 or not case.given for case in cases)
+    assert all(
+        (case.condition_frames - 1) % 4 == 0 or not case.condition_frames
+        for case in cases
+    )
 
 
 def test_a_size_in_which_nothing_can_be_asked_is_refused(asked):
     family, _ = asked
-    with pytest.raises(ValueError, match="ask for more frames"):
+    with pytest.raises(ValueError, match="use more frames"):
         family.case(worldbench.FIRST_SEED, Size(64, 64, 1, 16.0))
 
 
@@ -95,14 +100,16 @@ def returning():
 def test_what_is_given_ends_when_the_shape_is_gone(returning):
     visible = returning.truth.state["visible"]
     gone = (visible < 0.02).any(1)
-    assert not gone[: returning.given - 1].any()
-    assert gone[returning.given - 1 : returning.given + 4].any()
-    assert (visible[returning.given :] > 0.9).any()
+    assert not gone[: returning.condition_frames - 1].any()
+    assert gone[returning.condition_frames - 1 : returning.condition_frames + 4].any()
+    assert (visible[returning.condition_frames :] > 0.9).any()
 
 
 def test_a_shape_that_comes_back_moved_or_recoloured_is_noticed(returning):
     truth = returning.truth.video
-    late = truth[np.arange(len(truth)) - (np.arange(len(truth)) >= returning.given)]
+    late = truth[
+        np.arange(len(truth)) - (np.arange(len(truth)) >= returning.condition_frames)
+    ]
     assert permanence.score(returning, late).values["position error"] > 0.5
     hue = np.roll(truth, 1, axis=-1)  # red to green, green to blue
     assert permanence.score(returning, hue).values["colour found"] == 0
@@ -116,7 +123,9 @@ def test_half_the_pace_is_wrong_in_all_that_is_measured():
     case = physics.case(worldbench.FIRST_SEED + 1, SIZE)
     frames = np.arange(SIZE.frames)
     slow = np.where(
-        frames < case.given, frames, case.given - 1 + (frames - case.given + 1) // 2
+        frames < case.condition_frames,
+        frames,
+        case.condition_frames - 1 + (frames - case.condition_frames + 1) // 2,
     )
     right, wrong = (
         physics.score(case, video).values
@@ -133,7 +142,7 @@ def test_a_fifth_of_the_prompts_are_of_triples_that_no_dataset_has():
     cases = [text.case(worldbench.FIRST_SEED + i, SIZE) for i in range(10)]
     new = [tuple(text.asked(case.truth)) in occlusion.HELD_OUT for case in cases]
     assert new == [True, False, False, False, False] * 2
-    assert all(case.given == 0 for case in cases)
+    assert all(case.condition_frames == 0 for case in cases)
     guesses = text.chance(cases)
     assert guesses["best constant guess"] >= 0.1
     assert guesses["guessing each word"] == 1 / 640

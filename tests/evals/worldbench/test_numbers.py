@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from soraxla.evals.worldbench.cases import Measure, Score
-from soraxla.evals.worldbench.numbers import family_ways, summarise
+from soraxla.evals.worldbench.numbers import family_scores, summarise
 
 LOWER = Measure(unit="px", what="an error")
 HIGHER = Measure(unit="share", what="a share", higher=True, copies=False)
@@ -24,12 +24,12 @@ def number(measure, **values):
 def test_the_better_floor_is_the_one_that_counts():
     found = number(LOWER, model=[3, 5], ceiling=[1, 1], copied=[9, 11], shuffled=[6, 8])
     assert found.floor == "shuffled" and found.floors == {"copied": 10, "shuffled": 7}
-    assert found.way.value == pytest.approx((7 - 4) / (7 - 1))
+    assert found.normalised.value == pytest.approx((7 - 4) / (7 - 1))
     found = number(
         HIGHER, model=[0.5, 0.7], ceiling=[1, 1], copied=[1, 1], shuffled=[0, 0.4]
     )
     assert found.floor == "shuffled"  # a copy is no floor of what a copy keeps
-    assert found.way.value == pytest.approx((0.6 - 0.2) / (1 - 0.2))
+    assert found.normalised.value == pytest.approx((0.6 - 0.2) / (1 - 0.2))
 
 
 def test_clips_that_show_nothing_to_measure_do_not_count():
@@ -41,12 +41,12 @@ def test_clips_that_show_nothing_to_measure_do_not_count():
         shuffled=[9, np.nan, 9],
     )
     assert (found.value.value, found.clips) == (3.0, 2)
-    assert found.way.value == pytest.approx(0.5)
+    assert found.normalised.value == pytest.approx(0.5)
 
 
 def test_where_the_ceiling_is_no_better_than_the_floor_there_is_no_way():
     found = number(LOWER, model=[1], ceiling=[2], copied=[2], shuffled=[3])
-    assert np.isnan(found.way.value)
+    assert np.isnan(found.normalised.value)
 
 
 def test_the_interval_is_the_bootstraps():
@@ -59,7 +59,7 @@ def test_the_interval_is_the_bootstraps():
     )
     low, high = found.value.low, found.value.high
     assert high - low == pytest.approx(2 * 1.96 * model.std() / 20, rel=0.1)
-    assert (10 - high) / 10 == pytest.approx(found.way.low)
+    assert (10 - high) / 10 == pytest.approx(found.normalised.low)
 
 
 def test_a_family_is_the_mean_and_the_least_of_its_measures():
@@ -67,4 +67,4 @@ def test_a_family_is_the_mean_and_the_least_of_its_measures():
     half = summarise({"x": LOWER}, made)["x"]
     made = scores(model=[9, 9], ceiling=[0, 0], copied=[2, 2], shuffled=[2, 2])
     below = summarise({"x": LOWER}, made)["x"]
-    assert family_ways({"a": half, "b": below}) == {"mean": 0.25, "least": 0.0}
+    assert family_scores({"a": half, "b": below}) == {"mean": 0.25, "least": 0.0}
