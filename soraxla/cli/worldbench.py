@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
 
     from soraxla.core.config import to_dict
     from soraxla.evals.worldbench import record, report, runner
+    from soraxla.evals.worldbench.cases import supported
     from soraxla.files.hashing import sha256_of_tree
     from soraxla.generation.pipeline import load
     from soraxla.parallel.mesh import sampling_mesh
