@@ -82,7 +82,8 @@ def prepare(
     interruption, it continues, and the result has the same bytes.
 
     Args:
-        source, data_dir: see `sources.open_source`.
+        source: see `sources.open_source`.
+        data_dir: see `sources.open_source`.
         out: a folder that is new, empty, or an unfinished or finished run of this.
         encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
             mean, (1 + k, H / s, W / s, C).

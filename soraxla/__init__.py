@@ -1,3 +1,196 @@
-"""Sora in JAX for TPU pods: one packed video diffusion transformer for every task."""
+"""Sora in JAX for TPU pods: one packed video diffusion transformer for every task.
+
+    import soraxla
+
+    data = soraxla.prepare("my_clips", "my_dataset")
+    cfg = soraxla.config("dit:s", {"step.optim.learning_rate": 3e-4}, batch_rows=16)
+    run = soraxla.train(cfg, data="my_dataset", workdir="runs/dit")
+    pipe = soraxla.load("runs/dit")
+    video = pipe.generate("a rabbit yawns", size=(640, 360), frames=97)
+    soraxla.save(video, "rabbit.mp4")
+
+JAX and other large packages are imported when a function is called.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+    from ml_collections import ConfigDict
+
+    from data_pipelines.dataset import Dataset
+    from soraxla.generation.pipeline import Pipeline
+    from soraxla.generation.video import Video
+    from soraxla.training.run import Run
 
 __version__ = "0.1.0"
+__all__ = [
+    "Dataset",
+    "Pipeline",
+    "Run",
+    "Video",
+    "config",
+    "load",
+    "prepare",
+    "save",
+    "train",
+]
+
+# The types that the functions return, by the modules that are imported for them.
+_TYPES = {
+    "Dataset": "data_pipelines.dataset",
+    "Pipeline": "soraxla.generation.pipeline",
+    "Run": "soraxla.training.run",
+    "Video": "soraxla.generation.video",
+}
+
+
+def config(
+    spec: str, overrides: Mapping[str, Any] | None = None, **keys: Any
+) -> "ConfigDict":
+    """Returns the configuration of a training, checked.
+
+    Args:
+        spec: a preset, `NAME[:ARGUMENT]` such as "dit:s", or the path of a Python file
+            with a `get_config`.
+        overrides: dotted keys and their values.
+        keys: keys of the top level and their values.
+
+    Raises:
+        UserError: an unknown preset or key (names the nearest), or a wrong value.
+    """
+    from soraxla.training.presets import load_preset
+    from soraxla.training.run import check_config
+
+    made = load_preset(spec, {**(overrides or {}), **keys})
+    check_config(made.to_dict())
+    return made
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    vae: str | os.PathLike[str] | None = None,
+    text_encoder: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    conditions: bool = True,
+    max_tokens: int = 16384,
+    max_bad: float = 0.05,
+) -> "Dataset":
+    """Encodes captioned media into the dataset folder `out`, on all devices.
+
+    An interrupted call is continued by the next; see docs/dataset.md.
+
+    Args:
+        source: a folder with captions, tfds:NAME[/SPLIT], or "samples", the ten clips
+            and pictures that are shipped.
+        vae: a VAE's model folder or training folder; None is the small one shipped.
+        text_encoder: hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH; None
+            is hashed.
+        data_dir: folder of TFDS datasets; None is TFDS_DATA_DIR or TFDS's own.
+        conditions: encode also the condition frames of tasks other than text to video.
+        max_tokens: longer clips are split; in pixels.
+        max_bad: share of unreadable media to accept.
+
+    Raises:
+        UserError: a source, VAE, encoder or number that cannot be used, too many bad
+            media, or an `out` that holds something else.
+        OSError: `out` cannot be written, or another run writes it.
+    """
+    from soraxla.tools.prepare import prepare_dataset
+
+    return prepare_dataset(
+        source if isinstance(source, str) else Path(source),
+        Path(out),
+        vae=None if vae is None else Path(vae),
+        text_encoder=text_encoder,
+        data_dir=None if data_dir is None else Path(data_dir),
+        conditions=conditions,
+        max_tokens=max_tokens,
+        max_bad=max_bad,
+    )
+
+
+def train(
+    cfg: "ConfigDict | Mapping[str, Any]",
+    *,
+    data: str | os.PathLike[str],
+    workdir: str | os.PathLike[str],
+    init: str | os.PathLike[str] | None = None,
+    mesh: "Mesh | None" = None,
+) -> "Run":
+    """Trains a diffusion transformer or a VAE; a folder that exists is continued.
+
+    An interrupt (Ctrl-C, a notebook's stop button) saves a checkpoint and returns the
+    Run after the current step; a second one raises KeyboardInterrupt at once.
+
+    Args:
+        cfg: from `config`.
+        data: a prepared dataset for a transformer, a folder of media for a VAE.
+        workdir: the training folder.
+        init: the folder of a model to fine-tune.
+        mesh: the devices; None is `cfg.mesh` over all devices.
+
+    Raises:
+        UserError: a setting, the data or the model to fine-tune does not fit.
+        OSError: a file cannot be read or written, or another training runs there.
+        FloatingPointError: no finite gradient for 20 steps in a row.
+    """
+    from ml_collections import ConfigDict
+
+    from soraxla.training.run import run_training
+
+    return run_training(
+        cfg.to_dict() if isinstance(cfg, ConfigDict) else cfg,
+        data=Path(data),
+        workdir=Path(workdir),
+        init=None if init is None else Path(init),
+        mesh=mesh,
+        interrupts=True,
+    )
+
+
+def load(
+    path: str | os.PathLike[str] | None = None, mesh: "Mesh | None" = None
+) -> "Pipeline":
+    """Returns a pipeline that generates videos and images.
+
+    Args:
+        path: a training folder, a model folder of `soraxla import` or `export`, or
+            `hf:ORG/NAME`; None is the small model of simulated worlds that is shipped,
+            with the size, length and rate that it was trained for.
+        mesh: the devices; None is all devices, which share each row of tokens.
+
+    Raises:
+        UserError: the folder is missing, incomplete, damaged, or holds something else.
+    """
+    from soraxla.generation import pipeline
+    from soraxla.parallel.mesh import sampling_mesh
+
+    where = path if path is None or isinstance(path, str) else Path(path)
+    return pipeline.load(where, sampling_mesh() if mesh is None else mesh)
+
+
+def save(video: "Video", path: str | os.PathLike[str]) -> None:
+    """Writes a video as .mp4, .webm, .gif or .webp, one frame as .png or .jpg.
+
+    Raises:
+        UserError: an unknown suffix, several frames for a picture, or a size or rate
+            that the format does not take.
+        OSError: the folder is missing or cannot be written.
+    """
+    from soraxla.generation import video as videos
+
+    videos.save(video, path)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TYPES:
+        raise AttributeError(f"module 'soraxla' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_TYPES[name]), name)

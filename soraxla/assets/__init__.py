@@ -24,6 +24,9 @@ class GenerationDefaults(NamedTuple):
     condition_noise: float = 0.0
 
 
+# The defaults of every other model.
+DEFAULTS = GenerationDefaults(width=256, height=256, frames=1, fps=24.0)
+
 # From clean condition tokens this model makes ever more contrast.
 WORLDS = GenerationDefaults(
     width=64,

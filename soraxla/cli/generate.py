@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soraxla.assets import WORLDS, GenerationDefaults, worlds_model
+from soraxla.assets import DEFAULTS, WORLDS, GenerationDefaults
 from soraxla.cli import media, sampling
 from soraxla.core.errors import UserError
 
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
         media.check_kept(args, out)
     _rehearse(outs[0], requests[0], args.codec)
     with jax.set_mesh(sampling_mesh()):
-        pipeline = load(args.checkpoint or worlds_model())
+        pipeline = load(args.checkpoint)
         if args.actions is not None:
             requests = [_acting(args.actions, r, pipeline) for r in requests]
         if args.takes is None and usual.takes > 1 and pipeline.joins(requests[0]):
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _usual(args: argparse.Namespace) -> GenerationDefaults:
-    return GenerationDefaults(256, 256, 1, 24.0) if args.checkpoint else WORLDS
+    return DEFAULTS if args.checkpoint else WORLDS
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":

@@ -3,15 +3,18 @@
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, PyTree, UInt8
 
+from soraxla.assets import DEFAULTS, WORLDS, GenerationDefaults, worlds_model
 from soraxla.checkpoints.load import load_transformer, load_vae
 from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.checkpoints.wan import load_wan
@@ -30,6 +33,7 @@ from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.tasks import joins, sampling, spans
+from soraxla.generation.video import Video
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
@@ -41,30 +45,75 @@ _TAKE = 2**24  # from the draws of a take to those of the next
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A diffusion transformer with its VAE and text encoder, ready to generate."""
+    """A diffusion transformer with its VAE and text encoder, ready to generate.
+
+    Attributes:
+        defaults: size, length and rate of `generate` where none is asked for.
+        mesh: the devices of `generate`; None is the mesh that is set.
+    """
 
     dit: LoadedModel
     vae: LoadedModel
     process: Process
     text_encoder: TextEncoder
+    defaults: GenerationDefaults = DEFAULTS
+    mesh: Mesh | None = None
+
+    @overload
+    def generate(self, prompt: str | Request, **options: Any) -> Video: ...
+
+    @overload
+    def generate(
+        self, prompt: Sequence[str | Request], **options: Any
+    ) -> list[Video]: ...
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Request | Sequence[str | Request],
         *,
-        size: tuple[int, int] = (256, 256),
-        frames: int = 1,
-        fps: float = 24.0,
-        settings: SamplingConfig | None = None,
-    ) -> list[UInt8[np.ndarray, "t h w 3"]]:
-        """One video a prompt, `frames` frames of `size` = (width, height) pixels."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        size: tuple[int, int] | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
+        **settings: Any,
+    ) -> Video | list[Video]:
+        """Returns the video of a prompt, or those of a list of prompts, in order.
+
+        Args:
+            prompt: a text, or a `Request`, which has its size and may have a task.
+            size: (width, height) in pixels; like `frames` and `fps` of texts only, and
+                None is the model's default.
+            frames: 1 is an image.
+            settings: fields of `SamplingConfig`, such as `steps`, `cfg_scale`, `seed`.
+
+        Raises:
+            UserError: an unknown option, or a size, length or number out of its range.
+        """
+        default = self.defaults
+        prompts = [prompt] if isinstance(prompt, str | Request) else prompt
+        width, height = size or (default.width, default.height)
         requests = [
-            Request(prompt=p, width=size[0], height=size[1], frames=frames, fps=fps)
-            for p in prompts
+            each
+            if isinstance(each, Request)
+            else Request(
+                prompt=each,
+                width=width,
+                height=height,
+                frames=default.frames if frames is None else frames,
+                fps=default.fps if fps is None else fps,
+            )
+            for each in prompts
         ]
-        results = self.generate_each(requests, settings or SamplingConfig())
-        return [video for _, video in sorted(results, key=lambda result: result[0])]
+        settings = {"condition_noise": default.condition_noise, **settings}
+        with nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+            if requests and all(map(self.joins, requests)):
+                settings = {"takes": default.takes, **settings}
+            sampling_config = build(SamplingConfig, settings)
+            made = dict(self.generate_each(requests, sampling_config))
+        videos = [
+            Video(frames=made[place], fps=request.fps, request=request)
+            for place, request in enumerate(requests)
+        ]
+        return videos[0] if isinstance(prompt, str | Request) else videos
 
     def generate_each(
         self, requests: Sequence[Request], settings: SamplingConfig
@@ -274,14 +323,23 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
     return jit(run)
 
 
-def load(checkpoint: str | Path) -> Pipeline:
-    """A pipeline from a training folder (its EMA), a folder of weights (of `soraxla
-    import` or `export`), or diffusers' folder of a Wan model,
-    which may be named `hf:ORG/NAME`.
+def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipeline:
+    """Returns the pipeline of a model folder, with its parameters on the mesh.
+
+    Args:
+        checkpoint: a training folder (its EMA is loaded), a folder that `soraxla
+            import` or `export` wrote, diffusers' folder of a Wan model, which may be
+            named `hf:ORG/NAME`; None is the model of simulated worlds that is shipped.
+        mesh: the devices; None is the mesh that is set.
 
     Raises:
         UserError: the folder is missing, incomplete, damaged, or holds something else.
     """
+    if mesh is not None:
+        with jax.set_mesh(mesh):
+            return replace(load(checkpoint), mesh=mesh)
+    if checkpoint is None:
+        return replace(load(worlds_model()), defaults=WORLDS)
     folder = local(checkpoint)
     if not folder.is_dir():
         raise UserError(

@@ -66,7 +66,7 @@ def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any
     """
     step = _group(config, "step")
     if start is None:
-        if step.get("lora") is not None or not _group(step, "model").get("layers"):
+        if needs_start(config):
             raise UserError(
                 "the configuration fine-tunes a model; name its folder with --init"
             )
@@ -86,6 +86,12 @@ def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any
                     f"has {found[part][name]!r}; leave it out, the folder says it"
                 )
     return {**config, "step": {**step, **made}}
+
+
+def needs_start(config: Mapping[str, Any]) -> bool:
+    """Returns whether a transformer's configuration fine-tunes a model."""
+    step = _group(config, "step")
+    return step.get("lora") is not None or not _group(step, "model").get("layers")
 
 
 def _group(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -23,9 +23,10 @@ from soraxla.training.experiment import (
     media_files,
     vae_experiment,
 )
-from soraxla.training.finetune import open_start, settings_of
+from soraxla.training.finetune import needs_start, open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
+from soraxla.training.presets import training_class
 from soraxla.training.preview import dit_preview, vae_preview
 
 
@@ -120,11 +121,23 @@ def open_experiment(
         OSError: a file cannot be read.
     """
     config = dict(config)
-    kind = config.pop("kind", None)
-    if kind not in _OPEN:
-        raise UserError(f"kind is {kind!r}, expected 'vae' or 'dit'")
+    dit = training_class(config) is DiTTrainingConfig
+    del config["kind"]
     start = None if init is None else Path(init)
-    return _OPEN[kind](config, Path(data), Path(workdir), start, mesh)
+    open_kind = _open_dit if dit else _open_vae
+    return open_kind(config, Path(data), Path(workdir), start, mesh)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raises UserError unless the settings fit each other and their kind.
+
+    The model of a fine-tuning comes from its folder, and is checked with it.
+    """
+    settings = dict(config)
+    cls = training_class(settings)
+    del settings["kind"]
+    if cls is VAETrainingConfig or not needs_start(settings):
+        build(cls, settings)
 
 
 def _open_vae(
@@ -162,6 +175,3 @@ def _open_dit(
             cfg, dataset, workdir, start=start, preview=preview, mesh=mesh
         )
     return experiment, cfg.loop
-
-
-_OPEN = {"vae": _open_vae, "dit": _open_dit}

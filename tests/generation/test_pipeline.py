@@ -75,10 +75,13 @@ def test_seed_prompt_and_negative_prompt_matter(pipeline, together):
 
 
 def test_one_prompt_is_one_video_and_solvers_have_names(pipeline):
-    settings = SamplingConfig(steps=2, solver="unipc", cfg_scale=1.0)
-    videos = pipeline.generate("a dot", size=(20, 16), settings=settings)
-    assert [video.shape for video in videos] == [(1, 16, 20, 3)]
-    assert pipeline.generate([], settings=settings) == []
+    options = {"steps": 2, "solver": "unipc", "cfg_scale": 1.0}
+    video = pipeline.generate("a dot", size=(20, 16), **options)
+    assert video.frames.shape == (1, 16, 20, 3)
+    assert (video.fps, video.request.prompt) == (24.0, "a dot")
+    [same] = pipeline.generate([video.request], **options)
+    np.testing.assert_array_equal(same.frames, video.frames)
+    assert pipeline.generate([], **options) == []
 
 
 def test_rows_that_do_not_fit_together_are_sampled_in_turn(

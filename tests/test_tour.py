@@ -1,0 +1,32 @@
+"""The training loop of docs/tour.md runs, and is as short as the page says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from tests.data_pipelines.datasets import write_dataset
+
+PAGE = Path(__file__).parent.parent / "docs" / "tour.md"
+SMALL = {
+    '"my_dataset"': "DATASET",
+    '"xs", **sizes': '"debug", dtype="float32", **sizes',
+    "row_length=1024, text_length=512, max_segments=16": (
+        "row_length=64, text_length=32, max_segments=4"
+    ),
+    "warmup_steps=20": "learning_rate=1e-2, warmup_steps=2",
+    "range(200)": "range(12)",
+}
+
+
+def test_the_loop_of_the_tour_trains(tmp_path, capsys):
+    [block] = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 40
+    for whole, small in SMALL.items():
+        assert block.count(whole) == 1, whole
+        block = block.replace(whole, small)
+    names = {"DATASET": write_dataset(tmp_path / "data")}
+    exec(compile(block, str(PAGE), "exec"), names)
+    losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 12 == int(names["state"].step)
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
