@@ -40,7 +40,13 @@ class WindowShape:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """The table of window shapes (at most four), and the memory for decoded clips."""
+    """The table of window shapes and the memory for decoded clips.
+
+    Attributes:
+        shapes: at most four; each is a group of `frames`, `height`, `width`, `batch`
+            and `weight`, by which the shape of a step is drawn.
+        cache_bytes: memory for decoded clips.
+    """
 
     shapes: tuple[WindowShape, ...]
     cache_bytes: int = 2 << 30

@@ -68,15 +68,23 @@ def nearest(value: str, known: Iterable[str]) -> str:
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns nested settings of any age under today's names, see `RENAMED`."""
-    flat = dict(_flat(settings))
     made: dict[str, Any] = {}
-    for key, value in flat.items():
+    for key, value in flat(settings):
         *groups, last = RENAMED.get(key, key).split(".")
         node = made
         for group in groups:
             node = node.setdefault(group, {})
         node[last] = value
     return made
+
+
+def flat(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of nested settings; an empty group is a value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{where}{key}.")
+        else:
+            yield where + key, value
 
 
 # --- Dotted keys ------------------------------------------------------------------
@@ -114,7 +122,7 @@ def leaves(cls: type, where: str = "") -> Iterator[tuple[str, Any, dataclasses.F
     """Yields (dotted key, type, field) of every setting that is no group."""
     hints = typing.get_type_hints(cls)
     for name, field in _fields(cls).items():
-        groups = _groups(hints[name])
+        groups = groups_of(hints[name])
         if groups:
             for group in groups:
                 yield from leaves(group, f"{where}{name}.")
@@ -195,9 +203,9 @@ def _entered(node: "ConfigDict", name: str, parent: Any, hint: Any) -> "ConfigDi
     """
     if node.get(name) is None:
         made: Any = {}
-        if name in node and _groups(hint):
-            made = _defaults(_groups(hint)[0])
-        elif name not in node and not _groups(hint):
+        if name in node and groups_of(hint):
+            made = _defaults(groups_of(hint)[0])
+        elif name not in node and not groups_of(hint):
             made = _defaults(parent).get(name, {})  # a mapping's first entries
         _assign(node, name, made)
     return node[name]
@@ -206,7 +214,7 @@ def _entered(node: "ConfigDict", name: str, parent: Any, hint: Any) -> "ConfigDi
 def _defaults(hint: Any) -> dict[str, Any]:
     """Returns the defaults of a dataclass, without the settings that have none."""
     made = {}
-    for group in _groups(hint):
+    for group in groups_of(hint):
         for name, field in _fields(group).items():
             if field.default is not dataclasses.MISSING:
                 made[name] = field.default
@@ -240,7 +248,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if union else (hint,)
 
 
-def _groups(hint: Any) -> list[Any]:
+def groups_of(hint: Any) -> list[Any]:
     return [option for option in _options(hint) if dataclasses.is_dataclass(option)]
 
 
@@ -250,15 +258,7 @@ def _is_mapping(hint: Any) -> bool:
 
 
 def _holds_keys(hint: Any) -> bool:
-    return bool(_groups(hint)) or any(map(_is_mapping, _options(hint)))
-
-
-def _flat(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{where}{key}.")
-        else:
-            yield where + key, value
+    return bool(groups_of(hint)) or any(map(_is_mapping, _options(hint)))
 
 
 def _plain(value: Any) -> Any:
@@ -280,7 +280,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(typing.cast(type, hint), value, where + ".")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        groups = _groups(hint)
+        groups = groups_of(hint)
         if groups and isinstance(value, Mapping):
             fit = [group for group in groups if value.keys() <= _fields(group).keys()]
             # The first one's faults are the ones to name.
@@ -332,5 +332,16 @@ def _wrong(where: str, value: Any, hint: Any) -> UserError:
 
 def type_name(hint: Any) -> str:
     """Returns a type as a user reads it, such as `float | None`."""
+    args = typing.get_args(hint)
+    if len(options := _options(hint)) > 1:
+        return " | ".join(map(type_name, options))
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(repr, args))
+    if hint is type(None):
+        return "None"
     kind = hint.__name__ if isinstance(hint, type) else str(hint)
-    return kind.replace("typing.", "")
+    if not args:
+        return kind.replace("typing.", "")
+    origin = typing.get_origin(hint)
+    inner = ("..." if arg is Ellipsis else type_name(arg) for arg in args)
+    return f"{origin.__name__}[{', '.join(inner)}]"

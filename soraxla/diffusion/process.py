@@ -43,6 +43,10 @@ class Process:
     The prediction is one of flow = ε − x0 · eps = ε · x0 = x0 · v = αε − σx0 (arXiv
     2202.00512). Times are per token (b, l); a prediction is affine in x0 for fixed x
     and t, so guidance may mix predictions without converting them.
+
+    Attributes:
+        schedule: the noise schedule.
+        prediction: what the network predicts.
     """
 
     schedule: ScheduleName = "rectified_flow"

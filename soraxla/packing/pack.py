@@ -13,15 +13,25 @@ from soraxla.packing.conditioning import ConditioningMixture
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """The budgets of a row, and the shares of visits that change a clip."""
+    """The budgets of a row, and the shares of visits that change a clip.
 
-    row_length: int  # L, tokens
-    text_length: int  # M, text tokens
-    max_segments: int  # S, clips
-    cut_share: float = 0.0  # share of visits that keep a random beginning of their clip
-    next_share: float = 0.0  # share of visits to `a_few` latent frames
-    caption_dropout: float = 0.1  # share of visits with the empty caption
-    control_dropout: float = 0.1  # share of visits without actions and camera
+    Attributes:
+        row_length: L, tokens of a row.
+        text_length: M, text tokens of a row.
+        max_segments: S, clips of a row at most.
+        cut_share: share of visits that keep a random beginning of their clip.
+        next_share: share of visits to a few latent frames.
+        caption_dropout: share of visits with the empty caption.
+        control_dropout: share of visits without actions and camera.
+    """
+
+    row_length: int
+    text_length: int
+    max_segments: int
+    cut_share: float = 0.0
+    next_share: float = 0.0
+    caption_dropout: float = 0.1
+    control_dropout: float = 0.1
     mixture: ConditioningMixture = field(default_factory=ConditioningMixture)
 
     def __post_init__(self) -> None:

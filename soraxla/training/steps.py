@@ -37,6 +37,7 @@ class DiTStepConfig:
     """Settings of a step of the diffusion transformer.
 
     Attributes:
+        seed: of weights, the order of samples, noise and time.
         lora: adapters to train beside frozen weights; None trains the weights.
         part: "all" trains the model, "forecast" its forecast layers only, from the
             frames before without noise. Such a step costs a third, and has an error for
@@ -76,6 +77,10 @@ class VAEStepConfig:
 
     A linear encoder and the moments of its latents stay constant, so that a transformer
     trained on such latents can use the decoder after it has learnt more.
+
+    Attributes:
+        kl_weight: weight of the KL divergence in the loss.
+        seed: of weights, windows and latent noise.
     """
 
     model: vae.VAEConfig

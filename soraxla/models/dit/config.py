@@ -15,6 +15,10 @@ class DiTConfig:
     """The settings of a diffusion transformer with Wan 2.1's layers (arXiv 2503.20314).
 
     Attributes:
+        layers: transformer blocks.
+        width: channels of a token.
+        heads: attention heads.
+        mlp_width: hidden units of a block's MLP.
         latent_channels: channels of the VAE's latents.
         patch: latents of one token, (time, height, width).
         text_width: width of the text encoder's embeddings.

@@ -34,14 +34,23 @@ from soraxla.parallel.mesh import constrain
 class VAEConfig:
     """Widths of the VAE and the statistics that normalise its latents.
 
-    `base_width` is Wan's C (96 there); stages have `base_width · multipliers`
-    channels. `latent_mean` and `latent_std` hold one number a latent channel.
-    Wan 2.2's has a `decoder_width` of its own (256, where C is 160), a `pixel_patch`
-    of 2, the side of the squares of pixels that become channels at both ends, and
-    `residual` stages: each adds its resampled input to its output. A `linear` one
-    encodes by a linear map of each latent's own pixels alone; its decoder adds what
-    the convolutions know to another, and starts from nothing added. Without a
-    `base_width` it has no convolutions.
+    Attributes:
+        base_width: Wan's C (96 in Wan 2.1, 160 in 2.2); 0 leaves a linear VAE without
+            convolutions.
+        latent_channels: channels of the latents.
+        multipliers: channels of each stage, as multiples of `base_width`.
+        res_blocks: residual blocks of a stage.
+        temporal_down: for each stage but the last, whether it halves the frame rate.
+        residual: stages add their resampled input to their output, as in Wan 2.2.
+        decoder_width: the decoder's `base_width` (256 in Wan 2.2); None takes the
+            encoder's.
+        pixel_patch: side of the squares of pixels that become channels at both ends;
+            2 in Wan 2.2.
+        linear: the encoder is a linear map of the pixels that a latent covers; the
+            decoder adds convolutions, which start at 0, to another linear map.
+        latent_mean: mean of each latent channel, measured in training.
+        latent_std: standard deviation of each latent channel, measured in training.
+        dtype: of activations and products; parameters are always fp32.
     """
 
     base_width: int = 96
@@ -50,7 +59,7 @@ class VAEConfig:
     res_blocks: int = 2
     temporal_down: tuple[bool, ...] = (False, True, True)
     residual: bool = False
-    decoder_width: int | None = None  # `base_width` if None
+    decoder_width: int | None = None
     pixel_patch: int = 1
     linear: bool = False
     latent_mean: tuple[float, ...] = ()
