@@ -1,1 +1,1 @@
-"""Requests to videos: tasks, condition latents, batching, blending."""
+"""Generation of videos from requests: tasks, condition latents, batching, blending."""

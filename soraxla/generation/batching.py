@@ -1,4 +1,4 @@
-"""Clips to sample, packed in rows under what conditions them."""
+"""Batching of clips: rows of packed clips under each condition of guidance."""
 
 import dataclasses
 import math
@@ -12,22 +12,25 @@ from jaxtyping import Float
 from soraxla.core.types import Array, PackedBatch
 from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.noise_schedule import time_shift
-from soraxla.generation.condition_latents import Clip, Steering, Tokens, lay
+from soraxla.generation.condition_latents import Clip, Steering, Tokens, lay_out
 from soraxla.packing.bin_packing import Visit, fewest_rows
 from soraxla.packing.controls import Controls, of_tokens
 from soraxla.packing.pack import PackConfig, Segment, pack, unpack
 from soraxla.packing.patchify import Patch, patch_grid, unpatchify
 from soraxla.parallel.mesh import current_axis_size
 
-# Tokens of the rows sampled together: enough to fill an accelerator, and short clips
-# share the cost of a step on a CPU.
+# Tokens of the rows that are sampled together: they fill an accelerator, and on a CPU
+# short clips share the cost of a step.
 _TOKENS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a model's tokens lie: `patch`, `rope_fps`, `controls` and `shift` of its
-    configuration, and the pixels that a latent covers on each side."""
+    """A model's settings for tokens.
+
+    They are `patch`, `rope_fps`, `controls` and `shift` of its configuration, and the
+    pixels of a latent's side.
+    """
 
     patch: Patch
     rope_fps: float
@@ -37,10 +40,10 @@ class Layout:
 
 
 class Rows(NamedTuple):
-    """Some clips, by their keys in row order, under one condition after the other:
+    """Packed clips, by their keys in row order, once for each condition of guidance.
 
-    the prompt; the negative prompt, where guidance asks for it; and where guidance
-    towards what is given does, the negative prompt with nothing given.
+    The conditions are the prompt; with guidance, the negative prompt; and with image
+    guidance, the negative prompt without condition tokens.
     """
 
     keys: list[int]
@@ -55,13 +58,15 @@ def pack_clips(
     layout: Layout,
     guidance: Guidance,
 ) -> Iterator[Rows]:
-    """Rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and draw i."""
-    laid = {i: lay(clip, layout.patch, layout.rope_fps) for i, clip in clips.items()}
+    """Yields rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and visit i."""
+    tokens_of = {
+        i: lay_out(clip, layout.patch, layout.rope_fps) for i, clip in clips.items()
+    }
     visits = [
         Visit(
             number=i,
             sample=i,
-            tokens=len(laid[i].condition_mask),
+            tokens=len(tokens_of[i].condition_mask),
             text_tokens=len(texts[i]),
             latent_frames=clip.grid.t,
             caption_kept=True,
@@ -75,7 +80,9 @@ def pack_clips(
         chosen = rows[start : start + at_once]
         segments = [
             [
-                _segment(d, laid[d.sample], clips[d.sample], texts[d.sample], layout)
+                _segment(
+                    d, tokens_of[d.sample], clips[d.sample], texts[d.sample], layout
+                )
                 for d in row
             ]
             for row in chosen
@@ -85,7 +92,8 @@ def pack_clips(
             batches.append(_pack(_negative(segments, negative), budget))
         if guidance.image_scale != 1:
             appended = [
-                np.concatenate([laid[d.sample].appended for d in row]) for row in chosen
+                np.concatenate([tokens_of[d.sample].appended for d in row])
+                for row in chosen
             ]
             batches.append(_without_conditions(batches[-1], appended))
         yield Rows([d.sample for row in chosen for d in row], tuple(batches))
@@ -94,7 +102,7 @@ def pack_clips(
 def unpack_clips(
     out: Float[Array, "b l p"], rows: Rows, clips: Mapping[int, Clip], patch: Patch
 ) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
-    """The latents of each clip's own grid, without what stood behind it."""
+    """Yields the latents of each clip's grid, without appended conditions."""
     found = (part for row in unpack(out, rows.batches[0].segment_ids) for part in row)
     for i, part in zip(rows.keys, found, strict=True):
         grid = clips[i].grid
@@ -103,7 +111,7 @@ def unpack_clips(
 
 
 def _budget(visits: Sequence[Visit]) -> PackConfig:
-    # The devices along `context` share a row evenly.
+    # The devices along `context` get equal parts of a row.
     unit = 128 * current_axis_size("tokens")
     longest, total = max(d.tokens for d in visits), sum(d.tokens for d in visits)
     length = max(longest, min(1024, total))
@@ -143,7 +151,7 @@ def _segment(
 def _negative(
     rows: Sequence[Sequence[Segment]], text: np.ndarray
 ) -> list[list[Segment]]:
-    """With the negative prompt, and steered by nothing."""
+    """Returns the segments with the negative prompt, and without controls."""
     return [
         [
             dataclasses.replace(segment, text=text, controls=_none(segment))

@@ -1,5 +1,4 @@
-"""Pixels that are given: brought to size, and put back in what comes out of the VAE, so
-that no join shows."""
+"""Blending of input frames: brought to size, and faded into the generated frames."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,10 @@ from scipy.ndimage import uniform_filter
 from soraxla.core.errors import UserError
 from soraxla.core.types import Array
 
-FADE = 4  # generated frames over which the difference at a seam fades
-RIM = 8  # generated pixels over which it fades around a hole
-# Of 255, mean over 5 x 5 pixels: a step at a seam that is no motion, and steps beside
-# one that are none.
+FADE = 4  # generated frames over which the difference at a join fades
+RIM = 8  # generated pixels over which the difference fades around a hole
+# Largest steps without motion, of 255, mean over 5 x 5 pixels: at a join, and beside
+# one.
 SLIGHT, AT_REST = 10.0, 4.0
 
 FITS = ("cover", "crop", "pad")
@@ -24,10 +23,10 @@ FITS = ("cover", "crop", "pad")
 def fit(
     video: UInt8[np.ndarray, "t _ _ 3"], width: int, height: int, how: str
 ) -> UInt8[np.ndarray, "t {height} {width} 3"]:
-    """The frames at the wanted size; frames of that size come back as they are.
+    """Returns the frames at the requested size; frames of that size are unchanged.
 
-    "cover" scales a frame until it covers the size and cuts it at the centre, "crop"
-    cuts without scaling, "pad" scales a frame until it fits in and sets it on black.
+    "cover" scales a frame until it covers the size and crops the centre, "crop" crops
+    without scaling, "pad" scales a frame until it fits and pads with black.
 
     Raises:
         UserError: "crop" of frames that are smaller than the size.
@@ -36,14 +35,14 @@ def fit(
     if (rows, columns) == (height, width):
         return video
     if how == "cover":
-        scale = min(rows / height, columns / width)  # pixels given for one wanted
+        scale = min(rows / height, columns / width)  # input pixels per output pixel
         cut = _centre(video, *(max(1, round(x * scale)) for x in (height, width)))
         return _scaled(cut, width, height)
     if how == "crop":
         if rows < height or columns < width:
             raise UserError(
-                f"{columns}x{rows} pixels cannot be cut to {width}x{height}: choose a "
-                "smaller size, or cover or pad in place of crop"
+                f"{columns}x{rows} pixels cannot be cropped to {width}x{height}: "
+                "choose a smaller size, or cover or pad instead of crop"
             )
         return _centre(video, height, width)
     scale = max(rows / height, columns / width)
@@ -74,7 +73,7 @@ def _scaled(video: np.ndarray, width: int, height: int) -> np.ndarray:
 def whole_patches(
     hole: Bool[np.ndarray, "h w"], side: tuple[int, int]
 ) -> Bool[np.ndarray, "h w"]:
-    """The hole dilated to patches of `side` (height, width) pixels, which divide it."""
+    """Dilates the hole to patches of `side` (height, width) pixels, which divide it."""
     h, w = (n // s for n, s in zip(hole.shape, side, strict=True))
     patches = hole.reshape(h, side[0], w, side[1]).any(axis=(1, 3))
     return np.repeat(np.repeat(patches, side[0], axis=0), side[1], axis=1)
@@ -83,7 +82,7 @@ def whole_patches(
 def cross_fade(
     before: UInt8[np.ndarray, "t h w 3"], after: UInt8[np.ndarray, "t h w 3"]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The first clip turns into the second, slowly at both ends (6w⁵ − 15w⁴ + 10w³)."""
+    """Fades the first clip into the second, slowly at both ends (6w⁵ − 15w⁴ + 10w³)."""
     w = np.arange(1, len(before) + 1) / (len(before) + 1)
     w = w**3 * (6 * w**2 - 15 * w + 10)
     pairs = zip(w, before, after, strict=True)
@@ -92,43 +91,43 @@ def cross_fade(
 
 def with_frames(
     video: UInt8[np.ndarray, "t h w 3"],
-    given: Mapping[int, UInt8[np.ndarray, "h w 3"]],
+    inputs: Mapping[int, UInt8[np.ndarray, "h w 3"]],
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The video with frames as they were given, not as the VAE gives them back.
+    """Returns the video with the input frames in place of the VAE's versions of them.
 
-    The difference between the two is taken along, and fades over the next `FADE`
-    frames to both sides; between two given frames both are mixed. So is the step to the
-    first new frame where nothing moves: what stands still does not jump.
+    The difference between the two is carried over to the next `FADE` frames on both
+    sides, fading; between two input frames both are mixed. Where nothing moves, so is
+    the step to the first new frame: still regions do not jump.
     """
     out = video.copy()
-    taken = functools.cache(functools.partial(_taken_along, video, given))
+    carried = functools.cache(functools.partial(_carried_difference, video, inputs))
     for f, frame in enumerate(video):
-        if f in given:
-            out[f] = given[f]
+        if f in inputs:
+            out[f] = inputs[f]
             continue
-        sides = (max, (g for g in given if g < f)), (min, (g for g in given if g > f))
+        sides = (max, (g for g in inputs if g < f)), (min, (g for g in inputs if g > f))
         nearest = [g for pick, frames in sides if (g := pick(frames, default=-1)) >= 0]
         weights = {g: 1 - abs(f - g) / (FADE + 1) for g in nearest}
         weights = {g: weight for g, weight in weights.items() if weight > 0}
         if weights:
             total = max(1.0, sum(weights.values()))
             parts = [
-                w / total * taken(g, 1 if g < f else -1) for g, w in weights.items()
+                w / total * carried(g, 1 if g < f else -1) for g, w in weights.items()
             ]
             out[f] = _to_uint8(frame + np.sum(parts, axis=0))
     return out
 
 
-def _taken_along(
+def _carried_difference(
     video: UInt8[np.ndarray, "t h w 3"],
-    given: Mapping[int, UInt8[np.ndarray, "h w 3"]],
-    seam: int,
+    inputs: Mapping[int, UInt8[np.ndarray, "h w 3"]],
+    join: int,
     side: int,
 ) -> Float[np.ndarray, "h w 3"]:
-    """What new frames on a side (1 after, -1 before) are given of the frame `seam`.
+    """Returns the difference that new frames beside the frame `join` inherit.
 
-    A step that is slight, or between frames that are at rest, is of the VAE's or the
-    model's making.
+    `side` is 1 for frames after it, -1 before. A small step, or one between frames at
+    rest, is an error of the VAE or the model, not motion.
     """
 
     def step(a: int, b: int) -> Float[np.ndarray, "h w 3"]:
@@ -137,36 +136,36 @@ def _taken_along(
     def moved(a: int, b: int) -> Float[np.ndarray, "h w"]:
         return uniform_filter(np.abs(step(a, b)).mean(-1), 5, mode="nearest")
 
-    new = seam + side
-    still = _up_to(SLIGHT, moved(seam, new))
-    beside = [(seam - side, seam)] if seam - side in given else []
+    new = join + side
+    still = _up_to(SLIGHT, moved(join, new))
+    beside = [(join - side, join)] if join - side in inputs else []
     after = new + side
-    if 0 <= after < len(video) and after not in given:
+    if 0 <= after < len(video) and after not in inputs:
         beside.append((new, after))
     if beside:
         most = np.max([moved(a, b) for a, b in beside], axis=0)
         still = np.maximum(still, _up_to(AT_REST, most))
-    difference = given[seam].astype(np.float32) - video[seam]
-    return difference + still[:, :, None] * step(seam, new)
+    difference = inputs[join].astype(np.float32) - video[join]
+    return difference + still[:, :, None] * step(join, new)
 
 
 def _up_to(limit: float, x: Array) -> Array:
-    """1 up to the limit, 0 from twice the limit on."""
+    """Returns 1 up to the limit, and 0 from twice the limit on."""
     return np.clip(2.0 - x / limit, 0.0, 1.0)
 
 
 def with_surroundings(
     video: UInt8[np.ndarray, "t h w 3"],
-    given: UInt8[np.ndarray, "t h w 3"],
+    inputs: UInt8[np.ndarray, "t h w 3"],
     hole: Bool[np.ndarray, "h w"],
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The video with what was given around a hole.
+    """Returns the video with the input frames around a hole.
 
-    The difference along the rim is taken into the hole, ring by ring as the mean of
+    The difference along the rim is carried into the hole, ring by ring as the mean of
     its neighbours, and fades over `RIM` pixels.
     """
-    out = np.where(hole[None, :, :, None], video, given)
-    difference = (given.astype(np.float32) - video) * ~hole[None, :, :, None]
+    out = np.where(hole[None, :, :, None], video, inputs)
+    difference = (inputs.astype(np.float32) - video) * ~hole[None, :, :, None]
     reached = ~hole
     for ring in range(1, RIM + 1):
         count = _neighbours(reached[None, :, :, None].astype(np.float32))
@@ -180,7 +179,7 @@ def with_surroundings(
 
 
 def _neighbours(x: Float[np.ndarray, "t h w c"]) -> Float[np.ndarray, "t h w c"]:
-    """Sums over 3 x 3 pixels."""
+    """Returns sums over 3 x 3 pixels."""
     for axis in (1, 2):
         pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad), 3, axis)
@@ -193,7 +192,7 @@ def _to_uint8(x: Float[Array, "*n"]) -> UInt8[np.ndarray, "*n"]:
 
 
 def frame_errors(video: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, " t-1"]:
-    """Mean |difference|, of 255, of each frame from the one before."""
+    """Returns the mean |difference|, of 255, of each frame from the previous one."""
     frames = video.astype(np.float32)
     return np.abs(frames[1:] - frames[:-1]).mean((1, 2, 3))
 
@@ -201,15 +200,15 @@ def frame_errors(video: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, " t-1
 def join_ratio(
     video: UInt8[np.ndarray, "t h w 3"], joins: Sequence[int], *, closed: bool = False
 ) -> float:
-    """The largest step at a join over the median step between the other frames.
+    """Returns the largest step at a join over the median step of the other frames.
 
     Args:
         joins: the first frame after each join.
-        closed: the clip is a loop, whose last frame is followed by its first; a join
-            may then be 0.
+        closed: the clip is a loop, whose first frame follows its last; a join may then
+            be 0.
 
     Raises:
-        UserError: a join that no frame stands before.
+        UserError: no frame precedes a join.
     """
     ring = np.concatenate([video[-1:], video]) if closed else video
     errors, first = frame_errors(ring), 0 if closed else 1
@@ -219,7 +218,7 @@ def join_ratio(
             f"joins {sorted(set(joins))} in a clip of {len(video)} frames: expected "
             f"{first} to {len(video) - 1}"
         )
-    # Of a clip in which nothing moves, a step of half a grey value shows nothing.
+    # In a still clip, a step of half a grey value is invisible.
     others = np.delete(errors, places)
-    usual = np.median(others) if len(others) else 0.0
-    return float(errors[places].max() / max(usual, 0.5))
+    median = np.median(others) if len(others) else 0.0
+    return float(errors[places].max() / max(median, 0.5))

@@ -111,7 +111,7 @@ class Tokens(NamedTuple):
     appended: Bool[np.ndarray, " n"]  # after the grid's tokens
 
 
-def lay(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
+def lay_out(clip: Clip, patch: Patch, rope_fps: float) -> Tokens:
     """Returns the tokens of a clip; tokens without a condition or a start are 0.
 
     Raises:

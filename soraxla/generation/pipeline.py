@@ -1,4 +1,4 @@
-"""From requests to videos: encode ▸ pack ▸ sample ▸ decode, task by task."""
+"""The pipeline from requests to videos: encode ▸ pack ▸ sample ▸ decode."""
 
 import functools
 import math
@@ -40,7 +40,7 @@ from soraxla.models.text import TextEncoder, load_text_encoder
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import constrain
 
-_TAKE = 2**24  # from the draws of a take to those of the next
+_TAKE = 2**24  # between the visits of one take and those of the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +118,11 @@ class Pipeline:
     def generate_each(
         self, requests: Sequence[Request], settings: SamplingConfig
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
-        """(place in `requests`, video) as they are done.
+        """Yields (index in `requests`, video) as they are done.
 
-        Requests of all sizes and tasks are sampled together in packed rows; what else
-        is asked for does not change a video (its place in `requests` does). Where a
-        task samples several clips one after the other, each waits for the next round.
+        Requests of all sizes and tasks are sampled together in packed rows; the other
+        requests do not change a video, but its index does. If a task samples several
+        clips in sequence, each waits for the next round.
 
         Raises:
             UserError: several takes of a task without joins.
@@ -130,8 +130,8 @@ class Pipeline:
         places = [self.joins(request) for request in requests]
         if settings.takes > 1 and not all(places):
             raise UserError(
-                f"takes is {settings.takes}, but what is asked for has no join with "
-                "given frames to choose by: set it to 1"
+                f"takes is {settings.takes}, but a request has no join with input "
+                "frames to choose by: set it to 1"
             )
         return self._kept(requests, settings, places)
 
@@ -141,8 +141,8 @@ class Pipeline:
         settings: SamplingConfig,
         places: Sequence[list[int]],
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
-        """Of the takes of each request the best, once all are made."""
-        made = [{} for _ in requests]
+        """Yields the best take of each request, once all are done."""
+        done_takes = [{} for _ in requests]
         takes = {
             _TAKE * take + place: request
             for take in range(settings.takes)
@@ -150,10 +150,10 @@ class Pipeline:
         }
         for i, video in self._takes(takes, settings):
             take, place = divmod(i, _TAKE)
-            made[place][take] = video
-            if len(made[place]) == settings.takes:
-                yield place, _best(made[place], places[place])
-                made[place].clear()
+            done_takes[place][take] = video
+            if len(done_takes[place]) == settings.takes:
+                yield place, _best(done_takes[place], places[place])
+                done_takes[place].clear()
 
     def _takes(
         self, requests: Mapping[int, Request], settings: SamplingConfig
@@ -167,8 +167,8 @@ class Pipeline:
             for i, latents in self.sample_clips(clips, texts, settings, turn):
                 try:
                     following[i] = running[i].send(latents)
-                except StopIteration as done:
-                    yield i, done.value
+                except StopIteration as stop:
+                    yield i, stop.value
             clips, turn = following, turn + 1
 
     def joins(self, request: Request) -> list[int]:
@@ -189,7 +189,9 @@ class Pipeline:
                 f"{', '.join(controls.actions) or 'none'}"
             )
         if request.camera is not None and not controls.camera:
-            raise UserError("a camera is given, but the model is not steered by one")
+            raise UserError(
+                "the request has a camera, but the model takes none; leave it out"
+            )
         context = TaskContext(
             request=request,
             vae=self.vae,
@@ -207,17 +209,17 @@ class Pipeline:
         settings: SamplingConfig,
         turn: int = 0,
     ) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
-        """Latents of clips, by their keys, as they are done.
+        """Yields latents of clips, by their keys, as they are done.
 
-        Clip i has text i and the noise of draw i, another one every turn. Those that
-        start at one strength go together: they have as many steps.
+        Clip i has text i and the noise of visit i, which differs in every `turn`. Clips
+        of one strength are sampled together, since they have equally many steps.
         """
         run = sampler(self.dit.model, self.process, settings.solver, settings.guidance)
         condition_t = np.float32(settings.condition_noise)
         key = jax.random.fold_in(jax.random.key(settings.seed), turn)
         for strength in sorted({clip.strength for clip in clips.values()}):
             chosen = {i: c for i, c in clips.items() if c.strength == strength}
-            # 0.28 · 25 is 7, and in floating point more than that.
+            # 0.28 · 25 is 7, but more in floating point.
             steps = max(1, math.ceil(round(strength * settings.steps, 6)))
             for rows in self.rows(chosen, texts, settings):
                 shift = rows.batches[0].shift
@@ -233,7 +235,7 @@ class Pipeline:
         texts: Mapping[int, np.ndarray],
         settings: SamplingConfig,
     ) -> Iterator[Rows]:
-        """The clips packed, with what guidance asks for beside them."""
+        """Yields the packed clips, with the rows that guidance needs."""
         model = self.dit.model
         layout = Layout(
             patch=model.patch,
@@ -252,10 +254,10 @@ class Pipeline:
 
 
 def _best(takes: Mapping[int, np.ndarray], places: list[int]) -> np.ndarray:
-    """The take whose joins show least; of equals, the first."""
+    """Returns the take with the least visible joins; of equals, the first."""
     if len(takes) == 1:
         return takes[0]
-    closed = 0 in places  # the first frame of a loop alone comes after a join
+    closed = 0 in places  # only in a loop does the first frame follow a join
     return takes[
         min(sorted(takes), key=lambda i: join_ratio(takes[i], places, closed=closed))
     ]
@@ -263,10 +265,10 @@ def _best(takes: Mapping[int, np.ndarray], places: list[int]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance):
-    """The whole sampler, one compiled function of all that is data.
+    """Returns the whole sampler, one compiled function of all data.
 
-    Generated tokens start at the grid's first stop, from `batch.latents`, which are 0
-    where there is nothing to start from; known tokens are seen at `condition_t`.
+    Generated tokens start at the grid's first point, from `batch.latents`, which are 0
+    without a start; the network sees condition tokens at time `condition_t`.
     """
 
     def run(
@@ -296,16 +298,18 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
             )
             return process.corrupt(batch.latents, eps, t_BL)
 
-        def unknown(x: Array, t_BS: Array) -> Array:
+        def unconditional_input(x: Array, t_BS: Array) -> Array:
             return jnp.where(batch.condition_mask[:, :, None], corrupted(t_BS), x)
 
         negative = batches[1] if len(batches) > 1 else None
-        nothing = Unconditional(batches[2], unknown) if len(batches) > 2 else None
+        unconditional = (
+            Unconditional(batches[2], unconditional_input) if len(batches) > 2 else None
+        )
         denoise = guided(
             functools.partial(dit.denoiser, params, model, condition_t=condition_t),
             batch,
             negative,
-            nothing,
+            unconditional,
             guidance=guidance,
         )
         x = corrupted(jnp.minimum(grid.t[0], process.max_time), condition_t)
@@ -318,7 +322,7 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
             solver=SOLVERS[solver],
             seed=key,
         )
-        return constrain(x, None, None, None)  # all of it to every host
+        return constrain(x, None, None, None)  # replicated on every host
 
     return jit(run)
 
@@ -333,7 +337,7 @@ def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipe
         mesh: the devices; None is the mesh that is set.
 
     Raises:
-        UserError: the folder is missing, incomplete, damaged, or holds something else.
+        UserError: the folder is missing, incomplete, damaged, or has other contents.
     """
     if mesh is not None:
         with jax.set_mesh(mesh):
@@ -352,7 +356,7 @@ def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipe
 
 
 def assemble(loaded: LoadedModel, vae: LoadedModel) -> Pipeline:
-    """A pipeline of models that are in memory already.
+    """Returns a pipeline of models that are in memory.
 
     Raises:
         UserError: they do not fit together.
@@ -377,7 +381,7 @@ def assemble(loaded: LoadedModel, vae: LoadedModel) -> Pipeline:
     if not isinstance(limit, int) or limit < 1:
         raise UserError(
             f"the transformer's max_latent_frames is {limit!r}, expected a whole "
-            "number from 1 on; mend its config.json"
+            "number of at least 1; correct its config.json"
         )
     process = build(Process, loaded.config["process"], "process.")
     return Pipeline(dit=loaded, vae=vae, process=process, text_encoder=encoder)

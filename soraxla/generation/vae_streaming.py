@@ -1,7 +1,7 @@
-"""Clips on the host to normalised latents and back, in constant memory.
+"""Conversion of clips on the host to normalised latents and back, in constant memory.
 
-Clips go through the VAE's streaming form in chunks of at most `CHUNK` pixels, so a film
-needs no more device memory than a short clip of its size.
+Clips pass through the VAE's streaming form in chunks of at most `CHUNK` pixels, so a
+long video needs no more device memory than a short clip of its size.
 """
 
 import functools
@@ -21,9 +21,10 @@ CHUNK = 9 * 128 * 96  # height · width · latent frames: 33 frames of 128×96
 def encode_clip(
     params: PyTree, cfg: VAEConfig, video: UInt8[np.ndarray, "t h w 3"]
 ) -> Float[np.ndarray, "tz hz wz z"]:
-    """Normalised posterior mean, fp32, of 1 + 4k frames.
+    """Returns the normalised posterior mean, fp32, of 1 + 4k frames.
 
-    Raises UserError for a clip of another size, or sides the VAE does not divide.
+    Raises:
+        UserError: the clip has another length, or the VAE does not divide a side.
     """
     vae.check_clip(cfg, *video.shape[:3])
     latents = 1 + (len(video) - 1) // cfg.temporal
@@ -42,14 +43,14 @@ def encode_clip(
 def decode_clip(
     params: PyTree, cfg: VAEConfig, latents: Float[np.ndarray, "tz hz wz z"]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """All frames of normalised latents."""
+    """Returns all frames of normalised latents."""
     return np.concatenate(list(decode_stream(params, cfg, latents)))
 
 
 def decode_stream(
     params: PyTree, cfg: VAEConfig, latents: Float[np.ndarray, "tz hz wz z"]
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-    """The frames of normalised latents, some at a time."""
+    """Yields the frames of normalised latents, some at a time."""
     decode = _jitted(vae.decode_chunk, cfg)
     past, start = None, 0
     area = latents.shape[1] * latents.shape[2] * cfg.spatial**2
@@ -61,17 +62,17 @@ def decode_stream(
 
 
 def to_uint8(video: Float[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"]:
-    """Pixels in −1…1 to 0…255, rounded."""
+    """Converts pixels in −1…1 to 0…255, rounded."""
     return np.round((video + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
 
 
 def chunk(area: int) -> int:
-    """The most latent frames of so many pixels that are computed at once."""
+    """Returns the most latent frames of `area` pixels that are computed at once."""
     return max(1, CHUNK // area)
 
 
 def _chunk_sizes(latents: int, area: int) -> list[int]:
-    """Latent frames of each chunk: as even as can be, so that few shapes compile."""
+    """Returns the latent frames of each chunk, nearly equal: few shapes compile."""
     chunks = -(-latents // chunk(area))
     size, larger = divmod(latents, chunks)
     return [size + 1] * larger + [size] * (chunks - larger)
@@ -83,6 +84,6 @@ def _jitted(function, cfg: VAEConfig):
 
 
 def psnr(a: UInt8[np.ndarray, "t h w 3"], b: UInt8[np.ndarray, "t h w 3"]) -> float:
-    """Peak signal-to-noise ratio of two clips of one size, in dB."""
+    """Returns the peak signal-to-noise ratio of two clips of one size, in dB."""
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float(10.0 * np.log10(255.0**2 / max(error, 1e-12)))

@@ -70,7 +70,7 @@ def refuse(refusal, tmp_path, checkpoint):
         ({"takes": 0}, "takes is 0, expected 1 to 100"),
         (
             {"takes": 2},
-            "takes is 2, but what is asked for has no join with given frames",
+            "takes is 2, but a request has no join with input frames",
         ),
         ({"solver": "huen"}, "did you mean 'heun'?"),
     ],

@@ -92,7 +92,7 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ),
         (
             "--extend a.mp4 --frames 20 --size 64x64 --fit crop",
-            "48x32 pixels cannot be cut to 64x64",
+            "48x32 pixels cannot be cropped to 64x64",
         ),
         ("--image mask.png --last-image a.mp4 --frames 9", "holds a film, expected"),
         ("--image mask.png --last-image mask.png --frames 2", "of which 2 are given"),

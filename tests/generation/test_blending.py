@@ -90,7 +90,7 @@ def test_cut_frames_are_not_scaled_and_must_be_large_enough():
     video = noise(2, 40, 60, 3)
     np.testing.assert_array_equal(fit(video, 32, 16, "crop"), video[:, 12:28, 14:46])
     with pytest.raises(
-        ValueError, match="60x40 pixels cannot be cut to 64x16"
+        ValueError, match="60x40 pixels cannot be cropped to 64x16"
     ) as error:
         fit(video, 64, 16, "crop")
     assert "\n" not in str(error.value)

@@ -7,7 +7,7 @@ from soraxla.core.types import LatentGrid
 from soraxla.generation.condition_latents import (
     AppendedLatents,
     Clip,
-    lay,
+    lay_out,
     starting_with,
     window_ends,
     window_of,
@@ -25,7 +25,7 @@ def latents(*shape, seed=0):
 @pytest.mark.parametrize("k", [0, 1, 2, 3])
 def test_known_latents_stand_at_the_beginning(k):
     first = latents(k, 4, 6, 5)
-    tokens = lay(starting_with(first, 3, FPS), PATCH, ROPE_FPS)
+    tokens = lay_out(starting_with(first, 3, FPS), PATCH, ROPE_FPS)
     assert tokens.latents.shape == (18, 20) and tokens.latents.dtype == np.float32
     np.testing.assert_array_equal(tokens.condition_mask, np.arange(18) < 6 * k)
     clip = np.asarray(unpatchify(tokens.latents, GRID, PATCH))
@@ -43,7 +43,7 @@ def test_what_was_encoded_alone_stands_behind_the_clip_at_its_own_time():
         AppendedLatents(latents=tail, place=1.0),
     )
     clip = starting_with(latents(1, 4, 6, 5, seed=2), 3, FPS, alone)
-    tokens = lay(clip, PATCH, ROPE_FPS)
+    tokens = lay_out(clip, PATCH, ROPE_FPS)
     assert tokens.latents.shape == (18 + 6 + 12, 20)
     np.testing.assert_array_equal(tokens.appended, np.arange(36) >= 18)
     np.testing.assert_array_equal(
@@ -67,7 +67,7 @@ def test_where_sampling_starts_is_kept_only_below_full_strength():
         clip = Clip(
             latents=z, condition_mask=condition_mask, fps=FPS, strength=strength
         )
-        tokens = lay(clip, PATCH, ROPE_FPS)
+        tokens = lay_out(clip, PATCH, ROPE_FPS)
         out = np.asarray(unpatchify(tokens.latents, GRID, PATCH))
         np.testing.assert_array_equal(out, np.where(kept[..., None], z, 0))
         assert tokens.condition_mask.sum() == 9
@@ -80,7 +80,7 @@ def test_what_cannot_be_known_is_refused():
     condition_mask[0, 0, 0] = True
     clip = Clip(latents=latents(3, 4, 6, 5), condition_mask=condition_mask, fps=FPS)
     with pytest.raises(ValueError, match="a condition in part: give whole"):
-        lay(clip, PATCH, ROPE_FPS)
+        lay_out(clip, PATCH, ROPE_FPS)
 
 
 # --- Windows ----------------------------------------------------------------------
@@ -125,5 +125,5 @@ def test_a_window_begins_with_what_was_made_and_counts_from_its_own_start():
     np.testing.assert_array_equal(last.appended[0].latents, tail)
     assert clip.condition_mask[1:].sum() == 0  # the clip itself is left alone
     own = positions(LatentGrid(t=6, h=4, w=6), PATCH, FPS, ROPE_FPS)
-    laid = lay(last, PATCH, ROPE_FPS)
+    laid = lay_out(last, PATCH, ROPE_FPS)
     np.testing.assert_array_equal(laid.positions[: len(own)], own)

@@ -74,7 +74,7 @@ def test_a_take_is_the_same_whatever_else_is_asked_for(pipeline):
 
 def test_without_a_join_there_is_nothing_to_choose_by(pipeline):
     twice = dataclasses.replace(ONCE, takes=2)
-    with pytest.raises(ValueError, match="has no join with given frames"):
+    with pytest.raises(ValueError, match="has no join with input frames"):
         pipeline.generate_each([request(Animate(), 17)], twice)
 
 

@@ -68,7 +68,7 @@ class T5Config:
 
     @property
     def gated(self) -> bool:
-        """Whether a second projection multiplies the MLP's activations."""
+        """True if a second projection multiplies the MLP's activations."""
         return self.feed_forward_proj.startswith("gated-")
 
     @property
