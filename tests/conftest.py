@@ -1,15 +1,33 @@
-"""Eight fake CPU devices, strict ranks, and small shared fixtures."""
+"""Eight fake CPU devices, quick compiles, strict ranks, and small shared fixtures."""
 
 import os
+import shutil
+import tempfile
 
-import jax
 import pytest
 
-# Nothing in the user's own cache.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# Compiling takes most of the tests' time. Code is compiled fast and runs slowly, and
+# the workers, and the processes that tests start, share what they have compiled.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK += " --xla_cpu_parallel_codegen_split_count=1"
+if QUICK not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+COMPILED = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.mkdtemp(prefix="soraxla_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+import jax  # noqa: E402
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure():
+    if COMPILED is not None:  # in the process that made it, after its workers
+        shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture

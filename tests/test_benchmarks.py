@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import sys
 
 import jax
@@ -161,7 +160,7 @@ def test_the_joins_on_record_are_of_the_shipped_model_as_it_is_used(record):
         assert passing(ratios) <= 0.2 * joins.CLIPS, name
 
 
-@pytest.mark.skipif("SORAXLA_SMOKE" in os.environ, reason="some forty minutes")
+@pytest.mark.slow  # some forty minutes
 def test_joins_do_not_show_where_those_on_record_did_not(record):
     """All of them, made anew with the settings on record."""
     used = record["settings"]

@@ -159,7 +159,7 @@ def test_a_gpu_program_calls_cudnn(monkeypatch):
 def test_on_a_gpu_it_is_the_dense_one():
     """In a process of its own: the tests' process keeps to the CPU."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.gpu_program"],
+        [sys.executable, "-m", "tests.ops.gpu_program"],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "JAX_PLATFORMS": "cuda"},
         capture_output=True,

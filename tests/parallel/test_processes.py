@@ -11,7 +11,7 @@ from soraxla.parallel import cluster, rendezvous
 from soraxla.parallel.cluster import ProcessGroup, find_group
 from soraxla.parallel.file_lock import folder_lock
 from soraxla.parallel.rendezvous import join
-from tests.training.test_mesh import free_port
+from tests.training.mesh_run import free_port
 
 ENDPOINTS = "worker-network-endpoints"
 

@@ -76,7 +76,8 @@ def test_work_follows_segments_and_not_rows():
 
 def command(*arguments):
     """`soraxla plan` in a process of its own, where libtpu finds one CPU device."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    own = ("JAX_", "XLA_FLAGS")  # of these tests
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
     return subprocess.run(
         [sys.executable, "-m", "soraxla.cli.main", "plan", *arguments],
         cwd=ROOT,
@@ -94,6 +95,7 @@ def refusal(*arguments):
     return line
 
 
+@pytest.mark.slow
 def test_what_cannot_be_planned_is_one_line():
     pytest.importorskip("libtpu")
     assert "such as v5e:8x8, v5e:4x8" in refusal("--topology", "v5e:3x3")
@@ -116,6 +118,7 @@ def test_a_slice_may_have_the_name_that_cloud_tpu_has_for_it():
     assert tuple(map(memory_plan.topology_name, names)) == shapes
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_one_line_with_the_amounts():
     pytest.importorskip("libtpu")
     size = ("--config", "configs/dit.py:wan_1_3b", "--mesh", "data=8,fsdp=1")
@@ -141,6 +144,7 @@ def test_what_is_not_named_is_what_the_commands_choose(monkeypatch):
     assert fitted(accumulated, "four", what="sample", rows=True) == named
 
 
+@pytest.mark.slow
 def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
     pytest.importorskip("libtpu")
     out = tmp_path / "plan.json"
@@ -159,6 +163,7 @@ def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
     assert made["estimate_seconds"] == pytest.approx(max(sending, computing))
 
 
+@pytest.mark.slow
 def test_a_train_step_cut_along_every_axis_compiles(tmp_path):
     """Two heads on two devices of `tensor` leave none to trade: keys travel the ring,
     and their gradients, in fp32, with them."""
@@ -191,6 +196,7 @@ def test_a_shipped_plan_leaves_a_tenth_of_the_memory(path):
     assert made["collectives"] and made["command"]
 
 
+@pytest.mark.slow
 def test_a_shipped_plan_does_not_grow(tmp_path):
     pytest.importorskip("libtpu")
     shipped = json.loads((PLANS / "video_60s_1080p_v5p-128.json").read_text())

@@ -1,10 +1,11 @@
-"""A small training over a mesh, for `test_mesh.py`; in one process or in several.
+"""A small training over a mesh, for `test_mesh_runs.py`; in one process or in several.
 
 DATA WORKDIR STEPS MESH DEVICES [COORDINATOR PROCESSES ID]; MESH is a dict of sizes.
 """
 
 import ast
 import functools
+import socket
 import sys
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def run(data, workdir, steps, mesh=None, *, checkpoint_every=1000):
     chosen = one_device() if settings is None else make_mesh(settings)
     loop = LoopConfig(steps=steps, checkpoint_every=checkpoint_every)
     return train(job(data, chosen), loop, Path(workdir))
+
+
+def free_port():
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
 
 
 def main(data, workdir, steps, mesh, devices, *group):

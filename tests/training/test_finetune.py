@@ -129,16 +129,25 @@ def test_times_may_be_shifted_otherwise_than_a_sampler_s(folder, dataset, tmp_pa
         replace(cfg, shift=0.0)
 
 
-@pytest.mark.parametrize("way", ["full", "lora"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("way", "dtype"),
+    [
+        ("full", "float32"),
+        ("lora", "bfloat16"),
+        pytest.param("full", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("lora", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype):
     """Its weights bit for bit; the warm-up's first step has a rate of 0."""
     stored = load_transformer(folder)
     copy = tmp_path / "model"
     save_folder(copy / "dit", stored.params, stored.config, dtype=dtype)
     start = open_start(copy)
-    state, job, cfg = fine_tune(way, start, dataset, tmp_path / "run", steps=1)
-    loaded = load_transformer(tmp_path / "run")
+    step = FAST if way == "lora" else {}  # one compile for all adapters
+    run = tmp_path / "run"
+    state, job, cfg = fine_tune(way, start, dataset, run, steps=1, **step)
+    loaded = load_transformer(run)
     rounded = jax.tree.map(
         lambda x: np.asarray(x).astype(ml_dtypes.bfloat16).astype(np.float32),
         stored.params,
@@ -152,7 +161,7 @@ def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype
     batch = next(iter(job.batches))
     keys = sample_keys(cfg.step.seed, Purpose.TIME, batch.visit)
     times = sample_times(keys, batch.shift)
-    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    record = json.loads((run / "metrics.jsonl").read_text())
     np.testing.assert_allclose(
         record["loss"], error_of(start.dit.params, batch, times, cfg), rtol=1e-6
     )
@@ -256,8 +265,9 @@ def one_line(error):
 def test_adapters_of_an_adapted_model(adapted, dataset, tmp_path):
     """A LoRA training folder is a start like any other."""
     _, _, _, workdir, _ = adapted
-    fine_tune("lora", open_start(workdir), dataset, tmp_path / "run", steps=1)
-    one, other = (load_transformer(x).params for x in (workdir, tmp_path / "run"))
+    run = tmp_path / "run"
+    fine_tune("lora", open_start(workdir), dataset, run, steps=1, **FAST)
+    one, other = (load_transformer(x).params for x in (workdir, run))
     assert sha256_of_tree(one) == sha256_of_tree(other)
 
 
@@ -298,6 +308,7 @@ def test_what_is_named_as_it_is_fits(folder):
     assert found.step.model == replace(start.dit.model, dtype="bfloat16", remat="dots")
 
 
+@pytest.mark.slow
 def test_a_model_may_be_given_local_layers(folder, dataset, tmp_path):
     """Which change nothing before they are trained, and are trained."""
     start, model = open_start(folder), {"local_layers": 1, "local_width": 4}
@@ -314,6 +325,7 @@ def test_a_model_may_be_given_local_layers(folder, dataset, tmp_path):
             settings(way, chosen, model={"local_layers": 2})
 
 
+@pytest.mark.slow
 def test_a_forecast_is_given_and_trained_alone(folder, dataset, tmp_path):
     """Everything else stays as it is to the bit, and so do predictions at first."""
     start = open_start(folder)

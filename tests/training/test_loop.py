@@ -141,6 +141,7 @@ def script(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_like_one_never_killed(tmp_path):
     """The transformer on packed batches, stopped and killed at random steps."""
     write_dataset(tmp_path / "data")

@@ -1,99 +1,133 @@
-"""A training does not know what mesh or how many processes it runs on."""
+"""A training step does not know what mesh it runs on."""
 
 import functools
-import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
-from soraxla.core.config import to_dict
-from soraxla.models.dit.config import dit_config
+from soraxla.diffusion.process import Purpose
+from soraxla.models import dit
 from soraxla.packing.pack import Segment, pack
-from soraxla.packing.tasks import SHARES
 from soraxla.parallel.collectives import collectives
-from soraxla.parallel.mesh import PACKED_AXES, MeshConfig, make_mesh, partition_spec
+from soraxla.parallel.mesh import (
+    PACKED_AXES,
+    MeshConfig,
+    make_mesh,
+    one_device,
+    partition_spec,
+    put_rows,
+    put_tree,
+)
 from soraxla.training.experiment import DiTTrainingConfig, check_mesh
 from soraxla.training.loop import LoopConfig
 from soraxla.training.saving import Checkpoints
-from soraxla.training.steps import dit_init, dit_step
+from soraxla.training.steps import dit_error, dit_init, dit_step
 from tests import tiny
-from tests.data_pipelines.datasets import write_dataset
-from tests.training import mesh_run
+from tests.training import mesh_run, toy
 
-ROOT = Path(__file__).parents[2]
-SMOKE = "SORAXLA_SMOKE" in os.environ
-STEPS = 8 if SMOKE else 20
-TWO_BY_TWO = {"fsdp": 2, "context": 2}
+# Quick to compile: the refiner and remat have tests in tests/models/dit.
+MODEL = replace(mesh_run.CFG.model, remat="none", text_refiner_layers=0)
+CFG = replace(mesh_run.CFG, model=MODEL)
 
 
-# Each takes a minute or two of both cores: more than a smoke run has time for.
-long = pytest.mark.skipif(SMOKE, reason="not in a smoke run (SORAXLA_SMOKE)")
+def clip(tokens, visit):
+    rng = np.random.default_rng(visit)
+    return Segment(
+        tokens=rng.normal(size=(tokens, 16)).astype(np.float32),
+        positions=rng.integers(0, 6, size=(tokens, 3)).astype(np.float32),
+        text=rng.normal(size=(2, 8)).astype(np.float32),
+        visit=visit,
+        shift=1.0,
+    )
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("mesh") / "data")
+def params():
+    """Random weights, as NumPy arrays."""
+    shapes = jax.eval_shape(functools.partial(dit_init, CFG)).params
+    return jax.tree.map(np.asarray, tiny.random_like(shapes))
 
 
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    """The folder of a training on one device."""
-    workdir = tmp_path_factory.mktemp("alone")
-    mesh_run.run(data, workdir, STEPS, checkpoint_every=4)
-    return workdir
+def batch():
+    """Eight rows: short clips, and one as long as a row, which every axis cuts."""
+    rows = [[clip(5 + i, i), clip(9, 8 + i)] for i in range(7)]
+    return pack([*rows, [clip(32, 99)]], mesh_run.SPEC)
 
 
-def losses(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return np.array([json.loads(line)["loss"] for line in lines])
+def loss_and_gradient(params, batch, mesh):
+    """Both over the mesh, the gradient cut as the parameters are."""
+
+    def loss(params, batch):
+        times = jnp.broadcast_to(jnp.linspace(0.1, 0.9, 6), batch.visit.shape)
+        total, weight = dit_error(params, batch, times, cfg=CFG, purpose=Purpose.NOISE)
+        return total / weight
+
+    placed = put_tree(params, dit.RULES, mesh)
+    out = (None, jax.tree.map(lambda x: x.sharding, placed))
+    with jax.set_mesh(mesh):
+        run = tiny.quick(jax.value_and_grad(loss), out_shardings=out)
+        return run(placed, put_rows(batch, PACKED_AXES, mesh))
 
 
-def assert_same_curve(one, other):
-    assert len(losses(one)) == STEPS
-    np.testing.assert_allclose(losses(other), losses(one), rtol=1e-5)
+@pytest.fixture(scope="module")
+def alone(params, batch):
+    return loss_and_gradient(params, batch, one_device())
 
 
 @pytest.mark.parametrize(
     "mesh",
     [
         {"data": 2, "fsdp": 2, "tensor": 2},
-        # As many heads: Ulysses.
-        pytest.param({"fsdp": 2, "context": 4}, marks=long),
+        {"fsdp": 2, "context": 4},  # as many heads: Ulysses
         {"context": 8},  # more than there are heads: ring
     ],
     ids=str,
 )
-def test_every_axis_gives_the_loss_of_one_device(data, alone, tmp_path, mesh):
-    state = mesh_run.run(data, tmp_path, STEPS, mesh)
-    assert_same_curve(alone, tmp_path)
-    kernel = state.opt[1][0].mu["blocks"]["mlp"]["in_proj"]["kernel"]
+def test_every_axis_gives_the_loss_and_gradient_of_one_device(
+    params, batch, alone, mesh
+):
+    loss, grads = loss_and_gradient(params, batch, make_mesh(MeshConfig(**mesh)))
+    np.testing.assert_allclose(loss, alone[0], rtol=1e-5)
+    one, other = map(jax.tree.leaves, (alone[1], grads))
+    atol = 4e-6 * max(np.abs(leaf).max() for leaf in one)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=atol)
+    kernel = grads["blocks"]["mlp"]["in_proj"]["kernel"]
     parts = mesh.get("fsdp", 1) * mesh.get("context", 1) * mesh.get("tensor", 1)
     assert kernel.addressable_shards[0].data.size * parts == kernel.size
 
 
+def test_a_checkpoint_of_eight_devices_is_restored_on_four(tmp_path):
+    """To the bit, and cut as the new mesh cuts it."""
+    rules = (("layer.w", ("embed",)), (".*", ()))
+    fresh = jax.tree.map(np.asarray, toy.init(304))
+    fresh = fresh._replace(params={"layer": {"w": np.arange(304, dtype=np.float32)}})
+    eight = make_mesh(MeshConfig(fsdp=8))
+    four = make_mesh(MeshConfig(fsdp=2, context=2), jax.devices()[2:6])
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, put_tree(fresh, rules, eight), {"number": 3})
+    checkpoints.close()
+    target = put_tree(fresh, rules, four)
+    checkpoints = Checkpoints(tmp_path)
+    found, plan = checkpoints.restore(jax.tree.map(jax.typeof, target))
+    checkpoints.close()
+    assert plan == {"number": 3}
+    for a, b, c in zip(*map(jax.tree.leaves, (found, fresh, target)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.sharding == c.sharding
+    assert len(found.params["layer"]["w"].sharding.device_set) == 4
+
+
+@pytest.mark.slow
 def test_accumulation_sends_no_row_to_another_device():
     """Where parameters are whole, devices have nothing but sums to exchange."""
     mesh = make_mesh(MeshConfig(data=8))
-    clip = Segment(
-        tokens=np.zeros((4, 16), np.float32),
-        positions=np.zeros((4, 3), np.float32),
-        text=np.zeros((2, 8), np.float32),
-        visit=0,
-        shift=1.0,
-    )
-    batch = pack([[clip]] * 16, mesh_run.SPEC)
+    batch = pack([[clip(4, 0)]] * 16, mesh_run.SPEC)
     cut = jax.tree.map(
         lambda x, axes: NamedSharding(mesh, partition_spec(x.shape, axes, mesh)),
         batch,
@@ -124,187 +158,3 @@ def test_rows_are_divided_by_parts_and_devices():
     assert len(check_mesh(replace(cfg, batch_rows=16), mesh)) == 16
     with pytest.raises(ValueError, match="accumulate is 0, expected at least 1"):
         replace(cfg, accumulate=0)
-
-
-@long
-def test_a_checkpoint_of_eight_devices_goes_on_on_others(
-    data, alone, tmp_path, monkeypatch
-):
-    """On one, on two processes of two, and on four."""
-    eight, two, four = (tmp_path / name for name in ("eight", "two", "four"))
-    mesh_run.run(data, eight, 4, {"fsdp": 4, "tensor": 2})
-    shutil.copytree(eight, four)
-    shutil.copytree(eight, two)
-    mesh_run.run(data, eight, STEPS)
-    assert_same_curve(alone, eight)
-    finish(start(data, two, TWO_BY_TWO, processes=2))
-    assert_same_curve(alone, two)
-    devices = jax.devices()[:4]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
-    mesh_run.run(data, four, STEPS, {"data": 2, "fsdp": 2})
-    assert_same_curve(alone, four)
-
-
-# --- Several processes --------------------------------------------------------------
-
-
-def free_port():
-    with socket.create_server(("localhost", 0)) as server:
-        return server.getsockname()[1]
-
-
-def start(data, workdir, mesh, *, processes, devices=2, steps=STEPS):
-    """Starts the processes of one training, compiled quickly and once."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
-    coordinator = f"localhost:{free_port()}"
-    command = [sys.executable, "-m", "tests.training.mesh_run", str(data), str(workdir)]
-    command += [str(steps), str(mesh), str(devices), coordinator, str(processes)]
-    return [
-        subprocess.Popen(
-            [*command, str(process)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(processes)
-    ]
-
-
-def finish(running):
-    for process in running:
-        out, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, out[-3000:]
-
-
-@pytest.fixture(scope="module")
-def two(data, tmp_path_factory):
-    """The folder of a training by two processes."""
-    workdir = tmp_path_factory.mktemp("two")
-    finish(start(data, workdir, TWO_BY_TWO, processes=2, steps=2 * STEPS))
-    return workdir
-
-
-def test_two_processes_give_the_loss_of_one(alone, two):
-    np.testing.assert_allclose(losses(two)[:STEPS], losses(alone), rtol=1e-5)
-
-
-@long
-def test_two_processes_of_four_devices(data, alone, tmp_path):
-    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
-    finish(start(data, tmp_path, mesh, processes=2, devices=4))
-    assert_same_curve(alone, tmp_path)
-
-
-@long
-@pytest.mark.parametrize("way", ["full", "lora"])
-def test_the_command_on_two_processes_is_the_command_on_one(data, way, tmp_path):
-    """Each reads its own rows and all the model; the first copies the VAE for both."""
-    model, vae = tmp_path / "model", tmp_path / "vae"
-    save_folder(vae, tiny.vae_params(), tiny.loaded_vae().config)
-    sizes = dit_config("debug", latent_channels=4, text_width=8, dtype="float32")
-    config = {**tiny.loaded_dit().config, "model": to_dict(sizes)}
-    config |= {"text_encoder": "hashed:8"}
-    save_folder(model / "dit", tiny.dit_params(sizes), config)
-    shutil.copytree(vae, model / "vae")
-    dataset = shutil.copytree(data, tmp_path / "data")
-    shutil.copytree(vae, dataset / "vae")
-    card = json.loads((dataset / "dataset.json").read_text())
-    card |= {"vae_sha256": sha256_of_folder(vae)}
-    (dataset / "dataset.json").write_text(json.dumps(card))
-    settings = {
-        **{f"pack.mixture.{task}": float(task == "none") for task in SHARES},
-        **{"batch_rows": 4, "loop.steps": 3, "loop.preview_every": 3},
-        **{"pack.row_length": 1024, "pack.text_length": 512, "pack.max_segments": 16},
-    }
-    command = [sys.executable, "-m", "soraxla.cli.main", "train"]
-    command += ["--config", f"configs/finetune_wan.py:{way}", "--init", str(model)]
-    command += ["--data", str(dataset)]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
-    }
-    one, two = tmp_path / "one", tmp_path / "two"
-    group = ["--coordinator", f"localhost:{free_port()}", "--processes", "2"]
-    runs = (
-        (one, [[]]),
-        (two, [[*group, "--process-id", "0"], [*group, "--process-id", "1"]]),
-    )
-    for workdir, processes in runs:
-        finish(
-            [
-                subprocess.Popen(
-                    [*command, "--workdir", str(workdir), *options],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-                for options in processes
-            ]
-        )
-        assert (workdir / "vae" / "config.json").is_file()
-        assert len(list((workdir / "previews").iterdir())) == 1
-    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
-
-
-@long
-def test_four_processes_two_of_which_hold_halves_of_rows(data, alone, tmp_path):
-    finish(start(data, tmp_path, {"fsdp": 2, "context": 4}, processes=4))
-    assert_same_curve(alone, tmp_path)
-
-
-def wait_for_step(workdir, step, running):
-    deadline = time.monotonic() + 120
-    folder = workdir / "checkpoints"
-    while not any(int(p.name) >= step for p in folder.glob("*") if p.name.isdecimal()):
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in running)
-        time.sleep(0.02)
-
-
-@long
-def test_one_of_two_processes_is_killed_and_both_start_again(data, two, tmp_path):
-    running = start(data, tmp_path, TWO_BY_TWO, processes=2, steps=2 * STEPS)
-    wait_for_step(tmp_path, 4, running)
-    running[1].send_signal(signal.SIGKILL)
-    for process in running:
-        process.communicate(timeout=240)
-    assert [process.returncode == 0 for process in running] == [False, False]
-    finish(start(data, tmp_path, TWO_BY_TWO, processes=2, steps=2 * STEPS))
-    assert losses(tmp_path).tolist() == losses(two).tolist()
-    assert same_state(two, tmp_path)
-
-
-def test_a_preempted_process_stops_all_at_one_step(data, tmp_path):
-    running = start(data, tmp_path, TWO_BY_TWO, processes=2, steps=4000)
-    wait_for_step(tmp_path, 4, running)
-    running[1].send_signal(signal.SIGTERM)
-    finish(running)
-    (last,) = sorted(map(int, os.listdir(tmp_path / "checkpoints")))[-1:]
-    assert 4 < last < 4000 and len(losses(tmp_path)) == last
-
-
-def same_state(*workdirs):
-    """Whether the newest checkpoints are the same to the bit."""
-    states = []
-    for workdir in workdirs:
-        checkpoints = Checkpoints(workdir)
-        abstract = jax.eval_shape(functools.partial(dit_init, mesh_run.CFG))
-        states.append(checkpoints.restore(abstract)[0])
-        checkpoints.close()
-    return all(
-        np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, states), strict=True)
-    )

@@ -31,7 +31,15 @@ from tests.tiny import quick
 
 FAST = OptimConfig(learning_rate=3e-3, warmup_steps=1)
 DIT = DiTStepConfig(
-    model=dit_config("debug", latent_channels=2, text_width=6, dtype="float32"),
+    # Quick to compile: the refiner and remat have tests in tests/models/dit.
+    model=dit_config(
+        "debug",
+        latent_channels=2,
+        text_width=6,
+        text_refiner_layers=0,
+        remat="none",
+        dtype="float32",
+    ),
     optim=FAST,
     seed=3,
 )
@@ -168,7 +176,7 @@ def test_known_tokens_have_a_time_of_their_own_and_no_loss(step, fresh, state):
     assert abs(float(seen - changed)) > 1e-3
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_accumulation_changes_neither_loss_nor_update(step, state, parts):
     """Parts of very different weight: of one clip, of three, of none at all."""
     tiny = clip(3, (1, 2, 2), 5)
@@ -195,6 +203,7 @@ def test_the_transformer_learns_a_batch_by_heart(fresh, step):
     assert state.step == 30 and state.skipped == 0
 
 
+@pytest.mark.slow
 def test_a_forecast_is_learnt_from_the_frames_before_as_they_are():
     """At first it copies them, at their own small time; then it learns by heart."""
     model = replace(DIT.model, forecast_layers=1, local_width=16)

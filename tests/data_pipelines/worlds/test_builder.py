@@ -33,6 +33,16 @@ def stored(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The folder of the clips of another seed."""
+    root = tmp_path_factory.mktemp("other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "_SHARD", 4)
+        build(root, seed=1)
+    return root
+
+
 def contents(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
@@ -95,13 +105,12 @@ def test_prepare_reads_it_as_a_source(stored):
     assert frames[0].shape == (size.height, size.width, 3)
 
 
-def test_clips_of_another_seed_are_another_source(stored, tmp_path):
-    build(tmp_path, seed=1)
-    one, other = (
+def test_clips_of_another_seed_are_another_source(stored, other):
+    one, two = (
         fingerprint(open_source("tfds:soraxla_worlds/marks", data_dir=root))
-        for root in (stored, tmp_path)
+        for root in (stored, other)
     )
-    assert one[0] == other[0] and one != other
+    assert one[0] == two[0] and one != two
 
 
 def test_a_data_dir_without_a_dataset_is_refused(tmp_path):
@@ -116,10 +125,9 @@ def test_the_bytes_do_not_depend_on_the_workers(stored, tmp_path):
     assert len(list(folder.glob("*.array_record-*-of-00003"))) == 3
 
 
-def test_another_seed_gives_other_clips(stored, tmp_path):
-    folder = build(tmp_path, seed=1)
+def test_another_seed_gives_other_clips(stored, other):
     mine, theirs = (
-        contents(f) for f in (folder, stored / "soraxla_worlds/marks/1.0.0")
+        contents(root / "soraxla_worlds/marks/1.0.0") for root in (other, stored)
     )
     shards = [name for name in mine if "array_record" in name]
     assert shards and not any(mine[name] == theirs[name] for name in shards)

@@ -1,5 +1,6 @@
 """Strokes and bites: they stay, they are where the tip was, captions count them."""
 
+import functools
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ from data_pipelines.worlds.words import NUMBERS
 TIMES = ("never", "once", "twice", "three times", "four times")
 
 
+@functools.cache
 def clips(count, **options):
     size = {"width": 64, "height": 64, "frames": 17, "fps": 12.0} | options
     return [simulate(seed, **size) for seed in range(count)]
@@ -41,7 +43,7 @@ def test_pixels_change_only_by_the_mark_and_the_tool():
 
 
 def test_a_stroke_is_where_the_tip_was_down():
-    strokes = [e for e in clips(40, frames=33) if not eaten(e)]
+    strokes = [e for e in clips(25, frames=33) if not eaten(e)]
     lifted = 0
     for episode in strokes:
         state = episode.state
@@ -54,7 +56,7 @@ def test_a_stroke_is_where_the_tip_was_down():
 
 
 def test_bites_appear_at_their_times_and_at_their_places():
-    for episode in (e for e in clips(60) if eaten(e)):
+    for episode in (e for e in clips(40) if eaten(e)):
         state = episode.state
         frames = np.round(state["bite_time"] * episode.fps).astype(int)
         grows = np.nonzero(np.diff(state["marked"].sum((1, 2))))[0] + 1
@@ -75,7 +77,7 @@ def test_bites_appear_at_their_times_and_at_their_places():
 
 def test_captions_match_the_state():
     for frames in (1, 5):
-        for episode in clips(150, frames=frames, width=32, height=32):
+        for episode in clips(60, frames=frames, width=32, height=32):
             text, state = episode.caption, episode.state
             if not eaten(episode):
                 assert str(state["surface"]) in text and state["object"][1] in text

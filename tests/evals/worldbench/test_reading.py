@@ -1,6 +1,5 @@
 """The reader is right of the simulator's own frames, and of nothing reads nothing."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ def test_where_nothing_moves_nothing_is_read():
     assert read_shape(still) == NOTHING
 
 
-@pytest.mark.skipif("SORAXLA_SMOKE" in os.environ, reason="a minute or two")
+@pytest.mark.slow
 def test_97_of_100_clips_are_read_right_through_the_shipped_vae():
     vae = load_vae(Path(worlds_model()) / "vae")
     right = 0
