@@ -101,12 +101,12 @@ def dataset(tmp_path_factory):
 def test_a_training_has_all_devices_or_those_of_its_mesh(dataset, tmp_path):
     cfg = soraxla.config("dit:debug", TINY, batch_rows=8).to_dict()
     where = {"data": dataset, "workdir": tmp_path}
-    experiment, _ = open_experiment(cfg, **where)
+    experiment = open_experiment(cfg, **where).experiment
     assert experiment.mesh.size == len(jax.devices()) == 8
     cfg["mesh"] = {"data": 4, "fsdp": 2}
-    experiment, _ = open_experiment(cfg, **where)
+    experiment = open_experiment(cfg, **where).experiment
     assert dict(experiment.mesh.shape) | {"data": 4, "fsdp": 2} == experiment.mesh.shape
-    experiment, _ = open_experiment(cfg, **where, mesh=one_device())
+    experiment = open_experiment(cfg, **where, mesh=one_device()).experiment
     assert experiment.mesh.size == 1
 
 

@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.tools.preflight import examine
     from soraxla.training.experiment import DiTTrainingConfig
     from soraxla.training.finetune import open_start, settings_of
+    from soraxla.training.presets import split
 
-    kind, config = configured(args.config, args.set)
+    kind, config = split(configured(args.config, args.set))
     if kind != "dit":
         raise UserError(f"{args.config}: trains no transformer; the doctor knows those")
     failed = []

@@ -112,10 +112,11 @@ def _plan(args: argparse.Namespace) -> "Plan":
         topology_name,
     )
     from soraxla.training.experiment import DiTTrainingConfig
+    from soraxla.training.presets import split
 
     named = {"batch_rows": args.rows, "pack.row_length": args.row_length}
     sets = [f"{key}={n}" for key, n in named.items() if n is not None]
-    kind, config = configured(args.config, [*sets, *args.set])
+    kind, config = split(configured(args.config, [*sets, *args.set]))
     if kind != "dit":
         raise UserError(f"{args.config}: trains no transformer; plan knows those")
     if args.mesh is not None:

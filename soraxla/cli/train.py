@@ -38,7 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="replace a setting, such as loop.steps=1000 (repeatable)",
+        help="replace a setting, such as loop.steps=1000 (repeatable); "
+        "docs/configuration.md lists all",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print settings, parameters, mesh, data, work of a step and memory; stop",
     )
 
     group = parser.add_argument_group(
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.parallel.cluster import find_group
     from soraxla.parallel.rendezvous import join
 
-    kind, config = configured(args.config, args.set)
+    config = configured(args.config, args.set)
     if args.workdir.exists() and not args.workdir.is_dir():
         raise UserError(f"--workdir {args.workdir}: is a file, expected a folder")
     group = find_group(args.coordinator, args.processes, args.process_id)
@@ -61,14 +67,16 @@ def run(args: argparse.Namespace) -> None:
         join(group)
 
     # Imported last: the processes of a group join before JAX is asked for devices.
-    from soraxla.training.run import run_training
+    from soraxla.training.run import dry_run, run_training
 
-    config = {"kind": kind, **config}
+    if args.dry_run:
+        print("\n".join(dry_run(config, data=args.data, init=args.init)))
+        return
     run_training(config, data=args.data, workdir=args.workdir, init=args.init)
 
 
-def configured(spec: str, assignments: list[str]) -> tuple[str, dict[str, Any]]:
-    """Returns (kind, settings) of `--config`, with those of `--set`.
+def configured(spec: str, assignments: list[str]) -> dict[str, Any]:
+    """Returns the configuration of `--config`, with the settings of `--set`.
 
     Raises:
         UserError: see `load_preset` and `set_from_text`.
@@ -80,5 +88,4 @@ def configured(spec: str, assignments: list[str]) -> tuple[str, dict[str, Any]]:
     cls = training_class(config, spec)
     for assignment in assignments:
         set_from_text(config, cls, assignment)
-    settings = config.to_dict()
-    return settings.pop("kind"), settings
+    return config.to_dict()

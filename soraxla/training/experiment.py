@@ -114,13 +114,15 @@ def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:
 def dit_experiment(
     cfg: DiTTrainingConfig,
     dataset: Dataset,
-    workdir: Path,
+    workdir: Path | None,
     *,
     start: Start | None = None,
     preview: Preview | None = None,
     mesh: Mesh | None = None,
 ) -> Experiment:
     """Trains on a prepared dataset; the dataset's VAE is copied into `workdir`.
+
+    A `workdir` of None writes nothing, for a dry run.
 
     `start` is a model to fine-tune, whole or, with `cfg.step.lora`, by adapters; None
     starts from nothing. `mesh` has the devices; None is `cfg.mesh` over all of them.
@@ -171,12 +173,8 @@ def dit_experiment(
         controls=model.controls,
         host_rows=own,
     )
-    # Last, so that a refused start leaves nothing behind.
-    if is_main() and not (workdir / "vae").exists():
-        with atomic_folder(workdir / "vae") as partial:
-            shutil.copytree(dataset.path / "vae", partial, dirs_exist_ok=True)
-    barrier("the VAE is there")
-    check_vae(dataset, sha256_of_folder(workdir / "vae"))
+    if workdir is not None:  # last, so that a refused start leaves nothing behind
+        _keep_vae(dataset, workdir)
     return Experiment(
         settings={
             "kind": "dit",
@@ -197,6 +195,15 @@ def dit_experiment(
         rules=trained_rules(cfg.step.lora),
         put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
     )
+
+
+def _keep_vae(dataset: Dataset, workdir: Path) -> None:
+    """Copies the dataset's VAE into a training folder that has none."""
+    if is_main() and not (workdir / "vae").exists():
+        with atomic_folder(workdir / "vae") as partial:
+            shutil.copytree(dataset.path / "vae", partial, dirs_exist_ok=True)
+    barrier("the VAE is there")
+    check_vae(dataset, sha256_of_folder(workdir / "vae"))
 
 
 def _frozen(start: Start, cfg: DiTTrainingConfig, mesh: Mesh) -> PyTree:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from soraxla.core.config import nearest, set_key
 from soraxla.core.errors import UserError
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
+from soraxla.training.summary import differences
 
 # The settings of a training by the `kind` of its configuration.
 KINDS: dict[str, type] = {"dit": DiTTrainingConfig, "vae": VAETrainingConfig}
@@ -23,6 +24,8 @@ _PACKAGE = Path(__file__).parents[1]  # soraxla/
 
 def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """Returns the configuration that a preset's or a file's `get_config` returns.
+
+    Its `kind` names the model and its `preset` is `spec`; all else are settings.
 
     Args:
         spec: `NAME[:ARGUMENT]`, a preset of `soraxla.configs` such as `dit:s`, or the
@@ -51,9 +54,36 @@ def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
         line = inspect.unwrap(get_config).__code__.co_firstlineno
         where = f"{path}:{line}"
         raise UserError(f"{where}: get_config returns {kind}, expected ConfigDict")
+    cls = training_class(config, spec)
     for key, value in (overrides or {}).items():
-        set_key(config, training_class(config, spec), key, value)
+        set_key(config, cls, key, value)
+    with config.unlocked():
+        config.preset = spec
     return config
+
+
+def split(config: Mapping[str, Any] | ConfigDict) -> tuple[str, dict[str, Any]]:
+    """Returns (kind, settings) of a configuration, the settings for `build`.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    training_class(config)
+    is_config = isinstance(config, ConfigDict)
+    settings = config.to_dict() if is_config else dict(config)
+    settings.pop("preset", None)
+    return settings.pop("kind"), settings
+
+
+def changes(config: Mapping[str, Any] | ConfigDict) -> list[str]:
+    """Returns how the settings of a configuration differ from those of its preset."""
+    if config.get("preset") is None:
+        return []
+    try:
+        preset = split(load_preset(config["preset"]))[1]
+    except UserError:  # a file that is gone
+        return []
+    return differences(preset, split(config)[1])
 
 
 def training_class(config: Mapping[str, Any] | ConfigDict, spec: str = "") -> type:

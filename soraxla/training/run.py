@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from soraxla.checkpoints.load import load_vae
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.parallel.mesh import make_mesh
+from soraxla.parallel.multihost import is_main
 from soraxla.training.experiment import (
     DiTTrainingConfig,
     VAETrainingConfig,
@@ -26,8 +27,17 @@ from soraxla.training.experiment import (
 from soraxla.training.finetune import needs_start, open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
-from soraxla.training.presets import training_class
+from soraxla.training.presets import changes, split, training_class
 from soraxla.training.preview import dit_preview, vae_preview
+from soraxla.training.summary import (
+    StepWork,
+    ending,
+    indented,
+    packed_work,
+    setting_lines,
+    summary,
+    window_work,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +82,19 @@ class Run:
             return sheet
 
 
+class Opened(NamedTuple):
+    """A training with its data; `data` describes them in a few words."""
+
+    experiment: Experiment
+    loop: LoopConfig
+    data: str
+    work: StepWork
+
+    def summary(self) -> list[str]:
+        """Returns the lines on the model, the mesh, the data and a step's work."""
+        return summary(self.experiment, self.loop, self.data, self.work)
+
+
 def run_training(
     config: Mapping[str, Any],
     *,
@@ -99,33 +122,62 @@ def run_training(
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir}: is a file, expected a folder")
-    experiment, loop = open_experiment(
-        config, data=data, workdir=workdir, init=init, mesh=mesh
-    )
-    state = train(experiment, loop, workdir, interrupts=interrupts)
-    return Run(workdir=workdir, step=int(state.step))
+    opened = open_experiment(config, data=data, workdir=workdir, init=init, mesh=mesh)
+    _say([*indented("not as in the preset:", changes(config)), *opened.summary()])
+    loop = opened.loop
+    state = train(opened.experiment, loop, workdir, interrupts=interrupts)
+    step = int(state.step)
+    _say(ending(opened.experiment.settings["kind"], workdir, step, loop.steps))
+    return Run(workdir=workdir, step=step)
+
+
+def dry_run(
+    config: Mapping[str, Any],
+    *,
+    data: str | Path,
+    init: str | Path | None = None,
+    mesh: Mesh | None = None,
+) -> list[str]:
+    """Returns the summary of a training and all its settings; writes nothing.
+
+    Raises:
+        UserError: a setting, the data or the model to fine-tune does not fit.
+        OSError: a file cannot be read.
+    """
+    opened = open_experiment(config, data=data, workdir=None, init=init, mesh=mesh)
+    return [
+        *indented("not as in the preset:", changes(config)),
+        *opened.summary(),
+        *indented("settings:", setting_lines(opened.experiment.settings)),
+    ]
+
+
+def _say(lines: list[str]) -> None:
+    if is_main():
+        print("\n".join(lines), flush=True)
 
 
 def open_experiment(
     config: Mapping[str, Any],
     *,
     data: str | Path,
-    workdir: str | Path,
+    workdir: str | Path | None,
     init: str | Path | None = None,
     mesh: Mesh | None = None,
-) -> tuple[Experiment, LoopConfig]:
-    """Returns what `run_training` of these arguments trains, and for how long.
+) -> Opened:
+    """Returns the training that `run_training` of these arguments runs.
+
+    A `workdir` of None writes nothing.
 
     Raises:
         UserError: a setting, the data or the model to fine-tune does not fit.
         OSError: a file cannot be read.
     """
-    config = dict(config)
-    dit = training_class(config) is DiTTrainingConfig
-    del config["kind"]
+    kind, settings = split(config)
     start = None if init is None else Path(init)
-    open_kind = _open_dit if dit else _open_vae
-    return open_kind(config, Path(data), Path(workdir), start, mesh)
+    folder = None if workdir is None else Path(workdir)
+    open_kind = _open_dit if kind == "dit" else _open_vae
+    return open_kind(settings, Path(data), folder, start, mesh)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -133,9 +185,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
     The model of a fine-tuning comes from its folder, and is checked with it.
     """
-    settings = dict(config)
-    cls = training_class(settings)
-    del settings["kind"]
+    cls, (_, settings) = training_class(config), split(config)
     if cls is VAETrainingConfig or not needs_start(settings):
         build(cls, settings)
 
@@ -143,28 +193,28 @@ def check_config(config: Mapping[str, Any]) -> None:
 def _open_vae(
     config: Mapping[str, Any],
     media: Path,
-    workdir: Path,
+    workdir: Path | None,
     init: Path | None,
     mesh: Mesh | None,
-) -> tuple[Experiment, LoopConfig]:
+) -> Opened:
     cfg = build(VAETrainingConfig, config)
     mesh = make_mesh(cfg.mesh) if mesh is None else mesh
     with jax.set_mesh(mesh):
         start = load_vae(init) if init else None
-        preview = vae_preview(cfg.step.model, media_files(media))
-        return (
-            vae_experiment(cfg, media, start=start, preview=preview, mesh=mesh),
-            cfg.loop,
-        )
+        files = media_files(media)
+        preview = vae_preview(cfg.step.model, files)
+        experiment = vae_experiment(cfg, media, start=start, preview=preview, mesh=mesh)
+    data = f"{media}: {len(files):,} files"
+    return Opened(experiment, cfg.loop, data, window_work(cfg.windows))
 
 
 def _open_dit(
     config: Mapping[str, Any],
     data: Path,
-    workdir: Path,
+    workdir: Path | None,
     init: Path | None,
     mesh: Mesh | None,
-) -> tuple[Experiment, LoopConfig]:
+) -> Opened:
     start = open_start(init) if init else None
     cfg = build(DiTTrainingConfig, settings_of(config, start))
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
@@ -174,4 +224,6 @@ def _open_dit(
         experiment = dit_experiment(
             cfg, dataset, workdir, start=start, preview=preview, mesh=mesh
         )
-    return experiment, cfg.loop
+    card = dataset.card
+    data = f"{data}: {card['samples']:,} samples, text encoder {card['text_encoder']}"
+    return Opened(experiment, cfg.loop, data, packed_work(cfg, dataset.plan))

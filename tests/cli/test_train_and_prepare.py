@@ -1,15 +1,19 @@
 """What `train`, `prepare`, `export` and `demo` refuse, in one line and in time."""
 
 import json
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
+from soraxla.checkpoints.model_folder import save_folder
 from soraxla.checkpoints.training_folder import SETTINGS
 from soraxla.cli.main import main
 from soraxla.models.text import load_text_encoder
+from tests import tiny
+from tests.data_pipelines.datasets import write_dataset
 from tests.models.text.golden import write_encoder
 
 VAE = "vae:debug"
@@ -179,3 +183,64 @@ def test_a_demo_below_a_file(refuse, tmp_path):
     line = refuse("demo", "--smoke", "--workdir", tmp_path / "file" / "demo")
     assert "Not a directory" in line
     assert "is a file" in refuse("demo", "--smoke", "--workdir", tmp_path / "file")
+
+
+# --- The summary ------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(tmp_path_factory):
+    """A dataset of 4 latent channels with its VAE."""
+    folder = tmp_path_factory.mktemp("packed") / "dataset"
+    write_dataset(folder, text_width=16)
+    loaded = tiny.loaded_vae()
+    save_folder(folder / "vae", loaded.params, loaded.config)
+    return folder
+
+
+TINY = ("step.model.latent_channels=4", "step.model.text_width=16", "loop.steps=3")
+
+
+def train_words(config, data, workdir, sets):
+    words = ["train", "--config", config, "--data", data, "--workdir", workdir]
+    words += [word for item in sets for word in ("--set", item)]
+    return [str(word) for word in words]
+
+
+def test_a_dry_run_says_what_a_training_comes_to_and_writes_nothing(
+    packed, tmp_path, capsys
+):
+    words = train_words(DIT, packed, tmp_path / "run", TINY)
+    assert main([*words, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0] == "not as in the preset:"
+    assert lines[1] == "  loop.steps = 3 (preset: 500)"
+    for name in ("model", "mesh", "data", "a step", "memory", "steps"):
+        assert any(line.startswith(f"{name} ") for line in lines), name
+    assert f"{packed}: " in out and " FLOPs, in the mean" in out
+    assert lines[lines.index("settings:") + 1 :] == sorted(
+        lines[lines.index("settings:") + 1 :]
+    )
+    assert "  step.model.latent_channels = 4" in lines
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_vae(media, tmp_path, capsys):
+    assert main([*train_words(VAE, media, tmp_path / "run", ()), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "2 files" in out and "preset" not in out and " px, in the mean" in out
+
+
+def test_a_training_says_so_at_its_start_and_what_to_type_at_its_end(
+    media, tmp_path, capsys, monkeypatch
+):
+    def train(experiment, loop, workdir, **_):
+        assert "not as in the preset:" in capsys.readouterr().out
+        return SimpleNamespace(step=np.asarray(loop.steps))
+
+    monkeypatch.setattr("soraxla.training.run.train", train)
+    assert main(train_words(VAE, media, tmp_path / "run", ["loop.steps=3"])) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'run'}: step 3 of 3")
+    assert lines[1].startswith("next: soraxla prepare --source MEDIA --vae ")

@@ -18,7 +18,7 @@ from soraxla.parallel.mesh import MeshConfig
 from soraxla.tools import memory_plan
 from soraxla.tools.memory_plan import fitted
 from soraxla.training.experiment import DiTTrainingConfig
-from soraxla.training.presets import load_preset
+from soraxla.training.presets import load_preset, split
 
 ROOT = Path(__file__).parents[2]
 PLANS = ROOT / "tpu_scripts" / "plans"
@@ -130,8 +130,7 @@ def test_out_of_memory_is_one_line_with_the_amounts():
 def test_what_is_not_named_is_what_the_commands_choose(monkeypatch):
     """A training has rows for all chips; to sample, all of them share one."""
     monkeypatch.setattr(memory_plan, "topology_devices", lambda _: jax.devices()[:4])
-    config = load_preset("dit:debug").to_dict()
-    del config["kind"]
+    _, config = split(load_preset("dit:debug"))
     cfg = build(DiTTrainingConfig, {**config, "batch_rows": 6})
     train = fitted(cfg, "four", what="train", rows=False)
     assert (train.batch_rows, train.mesh) == (8, cfg.mesh)

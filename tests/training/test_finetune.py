@@ -24,7 +24,7 @@ from soraxla.parallel.mesh import one_device
 from soraxla.training.experiment import DiTTrainingConfig, dit_experiment
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import train
-from soraxla.training.presets import load_preset
+from soraxla.training.presets import load_preset, split
 from soraxla.training.steps import DiTStepConfig, dit_error
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
@@ -91,8 +91,7 @@ def change(dataset, **values):
 
 def settings(way, start, **step):
     """`way` of the shipped configuration, at a size for tests."""
-    config = load_preset(f"{CONFIG}:{way}").to_dict()
-    del config["kind"]
+    _, config = split(load_preset(f"{CONFIG}:{way}"))
     config["step"] |= {"model": {"remat": "none"}, **step}
     return build(DiTTrainingConfig, settings_of({**config, **QUICK}, start))
 
@@ -359,7 +358,7 @@ def test_a_model_without_a_forecast_has_none_to_train(folder):
 @pytest.mark.parametrize("way", ["full", "lora"])
 def test_there_must_be_a_model(way):
     with pytest.raises(ValueError, match="name its folder with --init") as error:
-        settings_of(load_preset(f"{CONFIG}:{way}").to_dict(), None)
+        settings_of(split(load_preset(f"{CONFIG}:{way}"))[1], None)
     one_line(error)
 
 

@@ -7,10 +7,12 @@ from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.presets import (
+    KINDS,
+    changes,
     load_preset,
     preset_names,
     presets_folder,
-    training_class,
+    split,
 )
 
 
@@ -22,23 +24,25 @@ def test_the_presets_are_these():
 def test_a_preset_builds(spec):
     config = load_preset(spec)
     assert isinstance(config, ConfigDict)
-    cls, settings = training_class(config), config.to_dict()
-    del settings["kind"]
-    assert isinstance(build(cls, settings), cls)
+    kind, settings = split(config)
+    assert isinstance(build(KINDS[kind], settings), KINDS[kind])
+    assert config.preset == spec and changes(config) == []
 
 
 def test_a_name_and_a_path_load_the_same():
     named, path = load_preset("dit:s"), presets_folder() / "dit.py"
-    assert load_preset(f"{path}:s") == named
-    assert load_preset("dit:xs") == load_preset("dit") != named
+    assert split(load_preset(f"{path}:s")) == split(named)
+    assert split(load_preset("dit:xs")) == split(load_preset("dit")) != split(named)
 
 
 def test_overrides_are_set_and_checked():
     config = load_preset("dit:s", {"step.lora.rank": 4, "batch_rows": 16})
     assert (config.step.lora.rank, config.batch_rows) == (4, 16)
-    settings = config.to_dict()
-    del settings["kind"]
-    assert build(DiTTrainingConfig, settings).step.lora.rank == 4
+    assert build(DiTTrainingConfig, split(config)[1]).step.lora.rank == 4
+    assert "batch_rows = 16 (preset: 8)" in changes(config)
+    assert "step.lora.rank = 4 (preset: None)" in changes(config)
+    config.preset = "gone.py"
+    assert changes(config) == []
     with pytest.raises(UserError, match=r"did you mean 'step\.optim\.learning_rate'\?"):
         load_preset("dit:s", {"learning_rate": 3e-4})
     with pytest.raises(UserError, match="'batch_rows' is '8', expected int"):
