@@ -226,4 +226,4 @@ def _open_dit(
         )
     card = dataset.card
     data = f"{data}: {card['samples']:,} samples, text encoder {card['text_encoder']}"
-    return Opened(experiment, cfg.loop, data, packed_work(cfg, dataset.plan))
+    return Opened(experiment, cfg.loop, data, packed_work(cfg, dataset.sizes))
