@@ -1,0 +1,50 @@
+"""Executes the notebooks of this folder, one after the other, in one working folder.
+
+    SORAXLA_SMOKE=1 python colabs/execute.py [FOLDER]
+
+FOLDER keeps what they make; without it they run in a temporary folder. Any error, and
+any output that was committed, ends with status 1.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+# The second reads the dataset that the first has made.
+NOTEBOOKS = ("quickstart.ipynb", "training_step.ipynb")
+
+
+def execute(path: Path, folder: Path) -> None:
+    """Runs a notebook's cells in `folder`; raises what a cell raises."""
+    start = time.monotonic()
+    notebook = nbformat.read(path, as_version=4)
+    if any(cell.get("outputs") for cell in notebook.cells):
+        sys.exit(f"{path} holds outputs; clear them before you commit")
+    where = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=600, resources=where).execute()
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    print(f"{path.name}: {cells} cells, {time.monotonic() - start:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Runs all notebooks."""
+    colabs = Path(__file__).parent
+    unknown = {path.name for path in colabs.glob("*.ipynb")} - set(NOTEBOOKS)
+    if unknown:
+        sys.exit(f"{min(unknown)} is not in NOTEBOOKS of {__file__}; add it")
+    if os.environ.get("SORAXLA_SMOKE"):  # compiled quickly, to slower code
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in NOTEBOOKS:
+            execute(colabs / name, folder)
+
+
+if __name__ == "__main__":
+    main()
