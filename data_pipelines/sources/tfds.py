@@ -81,9 +81,9 @@ class TfdsSource(Sequence[TfdsSample]):
         self._caption = _one_of(self._features, _CAPTIONS, name, "captions")
         rates = [rate for rate in _RATES if rate in self._features]
         self._rate = rates[0] if rates else None
-        said = self._data.dataset_info.metadata or {}
-        self.actions = tuple(said.get("actions", ()))  # their names
-        self.camera = bool(said.get("camera", False))
+        metadata = self._data.dataset_info.metadata or {}
+        self.actions = tuple(metadata.get("actions", ()))  # their names
+        self.camera = bool(metadata.get("camera", False))
 
     def __len__(self) -> int:
         return len(self._data)

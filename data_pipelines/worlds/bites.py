@@ -67,17 +67,17 @@ def eat(
     stages = [_stage(back, dish, centre, size, holes[:k]) for k in range(count + 1)]
     canvas = np.stack([stages[k][0] for k in done])
     gone = np.stack([stages[k][1] for k in done])
-    there = dish.alpha > 0.5
+    is_food = dish.alpha > 0.5
     state = {
         "object": np.array([name]),
-        "marked": there & (gone > 0.5),
+        "marked": is_food & (gone > 0.5),
         "bite_time": when / fps,
         "bite_position": np.array(places).reshape(-1, 2),
         "bite_radius": np.full(count, bite),
-        "eaten": (there & (gone > 0.5)).sum((1, 2)) / there.sum(),
+        "eaten": (is_food & (gone > 0.5)).sum((1, 2)) / is_food.sum(),
         "table": np.array(table),
     }
-    ids = (there & (gone <= 0.5)).astype(np.uint8)
+    ids = (is_food & (gone <= 0.5)).astype(np.uint8)
     return canvas, ids, _caption(rng, state, frames == 1), state
 
 
@@ -99,9 +99,9 @@ def _caption(
 
 def _edge(dish: Dish, centre: np.ndarray, angle: float) -> np.ndarray:
     """Returns the distance from the food's centre to its edge at an angle."""
-    way = np.array((np.cos(angle), np.sin(angle)))
+    direction = np.array((np.cos(angle), np.sin(angle)))
     height, width = dish.alpha.shape
-    steps = centre + np.arange(0, max(width, height), 0.5)[:, None] * way
+    steps = centre + np.arange(0, max(width, height), 0.5)[:, None] * direction
     column = steps[:, 0].astype(int).clip(0, width - 1)
     row = steps[:, 1].astype(int).clip(0, height - 1)
     inside = np.nonzero(dish.alpha[row, column] > 0.5)[0]
@@ -116,8 +116,8 @@ def _hole(
     dx, dy = x - np.float32(place[0]), y - np.float32(place[1])
     distance = draw.circle(dx, dy, 0.84 * bite)
     for tooth in angle + np.pi + np.linspace(-1.25, 1.25, 5):
-        way = np.array((np.cos(tooth), np.sin(tooth)))
-        tx, ty = (0.8 * bite * way).astype(np.float32)
+        direction = np.array((np.cos(tooth), np.sin(tooth)))
+        tx, ty = (0.8 * bite * direction).astype(np.float32)
         distance = np.minimum(distance, draw.circle(dx - tx, dy - ty, 0.27 * bite))
     return distance
 

@@ -204,8 +204,8 @@ def _strokes(
     for k in range(len(path)):
         back = max(k - 1, 0)
         if down[k] and down[back]:
-            start, way = path[back].astype(np.float32), path[k] - path[back]
-            distance = draw.capsule(x - start[0], y - start[1], tuple(way), radius)
+            start, extent = path[back].astype(np.float32), path[k] - path[back]
+            distance = draw.capsule(x - start[0], y - start[1], tuple(extent), radius)
             frame = ink[-(-k // _STEPS)]
             np.maximum(frame, draw.coverage(distance), out=frame)
     return np.maximum.accumulate(ink, 0)
@@ -237,10 +237,10 @@ def _hold(
     whole = np.zeros(dx.shape, np.float32)
     for (x0, y0), (ux, uy), length, half, paint_ in parts:
         px, py = dx - x0 * thick, dy - y0 * thick
-        way = (ux * length * thick, uy * length * thick)
-        shadow = draw.capsule(px - 2.5 - 0.5 * lift[..., None], py - 2.5, way, half)
+        extent = (ux * length * thick, uy * length * thick)
+        shadow = draw.capsule(px - 2.5 - 0.5 * lift[..., None], py - 2.5, extent, half)
         draw.over(canvas, (0, 0, 0), 0.16 * draw.soft(shadow, 4.0))
-        distance = draw.capsule(px, py, way, half)
+        distance = draw.capsule(px, py, extent, half)
         across = (px * -uy + py * ux) / half
         light = (1.05 + 0.28 * across)[..., None]
         draw.over(

@@ -162,9 +162,9 @@ def _doughnut(
     for k in range(16):
         angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.8)
         turn = rng.uniform(0, np.pi)
-        way = 0.11 * np.array((np.cos(turn), np.sin(turn)))
-        at = far * np.array((np.cos(angle), np.sin(angle))) - way / 2
-        bar = draw.capsule(x - at[0], y - at[1], tuple(way), 0.03)
+        extent = 0.11 * np.array((np.cos(turn), np.sin(turn)))
+        at = far * np.array((np.cos(angle), np.sin(angle))) - extent / 2
+        bar = draw.capsule(x - at[0], y - at[1], tuple(extent), 0.03)
         plate.lay(bar, sprinkles[k % 4], 1 + 0 * x)
     return plate.dish((240, 208, 150))
 

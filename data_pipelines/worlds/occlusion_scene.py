@@ -133,10 +133,12 @@ def _shapes(
         rests = frames == 1 or rng.random() < 0.08
         while True:
             name = str(rng.choice(_NAMES))
-            way = "" if rests else str(rng.choice(across, p=chance / chance.sum()))
-            if (str(colour), name, way) not in HELD_OUT:
+            direction = (
+                "" if rests else str(rng.choice(across, p=chance / chance.sum()))
+            )
+            if (str(colour), name, direction) not in HELD_OUT:
                 break
-        shapes.append(Shape(str(colour), name, way, float(radius)))
+        shapes.append(Shape(str(colour), name, direction, float(radius)))
     return shapes
 
 

@@ -77,8 +77,8 @@ def caption(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
         return _several(rng, state, shapes, words)
     words |= {"shape": shapes[0], "moves": one_of(rng, _MOVES)}
     words |= {"rests": one_of(rng, _RESTS)}
-    way = str(state["direction"][0])
-    if not way:
+    direction = str(state["direction"][0])
+    if not direction:
         forms = _AT_REST_BESIDE if words["wall"] else _AT_REST
     elif not words["wall"]:
         forms = _OPEN
@@ -86,7 +86,7 @@ def caption(rng: np.random.Generator, state: Mapping[str, np.ndarray]) -> str:
         forms = _BEHIND + _OUT_OF_SIGHT
     else:
         forms = _BEHIND
-    toward = one_of(rng, TOWARD[way]) if way else ""
+    toward = one_of(rng, TOWARD[direction]) if direction else ""
     return one_of(rng, forms).format(toward=toward, **words)
 
 
@@ -108,12 +108,12 @@ def _several(
     shapes: list[str],
     words: dict[str, str],
 ) -> str:
-    ways = [str(way) for way in state["direction"]]
+    directions = [str(direction) for direction in state["direction"]]
     clauses = [
-        f"{shape} {one_of(rng, _MOVES)} {one_of(rng, TOWARD[way])}"
-        if way
+        f"{shape} {one_of(rng, _MOVES)} {one_of(rng, TOWARD[direction])}"
+        if direction
         else f"{shape} {one_of(rng, _RESTS)}"
-        for shape, way in zip(shapes, ways, strict=True)
+        for shape, direction in zip(shapes, directions, strict=True)
     ]
     text = listed(clauses)
     if len(clauses) == 2 and rng.random() < 0.4:
@@ -124,7 +124,7 @@ def _several(
             "{text} on a {backdrop} background",
             "{count} shapes: {text}",
         )
-    elif all(ways):
+    elif all(directions):
         forms = ("{text}, passing behind {wall}", "behind {wall}, {text}")
     else:
         forms = ("{text}, with {wall} in the scene", "a scene with {wall}: {text}")

@@ -99,8 +99,11 @@ def _tick(blocks: np.ndarray, player: Player, done: dict, seconds: float) -> Pla
     ahead, aside = (a * min(1, _WALK / speed) if speed else 0 for a in (ahead, aside))
     sin, cos = math.sin(math.radians(yaw)), math.cos(math.radians(yaw))
     feet, sunk = player.feet, max(0.0, player.sunk - _LIFT * seconds)
-    for axis, way in ((0, -sin * ahead - cos * aside), (2, cos * ahead - sin * aside)):
-        feet, climbed = _walk(blocks, feet, axis, way * seconds, player.grounded)
+    for axis, distance in (
+        (0, -sin * ahead - cos * aside),
+        (2, cos * ahead - sin * aside),
+    ):
+        feet, climbed = _walk(blocks, feet, axis, distance * seconds, player.grounded)
         sunk += climbed
     rise = player.rise
     if done["jump"] and player.grounded:
@@ -120,31 +123,31 @@ def _tick(blocks: np.ndarray, player: Player, done: dict, seconds: float) -> Pla
 
 
 def _walk(
-    blocks: np.ndarray, feet: tuple, axis: int, way: float, grounded: bool
+    blocks: np.ndarray, feet: tuple, axis: int, distance: float, grounded: bool
 ) -> tuple[tuple, float]:
     """Moves feet along x or z; returns them and their climb, at most one block."""
-    moved, gone = _slide(blocks, feet, axis, way)
-    if gone == way or not grounded:
+    moved, gone = _slide(blocks, feet, axis, distance)
+    if gone == distance or not grounded:
         return moved, 0.0
     above = (feet[0], math.floor(feet[1] + _NEAR) + 1 + _NEAR, feet[2])
     if not is_free(blocks, above):
         return moved, 0.0
-    stepped, went = _slide(blocks, above, axis, way)
-    return (stepped, above[1] - feet[1]) if went == way else (moved, 0.0)
+    stepped, went = _slide(blocks, above, axis, distance)
+    return (stepped, above[1] - feet[1]) if went == distance else (moved, 0.0)
 
 
 def _slide(
-    blocks: np.ndarray, feet: tuple, axis: int, way: float
+    blocks: np.ndarray, feet: tuple, axis: int, distance: float
 ) -> tuple[tuple, float]:
     """Moves feet along an axis while the body is free; returns them and the length."""
     target = list(feet)
-    target[axis] += way
-    if way == 0 or is_free(blocks, tuple(target)):
-        return tuple(target), way
+    target[axis] += distance
+    if distance == 0 or is_free(blocks, tuple(target)):
+        return tuple(target), distance
     low, high = (0.0, _HEIGHT) if axis == 1 else (-_HALF, _HALF)
     # In a tick nothing moves half a block: the obstacle begins at the next border,
     # which is half a cell further for a body that falls on water.
-    if way > 0:
+    if distance > 0:
         target[axis] = math.ceil(feet[axis] + high) - _NEAR - high
     else:
         cells = 2 if axis == 1 else 1

@@ -165,18 +165,18 @@ def _deed(history: PlayerHistory, i: int) -> str:
     done = {name for name, on in zip(ACTIONS, history.actions[i], strict=True) if on}
     if "jump" in done and history.grounded[i - 1] and not history.grounded[i]:
         return "jump"
-    ways = [w for w in ("forward", "back", "step_left", "step_right") if w in done]
+    walks = [w for w in ("forward", "back", "step_left", "step_right") if w in done]
     sides = [s for s in ("left", "right") if s in done]
     looks = [v for v in ("up", "down") if v in done]
-    if len(ways) == 1:
+    if len(walks) == 1:
         if history.stopped[i]:
             return "stopped"
-        if ways == ["forward"] and len(sides) == 1:
+        if walks == ["forward"] and len(sides) == 1:
             return f"forward {sides[0]}"
-        return ways[0]
-    if not ways and len(sides) == 1:
+        return walks[0]
+    if not walks and len(sides) == 1:
         return sides[0]
-    return looks[0] if len(looks) == 1 and not ways and not sides else ""
+    return looks[0] if len(looks) == 1 and not walks and not sides else ""
 
 
 def _phrase(rng: np.random.Generator, deed: str, count: int) -> str:

@@ -64,8 +64,8 @@ def between(
         latents[: len(prefix)] = prefix
         clip = replace(clip, latents=latents, strength=strength)
     video = context.decode((yield from by_windows(clip, context)), total)
-    given = dict(enumerate(before)) | dict(enumerate(after, total - len(after)))
-    return with_frames(video, given)[len(before) + skipped : total - len(after)]
+    condition = dict(enumerate(before)) | dict(enumerate(after, total - len(after)))
+    return with_frames(video, condition)[len(before) + skipped : total - len(after)]
 
 
 def _backward(

@@ -243,8 +243,10 @@ def _declared_seconds(container, stream) -> float:
     with contextlib.suppress(KeyError, ValueError):
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    alone = len(container.streams) == 1
-    return container.duration / av.time_base if alone and container.duration else 0.0
+    only_stream = len(container.streams) == 1
+    return (
+        container.duration / av.time_base if only_stream and container.duration else 0.0
+    )
 
 
 def _seconds(value: float) -> str:

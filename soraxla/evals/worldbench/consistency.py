@@ -72,14 +72,16 @@ def _compared(truth: Episode, pairs: Sequence[tuple[int, int]]) -> _Pairs:
 
 def score(case: Case, video: np.ndarray) -> Score:
     truth = case.truth
-    with_condition, made = _with_condition(truth), _of_generated(truth)
+    with_condition, generated = _with_condition(truth), _of_generated(truth)
     values = {
         "scene error": float(
             np.mean([_residual(video, *pair) for pair in with_condition])
         ),
         "scene displacement": _displacement(case, video, with_condition),
-        "reprojection error": float(np.mean([_unexplained(video, *p) for p in made])),
-        "displacement": _displacement(case, video, made),
+        "reprojection error": float(
+            np.mean([_unexplained(video, *p) for p in generated])
+        ),
+        "displacement": _displacement(case, video, generated),
     }
     views = [
         shared(truth, CONDITION_FRAMES - 1, j)

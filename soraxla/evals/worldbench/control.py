@@ -57,14 +57,14 @@ def _script(
 ) -> Float[np.ndarray, "n a"]:
     """Returns actions that differ between the condition frames and later frames."""
     side, other = rng.permutation(["left", "right"])
-    way = "forward" if rng.random() < 0.6 else "back"
+    walk = "forward" if rng.random() < 0.6 else "back"
     edit = "dig" if rng.random() < 0.6 else "place"
-    made = [
+    parts = [
         [(side, rng.uniform(0.3, 0.6))],
-        [(way, rng.uniform(0.4, 0.6))],
+        [(walk, rng.uniform(0.4, 0.6))],
         [("wait", 0.3), (edit, 0.0), ("wait", 0.3)] if edited else [(other, 0.25)],
     ]
-    scenes = [made[k] for k in rng.permutation(len(made))]
+    scenes = [parts[k] for k in rng.permutation(len(parts))]
     items = [
         f"{name}*{max(1, round(seconds * size.fps))}"
         for scene in scenes
@@ -100,22 +100,22 @@ def _walks(due: Motion) -> Bool[np.ndarray, " n"]:
 
 def score(case: Case, video: np.ndarray) -> Score:
     truth = case.truth
-    due, made = (
+    due, generated = (
         true_motion(truth, CONDITION_FRAMES),
         motion(video, truth, CONDITION_FRAMES),
     )
     turns, walks = _turns(due), _walks(due)
-    off = np.abs(made.ahead - due.ahead)[walks]
+    off = np.abs(generated.ahead - due.ahead)[walks]
     values = {
-        "heading error": float(np.abs(np.cumsum(made.turn - due.turn)).mean()),
-        "turn direction": _same_way(due.turn[turns], made.turn[turns]),
+        "heading error": float(np.abs(np.cumsum(generated.turn - due.turn)).mean()),
+        "turn direction": _same_way(due.turn[turns], generated.turn[turns]),
         "walk error": float(off.mean()) if walks.any() else np.nan,
-        "walk direction": _same_way(due.ahead[walks], made.ahead[walks]),
+        "walk direction": _same_way(due.ahead[walks], generated.ahead[walks]),
         "edit shown": _edit_shown(truth, video),
     }
     curves = {
-        "turned, degrees": (due.turn, made.turn),
-        "walked, tenths of a block": (10 * due.ahead, 10 * made.ahead),
+        "turned, degrees": (due.turn, generated.turn),
+        "walked, tenths of a block": (10 * due.ahead, 10 * generated.ahead),
     }
     frames = len(video)
     return Score(
@@ -127,9 +127,11 @@ def score(case: Case, video: np.ndarray) -> Score:
     )
 
 
-def _same_way(due: Float[np.ndarray, " n"], made: Float[np.ndarray, " n"]) -> float:
+def _same_way(
+    due: Float[np.ndarray, " n"], generated: Float[np.ndarray, " n"]
+) -> float:
     """Returns the share with the right direction; NaN if there is none."""
-    same = made * np.sign(due) > _SOME * np.abs(due)
+    same = generated * np.sign(due) > _SOME * np.abs(due)
     return float(same.mean()) if len(due) else np.nan
 
 
@@ -168,8 +170,8 @@ def _edit_shown(truth: Episode, video: Video) -> float:
     """Returns the generated share of the true change, between 0 and 1 for each edit."""
     shares = []
     for edit in edits(truth):
-        due, made = _change(truth.video, edit), _change(video, edit)
-        shares.append(float(np.clip((due * made).sum() / (due * due).sum(), 0, 1)))
+        due, generated = _change(truth.video, edit), _change(video, edit)
+        shares.append(float(np.clip((due * generated).sum() / (due * due).sum(), 0, 1)))
     return float(np.mean(shares)) if shares else np.nan
 
 

@@ -15,21 +15,21 @@ def reach(height: int) -> int:
 
 
 def contrast(
-    picture: Float[np.ndarray, "h w 3"], there: Bool[np.ndarray, "h w"]
+    picture: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "r c"]:
     """Returns the standard deviation of each block's brightness, NaN if too few pixels.
 
     Blocks have a quarter of the picture's shorter side and overlap by half.
     """
-    cell = _cell(*there.shape)
-    count, _, spread = _moments(picture.mean(-1) * there, there, cell)
+    cell = _cell(*valid.shape)
+    count, _, spread = _moments(picture.mean(-1) * valid, valid, cell)
     return np.where(_enough(count, cell), np.sqrt(spread), np.nan)
 
 
 def displacement(
     picture: Float[np.ndarray, "h w 3"],
     other: Float[np.ndarray, "h w 3"],
-    there: Bool[np.ndarray, "h w"],
+    valid: Bool[np.ndarray, "h w"],
 ) -> Float[np.ndarray, "r c"]:
     """Returns the pixels from each valid block of `picture` to its match in `other`.
 
@@ -37,12 +37,12 @@ def displacement(
     refined by a parabola between whole pixels; at most `reach`, and `reach` without a
     match.
     """
-    far, cell = reach(len(there)), _cell(*there.shape)
+    far, cell = reach(len(valid)), _cell(*valid.shape)
 
     def shifted(plane: np.ndarray) -> np.ndarray:
-        return sliding_window_view(np.pad(plane, far), there.shape)
+        return sliding_window_view(np.pad(plane, far), valid.shape)
 
-    seen = shifted(np.ones_like(there)) & there
+    seen = shifted(np.ones_like(valid)) & valid
     mine, theirs = picture.mean(-1) * seen, shifted(other.mean(-1)) * seen
     count, mean, spread = _moments(mine, seen, cell)
     _, other_mean, other_spread = _moments(theirs, seen, cell)
@@ -62,10 +62,10 @@ def _enough(count: Float[np.ndarray, "*b"], cell: int) -> Bool[np.ndarray, "*b"]
 
 
 def _moments(
-    plane: np.ndarray, there: np.ndarray, cell: int
+    plane: np.ndarray, valid: np.ndarray, cell: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns pixels, mean and variance of blocks; the plane is 0 where invalid."""
-    count = _sums(there, cell)
+    count = _sums(valid, cell)
     some = np.maximum(count, 1)
     mean = _sums(plane, cell) / some
     return count, mean, np.maximum(_sums(plane * plane, cell) / some - mean**2, 0)

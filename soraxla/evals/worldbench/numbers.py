@@ -107,6 +107,6 @@ def _interval(value: float, draws: Float[np.ndarray, " d"]) -> Interval:
 
 def _mean(values: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b"]:
     """Returns the mean over the last axis without NaNs; NaN if there is nothing."""
-    there = ~np.isnan(values)
-    times = np.where(there.any(-1), there.sum(-1), np.nan)
+    valid = ~np.isnan(values)
+    times = np.where(valid.any(-1), valid.sum(-1), np.nan)
     return np.asarray(np.nansum(values, -1) / times)

@@ -65,23 +65,28 @@ def score(case: Case, video: np.ndarray) -> Score:
     assert returns is not None
     back = returns.back
     colours = [str(name) for name in truth.state["colour"]]
-    behind = background(truth)
-    there, made = true_tracks(truth, len(colours)), track(video, behind, colours)
+    back_picture = background(truth)
+    true, tracked = (
+        true_tracks(truth, len(colours)),
+        track(video, back_picture, colours),
+    )
     limit = half_diagonal(video)
-    low, high = (share * there.area for share in _ALIKE)
-    found = (made.area >= low) & (made.area <= high) & (made.area > 0)
-    away = np.linalg.norm(made.position - there.position, axis=-1)
+    low, high = (share * true.area for share in _ALIKE)
+    found = (tracked.area >= low) & (tracked.area <= high) & (tracked.area > 0)
+    away = np.linalg.norm(tracked.position - true.position, axis=-1)
     away = np.where(found, np.fmin(away, limit), limit)
-    smallest = 0.3 * float(there.area[back].min())
+    smallest = 0.3 * float(true.area[back].min())
     frames = back.any(1)
-    counts = [count_things(v[frames], behind, smallest) for v in (video, truth.video)]
+    counts = [
+        count_things(v[frames], back_picture, smallest) for v in (video, truth.video)
+    ]
     values = {
         "position error": float(away[back].mean()),
         "colour found": float(found[back].mean()),
         "count error": float(np.abs(counts[0] - counts[1]).mean()),
     }
     curves = {
-        f"{colours[k]} {axis}": (there.position[:, k, i], made.position[:, k, i])
+        f"{colours[k]} {axis}": (true.position[:, k, i], tracked.position[:, k, i])
         for k in np.flatnonzero(back.any(0))
         for i, axis in enumerate("xy")
     }

@@ -54,34 +54,34 @@ def case(seed: int, size: Size) -> Case:
 def score(case: Case, video: np.ndarray) -> Score:
     truth, path = case.truth, case.truth.state["position"]
     colours = [str(name) for name in truth.state["colour"]]
-    made = track(video, background(truth), colours).position
+    tracked = track(video, background(truth), colours).position
     limit = half_diagonal(video)
-    away = np.linalg.norm(made - path, axis=-1)[case.condition_frames :]
+    away = np.linalg.norm(tracked - path, axis=-1)[case.condition_frames :]
     values = {
         "position error": float(np.fmin(np.nan_to_num(away, nan=limit), limit).mean()),
-        "acceleration error": _acceleration_error(case, made),
-        "energy error": _energy_error(case, made),
-        "bounce time error": _bounce_error(case, made),
+        "acceleration error": _acceleration_error(case, tracked),
+        "energy error": _energy_error(case, tracked),
+        "bounce time error": _bounce_error(case, tracked),
     }
     curves = {
-        f"{name} {axis}": (path[:, k, i], made[:, k, i])
+        f"{name} {axis}": (path[:, k, i], tracked[:, k, i])
         for k, name in enumerate(colours)
         for i, axis in enumerate("xy")
     }
     return Score(values, curves)
 
 
-def _acceleration_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
+def _acceleration_error(case: Case, tracked: Float[np.ndarray, "t n 2"]) -> float:
     """Returns |a − g| / |g|, at most 1, of parabolas fitted in true free flight."""
     gravity, fps = float(case.truth.state["gravity"]), case.truth.fps
     errors, weights = [], []
-    for k in range(made.shape[1]):
+    for k in range(tracked.shape[1]):
         for flight in _flights(case, k):
-            seen = flight[~np.isnan(made[flight, k, 0])]
+            seen = flight[~np.isnan(tracked[flight, k, 0])]
             errors.append(1.0)
             weights.append(len(flight))
             if len(seen) >= _FLIGHT:
-                bend = np.polyfit(seen / fps, made[seen, k], 2)[0] * 2
+                bend = np.polyfit(seen / fps, tracked[seen, k], 2)[0] * 2
                 error = float(np.linalg.norm(bend - (0.0, gravity))) / gravity
                 errors[-1] = min(error, 1.0)
     return float(np.average(errors, weights=weights)) if errors else np.nan
@@ -110,20 +110,20 @@ def _ends(free: Bool[np.ndarray, " t"]) -> np.ndarray:
     return np.flatnonzero(~free) + 1
 
 
-def _energy_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
+def _energy_error(case: Case, tracked: Float[np.ndarray, "t n 2"]) -> float:
     """Returns the error of the total energy relative to its start value; at most 1.
 
     The start is the last condition frame; the error is the median over the second half
     of the generated frames, with speeds from differences between adjacent frames, in
     both alike.
     """
-    there = _energies(case.truth, case.truth.state["position"])
-    start = float(there[case.condition_frames - 1])
-    half = slice((case.condition_frames + len(made)) // 2, None)
-    energies = _energies(case.truth, made)[half]
+    true = _energies(case.truth, case.truth.state["position"])
+    start = float(true[case.condition_frames - 1])
+    half = slice((case.condition_frames + len(tracked)) // 2, None)
+    energies = _energies(case.truth, tracked)[half]
     if np.isnan(energies).mean() > 0.5:
         return 1.0
-    error = abs(np.nanmedian(energies) - np.median(there[half]))
+    error = abs(np.nanmedian(energies) - np.median(true[half]))
     return float(min(error / start, 1.0))
 
 
@@ -145,23 +145,23 @@ class _Bounces(NamedTuple):
     sharp: Bool[np.ndarray, " k"]
 
 
-def _bounce_error(case: Case, made: Float[np.ndarray, "t n 2"]) -> float:
+def _bounce_error(case: Case, tracked: Float[np.ndarray, "t n 2"]) -> float:
     """Returns the seconds between matched true and generated bounces off a side.
 
     A sharp one without a match, true or generated, counts the whole generated time.
     """
     true_path = case.truth.state["position"]
-    rest = (len(made) - case.condition_frames) / case.truth.fps
+    rest = (len(tracked) - case.condition_frames) / case.truth.fps
     costs, due = [], 0
-    for ball in range(made.shape[1]):
+    for ball in range(tracked.shape[1]):
         for side in _SIDES:
-            there, found = (_bounces(case, p, ball, side) for p in (true_path, made))
-            apart = np.fmin(np.abs(there.time[:, None] - found.time), rest)
+            true, found = (_bounces(case, p, ball, side) for p in (true_path, tracked))
+            apart = np.fmin(np.abs(true.time[:, None] - found.time), rest)
             i, j = linear_sum_assignment(apart)
-            costs += apart[i, j][there.sharp[i] | found.sharp[j]].tolist()
-            alone = np.delete(there.sharp, i).sum() + np.delete(found.sharp, j).sum()
-            costs += [rest] * int(alone)
-            due += int(there.sharp.sum())
+            costs += apart[i, j][true.sharp[i] | found.sharp[j]].tolist()
+            unmatched = np.delete(true.sharp, i).sum() + np.delete(found.sharp, j).sum()
+            costs += [rest] * int(unmatched)
+            due += int(true.sharp.sum())
     return float(np.mean(costs)) if due else np.nan
 
 

@@ -113,10 +113,11 @@ def _direction(masks: Bool[np.ndarray, "t h w"], full: Bool[np.ndarray, " t"]) -
     seen = np.flatnonzero(full)
     centres = np.array([ndimage.center_of_mass(masks[t])[::-1] for t in seen])
     slope = np.polyfit(seen, centres, 1)[0]
-    way = slope * (seen[-1] - seen[0])
-    if np.linalg.norm(way) < 2.0:  # pixels: it rests
+    motion = slope * (seen[-1] - seen[0])
+    if np.linalg.norm(motion) < 2.0:  # pixels: it rests
         return ""
     steps = {name: np.array(step, float) for name, step in DIRECTIONS.items()}
     return max(
-        steps, key=lambda name: float(way @ steps[name] / np.linalg.norm(steps[name]))
+        steps,
+        key=lambda name: float(motion @ steps[name] / np.linalg.norm(steps[name])),
     )

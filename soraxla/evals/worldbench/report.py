@@ -158,9 +158,9 @@ def _plot(case: Case, score: Score) -> str:
 
     condition = max(case.condition_frames - 1, 0) * width / (frames - 1)
     lines = [f'<rect width="{condition:.1f}" height="{height}" fill="#eee"/>']
-    for i, (name, (truth, made)) in enumerate(score.curves.items()):
+    for i, (name, (truth, generated)) in enumerate(score.curves.items()):
         ink = _INKS[i % len(_INKS)]
-        for line, thick in ((truth, 1), (made, 2.5)):
+        for line, thick in ((truth, 1), (generated, 2.5)):
             lines.append(
                 f'<path d="{path(line)}" fill="none" stroke="{ink}" '
                 f'stroke-width="{thick}"/>'

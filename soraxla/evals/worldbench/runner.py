@@ -95,16 +95,16 @@ def run_family(
     only the `controls` that it supports.
     """
     asks = [supported(case.ask, controls) for case in cases]
-    made: dict[int, Video] = {}
+    generated: dict[int, Video] = {}
     for place, video in generate(asks):
         _check(video, cases[place])
-        made[place] = video
+        generated[place] = video
         done()
     ceiling = []
     for ask, case in zip(asks, cases, strict=True):
         ceiling.append(_with_condition(autoencode(ask, case.truth.video), case))
         done()
-    model = [made[i] for i in range(len(cases))]
+    model = [generated[i] for i in range(len(cases))]
     videos = {"model": model, "ceiling": ceiling, "shuffled": model[1:] + model[:1]}
     if any(measure.copies for measure in family.measures.values()):
         videos["copied"] = [still(case) for case in cases]

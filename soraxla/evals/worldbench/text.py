@@ -30,17 +30,17 @@ def case(seed: int, size: Size) -> Case:
     for candidate in candidates(seed) if size.frames > 1 else ():
         truth = occlusion.simulate(candidate, **size._asdict(), held_out=new)
         moves = len(truth.state["colour"]) == 1 and truth.state["direction"][0]
-        if moves and read_shape(truth.video) == asked(truth):
+        if moves and read_shape(truth.video) == requested(truth):
             return Case(candidate, truth, 0)
     raise nothing_to_ask("occlusion", size)
 
 
-def asked(truth: Episode) -> Reading:
+def requested(truth: Episode) -> Reading:
     return Reading(*(str(truth.state[name][0]) for name in Reading._fields))
 
 
 def score(case: Case, video: np.ndarray) -> Score:
-    want, read = asked(case.truth), read_shape(video)
+    want, read = requested(case.truth), read_shape(video)
     right = [float(a == b) for a, b in zip(want, read, strict=True)]
     values = dict(zip(Reading._fields, right, strict=True)) | {"all three": min(right)}
     new = tuple(want) in occlusion.HELD_OUT
@@ -50,7 +50,7 @@ def score(case: Case, video: np.ndarray) -> Score:
 
 def chance(cases: Sequence[Case]) -> dict[str, float]:
     """Returns the chance levels of a fully right answer."""
-    triples = Counter(asked(case.truth) for case in cases)
+    triples = Counter(requested(case.truth) for case in cases)
     return {
         "best constant guess": triples.most_common(1)[0][1] / len(cases),
         "guessing each word": 1 / (len(COLOURS) * len(SHAPES) * len(DIRECTIONS)),

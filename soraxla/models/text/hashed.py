@@ -81,14 +81,16 @@ def split_words(text: str) -> Iterator[str]:
     word = ""
     for char in unicodedata.normalize("NFKC", text).lower():
         kind = unicodedata.category(char)[0]  # Letter, Number, Mark, Symbol, …
-        alone = kind == "S" or any(low <= ord(char) <= high for low, high in _UNSPACED)
-        if not alone and (kind in "LN" or (kind == "M" and word)):
+        is_word = kind == "S" or any(
+            low <= ord(char) <= high for low, high in _UNSPACED
+        )
+        if not is_word and (kind in "LN" or (kind == "M" and word)):
             word += char
             continue
         if word:
             yield word
         word = ""
-        if alone:
+        if is_word:
             yield char
     if word:
         yield word

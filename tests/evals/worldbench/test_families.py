@@ -14,14 +14,14 @@ CLIPS = 3
 
 
 @pytest.fixture(scope="module", params=list(runner.FAMILIES))
-def asked(request):
+def requested(request):
     family = runner.FAMILIES[request.param]
     return family, runner.draw_cases(family, CLIPS, SIZE)
 
 
-def run(asked, video_of):
+def run(requested, video_of):
     """The outcome of a model that answers case i with `video_of(case)`."""
-    family, cases = asked
+    family, cases = requested
     done = []
 
     def generate(asks):
@@ -49,27 +49,27 @@ def noise(case):
     return video
 
 
-def test_the_truth_is_the_ceiling(asked):
-    outcome = run(asked, lambda case: case.truth.video)
+def test_the_truth_is_the_ceiling(requested):
+    outcome = run(requested, lambda case: case.truth.video)
     ways = {name: number.normalised.value for name, number in outcome.numbers.items()}
     assert ways == dict.fromkeys(ways, 1.0)
     assert outcome.family_scores == {"mean": 1.0, "least": 1.0}
 
 
-def test_a_copied_frame_is_the_floor(asked):
-    family, _ = asked
-    outcome = run(asked, worldbench.still)
+def test_a_copied_frame_is_the_floor(requested):
+    family, _ = requested
+    outcome = run(requested, worldbench.still)
     for name, number in outcome.numbers.items():
         assert not family.measures[name].copies or number.normalised.value <= 0.0
     assert outcome.family_scores["least"] == 0.0
 
 
-def test_noise_is_no_better(asked):
-    assert run(asked, noise).family_scores["mean"] < 0.1
+def test_noise_is_no_better(requested):
+    assert run(requested, noise).family_scores["mean"] < 0.1
 
 
-def test_cases_are_held_out_and_the_same_every_time(asked):
-    family, cases = asked
+def test_cases_are_held_out_and_the_same_every_time(requested):
+    family, cases = requested
     assert min(case.seed for case in cases) >= worldbench.FIRST_SEED
     again = family.case(worldbench.FIRST_SEED + 1, SIZE)
     assert again.seed == cases[1].seed
@@ -80,8 +80,8 @@ def test_cases_are_held_out_and_the_same_every_time(asked):
     )
 
 
-def test_a_size_in_which_nothing_can_be_asked_is_refused(asked):
-    family, _ = asked
+def test_a_size_in_which_nothing_can_be_asked_is_refused(requested):
+    family, _ = requested
     with pytest.raises(ValueError, match="use more frames"):
         family.case(worldbench.FIRST_SEED, Size(64, 64, 1, 16.0))
 
@@ -140,7 +140,7 @@ def test_half_the_pace_is_wrong_in_all_that_is_measured():
 
 def test_a_fifth_of_the_prompts_are_of_triples_that_no_dataset_has():
     cases = [text.case(worldbench.FIRST_SEED + i, SIZE) for i in range(10)]
-    new = [tuple(text.asked(case.truth)) in occlusion.HELD_OUT for case in cases]
+    new = [tuple(text.requested(case.truth)) in occlusion.HELD_OUT for case in cases]
     assert new == [True, False, False, False, False] * 2
     assert all(case.condition_frames == 0 for case in cases)
     guesses = text.chance(cases)

@@ -40,5 +40,5 @@ def test_97_of_100_clips_are_read_right_through_the_shipped_vae():
         truth = text.case(FIRST_SEED + seed, ASKED).truth
         latents = encode_clip(vae.params, vae.model, truth.video)
         seen = decode_clip(vae.params, vae.model, latents)
-        right += read_shape(seen) == text.asked(truth)
+        right += read_shape(seen) == text.requested(truth)
     assert right >= 97
