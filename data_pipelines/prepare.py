@@ -185,7 +185,10 @@ def _claim(out: Path, identity: str) -> list[_Note]:
     """Prepares `out` for work; returns the notes of the finished shards."""
     progress, notes = out / records.PROGRESS, []
     while (note := progress / f"{len(notes):05d}.json").is_file():
-        notes.append(_Note(**json.loads(note.read_bytes())))
+        try:
+            notes.append(_Note(**json.loads(note.read_bytes())))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{note}: is damaged ({error}); remove it") from None
     file = progress / "fingerprint"
     if notes and file.read_text() != identity:
         raise UserError(_other_run(out))
@@ -256,7 +259,8 @@ def _write_shard(
     note = _Note(done=meter.done)
     file = out / records.shard_name(shard)
     temporary = out / f".{file.name}.tmp"
-    writer = ArrayRecordWriter(str(temporary), "group_size:1")
+    with records.writing(temporary):
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
     while note.done < len(samples) and len(note.rows) < settings.shard_size:
         sample, rows, lengths = samples[note.done], [], []
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(out)) as spool:
@@ -270,12 +274,14 @@ def _write_shard(
                 meter.skip(note.skipped[-1], out)
                 rows, lengths = [], []  # a truncated video leaves none of its pieces
             spool.seek(0)
-            for length in lengths:
-                writer.write(spool.read(length))
+            with records.writing(temporary):
+                for length in lengths:
+                    writer.write(spool.read(length))
         note.rows += rows
         note.done += 1
         meter.step(rows)
-    writer.close()
+    with records.writing(temporary):
+        writer.close()
     if note.rows:
         os.replace(temporary, file)
     else:  # only bad samples remained

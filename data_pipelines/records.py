@@ -3,10 +3,11 @@
 docs/dataset.md describes the layout for readers without soraxla.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,16 @@ def copy_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, temporary)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turns ArrayRecord's errors into a UserError that names the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{file}: cannot be written ({reason})") from None
 
 
 def read_card(path: Path) -> dict[str, Any]:

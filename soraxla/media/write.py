@@ -166,7 +166,10 @@ def _write_picture(
     if next(frames, None) is not None:
         raise UserError(f"{path}: a {kind} holds one frame; write a clip as .mp4")
     options = {"quality": 95} if kind == "JPEG" else {}
-    Image.fromarray(frame).save(temporary, format=kind, **options)
+    try:
+        Image.fromarray(frame).save(temporary, format=kind, **options)
+    except (OSError, ValueError) as error:  # a full disk, a side over the format's
+        raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def _write_film(

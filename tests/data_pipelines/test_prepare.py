@@ -393,3 +393,11 @@ def test_a_frame_over_the_limit_is_refused_with_its_tokens():
     with pytest.raises(ValueError, match="7680x4320 pixels makes 129600 tokens"):
         transforms.piece_frames(box, 16384)
     assert transforms.piece_frames(box, 129600 * 3) == 9
+
+
+def test_a_writer_s_error_names_the_file(tmp_path):
+    with (
+        pytest.raises(UserError, match="a: cannot be written \\(no space\\)"),
+        records.writing(tmp_path / "a"),
+    ):
+        raise RuntimeError("no space\nand a page of it")

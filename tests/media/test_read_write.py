@@ -397,3 +397,10 @@ def test_a_wild_time_stamp_is_refused(tmp_path):
     encode(tmp_path / "wild.mkv", ramps(4, 32, 32), [0, 100, 200, 900_000])
     with pytest.raises(ValueError, match="has a gap of"):
         read_clip(tmp_path / "wild.mkv")
+
+
+def test_a_side_that_the_format_does_not_hold_is_refused(tmp_path):
+    frame = np.zeros((1, 70_000, 3), np.uint8)  # JPEG counts to 65,535
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be written"):
+        write_video(tmp_path / "a.jpg", [frame], 1)
+    assert not any(tmp_path.iterdir())
