@@ -1,11 +1,13 @@
 """Executes the notebooks of this folder, one after the other, in one working folder.
 
-    SORAXLA_SMOKE=1 python colabs/execute.py [FOLDER]
+    python colabs/execute.py [--full] [FOLDER]
 
-FOLDER keeps what they make; without it they run in a temporary folder. Any error, and
-any output that was committed, ends with status 1.
+They run at a tiny size (SORAXLA_SMOKE=1) unless --full is given. FOLDER keeps what they
+make; without it they run in a temporary folder. Any error, and any output that was
+committed, ends with status 1.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -33,14 +35,20 @@ def execute(path: Path, folder: Path) -> None:
 
 def main() -> None:
     """Runs all notebooks."""
+    parser = argparse.ArgumentParser(description="Executes the notebooks.")
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--full", action="store_true", help="at their whole size")
+    args = parser.parse_args()
     colabs = Path(__file__).parent
     unknown = {path.name for path in colabs.glob("*.ipynb")} - set(NOTEBOOKS)
     if unknown:
         sys.exit(f"{min(unknown)} is not in NOTEBOOKS of {__file__}; add it")
-    if os.environ.get("SORAXLA_SMOKE"):  # compiled quickly, to slower code
+    if not args.full:
+        os.environ["SORAXLA_SMOKE"] = "1"
+        # XLA compiles quickly, to slower code.
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name in NOTEBOOKS:
             execute(colabs / name, folder)
