@@ -41,7 +41,7 @@ def get_config(size: str = "xs") -> ConfigDict:
         loop=LoopConfig(
             steps=500 if small else 100_000,
             checkpoint_every=100 if small else 1000,
-            preview_every=250 if small else 5000,
+            evaluators={"preview": {"every": 250 if small else 5000}},
         ),
     )
     return to_config_dict("dit", training)

@@ -47,7 +47,7 @@ def get_config(way: str = "lora") -> ConfigDict:
         loop=LoopConfig(
             steps=2000 if adapt else 10_000,
             checkpoint_every=250,
-            preview_every=500,
+            evaluators={"preview": {"every": 500}},
         ),
     )
     config = to_config_dict("dit", training)

@@ -67,6 +67,10 @@ def get_config(size: str = "xs") -> ConfigDict:
                 for t, h, w, b, p in SHAPES[size]
             )
         ),
-        loop=LoopConfig(steps=steps, checkpoint_every=500, preview_every=1000),
+        loop=LoopConfig(
+            steps=steps,
+            checkpoint_every=500,
+            evaluators={"preview": {"every": 1000}},
+        ),
     )
     return to_config_dict("vae", training)

@@ -1,7 +1,7 @@
 """A prepared dataset: its card and sizes in memory, its samples read on demand."""
 
 import resource
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,7 @@ class Dataset:
     shard: Int[np.ndarray, " n"]
     record: Int[np.ndarray, " n"]
     empty_text: Float[np.ndarray, "m e"]
+    rows: Int[np.ndarray, " n"] | None = None  # of the index; None is all of them
     _readers: dict[int, ArrayRecordReader] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -52,8 +53,26 @@ class Dataset:
 
     @cached_property
     def index(self) -> pa.Table:
-        """The whole index, with captions and sources; read at its first use."""
-        return _read_index(self.path / records.INDEX, None)
+        """The samples' index with captions and sources; read at its first use."""
+        return self._index_rows(None)
+
+    def sources(self) -> list[str]:
+        """Returns the name of each sample's source, relative to the source folder."""
+        return self._index_rows(["source"])["source"].to_pylist()
+
+    def subset(self, samples: Int[np.ndarray, " k"]) -> "Dataset":
+        """Returns the dataset of some of the samples, numbered from 0."""
+        return replace(
+            self,
+            sizes=self.sizes.subset(samples),
+            shard=self.shard[samples],
+            record=self.record[samples],
+            rows=samples if self.rows is None else self.rows[samples],
+        )
+
+    def _index_rows(self, columns: list[str] | None) -> pa.Table:
+        table = _read_index(self.path / records.INDEX, columns)
+        return table if self.rows is None else table.take(self.rows)
 
     def read(self, i: int) -> Record:
         """Reads sample i.

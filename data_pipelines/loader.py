@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
+import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
 from data_pipelines.condition_layout import lay_out
@@ -166,16 +167,23 @@ def segments(
     controls: Controls = NO_CONTROLS,
     *,
     most: int | None = None,
+    row_length: int | None = None,
 ) -> list[Segment]:
-    """Returns every sample, or the first `most`, whole, with its caption.
+    """Returns every sample with its caption; its number is its visit's.
 
-    A sample's number is its visit.
+    Args:
+        most: the first so many samples; None is all.
+        row_length: tokens that a clip keeps of its beginning, at most, in whole
+            latent frames; None keeps all.
     """
     layout = Layout(shift, rope_fps, controls)
+    sizes, (pt, ph, pw) = dataset.sizes, dataset.sizes.patch
+    frames = sizes.t
+    if row_length is not None:
+        most_steps = row_length // ((sizes.h // ph) * (sizes.w // pw))
+        frames = np.minimum(frames, most_steps * pt)
     return [
-        _segment(
-            dataset, layout, Visit(i, i, 0, 0, int(dataset.sizes.t[i]), True), STEERING
-        )
+        _segment(dataset, layout, Visit(i, i, 0, 0, int(frames[i]), True), STEERING)
         for i in range(len(dataset))[:most]
     ]
 

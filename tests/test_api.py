@@ -173,17 +173,24 @@ def test_the_second_interrupt_is_immediate():
 
 def test_metrics_are_columns_and_the_newest_sheet_is_the_preview(tmp_path):
     run = Run(workdir=tmp_path, step=2)
-    rows = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None, "psnr": 30.0}]
+    evaluation = {"value": 1.5, "low": 1.0, "high": 2.0, "n": 3}
+    rows = [
+        {"step": 1, "loss": 0.5},
+        {"step": 1, "eval/val_loss/loss": evaluation},
+        {"step": 2, "loss": None, "psnr": 30.0},
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     metrics = run.metrics()
     assert {name: column.dtype for name, column in metrics.items()} == {
         "step": np.int64,
         "loss": np.float64,
+        "eval/val_loss/loss": np.float64,
         "psnr": np.float64,
     }
     np.testing.assert_array_equal(metrics["loss"], [0.5, np.nan])
     np.testing.assert_array_equal(metrics["psnr"], [np.nan, 30.0])
-    with pytest.raises(UserError, match=r"set loop\.preview_every"):
+    np.testing.assert_array_equal(metrics["eval/val_loss/loss"], [1.5, np.nan])
+    with pytest.raises(UserError, match=r"set loop\.evaluators\.preview\.every"):
         run.preview()
     (tmp_path / "previews").mkdir()
     for step, grey in ((900, 10), (1000, 20)):

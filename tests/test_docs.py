@@ -47,7 +47,7 @@ START = {  # the folders that a page begins from
     "worldbench": ("runs/worlds",),
 }
 
-_LOOP = ("loop.steps=2", "loop.checkpoint_every=2", "loop.preview_every=0")
+_LOOP = ("loop.steps=2", "loop.checkpoint_every=2", "loop.evaluators.preview=None")
 _DIT = (
     *(*_LOOP, "pack.row_length=64", "pack.text_length=32", "pack.max_segments=4"),
     "step.model.remat=none",  # compiles faster

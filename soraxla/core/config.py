@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Settings that were renamed: the dotted key in older training folders and the new one.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"loop.preview_every": "loop.evaluators.preview.every"}
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

@@ -1,6 +1,6 @@
 """The sizes of a dataset's samples, and whether they can be packed. NumPy only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +28,16 @@ class ScheduleIndex:
 
     def __len__(self) -> int:
         return len(self.t)
+
+    def subset(self, samples: Int[np.ndarray, " k"]) -> "ScheduleIndex":
+        """Returns the index of some of the samples."""
+        sizes = {
+            name: column[samples]
+            for name, column in vars(self).items()
+            if isinstance(column, np.ndarray)
+        }
+        stored = self.stored and Stored(*(column[samples] for column in self.stored))
+        return replace(self, **sizes, stored=stored)
 
 
 def check_index(index: ScheduleIndex, spec: PackConfig) -> None:

@@ -10,6 +10,7 @@ import typing
 from typing import Any
 
 from soraxla.core.config import groups_of, to_dict, type_name
+from soraxla.evals.evaluators import EVALUATORS
 from soraxla.training.presets import KINDS, preset_names
 
 _HEAD = """\
@@ -42,6 +43,9 @@ def page() -> str:
     for kind, cls in KINDS.items():
         parts.append(f'## {_TITLES[kind]}, `kind` "{kind}"\n')
         parts += _tables(cls, "")
+    parts.append("## Evaluators, the entries of `loop.evaluators`\n")
+    for name, evaluator in EVALUATORS.items():
+        parts += _tables(evaluator, f"loop.evaluators.{name}.")
     return "\n".join(parts)
 
 

@@ -18,12 +18,12 @@ from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.diffusion.process import Process
 from soraxla.evals.denoising import TRIPLES, denoising_ratio
+from soraxla.evals.preview import crop
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.read import read_clip
 from soraxla.training.experiment import DiTTrainingConfig, dit_experiment, media_files
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Experiment
-from soraxla.training.preview import crop
 
 # A network that knows its data is far below predicting zero, which is 1; random
 # weights, or the latents of another VAE, are at 1 or above.

@@ -2,8 +2,8 @@
 
 import functools
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,21 +11,25 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
-from PIL import Image
 
 from data_pipelines.dataset import Dataset, check_vae
+from data_pipelines.held_out import split
 from data_pipelines.loader import packed_batches
 from data_pipelines.vae_windows import WindowConfig, WindowDataset
 from soraxla.checkpoints.model_folder import LoadedModel, sha256_of_folder
 from soraxla.core.config import to_dict
 from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.evals.evaluator import EvaluationContext
+from soraxla.evals.evaluators import check_evaluators
 from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.media.read import MEDIA_SUFFIXES
 from soraxla.models import dit
+from soraxla.models.dit import lora
 from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
+from soraxla.models.vae.statistics import latent_statistics
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule_index import longest
 from soraxla.parallel.compiler import jit
@@ -57,8 +61,6 @@ from soraxla.training.steps import (
 
 VIDEO_AXES = {"video": ("batch", None, None, None, None)}
 
-Preview = Callable[..., Image.Image]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiTTrainingConfig:
@@ -70,6 +72,7 @@ class DiTTrainingConfig:
             the memory of one; the step is the same.
         shift: of the times that are trained, as `DiTConfig.shift`; None is the model's
             own, at which it samples. A lower one teaches what is nearly clean.
+        eval_share: share of the dataset's sources that are held out for evaluation.
     """
 
     step: DiTStepConfig
@@ -78,10 +81,17 @@ class DiTTrainingConfig:
     batch_rows: int = 1
     accumulate: int = 1
     shift: float | Literal["auto"] | None = None
+    eval_share: float = 0.0
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         _check_decay(self.step.optim, self.loop)
+        if not 0 <= self.eval_share < 1:
+            raise UserError(
+                f"eval_share is {self.eval_share}, expected a number from 0 on and "
+                "below 1"
+            )
+        check_evaluators(self.loop.evaluators, "dit", self.eval_share)
         if self.shift is not None:
             time_shift(self.shift, height=1, width=1, latent_frames=1)  # refuses it
         for name in ("batch_rows", "accumulate"):
@@ -100,6 +110,7 @@ class VAETrainingConfig:
 
     def __post_init__(self) -> None:
         _check_decay(self.step.optim, self.loop)
+        check_evaluators(self.loop.evaluators, "vae")
 
 
 def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:
@@ -117,7 +128,6 @@ def dit_experiment(
     workdir: Path | None,
     *,
     start: Start | None = None,
-    preview: Preview | None = None,
     mesh: Mesh | None = None,
 ) -> Experiment:
     """Trains on a prepared dataset; the dataset's VAE is copied into `workdir`.
@@ -161,8 +171,9 @@ def dit_experiment(
                 f"{dataset.path}: has {found} {what}, the model expects {expected}; "
                 "set step.model to the dataset's, or prepare it with other encoders"
             )
+    training, held_out = split(dataset, cfg.eval_share)
     batches = packed_batches(
-        dataset,
+        training,
         cfg.pack,
         seed=cfg.step.seed,
         batch_rows=cfg.batch_rows,
@@ -181,7 +192,7 @@ def dit_experiment(
             **to_dict(cfg),
             "text_encoder": card["text_encoder"],
             "vae_sha256": card["vae_sha256"],
-            "max_latent_frames": longest(dataset.sizes, cfg.pack),
+            "max_latent_frames": longest(training.sizes, cfg.pack),
             **({"init": start.record()} if start else {}),
         },
         init=fresh if start is None or adapted else fine_tuned,
@@ -190,7 +201,9 @@ def dit_experiment(
         frozen=(_frozen(start, cfg, mesh),) if start and adapted else (),
         batches=batches,
         unit="tokens",
-        preview=preview,
+        context=functools.partial(
+            _dit_context, cfg=cfg, dataset=dataset, held_out=held_out, mesh=mesh
+        ),
         mesh=mesh,
         rules=trained_rules(cfg.step.lora),
         put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
@@ -204,6 +217,31 @@ def _keep_vae(dataset: Dataset, workdir: Path) -> None:
             shutil.copytree(dataset.path / "vae", partial, dirs_exist_ok=True)
     barrier("the VAE is there")
     check_vae(dataset, sha256_of_folder(workdir / "vae"))
+
+
+def _dit_context(
+    state: TrainState,
+    base: PyTree = None,
+    *,
+    cfg: DiTTrainingConfig,
+    dataset: Dataset,
+    held_out: Dataset | None,
+    mesh: Mesh,
+    step: int,
+    workdir: Path,
+) -> EvaluationContext:
+    return EvaluationContext(
+        params=lora.merged(state.ema, base, cfg.step.lora),
+        model=cfg.step.model,
+        process=cfg.step.process,
+        dataset=dataset,
+        held_out=held_out,
+        pack=cfg.pack,
+        mesh=mesh,
+        step=step,
+        workdir=workdir,
+        seed=cfg.step.seed,
+    )
 
 
 def _frozen(start: Start, cfg: DiTTrainingConfig, mesh: Mesh) -> PyTree:
@@ -249,7 +287,6 @@ def vae_experiment(
     media: Path,
     *,
     start: LoadedModel | None = None,
-    preview: Preview | None = None,
     mesh: Mesh | None = None,
 ) -> Experiment:
     """Trains on pixel windows of all media files below a folder.
@@ -291,9 +328,30 @@ def vae_experiment(
         convolves=True,
         batches=batches.for_host(functools.partial(host_rows, mesh=mesh)),
         unit="px",
-        preview=preview,
+        context=functools.partial(_vae_context, cfg=cfg, media=files, mesh=mesh),
         mesh=mesh,
         put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
+    )
+
+
+def _vae_context(
+    state: TrainState,
+    *,
+    cfg: VAETrainingConfig,
+    media: Sequence[Path],
+    mesh: Mesh,
+    step: int,
+    workdir: Path,
+) -> EvaluationContext:
+    mean, std = latent_statistics(state.extra)
+    return EvaluationContext(
+        params=state.ema,
+        model=replace(cfg.step.model, latent_mean=mean, latent_std=std),
+        media=media,
+        mesh=mesh,
+        step=step,
+        workdir=workdir,
+        seed=cfg.step.seed,
     )
 
 

@@ -1,17 +1,19 @@
 """The training loop, the same for the VAE and the diffusion transformer."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from PIL import Image
 
 from soraxla.core.errors import UserError
+from soraxla.evals.evaluator import EvaluationContext, Evaluator
+from soraxla.evals.evaluators import build_evaluators
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.file_lock import folder_lock
 from soraxla.parallel.mesh import (
@@ -31,6 +33,8 @@ from soraxla.training.state import Metrics, TrainState
 
 MAX_SKIPPED_IN_A_ROW = 20
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
@@ -39,26 +43,31 @@ class LoopConfig:
     Attributes:
         steps: total number of steps, over all resumed runs.
         checkpoint_every: steps between checkpoints; the last step always has one.
-        preview_every: steps between contact sheets in `previews/`; 0 for none.
         keep: how many checkpoints stay on disk.
+        evaluators: settings by name in `soraxla.evals.evaluators.EVALUATORS`; None
+            removes one.
     """
 
     steps: int
     checkpoint_every: int = 1000
-    preview_every: int = 0
     keep: int = 2
+    evaluators: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("steps", 1),
-            ("checkpoint_every", 1),
-            ("preview_every", 0),
-            ("keep", 1),
-        ):
-            if getattr(self, name) < least:
+        for name in ("steps", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
                 raise UserError(
-                    f"loop.{name} is {getattr(self, name)}, expected at least {least}"
+                    f"loop.{name} is {getattr(self, name)}, expected at least 1"
                 )
+        object.__setattr__(self, "evaluators", build_evaluators(self.evaluators))
+
+    def due(self, step: int) -> dict[str, Evaluator]:
+        """Returns the evaluators that run after a step, by name."""
+        return {
+            name: evaluator
+            for name, evaluator in self.evaluators.items()
+            if evaluator and evaluator.every and step % evaluator.every == 0
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +81,8 @@ class Experiment:
         step: (state, batch, *frozen) → (state, metrics).
         batches: iterable whose iterator has Grain's `get_state` and `set_state`.
         unit: the metric that says how much a step worked through.
-        preview: (state, *frozen) → a contact sheet of what they can do; or None.
+        context: (state, *frozen, step=, workdir=) → what evaluators see; None runs no
+            evaluator.
         frozen: what else the step reads; it stays as it is and is not checkpointed.
         mesh: the devices.
         rules: how the state is cut over them.
@@ -86,7 +96,7 @@ class Experiment:
     batches: Iterable[Any]
     unit: str
     init_args: tuple[Any, ...] = ()
-    preview: Callable[..., Image.Image] | None = None
+    context: Callable[..., EvaluationContext] | None = None
     frozen: tuple[Any, ...] = ()
     mesh: Mesh = field(default_factory=one_device)
     rules: Rules = REPLICATED
@@ -174,10 +184,15 @@ def train(
                 pending = None
                 log.flush()
                 checkpoints.save(step, state, batches.get_state())
-            if not stop and loop.preview_every and step % loop.preview_every == 0:
-                _preview(job, state, workdir, step)
             if stop:
                 break
+            if job.context is not None and (due := loop.due(step)):
+                _write(log, pending)
+                pending = None
+                context = partial(
+                    job.context, state, *job.frozen, step=step, workdir=workdir
+                )
+                _evaluate(due, context, log)
         _write(log, pending)
         log.flush()
         checkpoints.save(int(state.step), state, batches.get_state())
@@ -202,11 +217,20 @@ def _write(log: MetricsLog | NoLog, pending: tuple[int, Metrics] | None) -> None
         )
 
 
-def _preview(job: Experiment, state: TrainState, workdir: Path, step: int) -> None:
-    if job.preview is None:
-        return
-    sheet = job.preview(state, *job.frozen)  # all processes hold a part of the state
-    if is_main():
-        folder = workdir / "previews"
-        folder.mkdir(exist_ok=True)
-        sheet.save(folder / f"step_{step:07d}.png")
+def _evaluate(
+    evaluators: Mapping[str, Evaluator],
+    context: Callable[[], EvaluationContext],
+    log: MetricsLog | NoLog,
+) -> None:
+    """Runs evaluators, all processes each, and logs their metrics.
+
+    The traceback of one that fails is logged, and the training goes on.
+    """
+    for name, evaluator in evaluators.items():
+        try:
+            now = context()
+            log.write_evaluation(now.step, name, evaluator.run(now))
+        except Exception:
+            _LOG.exception("evaluator %r failed; the training goes on", name)
+    log.restart_clock()
+    log.flush()

@@ -3,11 +3,15 @@
 import json
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from soraxla.evals.evaluator import Metric
 
 METRICS = "metrics.jsonl"
 
@@ -41,9 +45,7 @@ class MetricsLog:
         self._last = now
         self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
         record = {"step": step, f"{self._unit}_per_second": rate, **metrics}
-        # JSON has no NaN; a skipped step's loss is null.
-        finite = {k: v if math.isfinite(v) else None for k, v in record.items()}
-        self._file.write(json.dumps(finite) + "\n")
+        self._file.write(json.dumps(_finite(record)) + "\n")
         for name, value in record.items():
             if name != "step":
                 self._board.add_scalar(name, value, step)
@@ -51,6 +53,27 @@ class MetricsLog:
         speed = f"{self._rate:,.0f} {self._unit}/s"
         self._bar.set_postfix_str(f"loss {loss}, {speed}", refresh=False)
         self._bar.update(1)
+
+    def write_evaluation(
+        self, step: int, evaluator: str, metrics: Mapping[str, Metric]
+    ) -> None:
+        """Writes an evaluator's metrics as `eval/EVALUATOR/METRIC`, in one record.
+
+        A metric is {"value", "low", "high", "n"} in the JSON lines; TensorBoard has the
+        value.
+        """
+        if not metrics:
+            return
+        record: dict[str, Any] = {"step": step}
+        for name, metric in metrics.items():
+            key = f"eval/{evaluator}/{name}"
+            record[key] = _finite(asdict(metric))
+            self._board.add_scalar(key, metric.value, step)
+        self._file.write(json.dumps(record) + "\n")
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last step out of the next step's rate."""
+        self._last = time.monotonic()
 
     def flush(self) -> None:
         """Flushes all records to disk."""
@@ -69,8 +92,17 @@ class NoLog:
     """The log of a process that leaves writing to another."""
 
     def write(self, step: int, metrics: dict[str, Any]) -> None: ...
+    def write_evaluation(
+        self, step: int, evaluator: str, metrics: Mapping[str, Metric]
+    ) -> None: ...
+    def restart_clock(self) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record in JSON, which has no NaN; a skipped step's loss is null."""
+    return {k: v if math.isfinite(v) else None for k, v in record.items()}
 
 
 def _step_of(line: str) -> float | int:

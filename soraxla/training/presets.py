@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from soraxla.core.config import nearest, set_key
+from soraxla.core.config import RENAMED, nearest, set_key
 from soraxla.core.errors import UserError
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.summary import differences
@@ -54,6 +54,7 @@ def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
         line = inspect.unwrap(get_config).__code__.co_firstlineno
         where = f"{path}:{line}"
         raise UserError(f"{where}: get_config returns {kind}, expected ConfigDict")
+    _rename(config, spec)
     cls = training_class(config, spec)
     for key, value in (overrides or {}).items():
         set_key(config, cls, key, value)
@@ -84,6 +85,20 @@ def changes(config: Mapping[str, Any] | ConfigDict) -> list[str]:
     except UserError:  # a file that is gone
         return []
     return differences(preset, split(config)[1])
+
+
+def _rename(config: ConfigDict, spec: str) -> None:
+    """Gives the settings of a file of any age today's names, in place."""
+    for old, new in RENAMED.items():
+        *groups, last = old.split(".")
+        node: Any = config
+        for group in groups:
+            node = node.get(group) if isinstance(node, ConfigDict) else None
+        if isinstance(node, ConfigDict) and last in node:
+            value = node[last]
+            with node.unlocked():
+                del node[last]
+            set_key(config, training_class(config, spec), new, value)
 
 
 def training_class(config: Mapping[str, Any] | ConfigDict, spec: str = "") -> type:

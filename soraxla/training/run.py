@@ -28,7 +28,6 @@ from soraxla.training.finetune import needs_start, open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
 from soraxla.training.presets import changes, split, training_class
-from soraxla.training.preview import dit_preview, vae_preview
 from soraxla.training.summary import (
     StepWork,
     ending,
@@ -51,13 +50,19 @@ class Run:
         """Returns the columns of the folder's `metrics.jsonl`, one row a step.
 
         `step` holds integers, every other column float64. A step that was skipped for
-        a gradient that is not finite holds NaN.
+        a gradient that is not finite holds NaN. A column `eval/EVALUATOR/METRIC` holds
+        NaN at the steps without that evaluator.
 
         Raises:
             FileNotFoundError: no step has been logged in the folder.
         """
         lines = (self.workdir / METRICS).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        by_step: dict[int, dict[str, Any]] = {}
+        for record in map(json.loads, lines):
+            row = by_step.setdefault(record["step"], {})
+            for name, value in record.items():
+                row[name] = value["value"] if isinstance(value, dict) else value
+        rows = list(by_step.values())
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: [row.get(name) for row in rows] for name in names}
         return {
@@ -74,8 +79,8 @@ class Run:
         sheets = sorted((self.workdir / "previews").glob("step_*.png"))
         if not sheets:
             raise UserError(
-                f"{self.workdir}: holds no preview; set loop.preview_every to at most "
-                f"the {self.step} steps that were trained"
+                f"{self.workdir}: holds no preview; set loop.evaluators.preview.every "
+                f"to at most the {self.step} steps that were trained"
             )
         with Image.open(sheets[-1]) as sheet:
             sheet.load()
@@ -202,8 +207,7 @@ def _open_vae(
     with jax.set_mesh(mesh):
         start = load_vae(init) if init else None
         files = media_files(media)
-        preview = vae_preview(cfg.step.model, files)
-        experiment = vae_experiment(cfg, media, start=start, preview=preview, mesh=mesh)
+        experiment = vae_experiment(cfg, media, start=start, mesh=mesh)
     data = f"{media}: {len(files):,} files"
     return Opened(experiment, cfg.loop, data, window_work(cfg.windows))
 
@@ -220,10 +224,7 @@ def _open_dit(
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
     with jax.set_mesh(mesh):
         dataset = open_dataset(data)
-        preview = dit_preview(cfg.step, dataset)
-        experiment = dit_experiment(
-            cfg, dataset, workdir, start=start, preview=preview, mesh=mesh
-        )
+        experiment = dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)
     card = dataset.card
     data = f"{data}: {card['samples']:,} samples, text encoder {card['text_encoder']}"
     return Opened(experiment, cfg.loop, data, packed_work(cfg, dataset.sizes))

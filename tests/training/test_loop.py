@@ -1,21 +1,28 @@
 """The loop: resumed exactly, killed at any time, and clear about what is wrong."""
 
+import builtins
 import functools
 import json
+import math
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from soraxla.checkpoints.training_folder import SETTINGS
+from soraxla.core.config import build, to_dict
+from soraxla.core.errors import UserError
+from soraxla.evals.evaluator import Evaluator, Metric
+from soraxla.evals.evaluators import EVALUATORS
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.saving import Checkpoints
 from tests.data_pipelines.datasets import write_dataset
@@ -248,7 +255,7 @@ def test_loop_settings_may_change(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"checkpoint_every": 0}, {"preview_every": -1}, {"keep": 0}],
+    [{"steps": 0}, {"checkpoint_every": 0}, {"keep": 0}],
 )
 def test_absurd_loop_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=f"loop.{next(iter(wrong))} is"):
@@ -296,13 +303,92 @@ def test_a_folder_without_checkpoints_has_nothing_to_restore(tmp_path):
     checkpoints.close()
 
 
-# --- Previews ---------------------------------------------------------------------
+# --- Evaluators -------------------------------------------------------------------
 
 
-def test_previews_are_pictures_of_the_state_at_their_step(tmp_path):
-    def preview(state):
-        return Image.new("RGB", (10 + int(state.step), 4))
+@dataclass(frozen=True, kw_only=True)
+class Sum(Evaluator):
+    """The sum of the parameters it sees."""
 
-    run(tmp_path, 5, job=toy.job(preview=preview), preview_every=2)
-    pictures = sorted((tmp_path / "previews").iterdir())
-    assert [Image.open(p).width for p in pictures] == [12, 14]
+    def run(self, context):
+        total = float(jnp.sum(context.params["layer"]["w"]))
+        return {"sum": Metric(total, total - 1.0, math.inf, context.step)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing(Evaluator):
+    """Raises one of the errors that an evaluator may meet."""
+
+    error: str = "FileNotFoundError"
+
+    def run(self, context):
+        raise vars(builtins)[self.error](f"step {context.step}: it is not there")
+
+
+@pytest.fixture
+def table(monkeypatch):
+    for name, evaluator in (("sum", Sum), ("failing", Failing)):
+        monkeypatch.setitem(EVALUATORS, name, evaluator)
+
+
+def evaluations(workdir, name):
+    return {r["step"]: r[name] for r in records(workdir) if name in r}
+
+
+def test_evaluators_measure_the_ema_at_their_steps(whole, table, tmp_path):
+    """Each of them, beside the steps' own records, and without changing the run."""
+    state = run(tmp_path, 11, evaluators={"sum": {"every": 4}, "preview": None})
+    assert_same(state, whole[0])
+    found = evaluations(tmp_path, "eval/sum/sum")
+    assert list(found) == [4, 8] and steps_of(tmp_path) == sorted([*range(1, 12), 4, 8])
+    for step, metric in found.items():
+        ema = run(tmp_path / f"{step}", step).ema["layer"]["w"]
+        total = float(jnp.sum(ema))
+        assert metric == {"value": total, "low": total - 1, "high": None, "n": step}
+    assert not (tmp_path / "previews").exists()
+
+
+@pytest.mark.parametrize("error", ["FileNotFoundError", "MemoryError"])
+def test_a_failing_evaluator_ends_no_training(whole, table, tmp_path, caplog, error):
+    evaluators = {"failing": {"every": 3, "error": error}, "sum": {"every": 6}}
+    assert_same(run(tmp_path, 11, evaluators=evaluators), whole[0])
+    assert list(evaluations(tmp_path, "eval/sum/sum")) == [6]
+    logged = [r for r in caplog.records if "'failing' failed" in r.getMessage()]
+    assert len(logged) == 3
+    assert f"{error}: step 3: it is not there" in logged[0].exc_text
+
+
+def test_an_interrupt_in_an_evaluator_ends_the_training(table, tmp_path):
+    evaluators = {"failing": {"every": 3, "error": "KeyboardInterrupt"}}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, 11, evaluators=evaluators)
+
+
+def test_evaluators_may_change_and_a_resume_keeps_their_records(table, tmp_path):
+    def job(loop):
+        return toy.job(settings={"loop": to_dict(loop)})
+
+    first = LoopConfig(steps=4, evaluators={"sum": {"every": 2}})
+    other = LoopConfig(steps=8, evaluators={"sum": None, "failing": {"every": 9}})
+    train(job(first), first, tmp_path)
+    assert train(job(other), other, tmp_path).step == 8
+    assert list(evaluations(tmp_path, "eval/sum/sum")) == [2, 4]
+    recorded = json.loads((tmp_path / SETTINGS).read_text())["loop"]
+    assert build(LoopConfig, recorded) == other
+
+
+@pytest.mark.parametrize(
+    ("evaluators", "message"),
+    [
+        ({"val_los": {"every": 1}}, r"'loop\.evaluators\.val_los'.*'val_loss'"),
+        ({"val_loss": {"evry": 1}}, r"'loop\.evaluators\.val_loss\.evry'.*'every'"),
+        ({"preview": {}}, r"'loop\.evaluators\.preview\.every' is missing"),
+        ({"preview": 250}, r"'loop\.evaluators\.preview' is 250, expected a group"),
+        ({"preview": {"every": -1}}, "every is -1, expected at least 0"),
+        ({"val_loss": {"every": 1, "bins": 0}}, "bins is 0, expected at least 1"),
+    ],
+)
+def test_wrong_settings_of_evaluators_are_one_clear_line(evaluators, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(LoopConfig, {"steps": 1, "evaluators": evaluators})
+    one_line(error)

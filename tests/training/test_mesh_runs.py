@@ -46,7 +46,13 @@ def alone(data, tmp_path_factory):
 
 def losses(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return np.array([json.loads(line)["loss"] for line in lines])
+    return np.array([r["loss"] for r in map(json.loads, lines) if "loss" in r])
+
+
+def validation_loss(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    (record,) = (r for r in map(json.loads, lines) if "eval/val_loss/loss" in r)
+    return record["eval/val_loss/loss"]["value"]
 
 
 def assert_same_curve(one, other):
@@ -155,7 +161,8 @@ def test_the_command_on_two_processes_is_the_command_on_one(data, way, tmp_path)
     (dataset / "dataset.json").write_text(json.dumps(card))
     settings = {
         **{f"pack.mixture.{task}": float(task == "none") for task in SHARES},
-        **{"batch_rows": 4, "loop.steps": 3, "loop.preview_every": 3},
+        **{"batch_rows": 4, "loop.steps": 3, "loop.evaluators.preview.every": 3},
+        **{"eval_share": 0.4, "loop.evaluators.val_loss.every": 3},
         **{"pack.row_length": 1024, "pack.text_length": 512, "pack.max_segments": 16},
     }
     command = [sys.executable, "-m", "soraxla.cli.main", "train"]
@@ -191,6 +198,7 @@ def test_the_command_on_two_processes_is_the_command_on_one(data, way, tmp_path)
         )
         assert (workdir / "vae" / "config.json").is_file()
         assert len(list((workdir / "previews").iterdir())) == 1
+        assert validation_loss(workdir) == pytest.approx(validation_loss(one), rel=1e-5)
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
 
 

@@ -5,7 +5,9 @@ from ml_collections import ConfigDict
 
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
+from soraxla.evals.val_loss import ValLoss
 from soraxla.training.experiment import DiTTrainingConfig
+from soraxla.training.loop import LoopConfig
 from soraxla.training.presets import (
     KINDS,
     changes,
@@ -47,6 +49,34 @@ def test_overrides_are_set_and_checked():
         load_preset("dit:s", {"learning_rate": 3e-4})
     with pytest.raises(UserError, match="'batch_rows' is '8', expected int"):
         load_preset("dit:s", {"batch_rows": "8"})
+
+
+def test_evaluators_are_set_by_dotted_keys():
+    changed = {
+        "eval_share": 0.1,
+        "loop.evaluators.val_loss.every": 500,
+        "loop.evaluators.preview": None,
+    }
+    settings = load_preset("dit:debug", changed).to_dict()
+    del settings["kind"]
+    loop = build(DiTTrainingConfig, settings).loop
+    assert loop.due(500) == {"val_loss": ValLoss(every=500)}
+    assert load_preset("dit:debug").loop.evaluators.preview.every == 250
+
+
+@pytest.mark.parametrize("every", [20, 0])
+def test_a_file_with_the_old_name_of_a_setting_loads(tmp_path, every):
+    path = tmp_path / "old.py"
+    path.write_text(
+        DICT
+        + "def get_config():\n"
+        + f"    loop = {{'steps': 40, 'preview_every': {every}}}\n"
+        + "    return ConfigDict({'kind': 'dit', 'loop': loop})\n"
+    )
+    config = load_preset(str(path))
+    assert "preview_every" not in config.loop
+    loop = build(LoopConfig, config.loop.to_dict())
+    assert list(loop.due(40)) == (["preview"] if every else [])
 
 
 SIZE = "from soraxla.models.dit.config import dit_config\n"

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soraxla.evals.evaluator import EvaluationContext
+from soraxla.parallel.mesh import one_device
 from soraxla.training.loop import Experiment
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create, update
+from tests import tiny
 
 OPTIM = OptimConfig(learning_rate=0.05, warmup_steps=2)
 WIDTH = 300
@@ -56,12 +59,24 @@ def step(state, x):
     return state, {**metrics, "numbers": jnp.asarray(x.size)}
 
 
-def job(*, settings=None, width=WIDTH, preview=None, **batches):
+def context(state, *, step, workdir):
+    """The EMA; there is nothing else that evaluators could measure."""
+    return EvaluationContext(
+        params=state.ema,
+        model=tiny.DIT,
+        mesh=one_device(),
+        step=step,
+        workdir=workdir,
+        seed=0,
+    )
+
+
+def job(*, settings=None, width=WIDTH, **batches):
     return Experiment(
         settings={"kind": "toy", "step": {"rate": 0.05}, **(settings or {})},
         init=functools.partial(init, width),
         step=step,
         batches=Batches(**batches),
         unit="numbers",
-        preview=preview,
+        context=context,
     )

@@ -1,17 +1,26 @@
-"""A preview of a training: what it needs, and what it leaves alone."""
+"""A preview of a training: its inputs, and the files that it ignores."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.model_folder import save_folder
+from soraxla.diffusion.process import Process
+from soraxla.evals.evaluator import EvaluationContext
+from soraxla.evals.preview import Preview, preview_sheet
 from soraxla.media.write import write_video
-from soraxla.training.preview import dit_preview, vae_preview
-from soraxla.training.steps import DiTStepConfig, VAEStepConfig, dit_init, vae_init
+from soraxla.parallel.mesh import one_device
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
+
+
+def context(**parts):
+    parts = {"step": 3, "seed": 0, "workdir": Path(), "mesh": one_device(), **parts}
+    return EvaluationContext(**parts)
 
 
 def test_the_text_encoder_need_not_be_there(tmp_path):
@@ -22,8 +31,16 @@ def test_the_text_encoder_need_not_be_there(tmp_path):
     (data / "dataset.json").write_text(json.dumps(card))
     vae = tiny.loaded_vae()
     save_folder(data / "vae", vae.params, vae.config)
-    step = DiTStepConfig(model=tiny.DIT)
-    sheet = dit_preview(step, open_dataset(data))(dit_init(step))
+    dit = tiny.loaded_dit()
+    training = context(
+        params=dit.params,
+        model=dit.model,
+        process=Process(),
+        dataset=open_dataset(data),
+        workdir=tmp_path,
+    )
+    assert Preview(every=1).run(training) == {}
+    sheet = Image.open(tmp_path / "previews" / "step_0000003.png")
     assert np.asarray(sheet).std() > 0
 
 
@@ -32,10 +49,13 @@ def test_files_are_read_for_a_preview_alone_and_tiny_ones_left_out(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (23, 16, 24, 3), np.uint8)
     write_video(tmp_path / "clip.gif", frames, 24)
     (tmp_path / "words.mp4").write_text("no film")
-    state = vae_init(VAEStepConfig(model=tiny.VAE))
-    files = [tmp_path / name for name in ("tiny.png", "clip.gif")]
-    both, one = (vae_preview(tiny.VAE, some)(state) for some in (files, files[1:]))
+
+    def sheet(*names):
+        files = [tmp_path / name for name in names]
+        vae = tiny.loaded_vae()
+        return preview_sheet(context(params=vae.params, model=vae.model, media=files))
+
+    both, one = sheet("tiny.png", "clip.gif"), sheet("clip.gif")
     np.testing.assert_array_equal(np.asarray(both), np.asarray(one))
-    broken = vae_preview(tiny.VAE, [tmp_path / "words.mp4"])
     with pytest.raises(ValueError, match="corrupt or not a video"):
-        broken(state)
+        sheet("words.mp4")

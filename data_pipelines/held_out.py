@@ -1,0 +1,35 @@
+"""The samples of a dataset that are kept from training, to be measured on."""
+
+import hashlib
+
+import numpy as np
+
+from data_pipelines.dataset import Dataset
+from soraxla.core.errors import UserError
+
+
+def split(dataset: Dataset, share: float) -> tuple[Dataset, Dataset | None]:
+    """Returns the samples to train on and those held out; all and None at share 0.
+
+    Raises:
+        UserError: no sample would be held out, or none would be left.
+    """
+    if share == 0:
+        return dataset, None
+    held = np.array([is_held_out(source, share) for source in dataset.sources()])
+    if held.all() or not held.any():
+        raise UserError(
+            f"{dataset.path}: eval_share {share} holds out {held.sum()} of "
+            f"{len(held)} samples, expected some and not all; change eval_share"
+        )
+    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+
+
+def is_held_out(source: str, share: float) -> bool:
+    """Returns whether the SHA-256 of the name, as a fraction of 1, is below `share`.
+
+    All pieces of one source go the same way, in every version of a dataset. A larger
+    share holds out what a smaller one does, and more.
+    """
+    first = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big")
+    return (first >> 11) * 2.0**-53 < share

@@ -1,0 +1,114 @@
+"""Validation loss: the denoising error of clips that are not trained on."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from data_pipelines.loader import segments
+from soraxla.core.errors import UserError
+from soraxla.core.keyed_random import permutation
+from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.evals.denoising import Triple, denoising_errors
+from soraxla.evals.evaluator import EvaluationContext, Evaluator, Metric, bootstrap
+from soraxla.models.dit.config import DiTConfig
+from soraxla.packing.pack import Segment
+from soraxla.parallel.multihost import everywhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValLoss(Evaluator):
+    """The training loss of held-out clips, per bin of t and per size class.
+
+    Every clip, with its caption and without conditions, is denoised at one time of each
+    bin; times and noise are the same in every run and in every training. A clip that
+    is longer than a row keeps the beginning that fits. All times count alike, whatever
+    the time shift, and so do all clips: trainings of different shifts compare.
+
+    Attributes:
+        clips: how many held-out clips are measured, at most.
+        bins: parts of [0, 1] that t is divided into.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("dit",)
+    needs_held_out: ClassVar[bool] = True
+
+    clips: int = 64
+    bins: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("clips", "bins"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"evaluators.val_loss.{name} is {getattr(self, name)}, expected at "
+                    "least 1"
+                )
+
+    def run(self, context: EvaluationContext) -> dict[str, Metric]:
+        """Returns `loss`, `t_LOW_HIGH` of each bin, and the losses of size classes.
+
+        The classes are `pictures`, and `short_clips` and `long_clips`, which have at
+        most and more than the median tokens; an empty class is left out.
+        """
+        clips = everywhere(lambda: self._clips(context))
+        losses = self._losses(context, clips)
+        metrics = {"loss": bootstrap(losses.mean(axis=1))}
+        for i in range(self.bins):
+            name = f"t_{i / self.bins:.2f}_{(i + 1) / self.bins:.2f}"
+            metrics[name] = bootstrap(losses[:, i])
+        for name, members in size_classes(clips).items():
+            if members.any():
+                metrics[name] = bootstrap(losses[members].mean(axis=1))
+        return metrics
+
+    def _clips(self, context: EvaluationContext) -> list[Segment]:
+        held_out, model, pack = context.held_out, context.model, context.pack
+        assert held_out is not None and isinstance(model, DiTConfig) and pack
+        chosen = permutation(0, "val_loss", 0, len(held_out))[: self.clips]
+        return segments(
+            held_out.subset(np.sort(chosen)),
+            partial(time_shift, model.shift),
+            model.rope_fps,
+            model.controls,
+            row_length=pack.row_length,
+        )
+
+    def _losses(
+        self, context: EvaluationContext, clips: list[Segment]
+    ) -> Float[np.ndarray, "clips bins"]:
+        process, model, pack = context.process, context.model, context.pack
+        assert process is not None and isinstance(model, DiTConfig) and pack
+        times = stratified_times(len(clips), self.bins)
+        triples = [
+            Triple(clip, float(t))
+            for clip, of_clip in zip(clips, times, strict=True)
+            for t in of_clip
+        ]
+        errors, _ = denoising_errors(
+            context.params, model, process, triples, pack, mesh=context.mesh
+        )
+        weight = process.loss_weight(jnp.minimum(times, process.max_time))
+        return errors.reshape(times.shape) * np.asarray(weight)
+
+
+def stratified_times(clips: int, bins: int) -> Float[np.ndarray, "clips bins"]:
+    """Returns a time of each bin for every clip, spread evenly over the bin."""
+    order = np.stack([permutation(0, "times", b, clips) for b in range(bins)], axis=1)
+    t = (np.arange(bins) + (order + 0.5) / clips) / bins
+    return t.astype(np.float32)
+
+
+def size_classes(clips: list[Segment]) -> dict[str, np.ndarray]:
+    """Returns which clips are of a class: pictures, and clips by the median tokens."""
+    tokens = np.array([len(clip.tokens) for clip in clips])
+    picture = np.array([np.ptp(clip.positions[:, 0]) == 0 for clip in clips])
+    long = tokens > np.median(tokens[~picture]) if (~picture).any() else ~picture
+    return {
+        "pictures": picture,
+        "short_clips": ~picture & ~long,
+        "long_clips": ~picture & long,
+    }
