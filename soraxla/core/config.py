@@ -195,7 +195,7 @@ def _put(config: "ConfigDict", cls: type, key: str, value: Any) -> None:
         _assign(node, last, value)
 
 
-def _entered(node: "ConfigDict", name: str, parent: Any, hint: Any) -> "ConfigDict":
+def _entered(node: Any, name: str, parent: Any, hint: Any) -> Any:
     """Returns the group `name` of `node`, made of its defaults where it is None.
 
     A group that is not there at all starts empty: `build` adds its defaults, or a model
@@ -342,6 +342,6 @@ def type_name(hint: Any) -> str:
     kind = hint.__name__ if isinstance(hint, type) else str(hint)
     if not args:
         return kind.replace("typing.", "")
-    origin = typing.get_origin(hint)
+    origin: Any = typing.get_origin(hint)
     inner = ("..." if arg is Ellipsis else type_name(arg) for arg in args)
     return f"{origin.__name__}[{', '.join(inner)}]"

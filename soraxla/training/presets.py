@@ -78,10 +78,11 @@ def split(config: Mapping[str, Any] | ConfigDict) -> tuple[str, dict[str, Any]]:
 
 def changes(config: Mapping[str, Any] | ConfigDict) -> list[str]:
     """Returns how the settings of a configuration differ from those of its preset."""
-    if config.get("preset") is None:
+    spec = config.get("preset")
+    if not isinstance(spec, str):
         return []
     try:
-        preset = split(load_preset(config["preset"]))[1]
+        preset = split(load_preset(spec))[1]
     except UserError:  # a file that is gone
         return []
     return differences(preset, split(config)[1])

@@ -226,5 +226,5 @@ def _open_dit(
         dataset = open_dataset(data)
         experiment = dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)
     card = dataset.card
-    data = f"{data}: {card['samples']:,} samples, text encoder {card['text_encoder']}"
-    return Opened(experiment, cfg.loop, data, packed_work(cfg, dataset.sizes))
+    words = f"{data}: {card['samples']:,} samples, text encoder {card['text_encoder']}"
+    return Opened(experiment, cfg.loop, words, packed_work(cfg, dataset.sizes))
