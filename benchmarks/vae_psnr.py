@@ -15,7 +15,7 @@ import numpy as np
 from soraxla.checkpoints.load import load_vae
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.read import read_frames
-from soraxla.training.experiment import media_files
+from soraxla.training.vae_experiment import media_files
 
 FRAMES, SIDE = 17, 112
 

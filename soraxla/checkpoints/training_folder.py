@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from soraxla.checkpoints.model_folder import LoadedModel, abstract_params
-from soraxla.core.config import build, renamed, to_dict
+from soraxla.core.config import build, to_dict, upgraded
 from soraxla.core.errors import UserError
 from soraxla.core.trees import named_leaves
 from soraxla.files.hashing import sha256_of_tree
@@ -57,7 +57,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged ({error}); restore it from a copy") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path}: damaged, not settings; restore it from a copy")
-    return renamed(settings)
+    return upgraded(settings)
 
 
 def settings_of_kind(folder: Path, kind: str) -> dict[str, Any]:

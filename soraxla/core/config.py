@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 # Settings that were renamed: the dotted key in older training folders and the new one.
 RENAMED: dict[str, str] = {"loop.preview_every": "loop.evaluators.preview.every"}
+# Settings that older training folders lack, by kind, and the value of their training.
+ADDED: dict[str, dict[str, Any]] = {"dit": {"eval_share": 0.0}, "vae": {}}
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -66,11 +68,12 @@ def nearest(value: str, known: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(known)}"
 
 
-def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns nested settings of any age under today's names, see `RENAMED`."""
+def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings of any age as today's, see `RENAMED` and `ADDED`."""
     made: dict[str, Any] = {}
-    for key, value in flat(settings):
-        *groups, last = RENAMED.get(key, key).split(".")
+    new = {RENAMED.get(key, key): value for key, value in flat(settings)}
+    for key, value in {**ADDED.get(settings.get("kind", ""), {}), **new}.items():
+        *groups, last = key.split(".")
         node = made
         for group in groups:
             node = node.setdefault(group, {})

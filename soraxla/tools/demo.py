@@ -33,15 +33,12 @@ from soraxla.packing.bin_packing import fill
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import schedule_window
 from soraxla.parallel.mesh import one_device
-from soraxla.training.experiment import (
-    DiTTrainingConfig,
-    VAETrainingConfig,
-    dit_experiment,
-    vae_experiment,
-)
+from soraxla.training.dit_experiment import dit_experiment
+from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import DiTStepConfig, VAEStepConfig
+from soraxla.training.vae_experiment import vae_experiment
 
 ENCODER = "hashed"
 # Sizes that no sample has: (caption of sample, width, height, frames).

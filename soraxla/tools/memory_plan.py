@@ -40,7 +40,8 @@ from soraxla.parallel.mesh import (
     partition_spec,
     with_shardings,
 )
-from soraxla.training.experiment import DiTTrainingConfig, check_mesh
+from soraxla.training.dit_experiment import check_mesh
+from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import Experiment
 from soraxla.training.steps import dit_init, dit_step
 

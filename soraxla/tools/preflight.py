@@ -21,9 +21,11 @@ from soraxla.evals.denoising import TRIPLES, denoising_ratio
 from soraxla.evals.preview import crop
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.read import read_clip
-from soraxla.training.experiment import DiTTrainingConfig, dit_experiment, media_files
+from soraxla.training.dit_experiment import dit_experiment
+from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Experiment
+from soraxla.training.vae_experiment import media_files
 
 # A network that knows its data is far below predicting zero, which is 1; random
 # weights, or the latents of another VAE, are at 1 or above.

@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long and how often; a resumed run may change them.
+    """The length of a training and its intervals; a resumed run may change them.
 
     Attributes:
         steps: total number of steps, over all resumed runs.
@@ -72,21 +72,21 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is trained: the pure functions, the data and how to look at it.
+    """A training for the loop: pure functions, data and evaluation.
 
     Attributes:
-        settings: everything that decides the result, as plain JSON.
+        settings: all settings that determine the result, as plain JSON.
         init: (*init_args) → the state before the first step.
-        init_args: trees of NumPy arrays that are cut as the state is.
+        init_args: trees of NumPy arrays that are sharded as the state is.
         step: (state, batch, *frozen) → (state, metrics).
         batches: iterable whose iterator has Grain's `get_state` and `set_state`.
-        unit: the metric that says how much a step worked through.
+        unit: the metric that counts a step's tokens or pixels.
         context: (state, *frozen, step=, workdir=) → what evaluators see; None runs no
             evaluator.
-        frozen: what else the step reads; it stays as it is and is not checkpointed.
+        frozen: further inputs of the step, constant and not checkpointed.
         mesh: the devices.
-        rules: how the state is cut over them.
-        put: a host's batch to arrays on the mesh.
+        rules: how the state is sharded over them.
+        put: puts a host's batch on the mesh.
         convolves: see `soraxla.compiler.compiler_options`.
     """
 
@@ -105,7 +105,7 @@ class Experiment:
 
     @cached_property
     def state(self) -> TrainState:
-        """The shapes of a state, and how it is cut.
+        """The shapes of a state, with shardings.
 
         Raises:
             UserError: the rules do not fit the model.
@@ -115,12 +115,12 @@ class Experiment:
         return with_shardings(abstract, shardings)
 
     def start(self) -> TrainState:
-        """The state before the first step; born cut."""
+        """Returns the state before the first step, created with its sharding."""
         args = (put_tree(arg, self.rules, self.mesh) for arg in self.init_args)
         return jit(self.init, out_shardings=_shardings(self.state))(*args)
 
     def step_fn(self) -> Any:
-        """The step, jitted for the mesh that is set; the state is donated."""
+        """Returns the step, jitted for the mesh that is set; the state is donated."""
         whole = NamedSharding(self.mesh, PartitionSpec())
         out = (_shardings(self.state), whole)
         return jit(

@@ -17,13 +17,8 @@ from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.parallel.mesh import make_mesh
 from soraxla.parallel.multihost import is_main
-from soraxla.training.experiment import (
-    DiTTrainingConfig,
-    VAETrainingConfig,
-    dit_experiment,
-    media_files,
-    vae_experiment,
-)
+from soraxla.training.dit_experiment import dit_experiment
+from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.finetune import needs_start, open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
@@ -37,6 +32,7 @@ from soraxla.training.summary import (
     summary,
     window_work,
 )
+from soraxla.training.vae_experiment import media_files, vae_experiment
 
 
 @dataclass(frozen=True, kw_only=True)

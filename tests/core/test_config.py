@@ -15,11 +15,11 @@ from soraxla.core.config import (
     build,
     leaves,
     nearest,
-    renamed,
     set_from_text,
     set_key,
     to_config_dict,
     to_dict,
+    upgraded,
 )
 from soraxla.core.errors import UserError
 from soraxla.diffusion.process import Process
@@ -311,12 +311,17 @@ def test_leaves_are_the_settings_that_hold_no_others():
     assert not {"outer", "outer.inner", "look"} & set(keys)
 
 
+def test_a_setting_that_an_old_folder_lacks_is_the_one_of_its_training():
+    assert upgraded({"kind": "dit"}) == {"kind": "dit", "eval_share": 0.0}
+    assert upgraded({"kind": "dit", "eval_share": 0.5})["eval_share"] == 0.5
+
+
 def test_a_renamed_setting_is_read_by_its_old_name(monkeypatch):
-    old = {"kind": "dit", "step": {"optim": {"lr": 1.0, "b1": 0.9}, "lora": None}}
-    assert renamed(old) == old
+    old = {"kind": "vae", "step": {"optim": {"lr": 1.0, "b1": 0.9}, "lora": None}}
+    assert upgraded(old) == old
     monkeypatch.setitem(RENAMED, "step.optim.lr", "optim.learning_rate")
-    assert renamed(old) == {
-        "kind": "dit",
+    assert upgraded(old) == {
+        "kind": "vae",
         "optim": {"learning_rate": 1.0},
         "step": {"optim": {"b1": 0.9}, "lora": None},
     }

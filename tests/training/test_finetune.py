@@ -21,7 +21,8 @@ from soraxla.diffusion.process import Purpose, sample_keys
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit.config import dit_config
 from soraxla.parallel.mesh import one_device
-from soraxla.training.experiment import DiTTrainingConfig, dit_experiment
+from soraxla.training.dit_experiment import dit_experiment
+from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import train
 from soraxla.training.presets import load_preset, split

@@ -22,7 +22,8 @@ from soraxla.parallel.mesh import (
     put_rows,
     put_tree,
 )
-from soraxla.training.experiment import DiTTrainingConfig, check_mesh
+from soraxla.training.dit_experiment import check_mesh
+from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.saving import Checkpoints
 from soraxla.training.steps import dit_error, dit_init, dit_step

@@ -1,0 +1,210 @@
+"""The experiment of a transformer: its settings and a dataset for the loop."""
+
+import functools
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from data_pipelines.dataset import Dataset, check_vae
+from data_pipelines.held_out import split
+from data_pipelines.loader import packed_batches
+from soraxla.checkpoints.model_folder import sha256_of_folder
+from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
+from soraxla.diffusion.noise_schedule import time_shift
+from soraxla.evals.evaluator import EvaluationContext
+from soraxla.files.atomic_folder import atomic_folder
+from soraxla.models import dit
+from soraxla.models.dit import lora
+from soraxla.models.dit.sharding import trained_rules
+from soraxla.packing.schedule_index import longest
+from soraxla.parallel.compiler import jit
+from soraxla.parallel.mesh import (
+    MESH_AXES,
+    PACKED_AXES,
+    axis_size,
+    host_rows,
+    make_mesh,
+    param_shardings,
+    put_rows,
+    put_tree,
+)
+from soraxla.parallel.multihost import barrier, is_main
+from soraxla.training.experiment import DiTTrainingConfig
+from soraxla.training.finetune import Start, check_start
+from soraxla.training.loop import Experiment
+from soraxla.training.state import TrainState, create
+from soraxla.training.steps import (
+    dit_init,
+    dit_step,
+)
+
+
+def dit_experiment(
+    cfg: DiTTrainingConfig,
+    dataset: Dataset,
+    workdir: Path | None,
+    *,
+    start: Start | None = None,
+    mesh: Mesh | None = None,
+) -> Experiment:
+    """Returns the training on a prepared dataset; copies its VAE into `workdir`.
+
+    Args:
+        workdir: the training folder; None writes nothing, for a dry run.
+        start: a model to fine-tune, whole or, with `cfg.step.lora`, by adapters; None
+            starts from fresh weights.
+        mesh: the devices; None is `cfg.mesh` over all of them.
+
+    Raises:
+        UserError: the dataset does not fit the model, the mesh does not fit model or
+            rows, a sample can never be packed, `workdir` holds another VAE than the
+            dataset's, a target of LoRA is no layer, or LoRA has no `start`.
+    """
+    model, card, adapted = cfg.step.model, dataset.card, cfg.step.lora is not None
+    if start is not None:
+        check_start(start, dataset)
+    elif adapted:
+        raise UserError(
+            "step.lora trains adapters of a model; name its folder with --init"
+        )
+    mesh = make_mesh(cfg.mesh, width=model.width) if mesh is None else mesh
+    own = check_mesh(cfg, mesh)
+    fresh = functools.partial(dit_init, cfg.step)
+    if adapted:
+        jax.eval_shape(fresh)  # finds a target that is no layer
+
+    def fine_tuned(params: PyTree) -> TrainState:
+        # Copies: the loop donates its state, and `start` stays the caller's.
+        params = jax.tree.map(jnp.copy, params)
+        # What the model is given beside its own starts fresh.
+        return create({**fresh().params, **params}, cfg.step.optim, {})
+
+    _check_widths(cfg, dataset)
+    training, held_out = split(dataset, cfg.eval_share)
+    batches = packed_batches(
+        training,
+        cfg.pack,
+        seed=cfg.step.seed,
+        batch_rows=cfg.batch_rows,
+        shift=functools.partial(
+            time_shift, model.shift if cfg.shift is None else cfg.shift
+        ),
+        rope_fps=model.rope_fps,
+        controls=model.controls,
+        host_rows=own,
+    )
+    if workdir is not None:  # last, so that a refused start leaves nothing behind
+        _keep_vae(dataset, workdir)
+    return Experiment(
+        settings={
+            "kind": "dit",
+            **to_dict(cfg),
+            "text_encoder": card["text_encoder"],
+            "vae_sha256": card["vae_sha256"],
+            "max_latent_frames": longest(training.sizes, cfg.pack),
+            **({"init": start.record()} if start else {}),
+        },
+        init=fresh if start is None or adapted else fine_tuned,
+        init_args=(start.dit.params,) if start and not adapted else (),
+        step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
+        frozen=(_frozen(start, cfg, mesh),) if start and adapted else (),
+        batches=batches,
+        unit="tokens",
+        context=functools.partial(
+            _dit_context, cfg=cfg, dataset=dataset, held_out=held_out, mesh=mesh
+        ),
+        mesh=mesh,
+        rules=trained_rules(cfg.step.lora),
+        put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
+    )
+
+
+def _check_widths(cfg: DiTTrainingConfig, dataset: Dataset) -> None:
+    """Raises UserError unless the dataset's latents and text fit the model."""
+    model, card = cfg.step.model, dataset.card
+    for what, expected, found in (
+        ("latent channels", model.latent_channels, card["latent_channels"]),
+        ("text width", model.text_width, card["text_width"]),
+    ):
+        if expected != found:
+            raise UserError(
+                f"{dataset.path}: has {found} {what}, the model expects {expected}; "
+                "set step.model to the dataset's, or prepare it with other encoders"
+            )
+
+
+def _keep_vae(dataset: Dataset, workdir: Path) -> None:
+    """Copies the dataset's VAE into a training folder that has none."""
+    if is_main() and not (workdir / "vae").exists():
+        with atomic_folder(workdir / "vae") as partial:
+            shutil.copytree(dataset.path / "vae", partial, dirs_exist_ok=True)
+    barrier("the VAE is there")
+    check_vae(dataset, sha256_of_folder(workdir / "vae"))
+
+
+def _dit_context(
+    state: TrainState,
+    base: PyTree = None,
+    *,
+    cfg: DiTTrainingConfig,
+    dataset: Dataset,
+    held_out: Dataset | None,
+    mesh: Mesh,
+    step: int,
+    workdir: Path,
+) -> EvaluationContext:
+    return EvaluationContext(
+        params=lora.merged(state.ema, base, cfg.step.lora),
+        model=cfg.step.model,
+        process=cfg.step.process,
+        dataset=dataset,
+        held_out=held_out,
+        pack=cfg.pack,
+        mesh=mesh,
+        step=step,
+        workdir=workdir,
+        seed=cfg.step.seed,
+    )
+
+
+def _frozen(start: Start, cfg: DiTTrainingConfig, mesh: Mesh) -> PyTree:
+    """The base of adapters on the devices, cut as if it were trained."""
+    made = functools.partial(dit.cast_kernels, cfg=cfg.step.model)
+    params = put_tree(start.dit.params, dit.RULES, mesh)
+    abstract = jax.eval_shape(made, params)
+    return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(params)
+
+
+def check_mesh(cfg: DiTTrainingConfig, mesh: Mesh) -> list[int]:
+    """Returns the rows of a batch that this host reads.
+
+    Raises:
+        UserError: the mesh does not divide what it is to cut.
+    """
+    own, model = host_rows(cfg.batch_rows, mesh), cfg.step.model
+    devices = axis_size(mesh, MESH_AXES["batch"])
+    if cfg.batch_rows % (cfg.accumulate * devices):
+        raise UserError(
+            f"batch_rows is {cfg.batch_rows}, which accumulate = {cfg.accumulate} "
+            f"parts of data x fsdp = {devices} devices do not divide; set it to a "
+            f"multiple of {cfg.accumulate * devices}, or change accumulate"
+        )
+    for what, size, axis in (
+        ("pack.row_length", cfg.pack.row_length, "tokens"),
+        ("step.model.width", model.width, "embed"),
+        ("step.model.heads", model.heads, "heads"),
+        ("step.model.mlp_width", model.mlp_width, "mlp"),
+    ):
+        parts = axis_size(mesh, MESH_AXES[axis])
+        if size % parts:
+            raise UserError(
+                f"{what} is {size}, which {parts} devices along "
+                f"{' x '.join(f'mesh.{name}' for name in MESH_AXES[axis])} do not "
+                "divide; change one of them"
+            )
+    return own

@@ -1,0 +1,148 @@
+"""The experiment of a VAE: its settings and a folder of media for the loop."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from data_pipelines.vae_windows import WindowDataset
+from soraxla.checkpoints.model_folder import LoadedModel
+from soraxla.core.config import to_dict
+from soraxla.core.errors import UserError
+from soraxla.evals.evaluator import EvaluationContext
+from soraxla.files.hashing import sha256_of_tree
+from soraxla.media.read import MEDIA_SUFFIXES
+from soraxla.models.vae.model import VAEConfig
+from soraxla.models.vae.statistics import latent_statistics
+from soraxla.parallel.mesh import (
+    host_rows,
+    make_mesh,
+    put_rows,
+)
+from soraxla.training.experiment import VAETrainingConfig
+from soraxla.training.linear_start import linear_start
+from soraxla.training.loop import Experiment
+from soraxla.training.state import TrainState, create
+from soraxla.training.steps import (
+    vae_init,
+    vae_step,
+)
+
+VIDEO_AXES = {"video": ("batch", None, None, None, None)}
+
+
+def vae_experiment(
+    cfg: VAETrainingConfig,
+    media: Path,
+    *,
+    start: LoadedModel | None = None,
+    mesh: Mesh | None = None,
+) -> Experiment:
+    """Returns the training on pixel windows of all media files below a folder.
+
+    Args:
+        start: a VAE to fine-tune; None starts from fresh weights, a linear encoder from
+            the principal components.
+        mesh: the devices; None is `cfg.mesh` over all of them.
+
+    Raises:
+        UserError: no media, none large enough, `start` has other widths, or the mesh
+            does not divide a batch.
+    """
+    mesh = make_mesh(cfg.mesh) if mesh is None else mesh
+    for i, shape in enumerate(cfg.windows.shapes):
+        host_rows(shape.batch, mesh, what=f"windows.shapes[{i}].batch")
+    files = media_files(media)
+    if start is not None and _widths(start.model) != _widths(cfg.step.model):
+        raise UserError(
+            f"the VAE to start from has widths {_widths(start.model)}, the "
+            f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
+        )
+    batches = WindowDataset(files, cfg.windows, seed=cfg.step.seed)
+    init = {} if start is None else {"init": {"sha256": sha256_of_tree(start.params)}}
+    if start is None and cfg.step.model.linear:
+        start = linear_start(cfg.step.model, batches, seed=cfg.step.seed)
+
+    def fine_tuned(params: PyTree) -> TrainState:
+        assert start is not None
+        mean = jnp.asarray(start.model.latent_mean)
+        square = mean**2 + jnp.asarray(start.model.latent_std) ** 2
+        moments = {"mean": mean, "square": square}
+        # Copies: the loop donates its state, and `start` stays the caller's.
+        return create(jax.tree.map(jnp.copy, params), cfg.step.optim, moments)
+
+    return Experiment(
+        settings={"kind": "vae", **to_dict(cfg), **init},
+        init=fine_tuned if start else functools.partial(vae_init, cfg.step),
+        init_args=(jax.device_get(start.params),) if start else (),
+        step=functools.partial(vae_step, cfg=cfg.step),
+        convolves=True,
+        batches=batches.for_host(functools.partial(host_rows, mesh=mesh)),
+        unit="px",
+        context=functools.partial(_vae_context, cfg=cfg, media=files, mesh=mesh),
+        mesh=mesh,
+        put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
+    )
+
+
+def _vae_context(
+    state: TrainState,
+    *,
+    cfg: VAETrainingConfig,
+    media: Sequence[Path],
+    mesh: Mesh,
+    step: int,
+    workdir: Path,
+) -> EvaluationContext:
+    mean, std = latent_statistics(state.extra)
+    return EvaluationContext(
+        params=state.ema,
+        model=replace(cfg.step.model, latent_mean=mean, latent_std=std),
+        media=media,
+        mesh=mesh,
+        step=step,
+        workdir=workdir,
+        seed=cfg.step.seed,
+    )
+
+
+def _widths(model: VAEConfig) -> tuple:
+    return (
+        model.base_width,
+        model.latent_channels,
+        model.multipliers,
+        model.res_blocks,
+        model.temporal_down,
+        model.residual,
+        model.decoder_width,
+        model.pixel_patch,
+        model.linear,
+    )
+
+
+def media_files(folder: Path) -> list[Path]:
+    """Returns all videos and pictures below a folder, sorted.
+
+    Raises:
+        UserError: there is no such folder, or no media in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a folder of videos")
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in MEDIA_SUFFIXES
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
+    if not files:
+        raise UserError(
+            f"{folder}: no media, expected files ending in "
+            f"{', '.join(sorted(MEDIA_SUFFIXES))}"
+        )
+    return files
