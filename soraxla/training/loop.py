@@ -51,7 +51,7 @@ class LoopConfig:
     steps: int
     checkpoint_every: int = 1000
     keep: int = 2
-    evaluators: dict[str, Any] = field(default_factory=dict)
+    evaluators: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "keep"):
