@@ -153,6 +153,17 @@ def test_every_link_leads_to_a_file(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", (*PAGES, ROOT / "ARCHITECTURE.md"), ids=page_id)
+def test_files_that_a_page_names_exist(page):
+    named = set(re.findall(r"`([\w/]+/[\w/]+\.\w+)`", page.read_text(encoding="utf-8")))
+    if page.stem == "extending":  # a file of a change
+        named -= {"data_pipelines/sources/frames.py", "soraxla/evals/weight_rms.py"}
+    named -= {"tpu_scripts/config.sh"}  # which a user writes
+    sources = (ROOT, ROOT / "soraxla", ROOT / "docs")
+    code = {name for name in named if name.endswith((".py", ".md", ".sh", ".ipynb"))}
+    assert [n for n in code if not any((s / n).exists() for s in sources)] == []
+
+
 def shrunk(words: list[str]) -> list[str]:
     """Returns a command at a tiny size."""
     kind, *rest = words
