@@ -4,6 +4,7 @@ A fence after the line `<!-- runnable -->` is run. Sizes shrink by `EXTRA`, opti
 each command gains, and by `TINY`, replacements in the text.
 """
 
+import ast
 import functools
 import os
 import re
@@ -77,9 +78,17 @@ TINY = (  # replacements in all programs
     (r"steps=30", "steps=1"),
     (r"batch_rows=16", "batch_rows=1"),
 )
+
+
+def _literal(word: str) -> object:
+    try:
+        return ast.literal_eval(word)
+    except ValueError:
+        return word
+
+
 SETTINGS = {  # of soraxla.config
-    key: int(value) if value.isdigit() else value
-    for key, value in (word.split("=") for word in (*_DIT, *_NEW))
+    key: _literal(value) for key, value in (word.split("=") for word in (*_DIT, *_NEW))
 }
 
 
