@@ -18,9 +18,9 @@ class OptimConfig:
     Attributes:
         learning_rate: peak rate of AdamW.
         muon_learning_rate: peak rate of the matrices in a transformer's blocks and
-            local and forecast layers, trained by Muon, its updates scaled to the RMS of
-            AdamW's; None trains them by AdamW, as embeddings, heads, tables, biases and
-            gains always are.
+            local and forecast layers, or of the kernels in a VAE's blocks, trained by
+            Muon, its updates scaled to the RMS of AdamW's; None trains them by AdamW,
+            as embeddings, heads, tables, biases and gains always are.
         warmup_steps: steps of a linear rise of the rates from 0.
         decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
             the rate constant after the warm-up.
@@ -98,8 +98,8 @@ def optimizer(settings: OptimConfig) -> optax.GradientTransformation:
         preconditioning="aol",
         consistent_rms=0.2,
         weight_decay=settings.weight_decay,
-        muon_weight_dimension_numbers=lambda params: jax.tree.map(
-            lambda x: MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), params
+        muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(
+            _matrix_axes, params
         ),
     )
     return optax.chain(
@@ -107,9 +107,21 @@ def optimizer(settings: OptimConfig) -> optax.GradientTransformation:
     )
 
 
+def _in_vae(path: tuple) -> bool:
+    return path[0].key in ("encoder", "decoder")
+
+
+def _matrix_axes(path: tuple, x: jax.Array) -> MuonDimensionNumbers:
+    """Returns the axes of the matrix in a kernel: a VAE's is one of all taps and
+    inputs to outputs, a transformer's stacked ones are one per layer."""
+    first = 0 if _in_vae(path) else x.ndim - 2
+    return MuonDimensionNumbers(tuple(range(first, x.ndim - 1)), x.ndim - 1)
+
+
 def _hidden_or_other(params: PyTree) -> PyTree:
-    """`hidden` for the kernels of blocks, (layer, in, out), and of local and forecast
-    layers, (in, out); else `other`.
+    """Returns `hidden` for the kernels of a transformer's blocks, (layer, in, out), and
+    local and forecast layers, (in, out), and of a VAE's blocks, (taps…, in, out); else
+    `other`.
 
     Raises:
         UserError: there are no such kernels.
@@ -119,13 +131,14 @@ def _hidden_or_other(params: PyTree) -> PyTree:
         names = [step.key for step in path]
         in_block = names[0] == "blocks" and x.ndim == 3
         in_local = names[0] in ("local", "forecast") and "mlp" in names
-        hidden = names[-1] == "kernel" and (in_block or in_local)
+        in_stage = _in_vae(path) and ("_res_" in names[1] or names[1] == "middle")
+        hidden = names[-1] == "kernel" and (in_block or in_local or in_stage)
         return "hidden" if hidden else "other"
 
     labels = jax.tree_util.tree_map_with_path(label, params)
     if "hidden" not in jax.tree.leaves(labels):
         raise UserError(
-            "optim.muon_learning_rate is set, but this model has no stacked blocks, "
+            "optim.muon_learning_rate is set, but this model has no blocks, "
             "whose matrices are what Muon trains; leave it out"
         )
     return labels

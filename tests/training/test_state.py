@@ -220,6 +220,6 @@ def test_muon_turns_the_matrices_of_local_layers_too():
 
 
 def test_muon_needs_blocks():
-    with pytest.raises(ValueError, match=r"no stacked blocks.*leave it out") as error:
+    with pytest.raises(ValueError, match=r"no blocks.*leave it out") as error:
         create(PARAMS, OptimConfig(muon_learning_rate=0.1), {})
     assert "\n" not in str(error.value)
