@@ -1,12 +1,14 @@
-"""The start of a VAE with a linear encoder: the principal components of windows."""
+"""The start of a linear or patched VAE: the principal components of windows."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.core.config import to_dict
@@ -14,8 +16,11 @@ from soraxla.core.errors import UserError
 from soraxla.models import vae
 from soraxla.models.vae.linear import principal_components
 from soraxla.models.vae.model import VAEConfig
+from soraxla.models.vae.patched_start import patched_start
+from soraxla.parallel.compiler import jit
 
 _BATCHES = 256
+_PATCHED_BATCHES = 32
 
 
 def linear_start(
@@ -67,8 +72,32 @@ def linear_start(
             "kernel": jnp.diag(1.0 / scale).astype(jnp.float32)[None, None, None],
             "bias": jnp.asarray(-mean / scale, jnp.float32),
         }
+    return _loaded(params, model, mean, scale)
+
+
+def components_start(
+    model: VAEConfig, batches: Iterable[Mapping[str, np.ndarray]], *, seed: int
+) -> LoadedModel:
+    """Returns a patched VAE that starts from principal components (`patched_start`).
+
+    Args:
+        batches: {"video": uint8 (B, T, H, W, 3)}, of which the first 32 are used.
+    """
+    videos = [
+        batch["video"].astype(np.float32) / 127.5 - 1.0
+        for batch in islice(batches, _PATCHED_BATCHES)
+    ]
+    fresh = jit(functools.partial(vae.init, cfg=model))(jax.random.key(seed))
+    params = patched_start(fresh, model, videos)
+    z = model.latent_channels
+    return _loaded(params, model, np.zeros(z), np.ones(z))
+
+
+def _loaded(
+    params: PyTree, model: VAEConfig, mean: np.ndarray, std: np.ndarray
+) -> LoadedModel:
     model = dataclasses.replace(
-        model, latent_mean=tuple(mean.tolist()), latent_std=tuple(scale.tolist())
+        model, latent_mean=tuple(mean.tolist()), latent_std=tuple(std.tolist())
     )
     config = {"kind": "vae", "model": to_dict(model)}
     return LoadedModel(params=params, model=model, config=config)

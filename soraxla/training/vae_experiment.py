@@ -25,7 +25,7 @@ from soraxla.parallel.mesh import (
     put_rows,
 )
 from soraxla.training.experiment import VAETrainingConfig
-from soraxla.training.linear_start import linear_start
+from soraxla.training.linear_start import components_start, linear_start
 from soraxla.training.loop import Experiment
 from soraxla.training.state import TrainState, create
 from soraxla.training.steps import (
@@ -65,8 +65,10 @@ def vae_experiment(
         )
     batches = WindowDataset(files, cfg.windows, seed=cfg.step.seed)
     init = {} if start is None else {"init": {"sha256": sha256_of_tree(start.params)}}
-    if start is None and cfg.step.model.linear:
-        start = linear_start(cfg.step.model, batches, seed=cfg.step.seed)
+    model = cfg.step.model
+    if start is None and (model.linear or model.patched):
+        from_components = linear_start if model.linear else components_start
+        start = from_components(model, batches, seed=cfg.step.seed)
 
     def fine_tuned(params: PyTree) -> TrainState:
         assert start is not None
@@ -121,6 +123,7 @@ def _widths(model: VAEConfig) -> tuple:
         model.residual,
         model.decoder_width,
         model.pixel_patch,
+        model.frame_patch,
         model.linear,
     )
 

@@ -261,9 +261,10 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
 
 def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
     names, read, model = named_tensors(checkpoint, kind)
-    if isinstance(model, VAEConfig) and model.linear:
+    if isinstance(model, VAEConfig) and (model.linear or model.patched):
+        kind = "linear" if model.linear else "patched"
         raise UserError(
-            f"{checkpoint}: its VAE is linear, which diffusers has no class for; "
+            f"{checkpoint}: its VAE is {kind}, which diffusers has no class for; "
             "export it in soraxla's layout"
         )
     if isinstance(model, DiTConfig) and (

@@ -194,7 +194,8 @@ def _vae_module(half: str, module: str, cfg: VAEConfig) -> str:
         blocks = "down_blocks" if half == "encoder" else "up_blocks"
         return f"{blocks}.{stage}.{part}.{rest}"
     if half == "encoder":  # one flat list
-        place = int(found[2]) if found[2] else cfg.res_blocks
-        return f"down_blocks.{stage * (cfg.res_blocks + 1) + place}.{rest}"
+        blocks = cfg.stage_blocks[stage]
+        place = int(found[2]) if found[2] else blocks
+        return f"down_blocks.{stage * (blocks + 1) + place}.{rest}"
     part = f"resnets.{found[2]}" if found[2] else "upsamplers.0"
     return f"up_blocks.{stage}.{part}.{rest}"

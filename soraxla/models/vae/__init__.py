@@ -1,7 +1,7 @@
 """The causal video VAE: `encode`, `decode` and their streaming forms."""
 
+from soraxla.models.vae.config import VAEConfig
 from soraxla.models.vae.model import (
-    VAEConfig,
     check_clip,
     decode,
     decode_chunk,

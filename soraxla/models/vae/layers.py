@@ -10,8 +10,14 @@ from einops import rearrange
 from jaxtyping import PRNGKeyArray
 
 from soraxla.core.types import Array
+from soraxla.parallel.mesh import constrain
 
 TINY = 1e-24  # ‖x‖₂/√C is floored at 1e-12; under the root, or 0 has a NaN gradient
+
+
+def by_height(x: Array) -> Array:
+    """Cuts over the mesh that is set; XLA fetches the rows that a convolution needs."""
+    return constrain(x, "batch", None, "height", None, None)
 
 
 class Stream:
@@ -106,11 +112,13 @@ class FrameConv(nn.Module):
 
     features: int
     dtype: str
+    zero: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (1, 3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", orthogonal_at((0, 1, 1)), shape)
+        init = nn.initializers.zeros if self.zero else orthogonal_at((0, 1, 1))
+        kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return convolve(x, kernel, bias, ((0, 0), (1, 1), (1, 1)), self.dtype)
 

@@ -81,8 +81,8 @@ def principal_components(
     """
     stills = np.concatenate([_blocks(clip[:1], 1, side) for clip in clips])
     blocks = np.concatenate([_blocks(clip[1:], frames, side) for clip in clips])
-    mean, basis = _components(blocks, channels)
-    still_mean, still_basis = _components(stills, channels)
+    mean, basis = components(blocks, channels)
+    still_mean, still_basis = components(stills, channels)
     # Orthogonal Procrustes: the rotation that brings one set of latents to the other.
     repeated = np.tile((stills - still_mean)[:, None], (1, frames, 1))
     wanted = repeated.reshape(len(stills), -1) @ basis
@@ -100,9 +100,10 @@ def _blocks(clip: np.ndarray, frames: int, side: int) -> Float[np.ndarray, "n d"
     return np.asarray(parts, np.float32).reshape(-1, parts.shape[-1])
 
 
-def _components(
+def components(
     x: Float[np.ndarray, "n d"], channels: int
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d z"]]:
+    """Returns the mean of rows and their components, those of most variance first."""
     mean = x.mean(0)
     covariance = (x - mean).T @ (x - mean) / len(x)
     _, vectors = np.linalg.eigh(covariance.astype(np.float64))

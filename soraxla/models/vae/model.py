@@ -9,8 +9,7 @@ Wan 2.2's VAE is the same with `residual` stages, a wider decoder, and pixels fo
 into channels first: a sixteenth of the height and width.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,8 +18,19 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from soraxla.core.errors import UserError
 from soraxla.core.types import Array
-from soraxla.models.vae.layers import Conv, Down, Middle, Norm, ResBlock, Stream, Up
+from soraxla.models.vae.config import VAEConfig
+from soraxla.models.vae.layers import (
+    Conv,
+    Down,
+    Middle,
+    Norm,
+    ResBlock,
+    Stream,
+    Up,
+    by_height,
+)
 from soraxla.models.vae.linear import ToLatents, ToPixels
+from soraxla.models.vae.patched import decode_patches, encode_patches
 from soraxla.models.vae.shortcuts import (
     average_down,
     duplicate_up,
@@ -28,95 +38,6 @@ from soraxla.models.vae.shortcuts import (
     unfold_pixels,
 )
 from soraxla.parallel.mesh import constrain
-
-
-@dataclass(frozen=True, kw_only=True)
-class VAEConfig:
-    """Widths of the VAE and the statistics that normalise its latents.
-
-    Attributes:
-        base_width: Wan's C (96 in Wan 2.1, 160 in 2.2); 0 leaves a linear VAE without
-            convolutions.
-        latent_channels: channels of the latents.
-        multipliers: channels of each stage, as multiples of `base_width`.
-        res_blocks: residual blocks of a stage.
-        temporal_down: for each stage but the last, whether it halves the frame rate.
-        residual: stages add their resampled input to their output, as in Wan 2.2.
-        decoder_width: the decoder's `base_width` (256 in Wan 2.2); None takes the
-            encoder's.
-        pixel_patch: side of the squares of pixels that become channels at both ends;
-            2 in Wan 2.2.
-        linear: the encoder is a linear map of the pixels that a latent covers; the
-            decoder adds convolutions, which start at 0, to another linear map.
-        latent_mean: mean of each latent channel, measured in training.
-        latent_std: standard deviation of each latent channel, measured in training.
-        dtype: of activations and products; parameters are always fp32.
-    """
-
-    base_width: int = 96
-    latent_channels: int = 16
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    res_blocks: int = 2
-    temporal_down: tuple[bool, ...] = (False, True, True)
-    residual: bool = False
-    decoder_width: int | None = None
-    pixel_patch: int = 1
-    linear: bool = False
-    latent_mean: tuple[float, ...] = ()
-    latent_std: tuple[float, ...] = ()
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-
-    def __post_init__(self) -> None:
-        if len(self.multipliers) != len(self.temporal_down) + 1:
-            raise UserError(
-                f"VAE multipliers {self.multipliers} with temporal_down "
-                f"{self.temporal_down}: expected one multiplier more; change one"
-            )
-        if self.base_width < (0 if self.linear else 1):
-            raise UserError(
-                f"VAE base_width is {self.base_width}: expected ≥ 1, or 0 for a linear "
-                "one without convolutions; change it"
-            )
-        for name in ("latent_mean", "latent_std"):
-            if len(getattr(self, name)) not in (0, self.latent_channels):
-                raise UserError(
-                    f"VAE {name} has {len(getattr(self, name))} numbers: expected one "
-                    f"a latent channel, {self.latent_channels}, or none"
-                )
-        for name in ("decoder_width", "pixel_patch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"VAE {name} is {value}: expected ≥ 1; change it")
-        if self.residual:
-            self._check_shortcuts()
-
-    def _check_shortcuts(self) -> None:
-        """Shortcuts move and average or copy channels by whole numbers of them."""
-        m = self.multipliers
-        factors = [t * s**2 for t, s in self.strides] + [1]
-        down = [(1, *m)[i] * factors[i] % m[i] for i in range(len(m))]
-        up = [m[i] * factors[i - 1] % m[i + 1] for i in range(1, len(m) - 1)]
-        if any(down + up):
-            raise UserError(
-                f"VAE multipliers {self.multipliers} with temporal_down "
-                f"{self.temporal_down}: expected residual stages whose shortcuts are "
-                "whole means or copies of channels; use (1, 2, 4, 4)"
-            )
-
-    @property
-    def strides(self) -> list[tuple[int, int]]:
-        """(frames, pixels) that become one after each stage but the last."""
-        return [(2 if temporal else 1, 2) for temporal in self.temporal_down]
-
-    @property
-    def spatial(self) -> int:
-        """Pixels a latent position covers on each side."""
-        return self.pixel_patch * 2 ** len(self.temporal_down)
-
-    @property
-    def temporal(self) -> int:
-        """Frames a latent after the first covers."""
-        return 2 ** sum(self.temporal_down)
 
 
 def quiet_posterior(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -136,30 +57,15 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, stream: Stream) -> Array:
-        cfg, dtype = self.cfg, self.cfg.dtype
+        cfg = self.cfg
         if cfg.linear:
             size = cfg.temporal, cfg.spatial, cfg.latent_channels
             down = ToLatents(*size, name="linear")
-            mean = down(_by_height(x), stream)
+            mean = down(by_height(x), stream)
             # As sure as `encode_chunk` lets it be.
             return jnp.concatenate([mean, jnp.full_like(mean, -30.0)], axis=-1)
-        x = _by_height(fold_pixels(x, cfg.pixel_patch).astype(dtype))
-        x = Conv(cfg.base_width, 3, dtype, name="conv_in")(x, stream)
-        for i, m in enumerate(cfg.multipliers):
-            before, stride = x, (1, 1)
-            for j in range(cfg.res_blocks):
-                block = ResBlock(m * cfg.base_width, dtype, name=f"stage_{i}_res_{j}")
-                x = block(x, stream)
-            if i < len(cfg.temporal_down):
-                stride = cfg.strides[i]
-                down = Down(cfg.temporal_down[i], dtype, name=f"stage_{i}_down")
-                x = down(x, stream)
-            if cfg.residual:
-                x = x + average_down(before, x.shape[-1], *stride)
-            x = _by_height(x)
-        x = Middle(x.shape[-1], dtype, name="middle")(x, stream)
-        x = nn.silu(Norm(dtype, name="norm_out")(x))
-        x = Conv(2 * cfg.latent_channels, 3, dtype, name="conv_out")(x, stream)
+        encode = encode_patches if cfg.patched else _encode_stages
+        x = encode(cfg, x, stream)
         quant = Conv(
             2 * cfg.latent_channels,
             1,
@@ -168,6 +74,28 @@ class Encoder(nn.Module):
             name="quant",
         )
         return quant(x.astype(jnp.float32), stream)
+
+
+def _encode_stages(cfg: VAEConfig, x: Array, stream: Stream) -> Array:
+    """Returns the encoder's last features; the layers are those of the caller."""
+    dtype = cfg.dtype
+    x = by_height(fold_pixels(x, cfg.pixel_patch).astype(dtype))
+    x = Conv(cfg.base_width, 3, dtype, name="conv_in")(x, stream)
+    for i, m in enumerate(cfg.multipliers):
+        before, stride = x, (1, 1)
+        for j in range(cfg.stage_blocks[i]):
+            block = ResBlock(m * cfg.base_width, dtype, name=f"stage_{i}_res_{j}")
+            x = block(x, stream)
+        if i < len(cfg.temporal_down):
+            stride = cfg.strides[i]
+            down = Down(cfg.temporal_down[i], dtype, name=f"stage_{i}_down")
+            x = down(x, stream)
+        if cfg.residual:
+            x = x + average_down(before, x.shape[-1], *stride)
+        x = by_height(x)
+    x = Middle(x.shape[-1], dtype, name="middle")(x, stream)
+    x = nn.silu(Norm(dtype, name="norm_out")(x))
+    return Conv(2 * cfg.latent_channels, 3, dtype, name="conv_out")(x, stream)
 
 
 class Decoder(nn.Module):
@@ -181,7 +109,9 @@ class Decoder(nn.Module):
         base = cfg.decoder_width or cfg.base_width
         widths = [m * base for m in reversed(cfg.multipliers)]
         temporal_up = tuple(reversed(cfg.temporal_down))
-        x = _by_height(z)
+        x = by_height(z)
+        if cfg.patched:
+            return decode_patches(cfg, x, stream)
         linear = ToPixels(cfg.temporal, cfg.spatial, name="linear")
         video = linear(x, stream) if cfg.linear else jnp.zeros(())
         if not cfg.base_width:
@@ -191,7 +121,7 @@ class Decoder(nn.Module):
         x = Middle(widths[0], dtype, name="middle")(x, stream)
         for i, width in enumerate(widths):
             before = x
-            for j in range(cfg.res_blocks + 1):
+            for j in range(cfg.stage_blocks[-1 - i] + 1):
                 x = ResBlock(width, dtype, name=f"stage_{i}_res_{j}")(x, stream)
             if i < len(temporal_up):
                 # Wan 2.1 halves channels here, not in the residual blocks.
@@ -201,7 +131,7 @@ class Decoder(nn.Module):
                 if cfg.residual:
                     stride = cfg.strides[-1 - i]
                     x = x + duplicate_up(before, width, *stride, first=stream.first)
-            x = _by_height(x)
+            x = by_height(x)
         x = nn.silu(Norm(dtype, name="norm_out")(x))
         colours = 3 * cfg.pixel_patch**2
         x = Conv(colours, 3, dtype, zero=cfg.linear, name="conv_out")(x, stream)
@@ -285,11 +215,6 @@ def decode_chunk(
     video = _decode(params, cfg, latents, stream)
     video = constrain(video, None, None, None, None, None)  # all of it to every host
     return jnp.clip(video, -1.0, 1.0), stream.future
-
-
-def _by_height(x: Array) -> Array:
-    """Cut over the mesh that is set; XLA fetches the rows that a convolution needs."""
-    return constrain(x, "batch", None, "height", None, None)
 
 
 def _decode(params: PyTree, cfg: VAEConfig, latents: Array, stream: Stream) -> Array:
