@@ -125,7 +125,7 @@ def test_a_dataset_reads_back_with_the_snippet_of_the_docs(media, tmp_path, caps
     run(media, tmp_path / "out")
     (snippet,) = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)
     assert "soraxla" not in snippet and "data_pipelines" not in snippet
-    exec(snippet.replace("DIR/", f"{tmp_path}/out/"), {})
+    exec(snippet.replace("my_dataset/", f"{tmp_path}/out/"), {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(index(tmp_path / "out"))
     assert lines[0] == "long.mp4 the caption of long.mp4 (6, 4, 6, 3) (5, 5)"

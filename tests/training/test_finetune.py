@@ -253,7 +253,7 @@ def test_a_stop_changes_no_bit(folder, dataset, adapted, tmp_path):
     ):
         load_transformer(run)
     shutil.copytree(other / "dit", moved / "dit")
-    with pytest.raises(ValueError, match="is not the model that the adapters in") as error:
+    with pytest.raises(ValueError, match="not the model that the adapters in") as error:
         load_transformer(run)
     one_line(error)
 
