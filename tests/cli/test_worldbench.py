@@ -105,7 +105,7 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
         (("--clips", "1"), "clips is 1, expected 2 or more"),
         (("--size", "large"), "expected WIDTHxHEIGHT"),
         (("--size", "16x64"), "expected sides of at least 32"),
-        (("--frames", "5"), "ask for more frames"),
+        (("--frames", "5"), "use more frames"),
         (("--fps", "0"), "a rate between 0 and 1000"),
         (("--steps", "0"), "steps is 0"),
         (("--overlap", "3", "--clips", "2"), "overlap is 3, expected 5"),

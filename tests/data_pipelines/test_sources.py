@@ -280,9 +280,9 @@ def test_tfds_is_read_without_tensorflow_and_imported_only_when_asked_for(stored
     script = f"""
 import os, sys
 os.environ["TFDS_DATA_DIR"] = {str(stored)!r}
-from data_pipelines import sources
+from data_pipelines.sources import files
 assert "tensorflow_datasets" not in sys.modules
-assert len(sources.open_source("tfds:tiny_clips/validation")) == 3
+assert len(files.open_source("tfds:tiny_clips/validation")) == 3
 assert "tensorflow" not in sys.modules
 """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}

@@ -154,7 +154,7 @@ def test_known_tokens_are_shown_with_noise_of_their_own(monkeypatch, pipeline):
     condition_mask = np.asarray(batch.condition_mask)
     x0, x = batch.latents[condition_mask], np.asarray(shown["x"])[condition_mask]
     eps = (x - 0.8 * x0) / 0.2
-    assert float(shown["known_t"]) == np.float32(0.2)
+    assert float(shown["condition_t"]) == np.float32(0.2)
     assert abs(eps.mean()) < 0.1 and abs(eps.std() - 1) < 0.1
     assert np.abs(np.corrcoef(eps[:12].ravel(), eps[12:24].ravel())[0, 1]) < 0.2
     np.testing.assert_array_equal(out[condition_mask], x0)

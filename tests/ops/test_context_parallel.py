@@ -97,7 +97,9 @@ def test_keys_that_are_cut_where_queries_are_not_are_refused():
     """Gradients of such keys would be added up once a device."""
     with jax.set_mesh(make_mesh(MeshConfig(context=8, fsdp=1))):
         mesh, q, kv = current_mesh(), (1, 12, 1, K), (1, 16, 1, K)
-        with pytest.raises(ValueError, match="16 keys are cut along context and 12"):
+        with pytest.raises(
+            ValueError, match="16 keys are sharded along context and 12"
+        ):
             over_mesh(reference.ENGINE, mesh, ("tokens", "tokens"), q, kv)
 
 

@@ -57,8 +57,7 @@ def test_evaluators_are_set_by_dotted_keys():
         "loop.evaluators.val_loss.every": 500,
         "loop.evaluators.preview": None,
     }
-    settings = load_preset("dit:debug", changed).to_dict()
-    del settings["kind"]
+    _, settings = split(load_preset("dit:debug", changed))
     loop = build(DiTTrainingConfig, settings).loop
     assert loop.due(500) == {"val_loss": ValLoss(every=500)}
     assert load_preset("dit:debug").loop.evaluators.preview.every == 250
