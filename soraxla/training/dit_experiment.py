@@ -21,7 +21,7 @@ from soraxla.files.atomic_folder import atomic_folder
 from soraxla.models import dit
 from soraxla.models.dit import lora
 from soraxla.models.dit.sharding import trained_rules
-from soraxla.packing.schedule_index import longest
+from soraxla.packing.schedule_index import check_index, longest
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
     MESH_AXES,
@@ -86,6 +86,8 @@ def dit_experiment(
 
     _check_widths(cfg, dataset)
     training, held_out = split(dataset, cfg.eval_share)
+    if held_out is not None:
+        check_index(held_out.sizes, cfg.pack)  # the loader checks the others
     batches = packed_batches(
         training,
         cfg.pack,

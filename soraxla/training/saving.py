@@ -115,7 +115,6 @@ def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
 def _differences(a: Any, b: Any, prefix: str = ""):
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys()):
-            if key in a or b[key]:  # a setting newer than the record: None, 0 or False
-                yield from _differences(a.get(key), b.get(key), f"{prefix}{key}.")
+            yield from _differences(a.get(key), b.get(key), f"{prefix}{key}.")
     elif a != b:
         yield prefix.rstrip("."), a, b

@@ -20,8 +20,9 @@ from soraxla.evals.evaluator import EvaluationContext, bootstrap
 from soraxla.evals.val_loss import ValLoss, size_classes, stratified_times
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
-from soraxla.packing.pack import PackConfig, pack
+from soraxla.packing.pack import PackConfig, pack, unpack
 from soraxla.parallel.mesh import MeshConfig, make_mesh, one_device, put_tree
+from soraxla.training.dit_experiment import dit_experiment
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.steps import DiTStepConfig, VAEStepConfig, dit_error
@@ -46,9 +47,13 @@ EVERY = ValLoss(every=1, bins=2)
 
 
 @pytest.fixture(scope="module")
-def held_out(tmp_path_factory):
+def dataset(tmp_path_factory):
+    return open_dataset(write_dataset(tmp_path_factory.mktemp("val") / "data"))
+
+
+@pytest.fixture(scope="module")
+def held_out(dataset):
     """Two pictures, and clips of 18, 12 and 20 tokens."""
-    dataset = open_dataset(write_dataset(tmp_path_factory.mktemp("val") / "data"))
     return dataset.subset(np.array([0, 1, 2, 3, 6]))
 
 
@@ -231,6 +236,21 @@ def test_a_vae_has_none():
             ),
             loop=loop,
         )
+
+
+def test_a_training_measures_its_ema_on_clips_that_it_does_not_see(dataset):
+    experiment = dit_experiment(training(0.4), dataset, None, mesh=one_device())
+    state = jax.eval_shape(experiment.init)._replace(params="params", ema="ema")
+    assert experiment.context is not None
+    of = experiment.context(state, step=3, workdir=Path("runs"))
+    assert (of.params, of.step, of.workdir) == ("ema", 3, Path("runs"))
+    assert of.held_out.sources() == ["sample_0.mp4", "sample_4.mp4"]
+    assert len(of.dataset) == len(dataset)
+    assert experiment.settings["eval_share"] == 0.4
+    unseen = {str(clip.tokens[0]) for clip in segments(of.held_out, SHIFT, 16.0)}
+    batch = next(iter(experiment.batches))
+    (row,) = unpack(batch.latents, batch.segment_ids)
+    assert row and not unseen & {str(clip[0]) for clip in row}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
