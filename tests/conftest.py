@@ -30,6 +30,21 @@ def pytest_unconfigure():
         shutil.rmtree(COMPILED, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def traced_once():
+    """The shapes of a model's parameters are traced once a configuration.
+
+    Every folder that is loaded asks for them.
+    """
+    from soraxla.models import dit, vae
+    from soraxla.models.text import bert, clip, clip_vision, t5
+
+    with pytest.MonkeyPatch.context() as patch:
+        for model in (dit, vae, bert, clip, clip_vision, t5):
+            patch.setattr(model, "init", jax.jit(model.init, static_argnames="cfg"))
+        yield
+
+
 @pytest.fixture
 def lossless(monkeypatch):
     """Studios have the VAE of `tests.lossless`."""

@@ -34,7 +34,7 @@ MUTATIONS = {
         "soraxla/ops/engines/xla_flash.py",
         "key.ids_M[:, None] == query.ids_Q[None, :]",
         "key.ids_M[:, None] >= query.ids_Q[None, :]",
-        ("tests/ops/test_attention.py",),
+        ("tests/ops/test_attention.py::test_it_is_every_segment_s_own_attention",),
     ),
     "noise key by visit": Mutation(
         "soraxla/diffusion/process.py",
@@ -53,7 +53,7 @@ MUTATIONS = {
         "x = jnp.concatenate([past, x], axis=1)\n        self.future.append(x[:, x.s",
         "x = jnp.concatenate([past[:, 1:], x, past[:, :1]], axis=1)\n"
         "        self.future.append(x[:, x.s",
-        ("tests/models/vae/test_model.py",),
+        ("tests/models/vae/test_model.py::test_a_latent_sees_no_later_frame",),
     ),
     "row order of guidance": Mutation(
         "soraxla/diffusion/guidance.py",
@@ -71,19 +71,21 @@ MUTATIONS = {
         "soraxla/training/loop.py",
         "for step in range(first + 1, loop.steps + 1):",
         "for step in range(first + (first > 0) + 1, loop.steps + 1):",
-        ("tests/training/test_loop.py",),
+        ("tests/training/test_loop.py::test_k_steps_and_the_rest_are_all_steps",),
     ),
     "data of a resumed run": Mutation(
         "soraxla/training/loop.py",
         "batches.set_state(plan)",
         "next(batches)",
-        ("tests/training/test_loop.py",),
+        ("tests/training/test_loop.py::test_k_steps_and_the_rest_are_all_steps",),
     ),
     "decay of the EMA": Mutation(
         "soraxla/training/state.py",
         "decay = jnp.minimum(settings.ema_decay, (1.0 + step) / (10.0 + step))",
         "decay = jnp.minimum(settings.ema_decay, (2.0 + step) / (11.0 + step))",
-        ("tests/training/test_state.py",),
+        (
+            "tests/training/test_state.py::test_the_average_starts_quickly_and_ends_at_its_decay",
+        ),
     ),
     "transposed kernel on import": Mutation(
         "soraxla/checkpoints/wan/layout.py",
@@ -91,13 +93,15 @@ MUTATIONS = {
         "ours = rearrange(tensor, self.axes, **self.sizes)\n"
         "        square = ours.ndim == 2 and ours.shape[0] == ours.shape[1]\n"
         "        return ours.T if square else ours",
-        ("tests/checkpoints/wan/test_wan21.py",),
+        ("tests/checkpoints/wan/test_wan21.py::test_the_transformer_is_diffusers",),
     ),
     "block skip of splash": Mutation(
         "soraxla/ops/engines/tpu_splash.py",
         "block_mask=2 * meet_IJ.astype(jnp.int32)[None]",
         "block_mask=2 * jnp.ones_like(meet_IJ, jnp.int32)[None]",
-        ("tests/ops/test_tpu_splash.py",),
+        (
+            "tests/ops/test_tpu_splash.py::test_blocks_of_other_segments_are_never_visited",
+        ),
     ),
 }
 

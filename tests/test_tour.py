@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.data_pipelines.datasets import write_dataset
 
 PAGE = Path(__file__).parent.parent / "docs" / "tour.md"
@@ -20,6 +22,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_tour_trains(tmp_path, capsys):
     [block] = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     assert len([line for line in block.splitlines() if line.strip()]) <= 40

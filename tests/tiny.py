@@ -1,5 +1,6 @@
 """Models small enough to compile in a second or two, with weights that all matter."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -41,12 +42,18 @@ def random_like(tree, seed=0):
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
+@functools.cache
+def _random(model, cfg, seed):
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), cfg))
+    return random_like(shapes, seed)
+
+
 def vae_params(cfg=VAE):
-    return random_like(jax.eval_shape(lambda: vae.init(jax.random.key(0), cfg)))
+    return jax.tree.map(lambda leaf: leaf, _random(vae, cfg, 0))
 
 
 def dit_params(cfg=DIT):
-    return random_like(jax.eval_shape(lambda: dit.init(jax.random.key(0), cfg)), 1)
+    return jax.tree.map(lambda leaf: leaf, _random(dit, cfg, 1))
 
 
 def loaded_vae():
@@ -68,4 +75,13 @@ def loaded_dit(controls=DIT.controls):
 def quick(function, **settings):
     """Compiles as `jax.jit` does in half the time, to slower code."""
     options = {"xla_backend_optimization_level": 0}
+    return jax.jit(function, compiler_options=options, **settings)
+
+
+def optimised(function, **settings):
+    """Compiles as users do, for tests of bits that the compiler's effort may change."""
+    options = {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+    }
     return jax.jit(function, compiler_options=options, **settings)

@@ -11,8 +11,16 @@ from soraxla.diffusion.process import Process
 from soraxla.media.write import write_video
 from soraxla.models import dit, vae
 from soraxla.models.dit.config import dit_config
+from tests.generation import fake
 
-VAE = vae.VAEConfig(base_width=4, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+# Every layer there is, as quick to compile as can be.
+VAE = vae.VAEConfig(
+    base_width=4,
+    multipliers=(1, 1, 1, 1),
+    res_blocks=1,
+    latent_mean=(0.0,) * 16,
+    latent_std=(1.0,) * 16,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +49,12 @@ def refusal(capsys):
         return lines[0]
 
     return run
+
+
+@pytest.fixture
+def without_network(monkeypatch):
+    """Clips are sampled by `tests.generation.fake`, which needs no compiling."""
+    monkeypatch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from soraxla.cli.generate import _acting
 from soraxla.generation.pipeline import assemble
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.task_inputs import Animate, Extend
+from soraxla.generation.tasks import sampling
 from soraxla.packing.controls import Controls
 from tests import tiny
 
@@ -54,6 +55,26 @@ def test_an_unknown_action_is_refused():
         acting("gp*2", Animate(), 9)
 
 
+def told(text):
+    """The rows that the network is given with actions."""
+    pipeline = assemble(tiny.loaded_dit(KNOWN), tiny.loaded_vae())
+    request = acting(text, Extend(video=CLIP), 20)
+    clips = {0: next(sampling(pipeline.context(request)))}
+    text_of = {0: pipeline.text_encoder(["a walk"])[0]}
+    [rows] = pipeline.rows(clips, text_of, SamplingConfig(steps=1, cfg_scale=1.0))
+    return rows.batches[0]
+
+
+def test_the_rows_say_what_is_done():
+    """Other actions, other controls, and nothing else; new frames have them."""
+    one, two = told("go*4"), told("dig*4")
+    for name in one._fields:
+        same = np.array_equal(getattr(one, name), getattr(two, name))
+        assert same == (name != "controls"), name
+    assert one.controls.any() and two.controls.any()
+
+
+@pytest.mark.slow
 def test_the_network_is_told_what_is_done():
     """Other actions, another clip, but for the frames that are given."""
     pipeline = assemble(tiny.loaded_dit(KNOWN), tiny.loaded_vae())

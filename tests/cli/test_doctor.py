@@ -56,6 +56,7 @@ def command(folder):
     ]
 
 
+@pytest.mark.slow
 def test_random_weights_are_told_and_what_is_well_is_too(patient, capsys):
     assert main(command(patient)) == 2
     out, err = capsys.readouterr()

@@ -10,7 +10,9 @@ from soraxla.media.read import probe, read_clip
 
 # One shape, since compiles are most of the time.
 ONE_WINDOW = "windows.shapes=[{'frames': 5, 'height': 32, 'width': 32, 'batch': 1}]"
+SMALL_VAE = ("step.model.multipliers=(1, 1, 1, 1)", "step.model.res_blocks=1")
 SMALL_DIT = ("pack.row_length=128", "loop.keep=1", "step.model.remat=none")
+SMALL_DIT += ("step.model.text_refiner_layers=0",)
 
 
 def run(*arguments) -> None:
@@ -27,10 +29,12 @@ def losses(workdir) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_from_media_to_a_video(media, other_vae, refusal, tmp_path):
     vae, dataset, dit = tmp_path / "vae", tmp_path / "dataset", tmp_path / "dit"
     start = ("--init", other_vae)
-    train("configs/vae.py:debug", media, vae, "loop.steps=2", ONE_WINDOW, options=start)
+    sets = ("loop.steps=2", ONE_WINDOW, *SMALL_VAE)
+    train("configs/vae.py:debug", media, vae, *sets, options=start)
     assert list(losses(vae)) == [1, 2]
     run("prepare", "--source", media, "--out", dataset, "--vae", vae)
     assert json.loads((dataset / "dataset.json").read_text())["samples"] == 2
@@ -70,6 +74,7 @@ def test_from_media_to_a_video(media, other_vae, refusal, tmp_path):
     assert not (tmp_path / "c.png").exists()
 
 
+@pytest.mark.usefixtures("without_network")
 @pytest.mark.parametrize("out", ["a.mp4", "a.gif"])
 def test_generate_replaces_an_old_file(checkpoint, tmp_path, out):
     file = tmp_path / out

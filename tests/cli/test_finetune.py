@@ -42,6 +42,7 @@ def dataset(wan, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_from_wan_weights_to_a_clip_and_an_adapter(wan, dataset, refusal, tmp_path):
     work = tmp_path / "run"
     command = ["train", "--data", dataset, "--workdir", work]

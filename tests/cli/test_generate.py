@@ -195,6 +195,7 @@ def test_bad_images(refuse, media, tmp_path, name, frames, text):
     assert text in refuse(image=folder / name, frames=frames)
 
 
+@pytest.mark.usefixtures("without_network")
 def test_an_image_is_the_first_frame_of_every_prompt(checkpoint, media, tmp_path):
     """32x32 pixels cover 33x21: its middle rows, a little enlarged."""
     prompts = tmp_path / "prompts.txt"
@@ -210,6 +211,7 @@ def test_an_image_is_the_first_frame_of_every_prompt(checkpoint, media, tmp_path
         assert abs(video[0] - expected).mean() < 3
 
 
+@pytest.mark.usefixtures("without_network")
 def test_an_odd_size_and_length_come_out_exactly(checkpoint, tmp_path):
     """And another prompt beside it changes nothing, nor the file's byte order mark."""
     prompts = tmp_path / "prompts.txt"

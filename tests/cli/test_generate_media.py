@@ -132,7 +132,7 @@ def test_what_is_given_is_not_written_over(
 
 
 @pytest.fixture
-def make(checkpoint, clips, tmp_path, capsys, monkeypatch):
+def make(checkpoint, clips, tmp_path, capsys, monkeypatch, without_network):
     """Runs `generate`; the video, and what was said on the way."""
     monkeypatch.chdir(clips)
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from data_pipelines.worlds import WORLDS
 from soraxla.assets import WORLDS as USUAL
@@ -27,6 +28,7 @@ def test_it_is_at_most_40_megabytes_and_has_a_card():
         assert config["kind"] == part
 
 
+@pytest.mark.slow
 def test_a_prompt_alone_gives_a_clip(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["generate", "--prompt", "a red star moves up", "--steps", "2"]) == 0
@@ -34,6 +36,7 @@ def test_a_prompt_alone_gives_a_clip(tmp_path, monkeypatch):
     assert (info.width, info.height, info.frames, info.fps) == (64, 64, 33, 16)
 
 
+@pytest.mark.slow
 def test_a_clip_is_extended_forward_a_few_frames_at_a_time(tmp_path, capsys):
     given = WORLDS["physics"](FIRST_SEED, frames=17, **SIZE).video
     write_video(tmp_path / "a.mp4", given, USUAL.fps)
@@ -49,6 +52,7 @@ def test_a_clip_is_extended_forward_a_few_frames_at_a_time(tmp_path, capsys):
     assert "sampled at once" not in notes["backward"]
 
 
+@pytest.mark.slow
 def test_what_stands_still_goes_on_standing_where_a_clip_is_extended():
     """Of seeds that no dataset has, in each world."""
     pipeline, given = load(worlds_model()), 17

@@ -1,5 +1,6 @@
 """`soraxla worldbench` measures, records what it did, and does it again."""
 
+import copy
 import json
 import re
 
@@ -11,6 +12,7 @@ from soraxla.cli.worldbench import Windows, request_of
 from soraxla.evals.worldbench.cases import Ask
 from soraxla.evals.worldbench.runner import FAMILIES
 from soraxla.generation.task_inputs import Animate, Extend
+from tests.generation import fake
 
 QUICK = ("--clips", "2", "--steps", "1", "--cfg-scale", "1", "--size", "32x32")
 QUICK += ("--frames", "17")
@@ -24,6 +26,7 @@ def first(checkpoint, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         one = jax.devices()[:1]
         patch.setattr(jax, "devices", lambda *_: one)
+        patch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
         arguments = ["--checkpoint", str(checkpoint), "--out", str(out), *QUICK]
         assert main(["worldbench", *arguments]) == 0
     return out
@@ -56,14 +59,6 @@ def test_the_report_needs_no_other_file(first):
         assert clip["prompt"] in page
 
 
-def test_a_manifest_runs_again(first, tmp_path):
-    out = tmp_path / "again"
-    manifest = first / "manifest.json"
-    assert main(["worldbench", "--manifest", str(manifest), "--out", str(out)]) == 0
-    assert read(out, "results.json") == read(first, "results.json")
-    assert read(out, "manifest.json") == read(first, "manifest.json")
-
-
 @pytest.fixture
 def changed(first, tmp_path):
     """A manifest with some keys changed."""
@@ -76,17 +71,32 @@ def changed(first, tmp_path):
     return write
 
 
+@pytest.mark.usefixtures("without_network")
+def test_a_manifest_runs_again(first, changed, tmp_path):
+    """Of two of its families."""
+    out, kept = tmp_path / "again", ("text", "physics")
+    families = read(first, "manifest.json")["families"]
+    manifest = changed(families={name: families[name] for name in kept})
+    assert main(["worldbench", "--manifest", str(manifest), "--out", str(out)]) == 0
+    results = read(first, "results.json")
+    assert read(out, "results.json") == {name: results[name] for name in kept}
+    assert read(out, "manifest.json") == json.loads(manifest.read_text())
+
+
 def test_a_manifest_of_other_weights_or_worlds_is_refused(
     first, changed, tmp_path, refusal
 ):
+    families = read(first, "manifest.json")["families"]
+    families = {name: families[name] for name in ("physics", "text")}
+
     def refuse(**keys):
-        manifest = changed(**keys)
+        manifest = changed(**({"families": families} | keys))
         return refusal("worldbench", "--manifest", manifest, "--out", tmp_path / "o")
 
     assert "holds other weights or settings" in refuse(sha256={"vae": "0"})
-    families = read(first, "manifest.json")["families"]
-    families["physics"][1]["prompt"] = "something else"
-    assert "the worlds have changed" in refuse(families=families)
+    other = copy.deepcopy(families)
+    other["physics"][1]["prompt"] = "something else"
+    assert "the worlds have changed" in refuse(families=other)
     assert "unknown family, 'magic'" in refuse(families={"magic": []})
     assert "expected 3" in refuse(format=1)
     assert "is no manifest" in refuse(sampler=3)
@@ -108,8 +118,8 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
         (("--frames", "5"), "use more frames"),
         (("--fps", "0"), "a rate between 0 and 1000"),
         (("--steps", "0"), "steps is 0"),
-        (("--overlap", "3", "--clips", "2"), "overlap is 3, expected 5"),
-        (("--window", "8", "--clips", "2"), "window is 8, expected"),
+        (("--overlap", "3", "--families", "text"), "overlap is 3, expected 5"),
+        (("--window", "8", "--families", "text"), "window is 8, expected"),
         (("--manifest", "missing.json"), "missing.json: No such file"),
         (("--manifest", "a.json", "--clips", "3"), "give only --checkpoint and --out"),
         (("--manifest", "a.json", "--steps", "3"), "give only --checkpoint and --out"),

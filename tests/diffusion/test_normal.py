@@ -8,13 +8,14 @@ import pytest
 from scipy.special import erfinv, ndtr
 
 from soraxla.diffusion.normal import normal
+from tests.tiny import optimised
 
 KEY = jax.random.key(3)
 LOWEST = np.nextafter(np.float32(-1.0), np.float32(0.0))
 
 
 def drawn(length):
-    return np.asarray(jax.jit(lambda key: normal(key, (length,)))(KEY))
+    return np.asarray(optimised(lambda key: normal(key, (length,)))(KEY))
 
 
 @pytest.mark.parametrize("length", [1, 7, 24, 1003])

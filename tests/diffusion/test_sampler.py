@@ -23,6 +23,25 @@ def solvers(*names):
     return pytest.mark.parametrize("solver", [SOLVERS[n] for n in names], ids=names)
 
 
+def on_every_process(*names, settings):
+    """Every solver with every process; all of Euler's and the first of the others'
+    are fast tests."""
+    cases = list(itertools.product(*settings.values()))
+    return pytest.mark.parametrize(
+        ("solver", *settings),
+        [
+            pytest.param(
+                SOLVERS[name],
+                *case,
+                id="-".join((name, *case)),
+                marks=[pytest.mark.slow] if i and name != "euler" else [],
+            )
+            for name in names
+            for i, case in enumerate(cases)
+        ],
+    )
+
+
 def row(*tokens, shift, length=None, condition_mask=()):
     """One row of segments of so many tokens; known tokens are 5."""
     ids = np.repeat(np.arange(1, len(tokens) + 1), tokens).astype(np.int32)
@@ -132,9 +151,7 @@ def moments(images):
     return images[0], (images[1:] - images[0]).T @ (images[1:] - images[0])
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@solvers(*ODE)
+@on_every_process(*ODE, settings={"schedule": SCHEDULES, "prediction": PREDICTIONS})
 def test_gaussian_data_are_sampled_to_their_mean_and_covariance(
     solver, schedule, prediction
 ):
@@ -254,8 +271,7 @@ def test_a_segment_s_shift_is_its_own(solver):
     assert np.all(one[0, 3:] != two[0, 3:])
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@solvers(*SOLVED)
+@on_every_process(*SOLVED, settings={"schedule": SCHEDULES})
 def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule):
     """As `x` has them, which need not be clean, at all stops."""
     batch = row(4, shift=[1.0], length=5, condition_mask=(1, 2))

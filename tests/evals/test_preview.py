@@ -16,6 +16,7 @@ from soraxla.media.write import write_video
 from soraxla.parallel.mesh import one_device
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
+from tests.generation import fake
 
 
 def context(**parts):
@@ -23,8 +24,9 @@ def context(**parts):
     return EvaluationContext(**parts)
 
 
-def test_the_text_encoder_need_not_be_there(tmp_path):
+def test_the_text_encoder_need_not_be_there(tmp_path, monkeypatch):
     """A fine-tuning's is large, and its folder on the machine that prepared."""
+    monkeypatch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
     data = write_dataset(tmp_path / "dataset", text_width=16)
     card = json.loads((data / "dataset.json").read_text())
     card["text_encoder"] = "umt5:/not/here"

@@ -150,6 +150,7 @@ def test_a_clip_is_measured_as_if_it_were_packed_alone(params, clips):
     np.testing.assert_allclose(together[:1], alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_measure_as_one_does(found, params, held_out):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, context=2))
     parts = put_tree(jax.device_get(params), dit.RULES, mesh)

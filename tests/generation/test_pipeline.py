@@ -14,6 +14,7 @@ from soraxla.generation.tasks import sampling
 from soraxla.generation.vae_streaming import encode_clip
 from soraxla.packing.patchify import patchify
 from tests import tiny
+from tests.generation import fake
 
 SETTINGS = SamplingConfig(steps=2, cfg_scale=3.0, seed=5)
 CLIP = Request(prompt="a red ball rolls", width=50, height=38, frames=7, fps=12.0)
@@ -74,28 +75,46 @@ def test_seed_prompt_and_negative_prompt_matter(pipeline, together):
     assert_alike(make(pipeline, [CLIP, changed, SHORT])[0], together[0])
 
 
-def test_one_prompt_is_one_video_and_solvers_have_names(pipeline):
-    options = {"steps": 2, "solver": "unipc", "cfg_scale": 1.0}
-    video = pipeline.generate("a dot", size=(20, 16), **options)
-    assert video.frames.shape == (1, 16, 20, 3)
+def test_one_prompt_is_one_video_and_solvers_have_names(pipeline, monkeypatch):
+    named = []
+
+    def watched(model, process, solver, guidance):
+        named.append(solver)
+        return fake.sampler()
+
+    monkeypatch.setattr("soraxla.generation.pipeline.sampler", watched)
+    settings = {"steps": 2, "solver": "heun", "cfg_scale": 1.0}
+    video = pipeline.generate("a dot", size=(33, 17), **settings)
+    assert video.frames.shape == (1, 17, 33, 3) and named == ["heun"]
     assert (video.fps, video.request.prompt) == (24.0, "a dot")
-    [same] = pipeline.generate([video.request], **options)
+    [same] = pipeline.generate([video.request], **settings)
     np.testing.assert_array_equal(same.frames, video.frames)
-    assert pipeline.generate([], **options) == []
+    assert pipeline.generate([], **settings) == []
 
 
-def test_rows_that_do_not_fit_together_are_sampled_in_turn(
-    pipeline, together, monkeypatch
-):
-    """Two batches of one row; every video still comes with its own place."""
-    monkeypatch.setattr("soraxla.generation.batching._TOKENS_AT_ONCE", 128)
+def clips_of(pipeline, requests):
+    """The first clip of each, and its text."""
+    clips = {i: next(sampling(pipeline.context(r))) for i, r in enumerate(requests)}
+    prompts = [request.prompt for request in requests]
+    return clips, dict(enumerate(pipeline.text_encoder(prompts)))
+
+
+def test_rows_that_do_not_fit_together_are_sampled_in_turn(pipeline, monkeypatch):
+    """Every clip still comes with its own place, and is what it was."""
+    monkeypatch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
     wide = Request(prompt="a wide one", width=160, height=160)  # 100 tokens
-    results = list(pipeline.generate_each([CLIP, PICTURE, wide], SETTINGS))
-    assert sorted(place for place, _ in results) == [0, 1, 2]
-    videos = dict(results)
-    assert_alike(videos[0], together[0])
-    assert_alike(videos[1], together[1])
-    assert videos[2].shape == (1, 160, 160, 3)
+    clips, texts = clips_of(pipeline, [CLIP, PICTURE, wide])
+
+    def sampled(at_once):
+        name = "soraxla.generation.batching._TOKENS_AT_ONCE"
+        monkeypatch.setattr(name, at_once)
+        batches = len(list(pipeline.rows(clips, texts, SETTINGS)))
+        return batches, dict(pipeline.sample_clips(clips, texts, SETTINGS))
+
+    (one, together), (two, in_turn) = sampled(8192), sampled(128)
+    assert (one, two) == (1, 2) and sorted(in_turn) == [0, 1, 2]
+    for place, latents in together.items():
+        np.testing.assert_array_equal(in_turn[place], latents)
 
 
 # --- From a picture ---------------------------------------------------------------

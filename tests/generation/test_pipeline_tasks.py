@@ -64,6 +64,7 @@ def test_a_task_is_sampled_the_same_alone_and_among_others(pipeline, together):
     np.testing.assert_allclose(alone[0], together[0], rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_sample_what_one_does(pipeline, together):
     with jax.set_mesh(sampling_mesh()):
         spread = latents_of(pipeline, [CONNECT, EXTEND, PLAIN])

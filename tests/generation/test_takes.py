@@ -10,6 +10,7 @@ from soraxla.generation.pipeline import assemble
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.task_inputs import Animate, Connect, Edit, Extend, Loop
 from tests import tiny
+from tests.generation import fake
 
 ONCE = SamplingConfig(steps=1, cfg_scale=1.0, seed=3)
 CLIP = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
@@ -24,7 +25,10 @@ def request(task, frames):
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return assemble(tiny.loaded_dit(), tiny.loaded_vae())
+    """The choice is of what was made, whatever makes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
+        yield assemble(tiny.loaded_dit(), tiny.loaded_vae())
 
 
 @pytest.mark.parametrize(

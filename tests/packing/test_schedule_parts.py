@@ -15,21 +15,22 @@ from tests.packing.test_schedule import make_index, plan
 def test_clips_are_cut_so_that_every_length_gets_as_many_tokens():
     index = make_index([40, 40], frames=6)
     spec = PackConfig(row_length=1000, text_length=999, max_segments=30, cut_share=1.0)
-    visits = [visit for row in plan(index, spec, 20) for visit in row]
+    rows = plan(index, spec, 8)
+    visits = [visit for row in rows for visit in row]
     tokens = np.bincount([d.latent_frames for d in visits], [d.tokens for d in visits])
     assert all(d.tokens == 40 * d.latent_frames for d in visits)
     np.testing.assert_allclose(tokens[1:], tokens.sum() / 6, rtol=0.1)
-    assert fill(plan(index, spec, 20), spec) > 0.95 and longest(index, spec) == 6
+    assert fill(rows, spec) > 0.95 and longest(index, spec) == 6
     # Windows stay as long as they were meant to be.
     assert 100 < len(plan(index, spec, 1)) < 160
     mixed = replace(index, t=np.array([2, 6]))
-    short = [d for row in plan(mixed, spec, 20) for d in row if d.sample == 0]
+    short = [d for row in plan(mixed, spec, 8) for d in row if d.sample == 0]
     ones = np.mean([visit.latent_frames == 1 for visit in short])
     assert ones == pytest.approx(2 / 3, abs=0.03)
     two = [d for row in plan(replace(index, patch=(2, 2, 2)), spec, 1) for d in row]
     assert {(d.latent_frames, d.tokens) for d in two} == {(2, 40), (4, 80), (6, 120)}
     half = replace(spec, cut_share=0.5)
-    whole = [d.latent_frames == 6 for row in plan(index, half, 20) for d in row]
+    whole = [d.latent_frames == 6 for row in plan(index, half, 8) for d in row]
     assert np.mean(whole) == pytest.approx(0.5 + 0.5 / 6 / 2.45, abs=0.03)
 
 
@@ -51,7 +52,7 @@ def test_a_few_latents_of_a_clip_come_from_anywhere_in_it():
     # Windows stay about as long as they were meant to be.
     assert 100 < len(plan(replace(index, t=np.full(3, 9)), spec, 1)) < 160
     half = replace(spec, next_share=0.5)
-    visits = [d for row in plan(index, half, 20) for d in row if d.sample == 0]
+    visits = [d for row in plan(index, half, 8) for d in row if d.sample == 0]
     assert np.mean([d.latent_frames == 9 for d in visits]) == pytest.approx(
         0.5, abs=0.03
     )
@@ -73,7 +74,7 @@ def test_a_quarter_of_the_few_lead_into_the_clip_s_end():
         next_share=1.0,
         mixture=mixture,
     )
-    visits = [visit for row in plan(index, spec, 60) for visit in row]
+    visits = [visit for row in plan(index, spec, 30) for visit in row]
     led = [d for d in visits if d.tail]
     assert {d.sample for d in led} == {0, 2}
     of_long = [d for d in led if d.sample == 0]
@@ -87,7 +88,7 @@ def test_a_quarter_of_the_few_lead_into_the_clip_s_end():
     share = len(of_long) / sum(d.sample == 0 for d in visits)
     assert share == pytest.approx(0.25, abs=0.03)
     short = replace(spec, row_length=360)  # ten latents do not fit
-    visits = [d for row in plan(index, short, 60) for d in row]
+    visits = [d for row in plan(index, short, 30) for d in row]
     assert all(d.tokens <= 360 for d in visits) and any(d.tail for d in visits)
     nowhere = replace(spec, mixture=ConditioningMixture())
     assert not any(d.tail for row in plan(index, nowhere, 9) for d in row)

@@ -29,6 +29,7 @@ from soraxla.training.presets import load_preset, split
 from soraxla.training.steps import DiTStepConfig, dit_error
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
+from tests.marks import slow
 
 CONFIG = "finetune_wan"
 FAST = {
@@ -132,10 +133,8 @@ def test_times_may_be_shifted_otherwise_than_a_sampler_s(folder, dataset, tmp_pa
 @pytest.mark.parametrize(
     ("way", "dtype"),
     [
-        ("full", "float32"),
         ("lora", "bfloat16"),
-        pytest.param("full", "bfloat16", marks=pytest.mark.slow),
-        pytest.param("lora", "float32", marks=pytest.mark.slow),
+        *slow(("full", "float32"), ("full", "bfloat16"), ("lora", "float32")),
     ],
 )
 def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype):
@@ -226,6 +225,7 @@ def test_a_folder_in_training_is_its_base_plus_the_averaged_product(adapted):
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_stop_changes_no_bit(folder, dataset, adapted, tmp_path):
     """And the base may have moved meanwhile, but not changed."""
     run = tmp_path / "run"

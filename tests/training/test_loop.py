@@ -33,7 +33,8 @@ ROOT = Path(__file__).parents[2]
 
 def run(workdir, steps, *, job=None, every=4, **loop):
     settings = LoopConfig(steps=steps, checkpoint_every=every, **loop)
-    return train(job or toy.job(), settings, workdir)
+    with jax.transfer_guard("disallow"):  # what goes to a device is put there
+        return train(job or toy.job(), settings, workdir)
 
 
 def assert_same(one, other):

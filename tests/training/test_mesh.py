@@ -28,6 +28,7 @@ from soraxla.training.loop import LoopConfig
 from soraxla.training.saving import Checkpoints
 from soraxla.training.steps import dit_error, dit_init, dit_step
 from tests import tiny
+from tests.marks import slow
 from tests.training import mesh_run, toy
 
 # Quick to compile: the refiner and remat have tests in tests/models/dit.
@@ -84,8 +85,8 @@ def alone(params, batch):
     "mesh",
     [
         {"data": 2, "fsdp": 2, "tensor": 2},
-        {"fsdp": 2, "context": 4},  # as many heads: Ulysses
         {"context": 8},  # more than there are heads: ring
+        *slow({"fsdp": 2, "context": 4}),  # as many heads: Ulysses
     ],
     ids=str,
 )

@@ -22,6 +22,7 @@ from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import (
     DiTStepConfig,
     VAEStepConfig,
+    _sum_of_parts,
     dit_init,
     dit_step,
     vae_init,
@@ -95,9 +96,21 @@ def state(fresh):
     return fresh._replace(params=jax.tree.map(moved, fresh.params))
 
 
+def guarded(function):
+    """The compiled step; nothing but its arguments, put there, goes to the device."""
+    compiled = quick(function)
+
+    def run(state, batch):
+        batch = jax.device_put(batch)
+        with jax.transfer_guard("disallow"):
+            return compiled(state, batch)
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def step():
-    return quick(functools.partial(dit_step, cfg=DIT))
+    return guarded(functools.partial(dit_step, cfg=DIT))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +189,22 @@ def test_known_tokens_have_a_time_of_their_own_and_no_loss(step, fresh, state):
     assert abs(float(seen - changed)) > 1e-3
 
 
-@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_a_sum_of_parts_is_that_of_all_rows(parts):
+    """Every row is in one part, beside its own numbers."""
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    weight = np.arange(8, dtype=np.float32)
+
+    def sums(x, weight):
+        return {"sum": jnp.sum(x * weight[:, None], axis=0), "rows": weight.sum()}
+
+    axes = (("batch", None), ("batch",))
+    found = _sum_of_parts(sums, (x, weight), axes, parts)
+    jax.tree.map(np.testing.assert_allclose, found, sums(x, weight))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_changes_neither_loss_nor_update(step, state, parts):
     """Parts of very different weight: of one clip, of three, of none at all."""
     tiny = clip(3, (1, 2, 2), 5)
@@ -239,7 +267,7 @@ def vae_state():
 
 @pytest.fixture(scope="module")
 def train_vae():
-    return quick(functools.partial(vae_step, cfg=VAE))
+    return guarded(functools.partial(vae_step, cfg=VAE))
 
 
 @pytest.fixture(scope="module")

@@ -79,4 +79,5 @@ def job(*, settings=None, width=WIDTH, **batches):
         batches=Batches(**batches),
         unit="numbers",
         context=context,
+        put=jax.device_put,
     )

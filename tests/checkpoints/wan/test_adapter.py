@@ -1,5 +1,6 @@
 """Adapter files against diffusers: `tests/golden/lora.npz` is what it computed."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -96,8 +97,12 @@ def run(start, tmp_path_factory):
     return trained(tmp_path_factory.mktemp("runs") / "run", start, settings, adapters)
 
 
-def predicted(params, model, adapters=None):
-    """The prediction for the fixture's input, in diffusers' layout (1,C,T,H,W)."""
+@functools.cache
+def program(model):
+    """The compiled prediction for the fixture's input, that input, and its grid.
+
+    A function of parameters and adapters.
+    """
     _, _, t, h, w = GOLDEN["latents"].shape
     grid = LatentGrid(t=t, h=h, w=w)
     clip = Segment(
@@ -117,7 +122,13 @@ def predicted(params, model, adapters=None):
             params, model, x, time, batch, adapters=adapters
         )
     )
-    out = apply(params, adapters, jax.numpy.asarray(batch.latents))
+    return apply, jax.numpy.asarray(batch.latents), grid
+
+
+def predicted(params, model, adapters=None):
+    """The prediction for the fixture's input, in diffusers' layout (1,C,T,H,W)."""
+    apply, x, grid = program(model)
+    out = apply(params, adapters, x)
     clip = np.asarray(unpatchify(np.asarray(out)[0], grid, model.patch))
     return clip.transpose(3, 0, 1, 2)[None]
 

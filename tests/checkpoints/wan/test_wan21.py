@@ -30,6 +30,7 @@ from soraxla.files.tensor_files import INDEX
 from soraxla.models import dit, vae
 from soraxla.models.dit.config import DiTConfig, dit_config
 from soraxla.packing.patchify import patchify, positions
+from tests.marks import slow
 from tests.tiny import quick
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -103,7 +104,13 @@ def to_tokens(x, cfg):
     return patchify(x.transpose(1, 2, 3, 0), cfg.patch)[None]
 
 
-@pytest.mark.parametrize("case", ["short", "full", "long", "deep"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "full",
+        *slow("short", "long", "deep"),
+    ],
+)
 def test_the_transformer_is_diffusers(transformer, case):
     params, cfg, run = transformer
     x, text, t, expected = (
@@ -115,7 +122,11 @@ def test_the_transformer_is_diffusers(transformer, case):
 
 
 @pytest.mark.parametrize(
-    ("name", "solver"), [("unipc", UniPC()), ("wan-euler", WanEuler())]
+    ("name", "solver"),
+    [
+        ("unipc", UniPC()),
+        *slow(("wan-euler", WanEuler())),
+    ],
 )
 def test_every_step_of_the_pipeline_is_diffusers(transformer, name, solver):
     """10 steps at a guidance of 5; 1e-3 of the largest latent is what was asked."""
@@ -149,7 +160,7 @@ def test_every_step_of_the_pipeline_is_diffusers(transformer, name, solver):
         close(found, to_tokens(latents, cfg))
 
 
-@pytest.mark.parametrize("frames", [1, 5, 17])
+@pytest.mark.parametrize("frames", [5, *slow(1, 17)])
 def test_the_vae_is_diffusers(imported, frames):
     loaded = load_vae(imported / "vae")
     cfg = loaded.model

@@ -29,9 +29,10 @@ from soraxla.models import dit, vae
 from soraxla.models.dit.config import SIZES
 from soraxla.packing.patchify import patchify, positions, unpatchify
 from tests.golden.wan import GOLDEN, WAN22, write_wan22
+from tests.marks import slow
 from tests.tiny import quick
 
-CLIPS = [1, 5, 9, 17]
+CLIPS = [9, *slow(1, 5, 17)]
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,7 @@ def test_what_was_imported_loads_and_knows_its_rates(both_ways, loaded_vae):
     assert (model.rope_fps, model.shift, model.latent_channels) == (24.0, 5.0, 48)
 
 
+@pytest.mark.slow
 def test_it_generates_at_the_size_asked_for(both_ways):
     """40x24 pixels are cropped from 64x32, the next multiples of 16 · 2."""
     pipeline = load(both_ways / "ours")

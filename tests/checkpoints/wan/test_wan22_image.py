@@ -20,9 +20,10 @@ from soraxla.models import dit
 from soraxla.packing.pack import unpack
 from soraxla.packing.patchify import patchify
 from tests.golden.wan import GOLDEN, write_wan22
+from tests.marks import slow
 from tests.tiny import quick
 
-SOLVER_NAMES = ["unipc", "wan-euler"]
+SOLVER_NAMES = ["unipc", *slow("wan-euler")]
 
 
 @pytest.fixture(scope="module")

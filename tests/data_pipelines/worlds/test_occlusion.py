@@ -1,5 +1,6 @@
 """Shapes behind walls: where they are predicted, and what is said of them."""
 
+import functools
 import re
 from collections import Counter
 from itertools import product
@@ -11,10 +12,12 @@ from data_pipelines.worlds import draw
 from data_pipelines.worlds.occlusion import simulate
 from data_pipelines.worlds.occlusion_scene import DIRECTIONS, HELD_OUT
 from data_pipelines.worlds.occlusion_words import NOUNS, TOWARD
+from tests.marks import slow
 
 SIZE = {"width": 64, "height": 64, "frames": 17, "fps": 12.0}
 
 
+@functools.cache
 def clips(count, **options):
     return [simulate(seed, **(SIZE | options)) for seed in range(count)]
 
@@ -106,15 +109,16 @@ def test_captions_are_varied():
     assert len(blank) > 60
 
 
-def test_held_out_triples_never_occur_unless_asked_for():
+@pytest.mark.parametrize("seeds", [300, *slow(2000)])
+def test_held_out_triples_never_occur_unless_asked_for(seeds):
     seen, produced = {}, set()
-    for seed in range(2000):
+    for seed in range(seeds):
         here = triples(simulate(seed, width=32, height=32, frames=2, fps=1.0))
         assert not here & HELD_OUT
         produced |= here
     for axis, names in enumerate((draw.COLOURS, draw.SHAPES, DIRECTIONS)):
         seen = [triple[axis] for triple in produced]
-        assert all(seen.count(name) >= 20 for name in names)
+        assert all(seen.count(name) >= seeds // 100 for name in names)
     assert len(HELD_OUT) >= 20
     asked = [triples(e) for e in clips(200, frames=2, held_out=True)]
     assert all(len(each) == 1 and each <= HELD_OUT for each in asked)

@@ -98,7 +98,7 @@ def test_two_equal_balls_that_meet_head_on_swap_velocities():
 def test_captions_match_the_state():
     times = {1: "once", 2: "twice", 3: "three times", 4: "four times"}
     counted = 0
-    for seed in range(300):
+    for seed in range(150):
         episode = simulate(seed, width=32, height=32, frames=9, fps=5.0)
         text, state = episode.caption, episode.state
         for colour in state["colour"]:
@@ -118,7 +118,7 @@ def test_captions_match_the_state():
             assert ("cushions" in text) <= any("ball" not in name for name in met)
         collide = re.search("collide|hit each other", text)
         assert bool(collide) <= any(name.startswith("ball") for name in met), text
-    assert counted > 20
+    assert counted > 10
 
 
 def test_some_clips_have_gravity_and_some_are_billiards():

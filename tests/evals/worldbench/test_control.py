@@ -10,6 +10,7 @@ from soraxla.evals.worldbench import control
 from soraxla.evals.worldbench.cases import FIRST_SEED, still, supported, unsupported
 from soraxla.evals.worldbench.motion import motion, true_motion
 from soraxla.packing.controls import Controls
+from tests.marks import slow
 
 SIZE = Size(width=64, height=64, frames=25, fps=16.0)
 
@@ -28,7 +29,7 @@ def edited():
     ("script", "turn", "ahead"),
     [
         ("right*4,left*8,forward*4", (22.5, -22.5, -22.5, 0), (0, 0, 0, 1.075)),
-        ("forward*4,left*4,right*8", (0, -22.5, 22.5, 22.5), (1.075, 0, 0, 0)),
+        *slow(("forward*4,left*4,right*8", (0, -22.5, 22.5, 22.5), (1.075, 0, 0, 0))),
     ],
 )
 def test_motion_is_what_the_player_did(script, turn, ahead):
@@ -42,6 +43,7 @@ def test_motion_is_what_the_player_did(script, turn, ahead):
     np.testing.assert_allclose(seen.ahead, ahead, atol=0.25)
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_followed_nothing_moves(case):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, case.truth.video.shape, dtype=np.uint8)
@@ -69,6 +71,7 @@ def test_a_still_view_does_nothing_of_it(case):
     )
 
 
+@pytest.mark.slow
 def test_a_mirrored_view_turns_to_the_other_side():
     case = control.case(FIRST_SEED, SIZE)
     wrong = control.score(case, case.truth.video[:, :, ::-1]).values

@@ -8,12 +8,17 @@ from data_pipelines.worlds.sizes import Size
 from soraxla.evals.worldbench import cases as worldbench
 from soraxla.evals.worldbench import permanence, physics, runner, text
 from soraxla.packing.controls import Controls
+from tests.marks import slow
 
 SIZE = Size(width=64, height=64, frames=25, fps=16.0)
-CLIPS = 3
+CLIPS = 2
 
 
-@pytest.fixture(scope="module", params=list(runner.FAMILIES))
+# These two have files of tests, and take as long as all the others together.
+FAST = [name for name in runner.FAMILIES if name not in ("consistency", "control")]
+
+
+@pytest.fixture(scope="module", params=[*FAST, *slow("consistency", "control")])
 def requested(request):
     family = runner.FAMILIES[request.param]
     return family, runner.draw_cases(family, CLIPS, SIZE)

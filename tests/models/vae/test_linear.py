@@ -103,6 +103,7 @@ def test_the_first_frame_has_the_latents_of_a_block_that_stands_still():
     assert cosine > 0.9
 
 
+@pytest.mark.slow
 def test_a_start_decodes_as_the_components_do_and_has_a_variance_of_one():
     start = linear_start(CFG, windows(), seed=0)
     z, _ = vae.encode(start.params, start.model, CLIPS[0][None])
@@ -124,6 +125,7 @@ def test_a_start_decodes_as_the_components_do_and_has_a_variance_of_one():
     assert spread[0] > 1.5 * spread[-1]  # the order is kept
 
 
+@pytest.mark.slow
 def test_training_leaves_the_encoder_and_the_statistics_as_they_are():
     start = linear_start(CFG, windows(), seed=0)
     cfg = VAEStepConfig(model=start.model, optim=OptimConfig(warmup_steps=1))

@@ -11,6 +11,7 @@ import pytest
 from soraxla.core.trees import named_leaves, nested
 from soraxla.models import vae
 from soraxla.models.vae.layers import FrameAttention, HalvingConv, Norm, TimeConv
+from tests.marks import slow
 from tests.tiny import quick, random_like, vae_params
 
 CFG = vae.VAEConfig(
@@ -183,7 +184,7 @@ def steps(params):
     }
 
 
-@pytest.mark.parametrize("sizes", [(1, 4, 8, 4), (1, 16), (9, 8)])
+@pytest.mark.parametrize("sizes", [(1, 4, 8, 4), *slow(((1, 16),), ((9, 8),))])
 def test_a_streamed_encoding_is_the_whole_one(encode, steps, sizes):
     clip = video(17)
     parts = streamed(steps[vae.encode_chunk], clip, sizes)
@@ -191,7 +192,7 @@ def test_a_streamed_encoding_is_the_whole_one(encode, steps, sizes):
         np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (1, 2, 2), (3, 2)])
+@pytest.mark.parametrize("sizes", [(1, 2, 2), *slow(((1, 1, 1, 1, 1),), ((3, 2),))])
 def test_a_streamed_decoding_is_the_whole_one(decode, steps, sizes):
     z = latents(5)
     (part,) = streamed(steps[vae.decode_chunk], z, sizes)
@@ -325,6 +326,7 @@ def test_normalise_and_denormalise_are_inverse():
         vae.normalise(replace(CFG, latent_mean=(), latent_std=()), z)
 
 
+@pytest.mark.slow
 def test_a_fresh_vae_treats_a_still_clip_as_it_does_a_picture():
     picture = video(1, 16, 24)
     still = np.repeat(picture, 9, axis=1)
@@ -342,6 +344,7 @@ def test_a_fresh_vae_treats_a_still_clip_as_it_does_a_picture():
     )
 
 
+@pytest.mark.slow
 def test_fresh_weights_learn_everywhere_after_one_step():
     """Residual branches start at 0 and shut their own gradient, for one step only."""
     clip = video(5, 8, 8)

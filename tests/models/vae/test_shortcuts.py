@@ -15,6 +15,7 @@ from soraxla.models.vae.shortcuts import (
     fold_pixels,
     unfold_pixels,
 )
+from tests.marks import slow
 from tests.tiny import quick, vae_params
 
 CFG = vae.VAEConfig(
@@ -127,7 +128,7 @@ def test_the_past_alone_is_seen_and_all_of_it():
     assert (grad[:, :2] != 0).any(axis=(0, 2, 3, 4)).all()
 
 
-@pytest.mark.parametrize("sizes", [(1, 2, 6), (5, 4)])
+@pytest.mark.parametrize("sizes", [(1, 2, 6), *slow(((5, 4),))])
 def test_a_streamed_clip_is_the_whole_one(params, sizes):
     """Nothing more is remembered than without shortcuts, whatever came before."""
     encode, decode = (
@@ -151,6 +152,7 @@ def test_a_streamed_clip_is_the_whole_one(params, sizes):
     assert len(shapes) == 1
 
 
+@pytest.mark.slow
 def test_fresh_weights_learn_everywhere_after_one_step():
     start = quick(lambda: vae.init(jax.random.key(0, impl="rbg"), SMALL))()
     noise = np.random.default_rng(1).normal(size=(1, 3, 2, 4, 3)).astype(np.float32)
