@@ -357,11 +357,11 @@ def abstract_batch(cfg: DiTTrainingConfig, mesh: Mesh) -> PackedBatch:
         "segment_ids": ((b, n), jnp.int32),
         "token_index": ((b, n), jnp.int32),
         "positions": ((b, n, 3), jnp.float32),
-        "known": ((b, n), jnp.bool_),
+        "condition_mask": ((b, n), jnp.bool_),
         "controls": ((b, n, model.controls.width), jnp.float32),
         "text": ((b, m, model.text_width), jnp.float32),
         "text_segment_ids": ((b, m), jnp.int32),
-        "draw": ((b, s), jnp.uint32),
+        "visit": ((b, s), jnp.uint32),
         "shift": ((b, s), jnp.float32),
     }
 
