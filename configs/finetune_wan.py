@@ -16,6 +16,8 @@ folder's, so it has no settings here. Clips keep their own sizes and share rows 
 `--set pack.row_length=256 --set loop.steps=20` and a tiny model.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from soraxla.core.config import to_config_dict
@@ -52,6 +54,7 @@ def get_config(way: str = "lora") -> ConfigDict:
     )
     config = to_config_dict("dit", training)
     # The folder of --init says the model and its process.
-    config.step.model = ConfigDict({"remat": "full"})
-    del config.step["process"]
+    step: Any = config.step
+    step.model = ConfigDict({"remat": "full"})
+    del step["process"]
     return config
