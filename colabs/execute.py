@@ -28,7 +28,9 @@ def execute(path: Path, folder: Path) -> None:
     if any(cell.get("outputs") for cell in notebook.cells):
         sys.exit(f"{path} holds outputs; clear them before you commit")
     where = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=600, resources=where).execute()
+    NotebookClient(
+        notebook, timeout=600, startup_timeout=300, resources=where
+    ).execute()
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     print(f"{path.name}: {cells} cells, {time.monotonic() - start:.0f} s", flush=True)
 
