@@ -75,15 +75,9 @@ def packed_batches(
         UserError: `host_rows` is not of the B rows, a sample can never be packed (see
             `check_index`), or a record is damaged when it is read.
     """
-    if batch_rows < 1:
-        raise UserError(f"batch_rows is {batch_rows}, expected at least 1")
     if prefetch < 0:
         raise UserError(f"prefetch is {prefetch}, expected at least 0")
-    host_rows = range(batch_rows) if host_rows is None else host_rows
-    if not host_rows or min(host_rows) < 0 or max(host_rows) >= batch_rows:
-        raise UserError(
-            f"host_rows {list(host_rows)}: expected some of 0 … {batch_rows - 1}"
-        )
+    host_rows = _checked_rows(host_rows, batch_rows)
     check_index(dataset.sizes, spec)
     _check_controls(dataset, controls)
     layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
@@ -107,6 +101,17 @@ def packed_batches(
 
     steps = ScheduledSteps(dataset.sizes, spec, seed=seed, batch_rows=batch_rows)
     return ThreadPrefetchIterDataset(steps.map(read), prefetch_buffer_size=prefetch)
+
+
+def _checked_rows(host_rows: Sequence[int] | None, batch_rows: int) -> Sequence[int]:
+    if batch_rows < 1:
+        raise UserError(f"batch_rows is {batch_rows}, expected at least 1")
+    host_rows = range(batch_rows) if host_rows is None else host_rows
+    if not host_rows or min(host_rows) < 0 or max(host_rows) >= batch_rows:
+        raise UserError(
+            f"host_rows {list(host_rows)}: expected some of 0 … {batch_rows - 1}"
+        )
+    return host_rows
 
 
 class ScheduledSteps(grain.IterDataset[list[ScheduledRow]]):

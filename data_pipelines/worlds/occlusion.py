@@ -39,15 +39,14 @@ def simulate(
     - `colour`, `shape`, `direction` (N,): names; `direction` is "" of a shape at rest
     - `radius` (N,): pixels
     - `position` (T,N,2): centres, x and y in pixels
-    - `velocity` (N,2): pixels a second
+    - `velocity` (N,2): pixels per second
     - `visible` (T,N): visible share of the shape
     - `walls` (M,4): left, top, right, bottom in pixels
     - `wall_colour`, `backdrop` (): names; `wall_colour` is "" without a wall
 
     Args:
       held_out: show one shape, of a triple in `HELD_OUT`, and one or two walls.
-      triple: show one shape, of this colour, shape and direction, and one or two
-        walls.
+      triple: show one shape, of this triple, and one or two walls.
 
     Raises:
       UserError: the size cannot be drawn, the triple is unknown, both options are

@@ -29,9 +29,9 @@ def simulate(seed: int, *, width: int, height: int, frames: int, fps: float) -> 
     - `radius` (N,): pixels
     - `mass` (N,): radius³, of spheres of one density
     - `position` (T,N,2): centres, x and y in pixels
-    - `velocity` (T,N,2): pixels a second
+    - `velocity` (T,N,2): pixels per second
     - `box` (4,): left, top, right, bottom of the balls' space, in pixels
-    - `gravity` (): pixels a second², downward; 0 for billiards
+    - `gravity` (): pixels per second², downward; 0 for billiards
     - `restitution` (): speed after a bounce over speed before it
     - `bounce_time` (K,): seconds from the first frame
     - `bounce_ball` (K,): row of the ball

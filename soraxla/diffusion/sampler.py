@@ -39,7 +39,6 @@ def sample(
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     key = jax.random.fold_in(key, int(Purpose.SOLVER))
     ids_BL = jnp.asarray(batch.segment_ids)
-    padding_BL1 = (ids_BL == 0)[:, :, None]
     condition_BL1 = jnp.asarray(batch.condition_mask)[:, :, None]
 
     def of_tokens(t_BS: Array) -> Array:
@@ -74,7 +73,7 @@ def sample(
     z = jnp.asarray(x) / levels(first.t)[1]
     (z, _), _ = jax.lax.scan(step, (z, solver.start(z, first)), ends)
     z = jnp.where(condition_BL1, batch.latents, z)
-    return jnp.where(padding_BL1, 0.0, z)
+    return jnp.where((ids_BL == 0)[:, :, None], 0.0, z)
 
 
 def _solver_noise(

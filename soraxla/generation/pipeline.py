@@ -291,11 +291,8 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
 
         def corrupted(t_BS: Array, condition_t: Array | None = None) -> Array:
             t_BL = token_times(t_BS, batch.segment_ids)
-            t_BL = (
-                t_BL
-                if condition_t is None
-                else jnp.where(batch.condition_mask, condition_t, t_BL)
-            )
+            if condition_t is not None:
+                t_BL = jnp.where(batch.condition_mask, condition_t, t_BL)
             return process.corrupt(batch.latents, eps, t_BL)
 
         def unconditional_input(x: Array, t_BS: Array) -> Array:

@@ -129,8 +129,8 @@ def ring(engine: Engine, axes: tuple[str, ...], parts: int) -> Engine:
             out = out + more.astype(jnp.float32) * jnp.exp(more_lse - new)[..., None]
             return ((out, new), pass_on((k, v, kv_ids, kv_bias))), None
 
-        skipped = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], LOWEST)
-        start = skipped, (k, v, kv_ids, kv_bias)
+        empty = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], LOWEST)
+        start = empty, (k, v, kv_ids, kv_bias)
         ((out, lse), _), _ = jax.lax.scan(hop, start, length=parts)
         return out.astype(q.dtype), lse
 
@@ -159,12 +159,8 @@ def ring(engine: Engine, axes: tuple[str, ...], parts: int) -> Engine:
         start = zeros(q), keys, jax.tree.map(zeros, (k, v, kv_bias))
         (grad_q, _, grad_keys), _ = jax.lax.scan(hop, start, length=parts)
         # After as many hops as devices, every gradient is back on its device.
-        grads = jax.tree.map(
-            lambda x, like: x.astype(like.dtype),
-            (grad_q, *grad_keys),
-            (q, k, v, kv_bias),
-        )
-        return grads
+        grads, inputs = (grad_q, *grad_keys), (q, k, v, kv_bias)
+        return jax.tree.map(lambda x, like: x.astype(like.dtype), grads, inputs)
 
     return Engine(forward, backward)
 
