@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +22,12 @@ from array_record.python.array_record_module import (
     ArrayRecordReader,
     ArrayRecordWriter,
 )
-from tqdm import tqdm
+from jaxtyping import Float
 
 from data_pipelines import records, transforms
 from data_pipelines.encode_conditions import EncodeVideo, condition_counts
 from data_pipelines.encoders import Encoders, EncodeText, Unreadable
+from data_pipelines.progress import Progress, tokens
 from data_pipelines.sources.files import Item, fingerprint, open_source
 from data_pipelines.sources.media import Media, Sample
 from soraxla.core.errors import UserError
@@ -119,20 +119,12 @@ def prepare(
     if (out / records.CARD).is_file():
         return _finished(out, identity)
     _check_ours(out)
+    encode = Encoders(encode_video, encode_text, vae_spatial)
     with folder_lock(out / records.PROGRESS):
         notes = _claim(out, identity)
-        encode = Encoders(encode_video, encode_text, vae_spatial)
-        empty_text = encode.one_text("")
-        with _Progress(len(samples), notes, max_bad=max_bad, shown=progress) as meter:
-            while meter.done < len(samples):
-                notes.append(
-                    _write_shard(out, len(notes), samples, encode, settings, meter)
-                )
-        steering = {
-            "actions": list(getattr(samples, "actions", ())),
-            "camera": bool(getattr(samples, "camera", False)),
-        }
-        card = _finish(out, notes, empty_text, vae_dir, settings, steering, identity)
+        meter = _progress(len(samples), notes, max_bad=max_bad, shown=progress)
+        empty_text = _write_shards(out, notes, samples, encode, settings, meter)
+        card = _finish(out, notes, empty_text, vae_dir, settings, samples, identity)
     # After the lock, which some file systems keep as long as it is open.
     shutil.rmtree(out / records.PROGRESS)
     return card
@@ -200,51 +192,26 @@ def _claim(out: Path, identity: str) -> list[_Note]:
 # --- The work ---------------------------------------------------------------------
 
 
-class _Progress:
-    """A counter of samples with a progress bar, which stops after too many bad ones."""
+def _progress(total: int, notes: list[_Note], **settings: Any) -> Progress:
+    skipped = [entry for note in notes for entry in note.skipped]
+    return Progress(total, notes[-1].done if notes else 0, skipped, **settings)
 
-    def __init__(
-        self, total: int, notes: Sequence[_Note], *, max_bad: float | int, shown: bool
-    ):
-        self.done = notes[-1].done if notes else 0
-        self._skipped = [entry for note in notes for entry in note.skipped]
-        self._total, self._max_bad = total, max_bad
-        self._frames = self._tokens = 0
-        self._bar = tqdm(
-            total=total, initial=self.done, unit="sample", disable=not shown
-        )
-        self._start = time.monotonic()
 
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def step(self, rows: list[dict[str, Any]]) -> None:
-        self.done += 1
-        self._frames += sum(row["frames"] for row in rows)
-        self._tokens += sum(map(_tokens, rows))
-        seconds = max(time.monotonic() - self._start, 1e-3)
-        self._bar.set_postfix_str(
-            f"{self._frames / seconds:.1f} frames/s, "
-            f"{self._tokens / seconds:.0f} tokens/s, {len(self._skipped)} skipped",
-            refresh=False,
-        )
-        self._bar.update()
-
-    def skip(self, entry: dict[str, str], out: Path) -> None:
-        """Notes a bad sample; raises UserError if there are more than allowed."""
-        self._skipped.append(entry)
-        bad = len(self._skipped)
-        if bad <= self._max_bad * self._total:
-            return
-        records.write_lines(out / records.SKIPPED, self._skipped)
-        raise UserError(
-            f"{out}: {bad} of {self._total} samples cannot be used, more than max_bad "
-            f"{self._max_bad:.1%}; the last is {entry['file']}: {entry['reason']}; see "
-            f"{out / records.SKIPPED}, then repair or remove them, or raise --max-bad"
-        )
+def _write_shards(
+    out: Path,
+    notes: list[_Note],
+    samples: Sequence[Sample],
+    encode: Encoders,
+    settings: _Settings,
+    meter: Progress,
+) -> Float[np.ndarray, "m e"]:
+    """Writes the missing shards and appends their notes; returns the empty text."""
+    with meter:
+        empty_text = encode.one_text("")
+        while meter.done < len(samples):
+            shard = len(notes)
+            notes.append(_write_shard(out, shard, samples, encode, settings, meter))
+    return empty_text
 
 
 def _write_shard(
@@ -253,7 +220,7 @@ def _write_shard(
     samples: Sequence[Sample],
     encode: Encoders,
     settings: _Settings,
-    meter: _Progress,
+    meter: Progress,
 ) -> _Note:
     """Writes the next shard, and then the note that makes it count."""
     note = _Note(done=meter.done)
@@ -317,9 +284,8 @@ def _encoded(
         for name in ("actions", "camera"):
             if (steering := getattr(media, name)) is not None:
                 rows = steering[piece.start : piece.start + len(piece.frames)]
-                if (
-                    name == "camera"
-                ):  # far from the origin, bfloat16 steps are blocks wide
+                # Far from the origin, bfloat16 steps are blocks wide.
+                if name == "camera":
                     rows = np.linalg.inv(rows[0])[None] @ rows
                 extra[name] = rows
         yield records.encode_record(latents=latents, text=text, **extra), row
@@ -342,11 +308,6 @@ def _read(
         raise Unreadable(str(error).removeprefix(path)) from None
 
 
-def _tokens(row: dict[str, Any]) -> int:
-    patch_t, patch_h, patch_w = transforms.PATCH
-    return row["t"] // patch_t * (row["h"] // patch_h) * (row["w"] // patch_w)
-
-
 # --- The end ----------------------------------------------------------------------
 
 
@@ -356,7 +317,7 @@ def _finish(
     empty_text: np.ndarray,
     vae_dir: Path | None,
     settings: _Settings,
-    steering: dict[str, Any],
+    samples: Sequence[Sample],
     identity: str,
 ) -> dict[str, Any]:
     """Writes all files but the shards, the card last; returns the card."""
@@ -385,11 +346,12 @@ def _finish(
         "latent_channels": channels,
         "patch": list(transforms.PATCH),
         "conditions": settings.conditions,
-        **steering,
+        "actions": list(getattr(samples, "actions", ())),
+        "camera": bool(getattr(samples, "camera", False)),
         "text_encoder": settings.text_encoder,
         "text_width": empty_text.shape[-1],
         "samples": len(rows),
-        "tokens": sum(map(_tokens, rows)),
+        "tokens": sum(map(tokens, rows)),
         "skipped": len(skipped),
         "shards": sum(bool(note.rows) for note in notes),
         "max_tokens": settings.max_tokens,

@@ -1,0 +1,69 @@
+"""The progress of `prepare`: counts, a bar, and a limit of bad samples."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipelines import records, transforms
+from soraxla.core.errors import UserError
+
+
+class Progress:
+    """A counter of samples with a progress bar, which stops after too many bad ones."""
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        skipped: list[dict[str, str]],
+        *,
+        max_bad: float | int,
+        shown: bool,
+    ):
+        self.done, self._skipped = done, skipped
+        self._total, self._max_bad = total, max_bad
+        self._frames = self._tokens = 0
+        self._bar = tqdm(
+            total=total, initial=self.done, unit="sample", disable=not shown
+        )
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def step(self, rows: list[dict[str, Any]]) -> None:
+        """Counts a sample with its index rows."""
+        self.done += 1
+        self._frames += sum(row["frames"] for row in rows)
+        self._tokens += sum(map(tokens, rows))
+        seconds = max(time.monotonic() - self._start, 1e-3)
+        self._bar.set_postfix_str(
+            f"{self._frames / seconds:.1f} frames/s, "
+            f"{self._tokens / seconds:.0f} tokens/s, {len(self._skipped)} skipped",
+            refresh=False,
+        )
+        self._bar.update()
+
+    def skip(self, entry: dict[str, str], out: Path) -> None:
+        """Notes a bad sample; raises UserError if there are more than allowed."""
+        self._skipped.append(entry)
+        bad = len(self._skipped)
+        if bad <= self._max_bad * self._total:
+            return
+        records.write_lines(out / records.SKIPPED, self._skipped)
+        raise UserError(
+            f"{out}: {bad} of {self._total} samples cannot be used, more than max_bad "
+            f"{self._max_bad:.1%}; the last is {entry['file']}: {entry['reason']}; see "
+            f"{out / records.SKIPPED}, then repair or remove them, or raise --max-bad"
+        )
+
+
+def tokens(row: dict[str, Any]) -> int:
+    """Returns the tokens of an index row."""
+    patch_t, patch_h, patch_w = transforms.PATCH
+    return row["t"] // patch_t * (row["h"] // patch_h) * (row["w"] // patch_w)
