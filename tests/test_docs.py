@@ -67,7 +67,16 @@ EXTRA = {  # options that a command gains; the last of a name counts
     "prepare": ["--vae", "tiny_vae", "--text-encoder", "hashed:16"],
     "generate": ["--size", "32x32", "--frames", "5", "--steps", "1"],
     "worlds": ["--clips", "4", "--workers", "1"],
-    "worldbench": ["--clips", "1", "--frames", "9", "--steps", "1"],
+    "worldbench": [
+        "--families",
+        "text",
+        "--clips",
+        "2",
+        "--frames",
+        "9",
+        "--steps",
+        "1",
+    ],
 }
 TINY = (  # replacements in all programs
     (r"\bdit:(s|xs)\b", "dit:debug"),
