@@ -118,8 +118,14 @@ def test_a_manifest_of_other_weights_or_worlds_is_refused(
         (("--frames", "5"), "use more frames"),
         (("--fps", "0"), "a rate between 0 and 1000"),
         (("--steps", "0"), "steps is 0"),
-        (("--overlap", "3", "--families", "text"), "overlap is 3, expected 5"),
-        (("--window", "8", "--families", "text"), "window is 8, expected"),
+        (
+            ("--overlap", "3", "--families", "text", "--clips", "2"),
+            "overlap is 3, expected 5",
+        ),
+        (
+            ("--window", "8", "--families", "physics", "--clips", "2"),
+            "window is 8, expected",
+        ),
         (("--manifest", "missing.json"), "missing.json: No such file"),
         (("--manifest", "a.json", "--clips", "3"), "give only --checkpoint and --out"),
         (("--manifest", "a.json", "--steps", "3"), "give only --checkpoint and --out"),

@@ -102,7 +102,7 @@ def clips_of(pipeline, requests):
 def test_rows_that_do_not_fit_together_are_sampled_in_turn(pipeline, monkeypatch):
     """Every clip still comes with its own place, and is what it was."""
     monkeypatch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
-    wide = Request(prompt="a wide one", width=160, height=160)  # 100 tokens
+    wide = Request(prompt="a wide one", width=512, height=512)  # fills a row
     clips, texts = clips_of(pipeline, [CLIP, PICTURE, wide])
 
     def sampled(at_once):

@@ -11,7 +11,7 @@ from soraxla.packing.controls import Controls
 from tests.marks import slow
 
 SIZE = Size(width=64, height=64, frames=25, fps=16.0)
-CLIPS = 2
+CLIPS = 3
 
 
 # These two have files of tests, and take as long as all the others together.
