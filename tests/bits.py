@@ -9,6 +9,10 @@ model, so a move of modules leaves the script as it is. The commands prepare, tr
 export, generate and measure in the smallest sizes. XLA compiles them without its
 optimisations, which would take most of the time. A run takes about five minutes on two
 idle cores. Two runs compare only if one machine and one environment made both.
+
+The commit "Make noise bits independent of shape, sharding and instruction set" changed
+the rounding of noise, and with it `train` and `generate`. Compare these two with that
+commit, and the other commands with any.
 """
 
 import argparse
@@ -81,6 +85,7 @@ generate --prompt "a red ball rolls" {size} --frames 9 {sampler} --out text.mp4
 generate --image first.png {size} --frames 9 --image-scale 2 {sampler} --out first.mp4
 generate --image first.png --last-image last.png {size} --frames 9 {sampler} \
     --out first_last.mp4
+generate --last-image last.png {size} --frames 9 {sampler} --out last.mp4
 generate --extend {a} --frames 21 {sampler} --takes 2 --out forward.mp4
 generate --extend {a} --frames 13 --direction backward {sampler} --out backward.mp4
 generate --extend {a} --frames 17 --direction both {sampler} --out both_ways.mp4
@@ -183,8 +188,10 @@ def data_parts(folder: Path) -> Parts:
 
 def training_parts(folder: Path) -> Parts:
     """Returns the settings of a training without places, its numbers without rates."""
-    settings = read_json(folder / "train.json")
+    settings = without_none(read_json(folder / "train.json"))
     settings.get("init", {}).pop("folder", None)
+    for later in ("loop", "eval_share"):  # neither changes a parameter
+        settings.pop(later, None)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     numbers = [{k: v for k, v in x.items() if "per_second" not in k} for x in lines]
     yield "settings", [json_bytes(settings)]
@@ -195,7 +202,8 @@ def weight_parts(folder: Path) -> Parts:
     """Returns the tensors and the settings of all weights in a folder."""
     files = sorted(folder.rglob("*.safetensors"))
     yield "tensors", (part for file in files for part in tensor_bytes(file))
-    yield "settings", [json_bytes([*map(read_json, sorted(folder.rglob("*.json")))])]
+    settings = [without_none(read_json(f)) for f in sorted(folder.rglob("*.json"))]
+    yield "settings", [json_bytes(settings)]
 
 
 def frame_parts(file: Path) -> Parts:
@@ -226,6 +234,13 @@ def tensor_bytes(file: Path) -> Iterator[bytes]:
     for name, tensor in sorted(stored.items()):
         yield f"{name} {tensor['dtype']} {tensor['shape']}".encode()
         yield bytes(tensor["data"])
+
+
+def without_none(value: Any) -> Any:
+    """Returns a JSON value without the keys that are null: settings that are off."""
+    if isinstance(value, dict):
+        return {k: without_none(v) for k, v in value.items() if v is not None}
+    return [*map(without_none, value)] if isinstance(value, list) else value
 
 
 def json_bytes(value: Any) -> bytes:
