@@ -1,5 +1,5 @@
-"""Packed attention in bf16 on this process's platform, against the dense reference;
-prints the errors as one line of JSON. For `test_gpu_cudnn.py`."""
+"""Packed attention in bf16 on this process's platform, against float64 NumPy; prints
+the errors as one line of JSON. For `test_gpu_cudnn.py`."""
 
 import json
 
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soraxla.ops.engines import gpu_cudnn, reference
+from soraxla.ops.engines import gpu_cudnn
+from tests.ops import exact
 from tests.ops.rows import row
 
 
@@ -36,21 +37,20 @@ def inputs(q_ids, kv_ids, *, k, biased):
 
 def errors(engine, args, grad):
     """The largest error of each result, as a part of the result's largest value; the
-    reference's logsumexp and output feed both backward passes."""
+    exact logsumexp and output feed the backward pass."""
 
-    def everything(engine, args, grad):
-        out, lse = engine.forward(*args)
-        exact, exact_lse = reference.forward(*args)
-        delta = jnp.sum(exact.astype(jnp.float32) * grad.astype(jnp.float32), axis=-1)
-        return out, lse, *engine.backward(*args, exact_lse, delta, grad)
+    @jax.jit
+    def everything(args, out, lse, grad):
+        delta = jnp.sum(out.astype(jnp.float32) * grad.astype(jnp.float32), axis=-1)
+        return *engine.forward(*args), *engine.backward(*args, lse, delta, grad)
 
-    results = jax.jit(everything, static_argnums=0)(engine, args, grad)
-    exact = jax.jit(everything, static_argnums=0)(reference.ENGINE, args, grad)
+    expected = exact.attend(*args, grad)
+    out, lse = jnp.asarray(expected[0], grad.dtype), expected[1].astype(np.float32)
     worst = {}
     for name, x, y in zip(
         ("out", "lse", "grad_q", "grad_k", "grad_v", "grad_bias"),
-        results,
-        exact,
+        everything(args, out, lse, grad),
+        expected,
         strict=True,
     ):
         if x is None:

@@ -1,4 +1,4 @@
-"""Attention over a mesh is the dense reference, values and gradients, however cut."""
+"""Attention over a mesh is the dense one, values and gradients, however cut."""
 
 import functools
 
@@ -12,15 +12,15 @@ from soraxla.ops.context_parallel import over_mesh
 from soraxla.ops.engines import reference
 from soraxla.ops.engines.engine import Engine
 from soraxla.parallel.mesh import MeshConfig, current_mesh, make_mesh
+from tests.marks import slow
+from tests.ops import exact
 
 B, L, N, K = 2, 64, 4, 8
-MESHES = (
-    {"data": 2, "fsdp": 1, "tensor": 4},
-    {"fsdp": 2, "context": 4},  # four heads: Ulysses
-    {"context": 8},  # ring
-    {"context": 4, "tensor": 2},  # two heads on each device: ring
-    {"fsdp": 2, "context": 2, "tensor": 2},
-)
+TENSOR = {"data": 2, "fsdp": 1, "tensor": 4}
+ULYSSES = {"fsdp": 2, "context": 4}  # four heads
+RING = {"context": 8}
+RING_OF_TWO = {"context": 4, "tensor": 2}  # two heads on each device
+ALL_AXES = {"fsdp": 2, "context": 2, "tensor": 2}
 
 
 def segment_ids(rng, segments):
@@ -42,10 +42,12 @@ def inputs():
     return q, k, v, ids, bias, grad
 
 
-def dense(q, k, v, ids, bias, grad):
-    out, lse = reference.forward(q, k, v, ids, ids, bias)
-    delta = jnp.sum(grad * out, axis=-1)
-    return out, *reference.backward(q, k, v, ids, ids, bias, lse, delta, grad)
+@pytest.fixture(scope="module")
+def expected(inputs):
+    """The output and the gradients of q, k, v and the bias."""
+    q, k, v, ids, bias, grad = inputs
+    out, _, *grads = exact.attend(q, k, v, ids, ids, bias, grad)
+    return out, *grads
 
 
 def ours(q, k, v, ids, bias, grad, *, axes):
@@ -59,10 +61,20 @@ def ours(q, k, v, ids, bias, grad, *, axes):
     return out, *grads
 
 
-@pytest.mark.parametrize("keys", ["tokens", "text"])
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
-def test_any_cut_is_the_dense_reference(inputs, mesh, keys):
-    expected = dense(*inputs)
+@pytest.mark.parametrize(
+    ("mesh", "keys"),
+    [
+        (RING, "tokens"),
+        (ALL_AXES, "tokens"),
+        (ULYSSES, "text"),
+        *slow(
+            *((mesh, "tokens") for mesh in (TENSOR, ULYSSES, RING_OF_TWO)),
+            *((mesh, "text") for mesh in (TENSOR, RING, RING_OF_TWO, ALL_AXES)),
+        ),
+    ],
+    ids=str,
+)
+def test_any_cut_is_the_dense_one(inputs, expected, mesh, keys):
     with jax.set_mesh(make_mesh(MeshConfig(**mesh))):
         found = jax.jit(functools.partial(ours, axes=("tokens", keys)))(*inputs)
     for a, b in zip(found, expected, strict=True):
@@ -110,5 +122,5 @@ def test_rows_and_heads_that_do_not_divide_are_whole_everywhere(inputs):
         out = jax.jit(lambda *x: attention(*x, q_segment_ids=ids, kv_segment_ids=ids))(
             *three
         )
-    expected, _ = reference.forward(*three, ids, ids, None)
+    expected, _ = exact.attend(*three, ids, ids)
     np.testing.assert_allclose(out, expected, atol=2e-6)
