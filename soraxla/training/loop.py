@@ -25,6 +25,7 @@ from soraxla.parallel.mesh import (
     with_shardings,
 )
 from soraxla.parallel.multihost import is_main
+from soraxla.parallel.peak_flops import peak_flops
 from soraxla.parallel.preemption import Preemption
 from soraxla.training.metrics_log import MetricsLog, NoLog
 from soraxla.training.profiling import Profiler
@@ -87,7 +88,8 @@ class Experiment:
         mesh: the devices.
         rules: how the state is sharded over them.
         put: puts a host's batch on the mesh.
-        convolves: see `soraxla.compiler.compiler_options`.
+        convolves: see `soraxla.parallel.compiler.compiler_options`.
+        unit_flops: FLOPs of the step per token or pixel; None logs no MFU.
     """
 
     settings: dict[str, Any]
@@ -102,6 +104,7 @@ class Experiment:
     rules: Rules = REPLICATED
     put: Callable[[Any], Any] = lambda batch: batch
     convolves: bool = False
+    unit_flops: float | None = None
 
     @cached_property
     def state(self) -> TrainState:
@@ -113,6 +116,14 @@ class Experiment:
         abstract = jax.eval_shape(self.init, *self.init_args)
         shardings = param_shardings(abstract, self.rules, self.mesh)
         return with_shardings(abstract, shardings)
+
+    @property
+    def peak_rate(self) -> float | None:
+        """Tokens or pixels per second at the devices' peak; None if unknown."""
+        peak = peak_flops(self.mesh.devices.flat[0])
+        if peak is None or self.unit_flops is None:
+            return None
+        return peak * self.mesh.size / self.unit_flops
 
     def start(self) -> TrainState:
         """Returns the state before the first step, created with its sharding."""
@@ -161,7 +172,13 @@ def train(
         step_fn = job.step_fn()
         log = stack.enter_context(
             closing(
-                MetricsLog(workdir, first_step=first, steps=loop.steps, unit=job.unit)
+                MetricsLog(
+                    workdir,
+                    first_step=first,
+                    steps=loop.steps,
+                    unit=job.unit,
+                    peak_rate=job.peak_rate,
+                )
                 if is_main()
                 else NoLog()
             )

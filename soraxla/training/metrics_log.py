@@ -17,9 +17,21 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Writes one record a step; a resumed run drops the records it will write again."""
+    """Writes one record a step; a resumed run drops the records it will write again.
 
-    def __init__(self, workdir: Path, *, first_step: int, steps: int, unit: str):
+    Where `peak_rate`, the units per second of the devices at their peak, is known, the
+    share of it that a step reaches is its `mfu` (arXiv 2204.02311, appendix B).
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        first_step: int,
+        steps: int,
+        unit: str,
+        peak_rate: float | None = None,
+    ):
         self._path = workdir / METRICS
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
@@ -32,6 +44,7 @@ class MetricsLog:
             str(workdir / "tensorboard"), purge_step=first_step + 1
         )
         self._unit = unit
+        self._peak_rate = peak_rate
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", mininterval=1, leave=True
         )
@@ -45,13 +58,16 @@ class MetricsLog:
         self._last = now
         self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
         record = {"step": step, f"{self._unit}_per_second": rate, **metrics}
+        if self._peak_rate:
+            record["mfu"] = rate / self._peak_rate
         self._file.write(json.dumps(_finite(record)) + "\n")
         for name, value in record.items():
             if name != "step":
                 self._board.add_scalar(name, value, step)
-        loss = f"{metrics['loss']:.4f}"
-        speed = f"{self._rate:,.0f} {self._unit}/s"
-        self._bar.set_postfix_str(f"loss {loss}, {speed}", refresh=False)
+        postfix = f"loss {metrics['loss']:.4f}, {self._rate:,.0f} {self._unit}/s"
+        if self._peak_rate:
+            postfix += f", MFU {self._rate / self._peak_rate:.0%}"
+        self._bar.set_postfix_str(postfix, refresh=False)
         self._bar.update(1)
 
     def write_evaluation(

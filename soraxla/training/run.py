@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,4 +223,9 @@ def _open_dit(
         experiment = dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)
     card = dataset.card
     words = f"{data}: {card['samples']:,} samples, text encoder {card['text_encoder']}"
-    return Opened(experiment, cfg.loop, words, packed_work(cfg, dataset.sizes))
+    work = packed_work(cfg, dataset.sizes)
+    if work.flops and cfg.step.lora is None and cfg.step.part == "all":
+        # A step that trains a part of the parameters computes less than is counted.
+        flops = work.flops / work.amount
+        experiment = replace(experiment, unit_flops=flops)
+    return Opened(experiment, cfg.loop, words, work)

@@ -1,0 +1,39 @@
+"""The log of a training, and the share of the devices' peak in it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from soraxla.training import loop
+from soraxla.training.loop import LoopConfig, train
+from soraxla.training.metrics_log import METRICS, MetricsLog
+from tests.training import toy
+
+
+def records(workdir):
+    return [json.loads(x) for x in (workdir / METRICS).open(encoding="utf-8")]
+
+
+def test_mfu_is_the_share_of_the_peak_in_log_and_bar(tmp_path, capsys):
+    log = MetricsLog(tmp_path, first_step=0, steps=2, unit="tokens", peak_rate=1e5)
+    log.write(1, {"loss": 0.5, "tokens": 30})
+    log._bar.refresh()
+    log.close()
+    (record,) = records(tmp_path)
+    assert record["mfu"] == record["tokens_per_second"] / 1e5 > 0
+    assert f"tokens/s, MFU {record['mfu']:.0%}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("peak", "unit_flops", "logged"),
+    [(1e12, 4.0, True), (1e12, None, False), (None, 4.0, False)],
+)
+def test_a_training_logs_mfu_where_peak_and_work_are_known(
+    tmp_path, monkeypatch, peak, unit_flops, logged
+):
+    monkeypatch.setattr(loop, "peak_flops", lambda device: peak)
+    job = dataclasses.replace(toy.job(), unit_flops=unit_flops)
+    assert job.peak_rate == (2.5e11 if logged else None)
+    train(job, LoopConfig(steps=1), tmp_path)
+    assert all(("mfu" in record) == logged for record in records(tmp_path))
