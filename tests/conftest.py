@@ -19,10 +19,39 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def checked_once(jaxtyped):
+    """Returns a `jaxtyped` that checks the types of a nested function's first closure.
+
+    A nested function is decorated whenever its `def` runs, and beartype compiles a
+    checker each time, which takes longer than most functions.
+    """
+    seen = set()
+
+    def decorator(*, typechecker):
+        check = jaxtyped(typechecker=typechecker)
+
+        def decorate(function):
+            code = getattr(function, "__code__", None)
+            if code in seen:
+                return function
+            if code is not None and "<locals>" in function.__qualname__:
+                seen.add(code)
+            return check(function)
+
+        return decorate
+
+    return decorator
+
+
+# The import hook of `--jaxtyping-packages` looks the decorator up here.
+jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)
 
 
 def pytest_unconfigure():
