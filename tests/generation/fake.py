@@ -1,11 +1,11 @@
-"""A sampler for tests that are not about the network: no compile, noise by visit."""
+"""Stand-ins for the models, for tests of what is around them: nothing compiles."""
 
 import jax
 import numpy as np
 
 
 def sampler(*settings):
-    """Stands in for `soraxla.generation.pipeline.sampler`."""
+    """Stands in for `soraxla.generation.pipeline.sampler`; its noise goes by visit."""
 
     def run(params, batches, grid, key, condition_t):
         batch, seed = batches[0], int(jax.random.key_data(key)[-1])
@@ -17,3 +17,20 @@ def sampler(*settings):
         return np.where(batch.condition_mask[..., None], batch.latents, out)
 
     return run
+
+
+def encode_clip(params, cfg, video):
+    """Stands in for the VAE's: the mean colour of every latent's last frame and block.
+
+    The channels after the third repeat the first three.
+    """
+    t, h, w, _ = video[::4].shape
+    blocks = video[::4].reshape(t, h // 8, 8, w // 8, 8, 3)
+    colours = blocks.mean(axis=(2, 4), dtype=np.float32) / 127.5 - 1.0
+    return colours[..., np.arange(cfg.latent_channels) % 3]
+
+
+def decode_clip(params, cfg, latents):
+    """Stands in for the VAE's: every block has one colour, four frames the same."""
+    pixels = ((latents[..., :3] + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
+    return pixels.repeat(4, axis=0)[3:].repeat(8, axis=1).repeat(8, axis=2)
