@@ -43,8 +43,8 @@ class WindowConfig:
     """The table of window shapes and the memory for decoded clips.
 
     Attributes:
-        shapes: at most four; each is a group of `frames`, `height`, `width`, `batch`
-            and `weight`, by which the shape of a step is drawn.
+        shapes: at most four crop shapes, each with `frames`, `height`, `width`, `batch`
+            and `weight`. A step uses a shape with probability proportional to `weight`.
         cache_bytes: memory for decoded clips.
     """
 

@@ -29,8 +29,8 @@ class ValLoss(Evaluator):
     the time shift, and so do all clips: trainings of different shifts compare.
 
     Attributes:
-        clips: how many held-out clips are measured, at most.
-        bins: parts of [0, 1] that t is divided into.
+        clips: the most held-out clips that are measured.
+        bins: number of equal intervals of the time t.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("dit",)

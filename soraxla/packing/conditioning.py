@@ -27,20 +27,20 @@ _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
 
 @dataclass(frozen=True, kw_only=True)
 class ConditioningMixture:
-    """Shares of visits by their conditions; they add up to 1.
+    """Fractions of visits by their conditions; all but `middle` sum to 1.
 
-    `soraxla.packing.tasks.TASKS` names the tasks that each share teaches.
+    `soraxla.packing.tasks.TASKS` names the tasks that each component trains.
 
     Attributes:
         none: no condition.
         first: the first frame.
-        prefix: the first two latent frames or more.
+        prefix: at least the first two latent frames.
         tail: the last 5 or 9 frames.
-        first_last: the first frame and the last.
+        first_last: the first and the last frame.
         both_ends: a prefix, and the last 5 or 9 frames.
         frames: some single frames.
         spatial: the surroundings of a hole, or the inside of a border.
-        middle: of the prefixes, those of a window that starts within the clip.
+        middle: fraction of the `prefix` visits that start inside the clip.
     """
 
     none: float = 1.0

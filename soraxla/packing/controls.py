@@ -22,8 +22,8 @@ class Controls:
     """Inputs that steer a model beside its text; by default none.
 
     Attributes:
-        actions: names, in the order of the numbers.
-        camera: whether the camera's pose is an input.
+        actions: names of the actions, in the order of their inputs.
+        camera: True if the camera's pose is an input.
     """
 
     actions: tuple[str, ...] = ()

@@ -13,16 +13,16 @@ from soraxla.packing.conditioning import ConditioningMixture
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """The budgets of a row, and the shares of visits that change a clip.
+    """The budgets of a row, and the fractions of visits that change a clip.
 
     Attributes:
-        row_length: L, tokens of a row.
-        text_length: M, text tokens of a row.
-        max_segments: S, clips of a row at most.
-        cut_share: share of visits that keep a random beginning of their clip.
-        next_share: share of visits to a few latent frames.
-        caption_dropout: share of visits with the empty caption.
-        control_dropout: share of visits without actions and camera.
+        row_length: L, tokens per row.
+        text_length: M, text tokens per row.
+        max_segments: S, most clips per row.
+        cut_share: fraction of visits that truncate the clip to a random length.
+        next_share: fraction of visits that use only a few latent frames.
+        caption_dropout: fraction of visits with the empty caption.
+        control_dropout: fraction of visits without actions and camera.
     """
 
     row_length: int

@@ -70,13 +70,13 @@ class MeshConfig:
     """The number of devices along each axis; their product is the number of devices.
 
     Attributes:
-        data: rows are sharded, parameters are replicated; None takes the devices that
-            are left.
-        fsdp: rows and parameters are sharded; None takes the devices that are left, but
-            if `data` may take some, no more than leave each device a whole tile of
-            them.
-        context: the tokens of a row, and parameters, are sharded.
-        tensor: heads and the MLP's hidden units are sharded.
+        data: shards rows and replicates parameters. None takes the devices that the
+            other axes leave.
+        fsdp: shards rows and parameters. None takes the devices that the other axes
+            leave. If `data` is None too, it takes only the most devices for which
+            every shard is whole TPU tiles.
+        context: shards the tokens of a row, and parameters.
+        tensor: shards heads and the MLP's hidden units.
     """
 
     data: int | None = None

@@ -16,7 +16,8 @@ from soraxla.training.presets import KINDS, preset_names
 _HEAD = """\
 # Configuration
 
-Every setting of a training, with its default. Set one by its dotted key:
+This page lists every setting of a training run with its default. Set one by its dotted
+key:
 
     soraxla train --config dit:xs --set loop.steps=1000 --set step.lora.rank=16 …
 
@@ -26,11 +27,15 @@ or in Python:
 
 `--config` takes a preset, `NAME[:ARGUMENT]`, or the path of a Python file with a
 `get_config`, such as a copy of a preset. The presets are {presets}, the files of
-`configs/`. `soraxla train --dry-run` prints what a configuration comes to. A value is a
-Python literal, `inf`, or a text. None removes an optional group; a key in a group that
-is None makes the group from its defaults. A resumed training may change `loop`, `mesh`,
-`accumulate` and `step.model.remat`.
+`configs/`. `soraxla train --dry-run` prints settings, parameters, mesh, data, work per
+step and memory.
 
+A value is a Python literal, `inf`, or a text. None removes an optional group. Setting a
+key of a group that is None creates the group with its defaults. A resume may change
+`loop`, `mesh`, `accumulate`, `step.model.remat` and the path of the base model
+(`--init`).
+
+[training.md](training.md) explains rows, visits, the conditioning mixture and the mesh.
 `python -m soraxla.tools.config_reference` writes this page.
 """
 _TITLES = {"dit": "Diffusion transformer", "vae": "VAE"}

@@ -21,15 +21,15 @@ from soraxla.training.steps import (
 
 @dataclass(frozen=True, kw_only=True)
 class DiTTrainingConfig:
-    """A whole training of the diffusion transformer.
+    """The settings of a training run of the diffusion transformer.
 
     Attributes:
-        batch_rows: rows of a step.
-        accumulate: parts of a step's rows that are computed one after the other, with
-            the memory of one; the step is the same.
-        shift: of the times that are trained, as `DiTConfig.shift`; None is the model's
-            own, at which it samples. A lower one teaches what is nearly clean.
-        eval_share: share of the dataset's sources that are held out for evaluation.
+        batch_rows: rows per step, on all devices together.
+        accumulate: micro-batches that `batch_rows` is split into, to save memory; the
+            step is the same up to rounding.
+        shift: time shift in training, as `DiTConfig.shift`; None uses the model's, as
+            sampling does. A lower shift trains more on nearly clean latents.
+        eval_share: fraction of the dataset's sources that are held out for evaluation.
     """
 
     step: DiTStepConfig
@@ -58,7 +58,7 @@ class DiTTrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VAETrainingConfig:
-    """A whole training of the VAE."""
+    """The settings of a training run of the VAE."""
 
     step: VAEStepConfig
     windows: WindowConfig

@@ -39,14 +39,14 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """The length of a training and its intervals; a resumed run may change them.
+    """The length of a training run and its intervals; a resume may change them.
 
     Attributes:
-        steps: total number of steps, over all resumed runs.
+        steps: total number of steps, including those before a resume.
         checkpoint_every: steps between checkpoints; the last step always has one.
-        keep: how many checkpoints stay on disk.
-        evaluators: settings by name in `soraxla.evals.evaluators.EVALUATORS`; None
-            removes one.
+        keep: number of checkpoints that stay on disk.
+        evaluators: settings of each evaluator, by its name in
+            `soraxla.evals.evaluators.EVALUATORS`; None removes one.
     """
 
     steps: int

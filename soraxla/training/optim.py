@@ -16,19 +16,19 @@ class OptimConfig:
     """Settings of the optimizer and of the EMA.
 
     Attributes:
-        learning_rate: peak rate of AdamW.
-        muon_learning_rate: peak rate of the matrices in a transformer's blocks and
-            local and forecast layers, or of the kernels in a VAE's blocks, trained by
-            Muon, its updates scaled to the RMS of AdamW's; None trains them by AdamW,
-            as embeddings, heads, tables, biases and gains always are.
-        warmup_steps: steps of a linear rise of the rates from 0.
+        learning_rate: peak learning rate of AdamW.
+        muon_learning_rate: peak learning rate of Muon, whose updates are scaled to the
+            RMS of AdamW's. Muon trains the matrices in a transformer's blocks, local
+            and forecast layers, or the kernels in a VAE's blocks; AdamW trains all
+            other parameters. None trains all parameters by AdamW.
+        warmup_steps: steps of a linear warm-up from 0.
         decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
             the rate constant after the warm-up.
         b1: AdamW's decay of the mean gradient.
-        b2: AdamW's decay of the mean square gradient.
-        weight_decay: AdamW's and Muon's.
-        clip_norm: largest global norm of a gradient; inf clips nothing.
-        ema_decay: limit of the moving average's decay; it starts as (1+k)/(10+k).
+        b2: AdamW's decay of the mean squared gradient.
+        weight_decay: weight decay of AdamW and Muon.
+        clip_norm: largest global gradient norm; inf clips nothing.
+        ema_decay: the EMA's decay; at step k it is at most (1+k)/(10+k).
     """
 
     learning_rate: float = 1e-4

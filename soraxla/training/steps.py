@@ -37,11 +37,11 @@ class DiTStepConfig:
     """Settings of a step of the diffusion transformer.
 
     Attributes:
-        seed: of weights, the order of samples, noise and time.
+        seed: seed of initial weights, sample order, noise and times.
         lora: adapters to train beside frozen weights; None trains the weights.
-        part: "all" trains the model, "forecast" its forecast layers only, from the
-            frames before without noise. Such a step costs a third, and has an error for
-            every frame of a clip.
+        part: "all" trains the model, "forecast" only its forecast layers. A forecast
+            step costs a third and learns from every frame of a clip, from preceding
+            frames that are noised up to time 0.1.
     """
 
     model: DiTConfig
@@ -80,7 +80,7 @@ class VAEStepConfig:
 
     Attributes:
         kl_weight: weight of the KL divergence in the loss.
-        seed: of weights, windows and latent noise.
+        seed: seed of initial weights, crops and latent noise.
     """
 
     model: vae.VAEConfig

@@ -23,27 +23,26 @@ class DiTConfig:
         patch: latents of one token, (time, height, width).
         text_width: width of the text encoder's embeddings.
         text_refiner_layers: self-attention blocks over a segment's text tokens.
-        text_pad_to: the length to which prompts were padded, unmasked, in training, or
-            None if the model attends to real tokens only.
-        position_embed: add an embedding of a token's absolute position beside RoPE,
-            which encodes distances only (as NaViT does, arXiv 2307.06304); off in Wan.
-        input_gate: mix the network's prediction with the noisy token itself and with an
-            attention's copy of other tokens, each number by separate gates. For
-            x0-prediction with tokens of about `width` numbers or more: nearly clean and
-            condition tokens then need not pass through the network. Off in Wan.
-        local_layers: convolutions over latents that add to a prediction, so that
-            patches agree with their neighbours. 0 in Wan.
+        text_pad_to: the length to which prompts were padded, without a mask, in
+            training; None if the model attends to real tokens only.
+        position_embed: add an embedding of a token's absolute position, since RoPE
+            encodes only relative ones (as NaViT does, arXiv 2307.06304). Off in Wan.
+        input_gate: mix each channel of the prediction with the noisy token and with
+            tokens that an attention copies. For x0-prediction with tokens of about
+            `width` channels or more, which then need not pass through the network.
+            Off in Wan.
+        local_layers: convolutions over neighbouring latents that are added to the
+            prediction, so that patches match at their borders. 0 in Wan.
         local_width: channels of the local and the forecast layers.
-        forecast_layers: convolutions that forecast a frame's latents from those of the
-            two frames before; the network reads the forecast, and mixes it into a
-            prediction of x0. 0 in Wan.
+        forecast_layers: convolutions that predict a latent frame from the two before
+            it. The network reads the forecast and mixes it into its prediction of x0.
+            0 in Wan.
         rope_fps: frame rate at which one latent frame is one step of the time axis.
         controls: actions and camera that steer latent frames; none by default.
-        shift: the time shift rule, "auto" (by clip size) or one number for all clips.
-        dtype: of activations and matrix products; parameters are always fp32.
-        remat: the results that the backward pass recomputes: "full", a block from its
-            input except self-attention; "dots", all but matrix products and attention;
-            "none", nothing.
+        shift: the time shift rule: "auto" (by clip size), or one number for all clips.
+        dtype: of activations and matmuls; parameters are always fp32.
+        remat: what the backward pass recomputes. "full": each block except its
+            self-attention. "dots": all but matmuls and attention. "none": nothing.
     """
 
     layers: int

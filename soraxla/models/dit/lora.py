@@ -24,8 +24,8 @@ class LoRAConfig:
 
     Attributes:
         rank: columns of `a`, rows of `b`.
-        alpha: the product is multiplied by alpha / rank.
-        targets: patterns of layers' names, such as `blocks.*_attn.[qv]` or
+        alpha: scale of the update, divided by the rank.
+        targets: patterns of layer names, such as `blocks.*_attn.[qv]` or
             `blocks.mlp.*`; `*` matches any characters.
     """
 

@@ -11,25 +11,25 @@ class VAEConfig:
     """Widths of the VAE and the statistics that normalise its latents.
 
     Attributes:
-        base_width: Wan's C (96 in Wan 2.1, 160 in 2.2); 0 leaves a linear VAE without
-            convolutions.
+        base_width: channels at full resolution (96 in Wan 2.1, 160 in 2.2); 0 makes a
+            linear VAE without convolutions.
         latent_channels: channels of the latents.
         multipliers: channels of each stage, as multiples of `base_width`.
-        res_blocks: residual blocks of an encoder stage, in a patched VAE also one
-            number per stage; a decoder stage has one more.
-        temporal_down: for each stage but the last, whether it halves the frame rate.
+        res_blocks: residual blocks per encoder stage; a decoder stage has one more. In
+            a patched VAE it may be one number for each stage.
+        temporal_down: for each stage but the last, True if it halves the frame rate.
         residual: stages add their resampled input to their output, as in Wan 2.2.
         decoder_width: the decoder's `base_width` (256 in Wan 2.2); None takes the
             encoder's.
-        pixel_patch: side of the squares of pixels that become channels at both ends;
-            2 in Wan 2.2.
-        frame_patch: frames that become channels with the pixels, which makes a patched
-            VAE, of the stages in `patched.py`; None folds none.
-        linear: the encoder is a linear map of the pixels that a latent covers; the
-            decoder adds convolutions, which start at 0, to another linear map.
+        pixel_patch: side of the squares of pixels that are folded into channels, and
+            unfolded after the decoder; 2 in Wan 2.2.
+        frame_patch: frames that are folded into channels with the pixels, which makes
+            a patched VAE (`patched.py`); None folds no frames.
+        linear: makes the encoder a linear map of the pixels that a latent covers. The
+            decoder is another linear map plus convolutions that start at 0.
         latent_mean: mean of each latent channel, measured in training.
         latent_std: standard deviation of each latent channel, measured in training.
-        dtype: of activations and products; parameters are always fp32.
+        dtype: of activations and matmuls; parameters are always fp32.
     """
 
     base_width: int = 96
