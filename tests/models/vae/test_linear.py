@@ -14,6 +14,7 @@ from soraxla.training.linear_start import linear_start
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create
 from soraxla.training.steps import VAEStepConfig, vae_step
+from tests.marks import slow
 from tests.tiny import quick, random_like
 
 CFG = VAEConfig(
@@ -27,8 +28,12 @@ CFG = VAEConfig(
 )
 
 
-def random_params():
-    return random_like(jax.eval_shape(lambda: vae.init(jax.random.key(0), CFG)))
+# Every layer there is, at half the time to compile.
+SMALL = dataclasses.replace(CFG, multipliers=(1, 2), temporal_down=(True,))
+
+
+def random_params(cfg):
+    return random_like(jax.eval_shape(lambda: vae.init(jax.random.key(0), cfg)))
 
 
 def moving(seed, frames=9, side=16):
@@ -48,18 +53,21 @@ def windows(clips=CLIPS):
     return [{"video": part} for part in np.split(pixels, 4)]
 
 
-def test_chunks_give_what_the_whole_clip_gives():
-    params, video = random_params(), moving(3)[None]
-    mean, logvar = quick(lambda v: vae.encode(params, CFG, v))(video)
-    encode = quick(lambda v, past: vae.encode_chunk(params, CFG, v, past))
-    decode = quick(lambda z, past: vae.decode_chunk(params, CFG, z, past))
+@pytest.mark.parametrize(
+    ("cfg", "shape"), [(SMALL, (1, 5, 8, 8, 6)), *slow((CFG, (1, 3, 4, 4, 6)))]
+)
+def test_chunks_give_what_the_whole_clip_gives(cfg, shape):
+    params, video = random_params(cfg), moving(3)[None]
+    encode = quick(lambda v, past: vae.encode_chunk(params, cfg, v, past))
+    decode = quick(lambda z, past: vae.decode_chunk(params, cfg, z, past))
+    mean, logvar = quick(lambda v: vae.encode(params, cfg, v))(video)
     first, _, past = encode(video[:, :5], None)
     second, _, _ = encode(video[:, 5:], past)
     np.testing.assert_allclose(
         np.concatenate([first, second], axis=1), mean, rtol=0, atol=1e-5
     )
-    assert mean.shape == (1, 3, 4, 4, 6) and (np.asarray(logvar) == -30).all()
-    whole = quick(lambda z: vae.decode_unclipped(params, CFG, z))(mean)
+    assert mean.shape == shape and (np.asarray(logvar) == -30).all()
+    whole = quick(lambda z: vae.decode_unclipped(params, cfg, z))(mean)
     start, past = decode(mean[:, :2], None)
     end, _ = decode(mean[:, 2:], past)
     streamed = np.concatenate([start, end], axis=1)
@@ -67,7 +75,7 @@ def test_chunks_give_what_the_whole_clip_gives():
 
 
 def test_a_latent_sees_its_own_pixels_alone():
-    params, video = random_params(), moving(3)[None]
+    params, video = random_params(CFG), moving(3)[None]
     changed = video.copy()
     changed[:, 5:, 4:8, 4:8] += 1.0  # latent frame 2, row 1, column 1
     a, b = (np.asarray(vae.encode(params, CFG, v)[0]) for v in (video, changed))

@@ -1,5 +1,8 @@
 """The VAE cut by height: the same numbers, rows of neighbours fetched, little else."""
 
+import functools
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -10,42 +13,44 @@ from soraxla.parallel.mesh import MeshConfig, make_mesh
 from tests import tiny
 from tests.marks import slow
 
-
-def encode(params, video):
-    return vae.encode(params, tiny.VAE, video)[0]
-
-
-def decode(params, latents):
-    return vae.decode_chunk(params, tiny.VAE, latents, None)[0]
+# Halves height and time once, where the default does three times and twice.
+SMALL = replace(tiny.VAE, multipliers=(1, 2), temporal_down=(True,))
 
 
-@pytest.fixture(scope="module")
-def params():
-    return tiny.vae_params()
+def encode(cfg, params, video):
+    return vae.encode(params, cfg, video)[0]
 
 
-def random_latents(rng, height):
+def decode(cfg, params, latents):
+    return vae.decode_chunk(params, cfg, latents, None)[0]
+
+
+def random_latents(rng, cfg, height):
     return rng.normal(size=(1, 3, height, 6, 4)).astype(np.float32)
 
 
-def random_video(rng, height):
-    return rng.uniform(-1, 1, (1, 9, 8 * height, 48, 3)).astype(np.float32)
+def random_video(rng, cfg, height):
+    shape = (1, 1 + 2 * cfg.temporal, cfg.spatial * height, cfg.spatial * 6, 3)
+    return rng.uniform(-1, 1, shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ("function", "draw", "videos", "height"),  # in latents, on four devices
+    ("function", "draw", "videos", "height", "cfg"),  # in latents, on four devices
     [
-        (decode, random_latents, 1, 8),
+        (decode, random_latents, 1, 8, SMALL),
         *slow(
-            (encode, random_video, 0, 8),
-            (decode, random_latents, 1, 11),
-            (encode, random_video, 0, 11),
+            (decode, random_latents, 1, 8, tiny.VAE),
+            (encode, random_video, 0, 8, tiny.VAE),
+            (decode, random_latents, 1, 11, tiny.VAE),
+            (encode, random_video, 0, 11, tiny.VAE),
         ),
     ],
 )
-def test_cut_by_height_is_whole(params, function, draw, videos, height):
+def test_cut_by_height_is_whole(function, draw, videos, height, cfg):
     """Compiled as users do: without vectors, sums are less exact."""
-    x = draw(np.random.default_rng(0), height)
+    rng, params = np.random.default_rng(0), tiny.vae_params(cfg)
+    x, video = draw(rng, cfg, height), random_video(rng, cfg, height)
+    function = functools.partial(function, cfg)
     with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, context=4))):
         program = tiny.optimised(function).lower(params, x).compile()
         cut = program(params, x)
@@ -55,5 +60,6 @@ def test_cut_by_height_is_whole(params, function, draw, videos, height):
         sent = collectives(program.as_text())
         assert {c.kind for c in sent} == {"collective-permute", "all-gather"}
         gathered = {c.shape: c.calls for c in sent if c.kind == "all-gather"}
-        assert gathered.pop("f32[1,9,64,48,3]", 0) == videos
+        whole = ",".join(map(str, video.shape))
+        assert gathered.pop(f"f32[{whole}]", 0) == videos
         assert list(gathered.values()) == [2]

@@ -38,6 +38,11 @@ def small():
     return vae_params(SMALL)
 
 
+@functools.cache
+def encode_with(cfg):
+    return quick(lambda params, video: vae.encode(params, cfg, video))
+
+
 @pytest.fixture(scope="module")
 def encode(params):
     return quick(lambda video: vae.encode(params, CFG, video))
@@ -61,7 +66,7 @@ def latents(frames, height=2, width=3, seed=0):
 # --- Shapes -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frames", [1, 5, 17])
+@pytest.mark.parametrize("frames", [17, *slow(1, 5)])
 def test_a_clip_has_a_latent_for_frame_0_and_one_every_four_frames(params, frames):
     def there_and_back(video):
         mean, logvar = vae.encode(params, CFG, video)
@@ -86,7 +91,7 @@ def test_log_variances_are_clipped(small):
     bias = next(k for k in named if k.startswith("encoder.quant") and "bias" in k)
     named[bias] = jnp.asarray([0.0, 0.0, 0.0, -100.0, 100.0, 0.0])
     loud = nested(named)
-    _, logvar = quick(lambda v: vae.encode(loud, SMALL, v))(video(1))
+    _, logvar = encode_with(SMALL)(loud, video(1))
     assert (logvar[..., 0] == -30).all() and (logvar[..., 1] == 20).all()
 
 
@@ -125,10 +130,10 @@ def test_frame_0_alone_makes_latent_0_and_every_latent_sees_it(encode):
     assert (whole != other).any(axis=(0, 2, 3, 4)).all()
 
 
-@pytest.mark.parametrize("j", [0, 1])
-def test_the_encoding_of_a_beginning_is_the_beginning_of_the_encoding(encode, j):
-    clip = video(9)
-    for whole, part in zip(encode(clip), encode(clip[:, : 1 + 4 * j]), strict=True):
+@pytest.mark.parametrize("j", [0, *slow(1)])
+def test_the_encoding_of_a_beginning_is_the_beginning_of_the_encoding(small, j):
+    both = (encode_with(SMALL)(small, video(9)[:, :n]) for n in (9, 1 + 2 * j))
+    for whole, part in zip(*both, strict=True):
         np.testing.assert_allclose(whole[:, : 1 + j], part, rtol=0, atol=2e-6)
 
 
@@ -143,6 +148,7 @@ def test_frames_see_no_later_latent(decode, latent):
     assert (whole[:, first] != other[:, first]).any()
 
 
+@pytest.mark.slow
 def test_no_gradient_flows_back_in_time(small):
     """Exactly 0 from a latent to later frames, and from a frame to later latents."""
 
@@ -166,52 +172,49 @@ def test_no_gradient_flows_back_in_time(small):
 
 
 def streamed(chunk_fn, x, sizes):
-    """Joins the results of chunks of these many frames."""
-    parts, past, start = [], None, 0
+    """Joins the results of chunks of these many frames.
+
+    Memory is constant: a chunk leaves as much as any other, whatever came before.
+    """
+    step = quick(chunk_fn)
+    parts, past, start, left = [], None, 0, set()
     for size in sizes:
-        *out, past = chunk_fn(x[:, start : start + size], past)
+        *out, past = step(x[:, start : start + size], past)
+        left.add(tuple(a.shape for a in past))
         parts.append(out)
         start += size
-    assert start == x.shape[1]
+    assert start == x.shape[1] and len(left) == 1
     return [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def steps(params):
-    return {
-        chunk: quick(functools.partial(chunk, params, CFG))
-        for chunk in (vae.encode_chunk, vae.decode_chunk)
-    }
+@pytest.mark.parametrize(
+    ("cfg", "sizes"),
+    [
+        (SMALL, (1, 2, 4, 2)),
+        *slow((CFG, (1, 4, 8, 4)), (CFG, (1, 16)), (CFG, (9, 8))),
+    ],
+)
+def test_a_streamed_encoding_is_the_whole_one(cfg, sizes):
+    params, clip = vae_params(cfg), video(sum(sizes))
+    whole = encode_with(cfg)(params, clip)
+    parts = streamed(functools.partial(vae.encode_chunk, params, cfg), clip, sizes)
+    for one, part in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(part, one, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(1, 4, 8, 4), *slow(((1, 16),), ((9, 8),))])
-def test_a_streamed_encoding_is_the_whole_one(encode, steps, sizes):
-    clip = video(17)
-    parts = streamed(steps[vae.encode_chunk], clip, sizes)
-    for whole, part in zip(encode(clip), parts, strict=True):
-        np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("sizes", [(1, 2, 2), *slow(((1, 1, 1, 1, 1),), ((3, 2),))])
-def test_a_streamed_decoding_is_the_whole_one(decode, steps, sizes):
-    z = latents(5)
-    (part,) = streamed(steps[vae.decode_chunk], z, sizes)
-    whole = np.clip(decode(z), -1, 1)
+@pytest.mark.parametrize(
+    ("cfg", "sizes"),
+    [
+        (SMALL, (1, 2, 2)),
+        *slow((CFG, (1, 2, 2)), (CFG, (1, 1, 1, 1, 1)), (CFG, (3, 2))),
+    ],
+)
+def test_a_streamed_decoding_is_the_whole_one(cfg, sizes):
+    params, z = vae_params(cfg), latents(sum(sizes))
+    whole = quick(lambda z: vae.decode(params, cfg, z))(z)
     assert np.abs(whole).mean() > 0.1
+    (part,) = streamed(functools.partial(vae.decode_chunk, params, cfg), z, sizes)
     np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5)
-
-
-def test_the_stream_has_the_same_size_whatever_came_before(params):
-    """Constant memory: what one chunk leaves is as large as what the next one does."""
-
-    def sizes(chunk_fn, x, past):
-        *_, past = jax.eval_shape(functools.partial(chunk_fn, params, CFG), x, past)
-        return past, [a.shape for a in past]
-
-    past, first = sizes(vae.encode_chunk, video(5), None)
-    assert sizes(vae.encode_chunk, video(8), past)[1] == first
-    past, first = sizes(vae.decode_chunk, latents(2), None)
-    assert sizes(vae.decode_chunk, latents(1), past)[1] == first
 
 
 def test_chunks_that_would_lose_frames_are_refused(params):
@@ -277,9 +280,10 @@ def test_the_norm_is_wans_and_has_a_gradient_at_zero():
     gamma = variables["params"]["scale"].reshape(1, 1, 1, 1, -1)
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     expected = x / np.maximum(length, 1e-12) * 6**0.5 * gamma
-    np.testing.assert_allclose(module.apply(variables, x), expected, rtol=2e-5)
-    grad = jax.grad(lambda x: jnp.sum(module.apply(variables, x)))(jnp.asarray(x))
-    assert jnp.isfinite(grad).all()
+    apply = functools.partial(module.apply, variables)
+    np.testing.assert_allclose(quick(apply)(x), expected, rtol=2e-5)
+    grad = quick(jax.grad(lambda x: jnp.sum(apply(x))))(x)
+    assert np.isfinite(grad).all()
 
 
 def test_attention_stays_within_a_frame_and_sees_all_of_it():

@@ -16,6 +16,7 @@ from soraxla.models.vae.model import VAEConfig
 from soraxla.models.vae.patched import fold_clip, unfold_clip
 from soraxla.training.linear_start import components_start
 from soraxla.training.optim import OptimConfig, optimizer
+from tests.marks import slow
 from tests.tiny import quick, vae_params
 
 CFG = VAEConfig(
@@ -58,7 +59,7 @@ def latents(frames, height=2, width=3, seed=0):
 # --- Shapes and causality ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("frames", [1, 5, 17])
+@pytest.mark.parametrize("frames", [17, *slow(1, 5)])
 def test_a_clip_has_a_latent_for_frame_0_and_one_every_four_frames(params, frames):
     def there_and_back(video):
         mean, logvar = vae.encode(params, CFG, video)
@@ -124,7 +125,7 @@ def streamed(chunk_fn, params, x, sizes):
     return [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
 
 
-@pytest.mark.parametrize("sizes", [(1, 4, 8), (9, 4)])
+@pytest.mark.parametrize("sizes", [(1, 4, 8), *slow(((9, 4),))])
 def test_a_streamed_encoding_is_the_whole_one(params, encode, sizes):
     clip = video(13)
     parts = streamed(vae.encode_chunk, params, clip, sizes)
@@ -132,7 +133,7 @@ def test_a_streamed_encoding_is_the_whole_one(params, encode, sizes):
         np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 2), (3, 1)])
+@pytest.mark.parametrize("sizes", [(1, 1, 2), *slow(((3, 1),))])
 def test_a_streamed_decoding_is_the_whole_one(params, decode, sizes):
     z = latents(4)
     (part,) = streamed(vae.decode_chunk, params, z, sizes)
@@ -215,6 +216,7 @@ def test_a_start_is_as_good_as_the_components_of_its_latents_pixels(start):
     assert least < 0.05 and share < 2 * least + 1e-3
 
 
+@pytest.mark.slow
 def test_the_start_learns_everywhere_after_one_step(start):
     """Blocks start as the identity and shut their own gradient, for one step only."""
     clip = BATCHES[0]["video"][:1] / np.float32(127.5) - 1
@@ -238,11 +240,11 @@ def test_the_start_learns_everywhere_after_one_step(start):
     assert dead == []
 
 
-def test_muon_moves_all_directions_of_a_block_kernel_alike(start):
+def test_muon_moves_all_directions_of_a_block_kernel_alike():
     """Its first step is a multiple of an orthogonal matrix of all taps and inputs."""
     optim = OptimConfig(learning_rate=1e-3, muon_learning_rate=1e-2, warmup_steps=1)
     rng = np.random.default_rng(0)
-    encoder = start.params["encoder"]
+    encoder = vae_params(WIDE)["encoder"]
     params = {"encoder": {name: encoder[name] for name in ("conv_in", "stage_0_res_0")}}
     grads = jax.tree.map(
         lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params

@@ -109,33 +109,39 @@ def test_sizes_are_those_of_the_folded_pixels(params):
 
 
 def test_the_past_alone_is_seen_and_all_of_it():
-    """By gradients: exactly 0 from later frames, and none of the earlier is dead."""
+    """Of every frame before, a change moves a later result; of one after, no bit."""
     params = vae_params(SMALL)
+    encode = quick(lambda video: vae.encode(params, SMALL, video))
+    decode = quick(lambda z: vae.decode_unclipped(params, SMALL, z))
 
-    def of_encoder(video):
-        mean, logvar = vae.encode(params, SMALL, video)
-        return jnp.sum((mean + logvar)[:, 1])
+    def seen(function, x):
+        base = function(x)
+        for frame in range(x.shape[1]):
+            other = x.copy()
+            other[:, frame] *= -1
+            yield np.any(function(other) != base, axis=(0, 2, 3, 4)).tolist()
 
-    grad = quick(jax.grad(of_encoder))(normal(1, 5, 8, 8, 3))
-    assert (grad[:, 3:] == 0).all()
-    assert (grad[:, :3] != 0).any(axis=(0, 2, 3, 4)).all()
+    of_frames = list(
+        seen(lambda v: np.concatenate(encode(v), -1), normal(1, 5, 8, 8, 3))
+    )
+    assert (
+        of_frames
+        == [[True] * 3] + [[False, True, True]] * 2 + [[False] * 2 + [True]] * 2
+    )
+    of_latents = list(seen(decode, normal(1, 3, 1, 1, 3)))
+    assert of_latents == [[True] * 5, [False] + [True] * 4, [False] * 3 + [True] * 2]
 
-    def of_decoder(z):
-        return jnp.sum(vae.decode_unclipped(params, SMALL, z)[:, 2])
 
-    grad = quick(jax.grad(of_decoder))(normal(1, 3, 1, 1, 3))
-    assert (grad[:, 2:] == 0).all()
-    assert (grad[:, :2] != 0).any(axis=(0, 2, 3, 4)).all()
-
-
-@pytest.mark.parametrize("sizes", [(1, 2, 6), *slow(((5, 4),))])
-def test_a_streamed_clip_is_the_whole_one(params, sizes):
+@pytest.mark.parametrize(
+    ("cfg", "sizes"), [(SMALL, (1, 2, 2)), *slow((CFG, (1, 2, 6)), (CFG, (5, 4)))]
+)
+def test_a_streamed_clip_is_the_whole_one(cfg, sizes):
     """Nothing more is remembered than without shortcuts, whatever came before."""
     encode, decode = (
-        functools.partial(quick(functools.partial(f, cfg=CFG)), params)
+        functools.partial(quick(functools.partial(f, cfg=cfg)), vae_params(cfg))
         for f in (vae.encode_chunk, vae.decode_chunk)
     )
-    clip = normal(1, 9, 8, 16, 3)
+    clip = normal(1, sum(sizes), 8, 16, 3)
     mean, _, _ = encode(video=clip, past=None)
     video, _ = decode(latents=mean, past=None)
     means, videos, start, past, later = [], [], 0, None, None
