@@ -20,7 +20,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from soraxla.core.config import to_config_dict
+from soraxla.core.config import lock, to_config_dict
 from soraxla.core.errors import UserError
 from soraxla.models.dit.config import dit_config
 from soraxla.models.dit.lora import LoRAConfig
@@ -55,6 +55,8 @@ def get_config(way: str = "lora") -> ConfigDict:
     config = to_config_dict("dit", training)
     # The folder of --init says the model and its process.
     step: Any = config.step
-    step.model = ConfigDict({"remat": "full"})
-    del step["process"]
+    with step.unlocked():
+        step.model = ConfigDict({"remat": "full"})
+        del step["process"]
+    lock(config, DiTTrainingConfig)
     return config

@@ -62,8 +62,7 @@ def config(
     Raises:
         UserError: an unknown preset or key (names the nearest), or a wrong value.
     """
-    from soraxla.training.presets import load_preset
-    from soraxla.training.run import check_config
+    from soraxla.training.presets import check_config, load_preset
 
     made = load_preset(spec, {**(overrides or {}), **keys})
     check_config(made.to_dict())

@@ -51,13 +51,35 @@ def to_dict(settings: Any) -> dict[str, Any]:
 def to_config_dict(kind: str, settings: Any) -> "ConfigDict":
     """Returns the ConfigDict of a whole training, as `get_config` hands it out.
 
+    It is locked: a wrong key is refused where it is set, see `lock`.
+
     Args:
         kind: the model that is trained, "dit" or "vae".
         settings: a `DiTTrainingConfig` or a `VAETrainingConfig`.
     """
     from ml_collections import ConfigDict
 
-    return ConfigDict({"kind": kind, **to_dict(settings)})
+    config = ConfigDict({"kind": kind, **to_dict(settings)})
+    lock(config, type(settings))
+    return config
+
+
+def lock(config: "ConfigDict", hint: Any) -> None:
+    """Locks the groups of `config` that have all settings of their dataclass.
+
+    A mapping stays open, for its keys are free, and so does a group of a fine-tuning
+    that leaves settings to the model's folder.
+
+    Args:
+        hint: the dataclass of `config`.
+    """
+    groups = groups_of(hint)
+    whole = bool(groups) and _fields(groups[0]).keys() <= set(config.keys())
+    config.lock() if whole else config.unlock()
+    hints = typing.get_type_hints(groups[0]) if groups else {}
+    for name, child in config.items():
+        if isinstance(child, type(config)):
+            lock(child, hints.get(name, Any))
 
 
 def nearest(value: str, known: Iterable[str]) -> str:
@@ -107,6 +129,8 @@ def set_key(config: "ConfigDict", cls: type, key: str, value: Any) -> None:
     """
     for path, each in list(_checked(cls, key, value)):
         _put(config, cls, path, each)
+    if config.is_locked:
+        lock(config, cls)
 
 
 def set_from_text(config: "ConfigDict", cls: type, assignment: str) -> None:

@@ -11,15 +11,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from soraxla.core.config import RENAMED, nearest, set_key
+from soraxla.core.config import RENAMED, build, lock, nearest, set_key
 from soraxla.core.errors import UserError
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
+from soraxla.training.finetune import needs_start
 from soraxla.training.summary import differences
 
 # The settings of a training by the `kind` of its configuration.
 KINDS: dict[str, type] = {"dit": DiTTrainingConfig, "vae": VAETrainingConfig}
 
 _PACKAGE = Path(__file__).parents[1]  # soraxla/
+# ConfigDict's message of many lines on a key that it refuses, and the nearest key.
+_LOCKED = re.compile(
+    r'Key "(.*?)" does not exist and cannot be added(?:.*Did you mean "(.*?)")?',
+    re.DOTALL,
+)
 
 
 def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -33,8 +39,8 @@ def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
         overrides: dotted keys and their values, see `soraxla.core.config.set_key`.
 
     Raises:
-        UserError: there is no such preset or file, a mistake in the file (names its
-            line), an argument it does not take, or a wrong override.
+        UserError: there is no such preset or file, a mistake or a wrong setting in the
+            file (names its line), an argument it does not take, or a wrong override.
     """
     path, argument = _parted(spec)
     module = _run(path)
@@ -49,18 +55,35 @@ def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
         if path.parent == presets_folder() and isinstance(error, UserError):
             raise  # a preset refuses its argument
         raise _fault(path, error) from error
+    where = _place(path, get_config)
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
-        line = inspect.unwrap(get_config).__code__.co_firstlineno
-        where = f"{path}:{line}"
         raise UserError(f"{where}: get_config returns {kind}, expected ConfigDict")
     _rename(config, spec)
     cls = training_class(config, spec)
+    if path.parent != presets_folder():
+        try:
+            check_config(config)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
     for key, value in (overrides or {}).items():
         set_key(config, cls, key, value)
+    locked = config.is_locked
     with config.unlocked():
         config.preset = spec
+    if locked:
+        lock(config, cls)
     return config
+
+
+def check_config(config: Mapping[str, Any] | ConfigDict) -> None:
+    """Raises UserError unless the settings fit each other and their kind.
+
+    The model of a fine-tuning comes from its folder, and is checked with it.
+    """
+    cls, (_, settings) = training_class(config), split(config)
+    if cls is VAETrainingConfig or not needs_start(settings):
+        build(cls, settings)
 
 
 def split(config: Mapping[str, Any] | ConfigDict) -> tuple[str, dict[str, Any]]:
@@ -158,6 +181,14 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
+def _place(path: Path, function: Any) -> str:
+    """Returns the file, with the line of its function where the file defines it."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or Path(code.co_filename) != path.absolute():
+        return str(path)
+    return f"{path}:{code.co_firstlineno}"
+
+
 def _fault(path: Path, error: Exception) -> UserError:
     """Returns the one-line error of a mistake in a configuration file."""
     file = str(path.absolute())
@@ -172,4 +203,15 @@ def _fault(path: Path, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return UserError(f"{where}: {error}")
     said = error.msg if isinstance(error, SyntaxError) else str(error)
-    return UserError(f"{where}: {type(error).__name__}: {said}")
+    if refused := _LOCKED.search(said):
+        return UserError(f"{where}: {_unknown(*refused.groups())}")
+    return UserError(f"{where}: {type(error).__name__}: {' '.join(said.split())}")
+
+
+def _unknown(key: str, near: str | None) -> str:
+    """Returns the message on a key that a locked ConfigDict refused."""
+    for old, new in RENAMED.items():
+        if old.rpartition(".")[2] == key:
+            return f"setting {old!r} is called {new!r} now"
+    hint = f": did you mean {near!r}?" if near else ""
+    return f"unknown setting {key!r}{hint}"

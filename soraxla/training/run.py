@@ -19,10 +19,10 @@ from soraxla.parallel.mesh import make_mesh
 from soraxla.parallel.multihost import is_main
 from soraxla.training.dit_experiment import dit_experiment
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
-from soraxla.training.finetune import needs_start, open_start, settings_of
+from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
-from soraxla.training.presets import changes, split, training_class
+from soraxla.training.presets import changes, split
 from soraxla.training.summary import (
     StepWork,
     ending,
@@ -179,16 +179,6 @@ def open_experiment(
     folder = None if workdir is None else Path(workdir)
     open_kind = _open_dit if kind == "dit" else _open_vae
     return open_kind(settings, Path(data), folder, start, mesh)
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    """Raises UserError unless the settings fit each other and their kind.
-
-    The model of a fine-tuning comes from its folder, and is checked with it.
-    """
-    cls, (_, settings) = training_class(config), split(config)
-    if cls is VAETrainingConfig or not needs_start(settings):
-        build(cls, settings)
 
 
 def _open_vae(

@@ -68,9 +68,11 @@ def test_a_file_with_the_old_name_of_a_setting_loads(tmp_path, every):
     path = tmp_path / "old.py"
     path.write_text(
         DICT
+        + PRESET
         + "def get_config():\n"
+        + "    made = load_preset('dit:debug').to_dict()\n"
         + f"    loop = {{'steps': 40, 'preview_every': {every}}}\n"
-        + "    return ConfigDict({'kind': 'dit', 'loop': loop})\n"
+        + "    return ConfigDict({**made, 'loop': loop})\n"
     )
     config = load_preset(str(path))
     assert "preview_every" not in config.loop
@@ -79,6 +81,7 @@ def test_a_file_with_the_old_name_of_a_setting_loads(tmp_path, every):
 
 
 SIZE = "from soraxla.models.dit.config import dit_config\n"
+PRESET = "from soraxla.training.presets import load_preset\n"
 DICT = "from ml_collections import ConfigDict\n"
 
 
@@ -117,6 +120,63 @@ def test_a_mistake_in_a_file_is_one_line_with_its_number(tmp_path, text, message
     line = str(error.value)
     assert line.startswith(str(tmp_path)) and "\n" not in line
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "c.step.optim.lerning_rate = 1",
+            "mine.py:5: unknown setting 'lerning_rate': did you mean 'learning_rate'?",
+        ),
+        ("c['lop'] = 1", "mine.py:5: unknown setting 'lop': did you mean 'loop'?"),
+        ("c.update(zzz=1)", "mine.py:5: unknown setting 'zzz'"),
+        (
+            "c.loop.preview_every = 9",
+            "mine.py:5: setting 'loop.preview_every' is called "
+            "'loop.evaluators.preview.every' now",
+        ),
+        ("c.loop.steps = 'a'", "mine.py:5: TypeError: Could not override field"),
+        ("c.loop.steps = 0", "mine.py:2: loop.steps is 0, expected at least 1"),
+        (
+            "c.loop.evaluators.val_los = {'every': 3}",
+            "mine.py:2: unknown evaluator 'loop.evaluators.val_los': did you mean",
+        ),
+        (
+            "c.step.lora = {'rnk': 3}; c.step.model.layers = 0",
+            None,  # the folder of --init says the rest
+        ),
+        ("c.loop.evaluators.val_loss = {'every': 3}; c.eval_share = 0.1", None),
+    ],
+)
+def test_a_wrong_setting_in_a_file_is_one_line_with_its_number(
+    tmp_path, change, message
+):
+    """The line that sets a wrong key; `get_config`'s of a value that is found later."""
+    file = tmp_path / "mine.py"
+    start = f"def get_config():\n\n    c = load_preset('dit:debug')\n    {change}\n"
+    file.write_text(f"{PRESET}{start}    return c\n")
+    if message is None:
+        load_preset(str(file))
+        return
+    with pytest.raises(UserError) as error:
+        load_preset(str(file))
+    line = str(error.value)
+    assert line.startswith(str(tmp_path)) and "\n" not in line
+    assert message in line and "Other fields" not in line
+
+
+def test_a_preset_refuses_unknown_keys_after_an_override():
+    """Keys of a mapping stay free, and those that a fine-tuning leaves out."""
+    config = load_preset("dit:debug", {"loop.steps": 3, "step.lora.rank": 2})
+    for group in (config, config.loop, config.step.optim, config.step.lora):
+        with pytest.raises((AttributeError, KeyError), match="locked"):
+            group["stpes"] = 1
+    config.loop.evaluators.val_loss = {"every": 3}
+    tuned = load_preset("finetune_wan:lora", {"loop.steps": 3})
+    tuned.step.model.dtype = "float32"
+    with pytest.raises(AttributeError, match="locked"):
+        tuned.step.optim.lerning_rate = 1
 
 
 @pytest.mark.parametrize(
