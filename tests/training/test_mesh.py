@@ -84,9 +84,12 @@ def alone(params, batch):
 @pytest.mark.parametrize(
     "mesh",
     [
-        {"data": 2, "fsdp": 2, "tensor": 2},
-        {"context": 8},  # more than there are heads: ring
-        *slow({"fsdp": 2, "context": 4}),  # as many heads: Ulysses
+        {"fsdp": 2, "context": 2, "tensor": 2},
+        *slow(
+            {"data": 2, "fsdp": 2, "tensor": 2},
+            {"context": 8},  # more than there are heads: ring
+            {"fsdp": 2, "context": 4},  # as many heads: Ulysses
+        ),
     ],
     ids=str,
 )
