@@ -1,6 +1,7 @@
 """Clips to latents and back in chunks, whatever their size, in constant memory."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,17 @@ from soraxla.generation.vae_streaming import (
     to_uint8,
 )
 from soraxla.models import vae
-from tests.tiny import VAE, quick, vae_params
+from tests import tiny
+from tests.tiny import quick
 
+# A stage less than tiny's compiles in three quarters of the time.
+VAE = replace(tiny.VAE, multipliers=(1, 1, 2), temporal_down=(True, True))
 CHUNK = vae_streaming.CHUNK
 
 
 @pytest.fixture(scope="module")
 def params():
-    return vae_params()
+    return tiny.vae_params(VAE)
 
 
 def clip(frames, height=16, width=24):
@@ -42,13 +46,13 @@ def test_a_clip_encoded_in_chunks_is_the_clip_encoded_whole(params):
     pixels = video[None].astype(np.float32) / 127.5 - 1.0
     mean, _ = quick(lambda v: vae.encode(params, VAE, v))(pixels)
     latents = encode_clip(params, VAE, video)
-    assert latents.shape == (5, 2, 3, 4) and latents.dtype == np.float32
+    assert latents.shape == (5, 4, 6, 4) and latents.dtype == np.float32
     expected = vae.normalise(VAE, mean)[0]
     np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-4)
 
 
 def test_481_frames_decoded_in_chunks_are_decoded_whole(params):
-    z = np.random.default_rng(0).normal(size=(121, 1, 1, 4)).astype(np.float32)
+    z = np.random.default_rng(0).normal(size=(121, 2, 2, 4)).astype(np.float32)
     parts = list(decode_stream(params, VAE, z))
     assert [len(part) for part in parts] == [41] + [44] * 10
     raw = vae.denormalise(VAE, z[None])
@@ -77,7 +81,7 @@ def test_481_frames_need_little_more_memory_than_33(params, monkeypatch):
         return max(needs)
 
     def shapes(size):
-        return jax.ShapeDtypeStruct((1, size, 12, 16, 4), jnp.float32)
+        return jax.ShapeDtypeStruct((1, size, 24, 32, 4), jnp.float32)
 
     def memory(z, past):
         program = quick(lambda p, z, past: decode(p, latents=z, past=past))
@@ -91,7 +95,7 @@ def test_481_frames_need_little_more_memory_than_33(params, monkeypatch):
     assert peak(121) <= 1.5 * peak(9)
 
 
-@pytest.mark.parametrize("shape", [(4, 16, 16), (5, 12, 16), (5, 16, 20)])
+@pytest.mark.parametrize("shape", [(4, 16, 16), (5, 14, 16), (5, 16, 18)])
 def test_sizes_that_would_lose_pixels_are_refused(params, shape):
     with pytest.raises(ValueError, match=r"1 \+ 4k frames.*crop it first") as error:
         encode_clip(params, VAE, clip(*shape))
