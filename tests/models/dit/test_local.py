@@ -1,5 +1,7 @@
 """Convolutions on packed rows: what a lone clip's convolution gives, and no leaks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from soraxla.models.dit.local import (
     neighbours,
     surroundings,
 )
+from tests.tiny import quick
 
 GRIDS = [(2, 3, 4), (1, 2, 2), (3, 1, 5)]  # (t, h, w) of the clips of a row
 PADDING = 3
@@ -32,9 +35,14 @@ def row(grids=GRIDS, padding=PADDING):
     )
 
 
+@functools.cache
+def near_ones():
+    """The neighbours of the row's tokens."""
+    return np.asarray(quick(neighbours, static_argnums=2)(*row(), len(GRIDS)))
+
+
 def test_neighbours_are_those_of_the_clips_own_grid():
-    positions, ids = row()
-    near = np.asarray(neighbours(positions, ids, len(GRIDS)))[0]
+    near = near_ones()[0]
     start = 0
     steps = [(0, h, w) for h in (-1, 0, 1) for w in (-1, 0, 1) if h or w]
     steps = [*steps[:4], (-1, 0, 0), (1, 0, 0), *steps[4:]]
@@ -52,33 +60,39 @@ def test_neighbours_are_those_of_the_clips_own_grid():
 
 def test_the_way_back_is_the_gradient():
     """Against the gradient of a plain lookup, a scatter."""
-    positions, ids = row()
-    near = neighbours(positions, ids, len(GRIDS))
+    _, ids = row()
+    near = near_ones()
     rng = np.random.default_rng(0)
     x, weight = (
         rng.normal(size=(1, ids.shape[1], 2)).astype(np.float32) for _ in range(2)
     )
+
+    @jax.jit
+    @jax.grad
+    def ours(x, there, back):
+        return jnp.sum(weight * fetch_neighbours(x, there, back))
+
+    @jax.jit
+    @jax.grad
+    def plain(x, there):
+        found = jnp.take_along_axis(x, jnp.maximum(there, 0)[:, :, None], axis=1)
+        return jnp.sum(weight * jnp.where((there >= 0)[:, :, None], found, 0.0))
+
     for k in range(near.shape[-1]):
         there, back = near[:, :, k], near[:, :, -1 - k]
-
-        def plain(x, there=there):
-            found = jnp.take_along_axis(x, jnp.maximum(there, 0)[:, :, None], axis=1)
-            return jnp.sum(weight * jnp.where((there >= 0)[:, :, None], found, 0.0))
-
-        ours = jax.grad(lambda x, a, b: jnp.sum(weight * fetch_neighbours(x, a, b)))
-        np.testing.assert_array_equal(ours(x, there, back), jax.grad(plain)(x))
+        np.testing.assert_array_equal(ours(x, there, back), plain(x, there))
 
 
 @pytest.mark.parametrize("patch", [(1, 1), (2, 2), (1, 3)])
 def test_a_sum_over_the_surroundings_is_a_convolution(patch):
     """Of each clip alone, with zeros around it: 3×3 in its frame, 1 before, 1 after."""
-    positions, ids = row()
+    _, ids = row()
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1, ids.shape[1], *patch, 3)).astype(np.float32)
     kernel = rng.normal(size=(11, 3, 2)).astype(np.float32)
-    near = neighbours(positions, ids, len(GRIDS))
-    around = surroundings(x, near)
-    found = np.asarray(sum(part @ k for part, k in zip(around, kernel, strict=True)))[0]
+    near = near_ones()
+    around = quick(surroundings)(x, near)
+    found = sum(np.asarray(a) @ k for a, k in zip(around, kernel, strict=True))[0]
     start, (ph, pw) = 0, patch
     for t, h, w in GRIDS:
         own = slice(start, start + t * h * w)
@@ -99,22 +113,25 @@ def test_a_sum_over_the_surroundings_is_a_convolution(patch):
         start += t * h * w
 
 
+@functools.cache
 def forecasting(seed=0):
     """A forecast of random weights of rows of clips, (x, level) to tokens."""
     cfg = dit_config(
         "debug", latent_channels=3, local_width=8, forecast_layers=2, dtype="float32"
     )
-    positions, ids = row()
-    near = neighbours(positions, ids, len(GRIDS))
+    _, ids = row()
+    near = near_ones()
     x = np.random.default_rng(seed).normal(size=(1, ids.shape[1], cfg.patch_dim))
     x, level = x.astype(np.float32), np.ones(ids.shape, np.float32)
     model = Forecast(cfg)
-    start = model.init(jax.random.key(0), x, level, near)
+    start = quick(model.init)(jax.random.key(0, impl="rbg"), x, level, near)
     rng = np.random.default_rng(1)
-    random = jax.tree.map(lambda p: 0.3 * rng.normal(size=p.shape), start)
+    random = jax.tree.map(lambda p: np.float32(0.3 * rng.normal(size=p.shape)), start)
+
+    apply = quick(model.apply)
 
     def forecast(x, level=level, params=random):
-        return np.asarray(model.apply(params, x, level, near))
+        return np.asarray(apply(params, x, level, near))
 
     return forecast, x, start
 

@@ -12,6 +12,7 @@ from tests import tiny
 
 BASE = tiny.dit_params()
 KEY = jax.random.key(0)
+merge = tiny.quick(lora.merge, static_argnums=2)
 ATTENTION = [f"blocks.{a}.{x}" for a in ("cross_attn", "self_attn") for x in "koqv"]
 
 
@@ -26,7 +27,7 @@ def test_by_default_attention_is_adapted():
 def test_fresh_adapters_change_no_bit():
     settings = LoRAConfig(rank=2, targets=("*",))
     fresh = lora.init(KEY, BASE, settings)
-    merged = lora.merge(BASE, fresh, settings)
+    merged = merge(BASE, fresh, settings)
     assert sha256_of_tree(merged) == sha256_of_tree(BASE)
     again = lora.init(KEY, jax.eval_shape(lambda: BASE), settings)
     assert sha256_of_tree(again) == sha256_of_tree(fresh)
@@ -42,7 +43,7 @@ def test_merging_adds_the_scaled_product_and_touches_nothing_else():
     )
     adapters = tiny.random_like(lora.init(KEY, BASE, settings))
     before = named_leaves(BASE)
-    after = named_leaves(lora.merge(BASE, adapters, settings))
+    after = named_leaves(merge(BASE, adapters, settings))
     assert before.keys() == after.keys()
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     layers = ("blocks.mlp.in_proj", "blocks.mlp.out_proj", "text_embed.in_proj")

@@ -9,6 +9,8 @@ import pytest
 from soraxla.core.types import PackedBatch
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
+from tests.marks import slow
+from tests.tiny import quick
 
 CFG = DiTConfig(
     layers=2,
@@ -111,7 +113,7 @@ def wan(params, x, t_L, positions, text):
     return x + own * (noisy - x) + other * (copied - x)
 
 
-@pytest.mark.parametrize("cfg", [CFG, replace(CFG, input_gate=True)])
+@pytest.mark.parametrize("cfg", [replace(CFG, input_gate=True), *slow(CFG)])
 def test_it_is_wan_s_network(cfg):
     """Known tokens at a time of their own, as Wan's image-to-video is fed; and with a
     gate, which is ours."""
@@ -143,7 +145,7 @@ def test_it_is_wan_s_network(cfg):
         shift=np.ones((1, 1), np.float32),
     )
     t, condition_t = np.array([[0.7]], np.float32), np.array([[0.05]], np.float32)
-    out = jax.jit(dit.apply, static_argnums=1)(params, cfg, x, t, batch, condition_t)
+    out = quick(dit.apply, static_argnums=1)(params, cfg, x, t, batch, condition_t)
     params = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
     t_L = np.where(condition_mask[0], 0.05, 0.7)
     expected = wan(params, x[0], t_L, positions[0], batch.text[0])
