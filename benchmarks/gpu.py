@@ -5,16 +5,14 @@
 - ceilings: a large bf16 product, and a copy, by which all else is seen;
 - attention: one row of 16,384 tokens, 12 heads of 128, of 1, 4 and 16 segments, forward
   and with gradients, in useful TFLOP/s (own segments only);
-- training: steps on packed rows of 16,384 tokens of the published mix of sizes, the
-  share of the chip's peak that real tokens and their own segments use (MFU);
-- decoding: 81 frames of 1280 × 720 by a VAE of Wan's size, from latents on the host to
-  pixels there;
+- training: steps on packed rows of 16,384 tokens of the published mix of sizes, and the
+  MFU: of the chip's peak, the share that real tokens and their own segments use;
+- decoding: 81 frames of 1280 × 720 by a VAE of Wan's size, host latents to host pixels;
 - sampling: guided steps of Wan 1.3B for 81 frames of 832 × 480.
 
-Weights and inputs are random. cuDNN's attention is compared with the portable engine
-first, and used only if it agrees. A case that fails, or for which no time is left, says
-so in its line and stops no other. The report is written after every case, the table
-last. `--tiny` is the same on a machine that has no GPU, to see that it runs.
+Weights and inputs are random. The program uses cuDNN's attention only if it agrees with
+the portable engine. A case that fails, or that has no time left, says so in its line and
+stops no other. `--tiny` runs the same cases on a machine without a GPU.
 """
 
 import argparse

@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,7 @@ def prepare(
     interruption, it continues, and the result has the same bytes.
 
     Args:
-        source: see `sources.open_source`.
-        data_dir: see `sources.open_source`.
+        source, data_dir: see `sources.open_source`.
         out: a folder that is new, empty, or an unfinished or finished run of this.
         encode_video: uint8 frames (1 + 4k, H, W, 3) to the VAE's normalised posterior
             mean, (1 + k, H / s, W / s, C).
@@ -114,16 +114,28 @@ def prepare(
         vae_spatial=vae_spatial,
         conditions=conditions,
     )
-    samples, out = open_source(source, data_dir=data_dir), Path(out)
+    samples = open_source(source, data_dir=data_dir)
+    encode = Encoders(encode_video, encode_text, vae_spatial)
+    meter = partial(_progress, len(samples), max_bad=max_bad, shown=progress)
+    return _encode(samples, Path(out), encode, settings, meter, vae_dir)
+
+
+def _encode(
+    samples: Sequence[Sample],
+    out: Path,
+    encode: Encoders,
+    settings: _Settings,
+    meter: Callable[[list[_Note]], Progress],
+    vae_dir: Path | None,
+) -> dict[str, Any]:
+    """Encodes all samples, or those that an earlier run left, and returns the card."""
     identity = _identity(samples, settings)
     if (out / records.CARD).is_file():
         return _finished(out, identity)
     _check_ours(out)
-    encode = Encoders(encode_video, encode_text, vae_spatial)
     with folder_lock(out / records.PROGRESS):
         notes = _claim(out, identity)
-        meter = _progress(len(samples), notes, max_bad=max_bad, shown=progress)
-        empty_text = _write_shards(out, notes, samples, encode, settings, meter)
+        empty_text = _write_shards(out, notes, samples, encode, settings, meter(notes))
         card = _finish(out, notes, empty_text, vae_dir, settings, samples, identity)
     # After the lock, which some file systems keep as long as it is open.
     shutil.rmtree(out / records.PROGRESS)

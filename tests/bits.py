@@ -95,8 +95,8 @@ generate --edit {a} --prompt "a green ball" --solver euler-ancestral {sampler} \
     --out edit.mp4
 generate --inpaint {a} --mask mask.png --solver unipc {sampler} --out inpaint.mp4
 generate --inpaint {a} --canvas 48x32 {sampler} --out canvas.mp4
-generate --checkpoint dit --actions forward*4,left*2,dig --image first.png {size} \
-    --frames 9 {sampler} --out actions.mp4
+generate --checkpoint dit --actions forward+left*7 --image first.png {size} --frames 9 \
+    {sampler} --out actions.mp4
 worldbench --checkpoint {shipped} --clips 2 {size} --frames 17 --steps 1 --out bench
 """
 WORDS = {

@@ -23,9 +23,9 @@ ACTIONS = (
 )
 
 
-def parse_actions(text: str) -> Float[np.ndarray, "t a"]:
+def parse_actions(*steps: str) -> Float[np.ndarray, "t a"]:
     """Parses rows of `ACTIONS`; see `soraxla.packing.controls.parse_actions`."""
-    return controls.parse_actions(text, ACTIONS)
+    return controls.parse_actions(steps, ACTIONS)
 
 
 Script = Generator[Float[np.ndarray, " a"], bool | None, None]
@@ -63,7 +63,7 @@ _Scene = list[tuple[str, float]]  # actions and their seconds; 0 is one frame
 
 def _rows(scene: _Scene, fps: float) -> np.ndarray:
     items = [f"{names}*{max(1, round(seconds * fps))}" for names, seconds in scene]
-    return parse_actions(",".join(items))
+    return parse_actions(*items)
 
 
 def _side(rng: np.random.Generator) -> str:

@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     media.add_arguments(parser)
     parser.add_argument(
         "--actions",
-        metavar="LIST",
-        help="actions of a player, from the first frame or the end of the "
-        "extended clip "
-        'on, for models with such actions: "forward*8,left*4,dig"',
+        nargs="+",
+        metavar="ACTION",
+        help="actions of a player, from the first frame or the end of the extended "
+        "clip on, for models with such actions: forward*8 left+jump*4 dig",
     )
     sampling.add_arguments(parser)
     parser.set_defaults(condition_noise=None)
@@ -187,7 +187,7 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
     return requests
 
 
-def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
+def _acting(steps: list[str], request: "Request", pipeline: "Pipeline") -> "Request":
     """Returns the request with actions that lead to its generated frames."""
     import numpy as np
 
@@ -196,7 +196,7 @@ def _acting(text: str, request: "Request", pipeline: "Pipeline") -> "Request":
     names = pipeline.dit.model.controls.actions
     if not names:
         raise UserError("--actions: this model knows none; leave it out")
-    rows = parse_actions(text, names)
+    rows = parse_actions(steps, names)
     first, new = request.task.steered(request)
     if len(rows) > new:
         raise UserError(

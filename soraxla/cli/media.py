@@ -50,17 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=Path(),
         metavar="V",
         help="clip to lead back to its beginning; without V, the clip is "
-        "generated from "
-        "the prompt",
+        "generated from the prompt",
     )
     one.add_argument("--edit", type=Path, metavar="V", help="clip to change by SDEdit")
     one.add_argument(
         "--inpaint",
         type=Path,
         metavar="V",
-        help="clip to generate again inside --mask, or to continue on a "
-        "larger --canvas",
+        help="clip to generate again inside --mask, or to continue on a larger "
+        "--canvas",
     )
+    _add_options(group)
+
+
+def _add_options(group: argparse._ArgumentGroup) -> None:
+    """Adds the options that tasks share."""
     group.add_argument(
         "--direction", help="forward (default), backward or both, for --extend"
     )
@@ -68,9 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strength",
         type=float,
         help="where sampling starts, for --edit, --connect and --loop: "
-        "from 0, the clip "
-        "unchanged or a cross-fade, to 1, noise (default: 0.6 for --edit; for the "
-        f"others 1, and {WORLDS.bridge:g} without --checkpoint)",
+        "from 0, the clip unchanged or a cross-fade, to 1, noise (default: 0.6 for "
+        f"--edit; for the others 1, and {WORLDS.bridge:g} without --checkpoint)",
     )
     group.add_argument(
         "--mask",

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from soraxla.core.errors import UserError
 
@@ -44,19 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows",
         type=int,
-        help="rows of a step, on all chips (default: the configuration's, "
-        "or the nearest "
-        "number that all chips can share; 1 for sample)",
+        help="rows of a step, on all chips (default: the configuration's, or the "
+        "nearest number that all chips can share; 1 for sample)",
     )
     parser.add_argument("--row-length", type=int, help="tokens of a row")
-    parser.add_argument(
-        "--mesh",
-        metavar="AXIS=N,…",
-        help="devices along the axes, such as fsdp=32,context=2; fsdp "
-        "takes as many of the "
-        "others as suit the model's width, data the rest (default: the "
-        "configuration's; context over all chips for sample and vae-decode)",
-    )
     parser.add_argument(
         "--size", default="1280x720", metavar="WxH", help="pixels, for vae-decode"
     )
@@ -67,7 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "soraxla generate)",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="as in train"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as in train; mesh.fsdp=32, mesh.context=2 and so on set the mesh "
+        "(default: the configuration's; context over all chips for sample and "
+        "vae-decode)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the plan to this file"
@@ -119,8 +116,6 @@ def _plan(args: argparse.Namespace) -> "Plan":
     kind, config = split(configured(args.config, [*sets, *args.set]))
     if kind != "dit":
         raise UserError(f"{args.config}: trains no transformer; plan knows those")
-    if args.mesh is not None:
-        config["mesh"] = _mesh(args.mesh)
     cfg = build(DiTTrainingConfig, config)
     rows = args.rows is not None or any(s.startswith("batch_rows=") for s in args.set)
     topology = topology_name(args.topology)
@@ -134,16 +129,6 @@ def _plan(args: argparse.Namespace) -> "Plan":
     size = parse_size(args.size)
     latents = chunk(size[0] * size[1]) if args.latents is None else args.latents
     return plan_decoding(vae, cfg.mesh, topology, size=size, latents=latents)
-
-
-def _mesh(text: str) -> dict[str, Any]:
-    mesh = {}
-    for part in text.split(","):
-        name, separator, size = part.partition("=")
-        if not separator or not size.isdigit():
-            raise UserError(f"--mesh {text}: expected AXIS=N, such as fsdp=32")
-        mesh[name.strip()] = int(size)
-    return mesh
 
 
 def report(made: "Plan") -> str:

@@ -91,7 +91,6 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.core.config import to_dict
     from soraxla.evals.worldbench import record, report, runner
     from soraxla.evals.worldbench.cases import supported
-    from soraxla.files.hashing import sha256_of_tree
     from soraxla.generation.pipeline import load
     from soraxla.parallel.mesh import sampling_mesh
 
@@ -100,16 +99,7 @@ def run(args: argparse.Namespace) -> None:
     plan = _rerun(args) if args.manifest else _first_run(args)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(plan.checkpoint)
-        models = {"transformer": pipeline.dit, "vae": pipeline.vae}
-        sha256 = {k: sha256_of_tree(model.params) for k, model in models.items()}
-        settings = [
-            *(to_dict(model.model) for model in models.values()),
-            to_dict(pipeline.process),
-            pipeline.dit.config.get("max_latent_frames"),
-            # Only the kind: the encoder's folder may be elsewhere.
-            pipeline.text_encoder.name.partition(":")[0],
-        ]
-        sha256["settings"] = record.sha256_of_json(settings)
+        sha256 = _hashes(pipeline)
         if plan.sha256 not in (None, sha256):
             raise UserError(
                 f"{plan.checkpoint}: holds other weights or settings than "
@@ -147,6 +137,24 @@ def run(args: argparse.Namespace) -> None:
     record.write_record(args.out, files)
     print(runner.table(outcomes))
     print(args.out / "report.html")
+
+
+def _hashes(pipeline: "Pipeline") -> dict[str, str]:
+    """Returns the hashes of all that a measurement depends on beside the sampler."""
+    from soraxla.core.config import to_dict
+    from soraxla.evals.worldbench import record
+    from soraxla.files.hashing import sha256_of_tree
+
+    models = {"transformer": pipeline.dit, "vae": pipeline.vae}
+    settings = [
+        *(to_dict(model.model) for model in models.values()),
+        to_dict(pipeline.process),
+        pipeline.dit.config.get("max_latent_frames"),
+        # Only the kind: the encoder's folder may be elsewhere.
+        pipeline.text_encoder.name.partition(":")[0],
+    ]
+    found = {name: sha256_of_tree(model.params) for name, model in models.items()}
+    return found | {"settings": record.sha256_of_json(settings)}
 
 
 def _first_run(args: argparse.Namespace) -> _Plan:

@@ -4,6 +4,7 @@ Rows are added to the tokens of their latent frame, as GameNGen (arXiv 2408.1483
 CameraCtrl (arXiv 2404.02101) steer frames; a row of zeros has no effect.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,8 +95,10 @@ def _relative(
     return poses[:, :3].reshape(len(camera), _POSE).astype(np.float32)
 
 
-def parse_actions(text: str, names: tuple[str, ...]) -> Float[np.ndarray, "t a"]:
-    """Parses "forward*8,left*4,dig" into rows: items by commas, each with its frames.
+def parse_actions(
+    steps: Sequence[str], names: tuple[str, ...]
+) -> Float[np.ndarray, "t a"]:
+    """Parses steps such as "forward*8", "left*4" and "dig" into a row for each frame.
 
     `+` joins simultaneous actions, as in "forward+jump*2"; "wait" is no action.
 
@@ -103,11 +106,11 @@ def parse_actions(text: str, names: tuple[str, ...]) -> Float[np.ndarray, "t a"]
         UserError: an unknown action, or a count that is not 1 or more.
     """
     rows = []
-    for item in text.split(","):
-        joined, star, count = item.strip().partition("*")
+    for step in steps:
+        joined, star, count = step.partition("*")
         if star and not (count.strip().isdecimal() and 0 < int(count) <= _LONGEST):
             raise UserError(
-                f"actions {text!r}: {item.strip()!r} has the count {count.strip()!r}, "
+                f"action {step!r} has the count {count.strip()!r}, "
                 f"expected whole frames from 1 to {_LONGEST}, as in {joined.strip()}*8"
             )
         row = np.zeros(len(names), np.float32)
@@ -116,7 +119,7 @@ def parse_actions(text: str, names: tuple[str, ...]) -> Float[np.ndarray, "t a"]
                 row[names.index(name)] = 1
             elif name != "wait":
                 raise UserError(
-                    f"actions {text!r}: {name!r} is no action"
+                    f"action {step!r}: {name!r} is no action"
                     f"{nearest(name, (*names, 'wait'))}"
                 )
         rows += [row] * (int(count) if star else 1)

@@ -17,13 +17,13 @@ CLIP = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
 KNOWN = Controls(actions=("go", "dig"))
 
 
-def acting(text, task, frames):
+def acting(steps, task, frames):
     model = SimpleNamespace(controls=KNOWN)
     request = Request(
         prompt="a walk", width=32, height=32, fps=12.0, frames=frames, task=task
     )
     pipeline = SimpleNamespace(dit=SimpleNamespace(model=model))
-    return _acting(text, request, pipeline)
+    return _acting(steps.split(), request, pipeline)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def acting(text, task, frames):
 def test_actions_begin_with_the_first_frame_that_they_can_change(
     task, frames, first, most
 ):
-    rows = acting(f"go*{most - 1},dig", task, frames).actions
+    rows = acting(f"go*{most - 1} dig", task, frames).actions
     place = np.arange(frames)
     dig = place == first + most - 1
     np.testing.assert_array_equal(rows[:, 1], dig)

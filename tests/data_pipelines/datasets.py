@@ -14,6 +14,25 @@ from data_pipelines import records
 GRIDS = ((1, 4, 4), (3, 4, 6), (2, 6, 4), (5, 4, 4), (1, 8, 6), (2, 2, 2), (1, 2, 4))
 
 
+def _card(grids: Sequence[tuple[int, int, int]], channels: int, text_width: int):
+    return {
+        "format": records.FORMAT,
+        "vae_sha256": "a" * 64,
+        "vae_spatial": 8,
+        "vae_temporal": 4,
+        "latent_channels": channels,
+        "patch": [1, 2, 2],
+        "text_encoder": f"hashed:{text_width}",
+        "text_width": text_width,
+        "samples": len(grids),
+        "tokens": sum(t * h * w // 4 for t, h, w in grids),
+        "skipped": 0,
+        "conditions": False,
+        "actions": [],
+        "camera": False,
+    }
+
+
 def write_dataset(
     path: Path,
     grids: Sequence[tuple[int, int, int]] = GRIDS,
@@ -63,21 +82,6 @@ def write_dataset(
     )
     empty = records.encode_record(text=np.full((1, text_width), 0.5))
     (path / records.EMPTY_TEXT).write_bytes(empty)
-    card = {
-        "format": records.FORMAT,
-        "vae_sha256": "a" * 64,
-        "vae_spatial": 8,
-        "vae_temporal": 4,
-        "latent_channels": channels,
-        "patch": [1, 2, 2],
-        "text_encoder": f"hashed:{text_width}",
-        "text_width": text_width,
-        "samples": len(grids),
-        "tokens": sum(t * h * w // 4 for t, h, w in grids),
-        "skipped": 0,
-        "conditions": False,
-        "actions": [],
-        "camera": False,
-    }
+    card = _card(grids, channels, text_width)
     (path / records.CARD).write_text(json.dumps(card))
     return path

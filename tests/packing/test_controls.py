@@ -61,7 +61,7 @@ def test_tokens_are_told_what_their_latent_frame_is(step, told):
 
 
 def test_actions_are_parsed():
-    rows = parse_actions("forward*2, left+dig,wait*2", NAMES)
+    rows = parse_actions(["forward*2", "left + dig", "wait*2"], NAMES)
     expected = [[1, 0, 0]] * 2 + [[0, 1, 1]] + [[0, 0, 0]] * 2
     np.testing.assert_array_equal(rows, expected)
 
@@ -77,4 +77,4 @@ def test_actions_are_parsed():
 )
 def test_what_is_no_action_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
-        parse_actions(text, NAMES)
+        parse_actions([text], NAMES)

@@ -101,14 +101,14 @@ def test_what_cannot_be_planned_is_one_line():
     assert "such as v5e:8x8, v5e:4x8" in refusal("--topology", "v5e:3x3")
     assert "unknown topology 'v9:2x2'" in refusal("--topology", "v9:2x2")
     assert "batch_rows is 0" in refusal("--topology", "v5e:2x2", "--rows", "0")
-    mesh = ("--topology", "v5e:2x2", "--mesh")
-    assert "has 3 devices, but there are 4" in refusal(*mesh, "fsdp=3")
-    assert "expected AXIS=N" in refusal(*mesh, "fsdp:4")
-    assert "unknown setting 'mesh.width'" in refusal(*mesh, "width=4")
+    mesh = ("--topology", "v5e:2x2", "--set")
+    assert "has 3 devices, but there are 4" in refusal(*mesh, "mesh.fsdp=3")
+    assert "unknown setting 'mesh.width'" in refusal(*mesh, "mesh.width=4")
     assert "batch_rows is 2" in refusal("--topology", "v5e:2x2", "--rows", "2")
-    line = refusal(*mesh, "fsdp=1,context=4", "--row-length", "1022")
+    mesh = (*mesh, "mesh.fsdp=1", "--set")
+    line = refusal(*mesh, "mesh.context=4", "--row-length", "1022")
     assert "pack.row_length is 1022" in line
-    line = refusal(*mesh, "fsdp=1,tensor=4", "--rows", "4")
+    line = refusal(*mesh, "mesh.tensor=4", "--rows", "4")
     assert "step.model.heads is 2" in line
 
 
@@ -121,7 +121,7 @@ def test_a_slice_may_have_the_name_that_cloud_tpu_has_for_it():
 @pytest.mark.slow
 def test_out_of_memory_is_one_line_with_the_amounts():
     pytest.importorskip("libtpu")
-    size = ("--config", "configs/dit.py:wan_1_3b", "--mesh", "data=8,fsdp=1")
+    size = ("--config", "configs/dit.py:wan_1_3b", "--set", "mesh.fsdp=1")
     line = refusal(*size, "--topology", "v5e:2x4", "--rows", "8")
     assert "train does not fit a chip of v5e:2x4: it needs " in line
     assert "GiB of 15.75 GiB" in line
@@ -169,8 +169,9 @@ def test_a_train_step_cut_along_every_axis_compiles(tmp_path):
     pytest.importorskip("libtpu")
     out = tmp_path / "plan.json"
     size = ("--config", "configs/dit.py:debug", "--rows", "2", "--row-length", "2048")
-    mesh = ("--topology", "v5e:2x4", "--mesh", "fsdp=2,context=2,tensor=2")
-    done = command(*size, *mesh, "--json", str(out))
+    axes = ("fsdp", "context", "tensor")
+    mesh = [word for axis in axes for word in ("--set", f"mesh.{axis}=2")]
+    done = command(*size, "--topology", "v5e:2x4", *mesh, "--json", str(out))
     assert done.returncode == 0, done.stderr[-2000:]
     sent_round = {
         c["shape"].partition("[")[0]

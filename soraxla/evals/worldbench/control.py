@@ -72,7 +72,7 @@ def _script(
     ]
     # A player who looks down reaches a block to dig.
     lead = f"{'down' if edited else 'forward'}*{CONDITION_FRAMES - 1}"
-    return parse_actions(",".join([lead, *items]))[: size.frames - 1]
+    return parse_actions(lead, *items)[: size.frames - 1]
 
 
 def _asks(truth: Episode, edited: bool) -> bool:

@@ -40,14 +40,14 @@ def test_a_drawn_script_can_be_given_again(seed):
 
 def test_a_clip_begins_the_same_whatever_is_done_later():
     """A frame is a function of what was done before it."""
-    long = simulate(3, **CLIP, actions=parse_actions("forward*8,left*8"))
+    long = simulate(3, **CLIP, actions=parse_actions("forward*8", "left*8"))
     short = simulate(3, **{**CLIP, "frames": 9}, actions=parse_actions("forward*8"))
     assert same(long.video[:9], short.video)
 
 
 @pytest.mark.parametrize("seed", [0, 1, *slow(2, 3, 4, 5)])
 def test_digging_takes_the_block_in_the_middle_and_it_stays_away(seed):
-    script = parse_actions("down*8,dig,wait,left*5,wait,right*5,wait")
+    script = parse_actions("down*8", "dig", "wait", "left*5", "wait", "right*5", "wait")
     episode = simulate(seed, **SIZES, frames=23, actions=script)
     edits = episode.state["edits"]
     assert len(edits) == 1, "the ground is in reach of who looks down 48 degrees"
@@ -66,7 +66,7 @@ def test_digging_takes_the_block_in_the_middle_and_it_stays_away(seed):
 
 
 def test_placing_puts_a_block_against_what_is_in_the_middle():
-    episode = simulate(0, **CLIP, actions=parse_actions("down*6,place,wait"))
+    episode = simulate(0, **CLIP, actions=parse_actions("down*6", "place", "wait"))
     (edit,) = episode.state["edits"].tolist()
     frame, *cell, block = edit
     assert frame == 7 and episode.state["block"][block - 1] in episode.caption
@@ -78,9 +78,9 @@ def test_placing_puts_a_block_against_what_is_in_the_middle():
 
 
 def test_nothing_is_placed_into_the_player_nor_dug_out_of_reach():
-    at_the_feet = parse_actions("down*14,place*2")
+    at_the_feet = parse_actions("down*14", "place*2")
     assert len(simulate(0, **CLIP, actions=at_the_feet).state["edits"]) == 0
-    at_the_sky = parse_actions("up*14,dig,place")
+    at_the_sky = parse_actions("up*14", "dig", "place")
     assert len(simulate(0, **CLIP, actions=at_the_sky).state["edits"]) == 0
 
 
@@ -116,7 +116,9 @@ def test_captions_vary_and_tell_what_is_there():
 
 
 def test_what_is_done_is_told_in_order():
-    walk = simulate(0, **CLIP, actions=parse_actions("down*6,dig,wait,up*6")).caption
+    walk = simulate(
+        0, **CLIP, actions=parse_actions("down*6", "dig", "wait", "up*6")
+    ).caption
     order = r"(looks down|lowers).*a block of .*(looks up|raises)"
     assert re.search(order, walk), walk
     still = simulate(0, **CLIP, actions=parse_actions("wait")).caption

@@ -28,14 +28,14 @@ def edited():
 @pytest.mark.parametrize(
     ("script", "turn", "ahead"),
     [
-        ("right*4,left*8,forward*4", (22.5, -22.5, -22.5, 0), (0, 0, 0, 1.075)),
-        *slow(("forward*4,left*4,right*8", (0, -22.5, 22.5, 22.5), (1.075, 0, 0, 0))),
+        ("right*4 left*8 forward*4", (22.5, -22.5, -22.5, 0), (0, 0, 0, 1.075)),
+        *slow(("forward*4 left*4 right*8", (0, -22.5, 22.5, 22.5), (1.075, 0, 0, 0))),
     ],
 )
 def test_motion_is_what_the_player_did(script, turn, ahead):
-    truth = voxel.simulate(
-        3_000_000_005, **Size(64, 64, 17, 16.0)._asdict(), actions=parse_actions(script)
-    )
+    actions = parse_actions(*script.split())
+    size = Size(64, 64, 17, 16.0)
+    truth = voxel.simulate(3_000_000_005, **size._asdict(), actions=actions)
     due, seen = true_motion(truth, 1), motion(truth.video, truth, 1)
     np.testing.assert_allclose(due.turn, turn, atol=1e-3)
     np.testing.assert_allclose(due.ahead, ahead, atol=1e-3)
