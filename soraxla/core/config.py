@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# In the metadata of a field that is a mapping: the dataclass of each key it may have.
+CLASSES = "classes"
+
 # Settings that were renamed: the dotted key in older training folders and the new one.
 RENAMED: dict[str, str] = {"loop.preview_every": "loop.evaluators.preview.every"}
 # Settings that older training folders lack, by kind, and the value of their training.
@@ -149,10 +152,12 @@ def leaves(cls: type, where: str = "") -> Iterator[tuple[str, Any, dataclasses.F
     """Yields (dotted key, type, field) of every setting that is no group."""
     hints = typing.get_type_hints(cls)
     for name, field in _fields(cls).items():
-        groups = groups_of(hints[name])
+        groups = [(name, group) for group in groups_of(hints[name])]
+        entries = field.metadata.get(CLASSES, {}).items()
+        groups += [(f"{name}.{entry}", group) for entry, group in entries]
         if groups:
-            for group in groups:
-                yield from leaves(group, f"{where}{name}.")
+            for place, group in groups:
+                yield from leaves(group, f"{where}{place}.")
         else:
             yield where + name, hints[name], field
 
@@ -196,10 +201,18 @@ def _checked(cls: type, key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _hint_of(hint: Any, name: str, key: str, cls: type) -> Any:
-    """Returns the type of what `name` means in a group of the type `hint`."""
+    """Returns the type of what `name` means in a group of the type `hint`.
+
+    That of a mapping with a table of classes is the table.
+    """
     for option in _options(hint):
-        if dataclasses.is_dataclass(option) and name in _fields(option):
-            return typing.get_type_hints(option)[name]
+        if dataclasses.is_dataclass(option) and name in (fields := _fields(option)):
+            table = fields[name].metadata.get(CLASSES)
+            return typing.get_type_hints(option)[name] if table is None else table
+        if isinstance(option, Mapping):
+            if name not in option:
+                raise UserError(f"unknown setting {key!r}{nearest(name, option)}")
+            return option[name] | None
         if _is_mapping(option):
             return (*typing.get_args(option), Any, Any)[1]
         if option is Any:
@@ -280,6 +293,8 @@ def groups_of(hint: Any) -> list[Any]:
 
 
 def _is_mapping(hint: Any) -> bool:
+    if isinstance(hint, Mapping):  # a table of classes
+        return True
     kind = typing.get_origin(hint) or hint
     return isinstance(kind, type) and issubclass(kind, Mapping)
 
@@ -366,6 +381,8 @@ def type_name(hint: Any) -> str:
         return " | ".join(map(repr, args))
     if hint is type(None):
         return "None"
+    if isinstance(hint, Mapping):
+        return "a group of keys"
     kind = hint.__name__ if isinstance(hint, type) else str(hint)
     if not args:
         return kind.replace("typing.", "")

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from soraxla.core.config import CLASSES
 from soraxla.core.errors import UserError
 from soraxla.evals.evaluator import EvaluationContext, Evaluator
-from soraxla.evals.evaluators import build_evaluators
+from soraxla.evals.evaluators import EVALUATORS, build_evaluators
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.file_lock import folder_lock
 from soraxla.parallel.mesh import (
@@ -52,7 +53,9 @@ class LoopConfig:
     steps: int
     checkpoint_every: int = 1000
     keep: int = 2
-    evaluators: dict[str, Any] = field(default_factory=dict, hash=False)
+    evaluators: dict[str, Any] = field(
+        default_factory=dict, hash=False, metadata={CLASSES: EVALUATORS}
+    )
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "keep"):

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.core.config import (
+    CLASSES,
     RENAMED,
     build,
     leaves,
@@ -190,6 +191,9 @@ class Whole:
     look: Look | None = None
     looks: Mapping[str, Look | None] = field(default_factory=lambda: {"a": Look()})
     anything: dict[str, Any] = field(default_factory=dict)
+    table: dict[str, Any] = field(
+        default_factory=dict, metadata={CLASSES: {"look": Look, "inner": Inner}}
+    )
 
 
 def whole(**changes):
@@ -217,6 +221,9 @@ def built(config):
         ("looks.a", None, lambda w: w.looks["a"]),
         ("looks.new.every", 7, lambda w: w.looks["new"].every),
         ("anything.val_loss.every", 500, lambda w: w.anything["val_loss"]["every"]),
+        ("table.look.every", 7, lambda w: w.table["look"]["every"]),
+        ("table.inner", None, lambda w: w.table["inner"]),
+        ("table", {"inner": {"depth": 2}}, lambda w: w.table),
         ("outer.made", [1, 2], lambda w: w.outer.made),
         ("look", {}, lambda w: {} if w.look == Look() else None),
         ("outer.inner", Inner(depth=4), lambda w: w.outer.inner),
@@ -277,6 +284,12 @@ def test_a_group_that_is_not_there_gets_only_the_key():
         ("outer.on", 1, r"'outer\.on' is 1, expected bool"),
         ("outer.inner", None, r"'outer\.inner' is None, expected a group"),
         ("looks.a", 3, r"'looks\.a' is 3, expected .*Look"),
+        ("table.loook.every", 1, r"'table\.loook\.every': did you mean 'look'\?"),
+        ("table.loook", None, r"'table\.loook': did you mean 'look'\?"),
+        ("table.look.evry", 1, r"'table\.look\.evry': did you mean 'table\.look\."),
+        ("table.look.every", "often", r"'table\.look\.every' is 'often', expected int"),
+        ("table.look", 3, r"'table\.look' is 3, expected Look \| None"),
+        ("table", 3, r"'table' is 3, expected a group of keys"),
         ("outer.inners", [{"dept": 1}], r"'outer\.inners\[0\]\.dept'"),
     ],
 )
@@ -308,6 +321,7 @@ def test_a_text_is_a_literal_or_a_word(assignment, found):
 def test_leaves_are_the_settings_that_hold_no_others():
     keys = [key for key, *_ in leaves(Whole)]
     assert {"outer.inner.depth", "maybe.depth", "look.every", "looks"} <= set(keys)
+    assert {"table.look.every", "table.inner.depth"} <= set(keys)
     assert not {"outer", "outer.inner", "look"} & set(keys)
 
 

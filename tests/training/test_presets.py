@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from soraxla.core.config import build
+from soraxla.core.config import build, set_from_text
 from soraxla.core.errors import UserError
 from soraxla.evals.val_loss import ValLoss
 from soraxla.training.experiment import DiTTrainingConfig
@@ -61,6 +61,25 @@ def test_evaluators_are_set_by_dotted_keys():
     loop = build(DiTTrainingConfig, settings).loop
     assert loop.due(500) == {"val_loss": ValLoss(every=500)}
     assert load_preset("dit:debug").loop.evaluators.preview.every == 250
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("loop.evaluators.val_los.every=3", "did you mean 'val_loss'? Known: preview,"),
+        (
+            "loop.evaluators.val_loss.evry=3",
+            "did you mean 'loop.evaluators.val_loss.every'?",
+        ),
+        ("loop.evaluators.val_loss.every=often", "is 'often', expected int"),
+    ],
+)
+def test_keys_and_types_of_evaluators_are_checked_when_set(assignment, message):
+    config = load_preset("dit:debug")
+    before = config.to_dict()
+    with pytest.raises(UserError) as error:
+        set_from_text(config, DiTTrainingConfig, assignment)
+    assert message in str(error.value) and config.to_dict() == before
 
 
 @pytest.mark.parametrize("every", [20, 0])
