@@ -1,32 +1,40 @@
 """The sampler against exact answers: Gaussian data, and the same loop in NumPy."""
 
+import functools
 import itertools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraxla.core.types import PackedBatch
 from soraxla.diffusion.noise_schedule import SCHEDULES
 from soraxla.diffusion.process import PREDICTIONS, Process, token_times
 from soraxla.diffusion.sampler import sample
 from soraxla.diffusion.solvers import SOLVERS, Euler, Heun, UniPC
 from soraxla.diffusion.time_grid import Grid
+from tests.diffusion.oracle import (
+    AXES,
+    COVARIANCE,
+    MEAN,
+    ODE,
+    SOLVED,
+    VARIANCES,
+    oracle,
+    row,
+    run,
+    sampler,
+    solvers,
+)
+from tests.marks import slow
+from tests.tiny import quick
 
-SOLVED = [name for name in SOLVERS if name != "ddim"]  # which is Euler's
-ODE = [name for name in SOLVED if name != "euler-ancestral"]
 
-
-def solvers(*names):
-    return pytest.mark.parametrize("solver", [SOLVERS[n] for n in names], ids=names)
-
-
-def on_every_process(*names, settings):
-    """Every solver with every process; all of Euler's and the first of the others'
-    are fast tests."""
+def on_processes(*names, settings, euler):
+    """Every solver with every process; fast are all solvers with the first, and Euler's
+    with those that `euler` names."""
     cases = list(itertools.product(*settings.values()))
+    fast = {(name, cases[0]) for name in names} | {("euler", case) for case in euler}
     return pytest.mark.parametrize(
         ("solver", *settings),
         [
@@ -34,78 +42,11 @@ def on_every_process(*names, settings):
                 SOLVERS[name],
                 *case,
                 id="-".join((name, *case)),
-                marks=[pytest.mark.slow] if i and name != "euler" else [],
+                marks=[] if (name, case) in fast else [pytest.mark.slow],
             )
             for name in names
-            for i, case in enumerate(cases)
+            for case in cases
         ],
-    )
-
-
-def row(*tokens, shift, length=None, condition_mask=()):
-    """One row of segments of so many tokens; known tokens are 5."""
-    ids = np.repeat(np.arange(1, len(tokens) + 1), tokens).astype(np.int32)
-    index = np.concatenate([np.arange(n, dtype=np.int32) for n in tokens])
-    padding = (0, (length or len(ids)) - len(ids))
-    ids, index = np.pad(ids, padding)[None], np.pad(index, padding)[None]
-    zeros = np.zeros((*ids.shape, 1), np.float32)
-    return PackedBatch(
-        latents=np.full((*ids.shape, 2), 5.0, np.float32),
-        segment_ids=ids,
-        token_index=index,
-        positions=np.zeros((*ids.shape, 3), np.float32),
-        condition_mask=np.isin(np.arange(ids.shape[1]), condition_mask)[None],
-        controls=np.zeros((*ids.shape, 0), np.float32),
-        text=zeros,
-        text_segment_ids=ids,
-        visit=np.arange(len(tokens), dtype=np.uint32)[None],
-        shift=np.array([shift], np.float32),
-    )
-
-
-# Every token is one sample of N(MEAN, COVARIANCE): one wide and one narrow direction.
-MEAN = np.array([1.0, -0.5], np.float32)
-VARIANCES, AXES = np.array([1.6, 0.3]), np.array([[0.8, -0.6], [0.6, 0.8]])
-COVARIANCE = AXES @ np.diag(VARIANCES) @ AXES.T
-
-
-def oracle(process, batch):
-    """The perfect network: E[x0|x] and E[ε|x] of the Gaussian, as a prediction."""
-    axes = jnp.asarray(AXES, jnp.float32)
-
-    def denoise(x, t_BS):
-        t_BL = token_times(t_BS, batch.segment_ids)
-        alpha, sigma = process.levels(t_BL)
-        along = (x - alpha * MEAN[None, None, :]) @ axes
-        variances = jnp.asarray(VARIANCES, jnp.float32)[None, None, :]
-        along = along / (alpha**2 * variances + sigma**2)
-        x0 = MEAN[None, None, :] + (alpha * along * variances) @ axes.T
-        return process.target(x0, (sigma * along) @ axes.T, t_BL)
-
-    return denoise
-
-
-def run(process, solver, steps, batch, noise, *, exact_times=True, seed=0):
-    """Steps are a loop's length, not code: compiled with as little effort as can be.
-
-    The network is told the very time of its latents, which UniPC's own grid rounds.
-    """
-    options = {"xla_backend_optimization_level": 0}
-    grid = solver.grid(steps, batch.shift)
-    grid = grid._replace(model_t=grid.t) if exact_times else grid
-    return np.asarray(
-        jax.jit(
-            lambda noise: sample(
-                oracle(process, batch),
-                noise,
-                batch,
-                grid,
-                process=process,
-                solver=solver,
-                seed=seed,
-            ),
-            compiler_options=options,
-        )(noise)
     )
 
 
@@ -151,7 +92,11 @@ def moments(images):
     return images[0], (images[1:] - images[0]).T @ (images[1:] - images[0])
 
 
-@on_every_process(*ODE, settings={"schedule": SCHEDULES, "prediction": PREDICTIONS})
+@on_processes(
+    *ODE,
+    settings={"schedule": SCHEDULES, "prediction": PREDICTIONS},
+    euler=[("rectified_flow", "x0"), ("ddpm_linear", "eps"), ("ddpm_cosine", "v")],
+)
 def test_gaussian_data_are_sampled_to_their_mean_and_covariance(
     solver, schedule, prediction
 ):
@@ -220,7 +165,7 @@ def test_what_rounding_the_told_times_costs_unipc():
     assert exact_times < 1e-4 < 1e-3 < rounded < 4e-3
 
 
-@pytest.mark.parametrize("schedule", ["ddpm_linear", "ddpm_cosine"])
+@pytest.mark.parametrize("schedule", ["ddpm_cosine", *slow("ddpm_linear")])
 def test_heun_is_ahead_on_ddpm_schedules_too(schedule):
     """Near t = 0 σ grows like √t, so that no order in 1/steps holds: but faster."""
     process = Process(schedule=schedule, prediction="v")
@@ -271,7 +216,7 @@ def test_a_segment_s_shift_is_its_own(solver):
     assert np.all(one[0, 3:] != two[0, 3:])
 
 
-@on_every_process(*SOLVED, settings={"schedule": SCHEDULES})
+@on_processes(*SOLVED, settings={"schedule": SCHEDULES}, euler=[("ddpm_cosine",)])
 def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule):
     """As `x` has them, which need not be clean, at all stops."""
     batch = row(4, shift=[1.0], length=5, condition_mask=(1, 2))
@@ -284,7 +229,9 @@ def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule)
 
     noise = np.full((1, 5, 2), 2.0, np.float32)
     grid = solver.grid(3, batch.shift)
-    out = sample(denoise, noise, batch, grid, process=process, solver=solver)
+    out = quick(
+        lambda x: sample(denoise, x, batch, grid, process=process, solver=solver)
+    )(noise)
     jax.effects_barrier()
     # Heun asks twice a step, but once in the last.
     assert len(seen) == (5 if isinstance(solver, Heun) else 3)
@@ -296,62 +243,46 @@ def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule)
 
 @solvers(*SOLVED)
 def test_where_nothing_is_known_latents_are_not_read(solver):
-    batch = row(4, shift=[1.0], length=5)
+    batch = row(3, 2, shift=[1.0, 2.0])
     noise = np.random.default_rng(0).normal(size=(1, 5, 2)).astype(np.float32)
     one, two = (
-        run(Process(), solver, 3, batch._replace(latents=latents), noise)
+        run(Process(), solver, 4, batch._replace(latents=latents), noise)
         for latents in (batch.latents, np.full_like(batch.latents, np.nan))
     )
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
-@solvers(*SOLVED)
-def test_times_fall_from_noise_to_clean(solver, steps):
-    """Of any shift, told times within a thousandth of the latents' own."""
-    t, model_t = solver.grid(steps, np.array([[0.3, 1.0, 12.0]], np.float32))
-    assert t.shape == model_t.shape == (steps + 1, 1, 3)
-    assert t.dtype == model_t.dtype == np.float32
-    assert np.all(np.diff(t, axis=0) < 0)
-    assert np.all(t[0] >= 1 - 2e-6) and np.all(t[0] <= 1) and np.all(t[-1] == 0)
-    assert np.all(model_t <= t) and np.all(model_t > t - 0.0011)
-    np.testing.assert_array_equal(
-        solver.grid(steps, np.float32([[12.0]])).t, t[..., 2:]
+TO_TRUTH = (
+    row(4, shift=[3.0], length=5, condition_mask=(1,)),
+    np.random.default_rng(0).normal(size=(3, 1, 5, 2)).astype(np.float32),
+)
+
+
+@functools.cache
+def leading_to_truth(solver):
+    """The compiled sampler whose network knows the truth, of tokens and a grid."""
+    batch, (truth, _, _) = TO_TRUTH
+
+    def denoise(x, t):
+        t_BL1 = np.float32(1e-12) + token_times(t, batch.segment_ids)[:, :, None]
+        return (x - truth) / t_BL1
+
+    return quick(
+        lambda x, grid: sample(
+            denoise, x, batch, grid, process=Process(), solver=solver
+        )
     )
-
-
-@pytest.mark.parametrize("start", [1e-4, 0.003, 0.5, 0.999])
-@pytest.mark.parametrize("steps", [1, 2, 7])
-@solvers(*SOLVED)
-def test_times_begin_where_they_are_asked_to(solver, steps, start):
-    """At u = start before the shift; a start of 1 is the whole way."""
-    shift = np.array([[0.3, 1.0, 12.0]], np.float32)
-    t, model_t = solver.grid(steps, shift, start)
-    first = shift * start / (1 + (shift - 1) * start)
-    np.testing.assert_allclose(t[0], np.minimum(first, 1 - 1e-6), rtol=2e-6)
-    assert np.all(np.diff(t, axis=0) <= 0) and np.all(t[-1] == 0)
-    assert t.shape == model_t.shape == (steps + 1, 1, 3) and np.all(model_t <= t)
-    for one, two in zip(
-        solver.grid(steps, shift, 1.0), solver.grid(steps, shift), strict=True
-    ):
-        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("start", [1e-6, 0.4, 1.0])
 @solvers(*SOLVED)
 def test_an_oracle_leads_from_anywhere_to_the_truth(solver, start):
     """From a clip that is noised part of the way to another one, as in SDEdit."""
-    batch = row(4, shift=[3.0], length=5, condition_mask=(1,))
-    truth, other, eps = np.random.default_rng(0).normal(size=(3, 1, 5, 2))
+    batch, (truth, other, eps) = TO_TRUTH
     process, grid = Process(), solver.grid(5, batch.shift, start)
-
-    def denoise(x, t):
-        t_BL1 = np.float32(1e-12) + token_times(t, batch.segment_ids)[:, :, None]
-        return (x - truth) / t_BL1
-
     x = process.corrupt(other, eps, token_times(grid.t[0], batch.segment_ids))
     grid = grid._replace(model_t=grid.t)
-    out = sample(denoise, x, batch, grid, process=process, solver=solver)
+    out = leading_to_truth(solver)(x, grid)
     found, expected = np.asarray(out)[0, (0, 2, 3)], truth[0, (0, 2, 3)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
     assert np.all(np.asarray(out)[0, 1] == 5.0)
@@ -373,20 +304,6 @@ def test_euler_is_ddim(schedule):
     np.testing.assert_allclose(out, x, rtol=0, atol=2e-5)
 
 
-@solvers("euler", "heun")
-def test_our_own_times_are_even_before_the_shift(solver):
-    u = np.linspace(1.0, 0.0, 5)
-    t, _ = solver.grid(4, np.array([[1.0, 3.0]], np.float32))
-    np.testing.assert_allclose(t[:, 0, 0], u, rtol=0, atol=6e-8)
-    np.testing.assert_allclose(t[:, 0, 1], 3 * u / (1 + 2 * u), rtol=0, atol=6e-8)
-
-
-@solvers(*SOLVED)
-def test_a_sampler_takes_at_least_one_step(solver):
-    with pytest.raises(ValueError, match="0 sampling steps: expected at least 1"):
-        solver.grid(0, np.ones((1, 1), np.float32))
-
-
 def test_stops_at_one_level_change_nothing_for_unipc():
     """ε-prediction is not used above t = 0.995: the stops up there are one level."""
     process, batch = Process(prediction="eps"), row(2, shift=[12.0])
@@ -395,9 +312,7 @@ def test_stops_at_one_level_change_nothing_for_unipc():
     above = int(np.sum(grid.t > process.max_time))
     assert above > 3
     shorter = Grid(*(np.asarray(x)[above - 1 :] for x in grid))
-    whole, short = (
-        sample(oracle(process, batch), noise, batch, g, process=process, solver=UniPC())
-        for g in (grid, shorter)
-    )
+    run = sampler(process, UniPC())
+    whole, short = (run(noise, batch, g) for g in (grid, shorter))
     assert np.all(np.isfinite(whole))
     np.testing.assert_allclose(whole, short, rtol=0, atol=1e-6)
