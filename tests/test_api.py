@@ -27,6 +27,7 @@ from soraxla.training.loop import Experiment
 from soraxla.training.metrics_log import MetricsLog
 from soraxla.training.run import Run, open_experiment
 from tests import tiny
+from tests.generation import fake
 
 TINY = {
     "step.model.latent_channels": 4,
@@ -76,11 +77,6 @@ def test_a_configuration_is_checked_at_once():
     assert soraxla.config("finetune_wan:lora").step.lora.rank > 0
 
 
-def blocks(params, model, video):
-    """Stands for the VAE's encoder, whose program takes long to compile."""
-    return np.repeat(video[::4, ::8, ::8, :1] / np.float32(255), 4, axis=-1)
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """A clip of 5 frames, 32×32, and a picture, with the tiny VAE."""
@@ -95,7 +91,7 @@ def dataset(tmp_path_factory):
     (folder / "media" / "a.txt").write_text("colours that drift")
     (folder / "media" / "b.txt").write_text("colours that stand still")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("soraxla.tools.prepare.encode_clip", blocks)
+        patch.setattr("soraxla.tools.prepare.encode_clip", fake.encode_clip)
         made = soraxla.prepare(
             folder / "media",
             folder / "data",

@@ -54,14 +54,7 @@ def refusal(capsys):
 @pytest.fixture
 def without_network(monkeypatch):
     """Clips come from `tests.generation.fake`, which needs no compiling."""
-    replace_models(monkeypatch)
-
-
-def replace_models(patch):
-    """Puts `tests.generation.fake` where the transformer and the VAE would run."""
-    patch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
-    patch.setattr("soraxla.generation.context.encode_clip", fake.encode_clip)
-    patch.setattr("soraxla.generation.context.decode_clip", fake.decode_clip)
+    fake.replace_models(monkeypatch)
 
 
 @pytest.fixture(scope="session")

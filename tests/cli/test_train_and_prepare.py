@@ -14,6 +14,7 @@ from soraxla.cli.main import main
 from soraxla.models.text import load_text_encoder
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
+from tests.generation import fake
 from tests.models.text.golden import write_encoder
 
 VAE = "vae:debug"
@@ -94,8 +95,9 @@ def test_a_start_that_is_not_there(refuse, media, other_vae, tmp_path):
         assert "weights here, the folder is missing" in line
 
 
-def test_prepare_with_pretrained_weights(media, other_vae, tmp_path):
+def test_prepare_with_pretrained_weights(media, other_vae, tmp_path, monkeypatch):
     """The card names the encoder, and the records hold what it gives."""
+    monkeypatch.setattr("soraxla.tools.prepare.encode_clip", fake.encode_clip)
     name = f"umt5:{write_encoder(tmp_path / 'umt5', 'umt5')}"
     out = tmp_path / "dataset"
     words = ["--source", media, "--vae", other_vae, "--out", out]

@@ -12,7 +12,7 @@ from soraxla.cli.worldbench import Windows, request_of
 from soraxla.evals.worldbench.cases import Ask
 from soraxla.evals.worldbench.runner import FAMILIES
 from soraxla.generation.task_inputs import Animate, Extend
-from tests.cli.conftest import replace_models
+from tests.generation import fake
 
 QUICK = ("--clips", "2", "--steps", "1", "--cfg-scale", "1", "--size", "32x32")
 QUICK += ("--frames", "17")
@@ -26,7 +26,7 @@ def first(checkpoint, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         one = jax.devices()[:1]
         patch.setattr(jax, "devices", lambda *_: one)
-        replace_models(patch)
+        fake.replace_models(patch)
         arguments = ["--checkpoint", str(checkpoint), "--out", str(out), *QUICK]
         assert main(["worldbench", *arguments]) == 0
     return out

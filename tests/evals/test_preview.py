@@ -26,7 +26,7 @@ def context(**parts):
 
 def test_the_text_encoder_need_not_be_there(tmp_path, monkeypatch):
     """A fine-tuning's is large, and its folder on the machine that prepared."""
-    monkeypatch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
+    fake.replace_models(monkeypatch)
     data = write_dataset(tmp_path / "dataset", text_width=16)
     card = json.loads((data / "dataset.json").read_text())
     card["text_encoder"] = "umt5:/not/here"
@@ -46,7 +46,11 @@ def test_the_text_encoder_need_not_be_there(tmp_path, monkeypatch):
     assert np.asarray(sheet).std() > 0
 
 
-def test_files_are_read_for_a_preview_alone_and_tiny_ones_left_out(tmp_path):
+def test_files_are_read_for_a_preview_alone_and_tiny_ones_left_out(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("soraxla.evals.preview.encode_clip", fake.encode_clip)
+    monkeypatch.setattr("soraxla.evals.preview.decode_clip", fake.decode_clip)
     write_video(tmp_path / "tiny.png", [np.zeros((4, 4, 3), np.uint8)], 1)
     frames = np.random.default_rng(0).integers(0, 256, (23, 16, 24, 3), np.uint8)
     write_video(tmp_path / "clip.gif", frames, 24)

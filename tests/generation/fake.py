@@ -34,3 +34,15 @@ def decode_clip(params, cfg, latents):
     """Stands in for the VAE's: every block has one colour, four frames the same."""
     pixels = ((latents[..., :3] + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
     return pixels.repeat(4, axis=0)[3:].repeat(8, axis=1).repeat(8, axis=2)
+
+
+def replace_models(patch):
+    """Makes pipelines sample, encode and decode by the functions of this module."""
+    patch.setattr("soraxla.generation.pipeline.sampler", sampler)
+    replace_vae(patch)
+
+
+def replace_vae(patch):
+    """Makes pipelines encode and decode by the functions of this module."""
+    patch.setattr("soraxla.generation.context.encode_clip", encode_clip)
+    patch.setattr("soraxla.generation.context.decode_clip", decode_clip)

@@ -11,7 +11,6 @@ from soraxla.generation.pipeline import assemble, load
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.task_inputs import Animate
 from soraxla.generation.tasks import sampling
-from soraxla.generation.vae_streaming import encode_clip
 from soraxla.packing.patchify import patchify
 from tests import tiny
 from tests.generation import fake
@@ -24,7 +23,10 @@ SHORT = Request(prompt="it rains", width=16, height=16, frames=5)
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return assemble(tiny.loaded_dit(), tiny.loaded_vae())
+    """The transformer compiles; `test_pipeline_tasks.py` has the VAE too."""
+    with pytest.MonkeyPatch.context() as patch:
+        fake.replace_vae(patch)
+        yield assemble(tiny.loaded_dit(), tiny.loaded_vae())
 
 
 def make(pipeline, requests, settings=SETTINGS):
@@ -167,7 +169,7 @@ def test_the_pictures_latents_go_in_and_come_out_to_the_bit(pipeline):
     texts = dict(enumerate(pipeline.text_encoder([r.prompt for r in requests])))
     [(places, (batch, negative))] = pipeline.rows(clips, texts, SETTINGS)
     seen = np.pad(picture()[11:49], ((0, 10), (0, 14), (0, 0)), mode="edge")[None]
-    latents = encode_clip(pipeline.vae.params, tiny.VAE, seen)
+    latents = fake.encode_clip(None, tiny.VAE, seen)
     tokens = patchify(latents, tiny.DIT.patch)
     segment = np.asarray(batch.segment_ids) == 1 + places.index(0)
     assert segment.sum() == 3 * len(tokens) and batch.condition_mask.sum() == len(

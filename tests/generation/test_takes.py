@@ -27,7 +27,7 @@ def request(task, frames):
 def pipeline():
     """The choice is of what was made, whatever makes it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("soraxla.generation.pipeline.sampler", fake.sampler)
+        fake.replace_models(patch)
         yield assemble(tiny.loaded_dit(), tiny.loaded_vae())
 
 

@@ -13,15 +13,19 @@ from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig, schedule
 from soraxla.training.state import create, update
 from soraxla.training.steps import VAEStepConfig
+from tests.tiny import quick
 
 SETTINGS = OptimConfig(learning_rate=0.1, warmup_steps=1, ema_decay=0.5)
 PARAMS = {"w": jnp.asarray([1.0, -2.0]), "b": jnp.asarray([0.5])}
 GRADS = {"w": jnp.asarray([0.3, 0.1]), "b": jnp.asarray([-0.2])}
 
 
+compiled = quick(update, static_argnums=4)
+
+
 def step(state, *, loss=1.0, grads=GRADS, extra=None, settings=SETTINGS):
     extra = {"seen": jnp.ones(2)} if extra is None else extra
-    return update(state, jnp.asarray(loss), grads, extra, settings)
+    return compiled(state, jnp.float32(loss), grads, extra, settings)
 
 
 @pytest.fixture
