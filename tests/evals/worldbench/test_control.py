@@ -1,5 +1,7 @@
 """Motion is read from pixels as the simulator has it, and edits where they are."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -15,14 +17,25 @@ from tests.marks import slow
 SIZE = Size(width=64, height=64, frames=25, fps=16.0)
 
 
+@functools.cache
+def case_of(place):
+    return control.case(FIRST_SEED + place, SIZE)
+
+
 @pytest.fixture(scope="module", params=[0, 1], ids=["moves", "edits"])
 def case(request):
-    return control.case(FIRST_SEED + request.param, SIZE)
+    return case_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def right(case):
+    """What the truth scores."""
+    return control.score(case, case.truth.video).values
 
 
 @pytest.fixture(scope="module")
 def edited():
-    return control.case(FIRST_SEED + 1, SIZE)
+    return case_of(1)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +65,7 @@ def test_where_nothing_can_be_followed_nothing_moves(case):
         assert not np.any(seen.turn) and not np.any(seen.ahead)
 
 
-def test_the_truth_moves_as_it_must(case):
-    right = control.score(case, case.truth.video).values
+def test_the_truth_moves_as_it_must(case, right):
     assert right["heading error"] < 3 and not right["walk error"] > 0.4
     for name in ("turn direction", "walk direction", "edit shown"):
         assert right[name] == 1 or np.isnan(right[name])
@@ -61,11 +73,10 @@ def test_the_truth_moves_as_it_must(case):
     np.testing.assert_array_equal(list(right.values()), list(again.values()))
 
 
-def test_a_still_view_does_nothing_of_it(case):
+def test_a_still_view_does_nothing_of_it(case, right):
     wrong = control.score(case, still(case)).values
     for name in ("turn direction", "walk direction", "edit shown"):
         assert wrong[name] == 0 or np.isnan(wrong[name])
-    right = control.score(case, case.truth.video).values
     assert np.isnan(right["turn direction"]) or (
         wrong["heading error"] > 2 * right["heading error"] + 1
     )
