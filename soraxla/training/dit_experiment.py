@@ -3,6 +3,7 @@
 import functools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Experiment
 from soraxla.training.state import TrainState, create
 from soraxla.training.steps import (
+    DiTStepConfig,
     dit_init,
     dit_step,
 )
@@ -65,53 +67,31 @@ def dit_experiment(
             rows, a sample can never be packed, `workdir` holds another VAE than the
             dataset's, a target of LoRA is no layer, or LoRA has no `start`.
     """
-    model, card, adapted = cfg.step.model, dataset.card, cfg.step.lora is not None
+    adapted = cfg.step.lora is not None
     if start is not None:
         check_start(start, dataset)
     elif adapted:
         raise UserError(
             "step.lora trains adapters of a model; name its folder with --init"
         )
-    mesh = make_mesh(cfg.mesh, width=model.width) if mesh is None else mesh
+    if mesh is None:
+        mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
     own = check_mesh(cfg, mesh)
     fresh = functools.partial(dit_init, cfg.step)
     if adapted:
         jax.eval_shape(fresh)  # finds a target that is no layer
-
-    def fine_tuned(params: PyTree) -> TrainState:
-        # Copies: the loop donates its state, and `start` stays the caller's.
-        params = jax.tree.map(jnp.copy, params)
-        # What the model is given beside its own starts fresh.
-        return create({**fresh().params, **params}, cfg.step.optim, {})
-
     _check_widths(cfg, dataset)
     training, held_out = split(dataset, cfg.eval_share)
     if held_out is not None:
         check_index(held_out.sizes, cfg.pack)  # the loader checks the others
-    batches = packed_batches(
-        training,
-        cfg.pack,
-        seed=cfg.step.seed,
-        batch_rows=cfg.batch_rows,
-        shift=functools.partial(
-            time_shift, model.shift if cfg.shift is None else cfg.shift
-        ),
-        rope_fps=model.rope_fps,
-        controls=model.controls,
-        host_rows=own,
-    )
+    batches = _batches(cfg, training, own)
     if workdir is not None:  # last, so that a refused start leaves nothing behind
         _keep_vae(dataset, workdir)
     return Experiment(
-        settings={
-            "kind": "dit",
-            **to_dict(cfg),
-            "text_encoder": card["text_encoder"],
-            "vae_sha256": card["vae_sha256"],
-            "max_latent_frames": longest(training.sizes, cfg.pack),
-            **({"init": start.record()} if start else {}),
-        },
-        init=fresh if start is None or adapted else fine_tuned,
+        settings=_settings(cfg, training, start),
+        init=fresh
+        if start is None or adapted
+        else functools.partial(_fine_tuned, cfg=cfg.step),
         init_args=(start.dit.params,) if start and not adapted else (),
         step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
         frozen=(_frozen(start, cfg, mesh),) if start and adapted else (),
@@ -124,6 +104,43 @@ def dit_experiment(
         rules=trained_rules(cfg.step.lora),
         put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
     )
+
+
+def _settings(
+    cfg: DiTTrainingConfig, training: Dataset, start: Start | None
+) -> dict[str, Any]:
+    """Returns the content of `train.json`."""
+    return {
+        "kind": "dit",
+        **to_dict(cfg),
+        "text_encoder": training.card["text_encoder"],
+        "vae_sha256": training.card["vae_sha256"],
+        "max_latent_frames": longest(training.sizes, cfg.pack),
+        **({"init": start.record()} if start else {}),
+    }
+
+
+def _batches(cfg: DiTTrainingConfig, training: Dataset, host_rows: list[int]):
+    model = cfg.step.model
+    shift = model.shift if cfg.shift is None else cfg.shift
+    return packed_batches(
+        training,
+        cfg.pack,
+        seed=cfg.step.seed,
+        batch_rows=cfg.batch_rows,
+        shift=functools.partial(time_shift, shift),
+        rope_fps=model.rope_fps,
+        controls=model.controls,
+        host_rows=host_rows,
+    )
+
+
+def _fine_tuned(params: PyTree, *, cfg: DiTStepConfig) -> TrainState:
+    """Returns the state before the first step from a model's parameters."""
+    # Copies: the loop donates its state, and the model stays the caller's.
+    params = jax.tree.map(jnp.copy, params)
+    # Parameters that the model lacks, such as those of controls, start fresh.
+    return create({**dit_init(cfg).params, **params}, cfg.optim, {})
 
 
 def _check_widths(cfg: DiTTrainingConfig, dataset: Dataset) -> None:

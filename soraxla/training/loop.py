@@ -173,20 +173,7 @@ def train(
 
         # ---- Loop ----------------------------------------------------------------
         step_fn = job.step_fn()
-        log = stack.enter_context(
-            closing(
-                MetricsLog(
-                    workdir,
-                    first_step=first,
-                    steps=loop.steps,
-                    unit=job.unit,
-                    peak_rate=job.peak_rate,
-                )
-                if is_main()
-                else NoLog()
-            )
-        )
-        pending: tuple[int, Metrics] | None = None
+        log = stack.enter_context(closing(_log(job, loop, workdir, first)))
         for step in range(first + 1, loop.steps + 1):
             profiler.before(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -194,26 +181,20 @@ def train(
                 batch = job.put(next(batches))
                 state, metrics = step_fn(state, batch, *job.frozen)
             profiler.after(step, metrics)
-            # The numbers of the step before: reading this one's would wait for it.
-            _write(log, pending)
-            pending = (step, metrics)
+            log.write(step, metrics)
             stop = preemption.reached(step)
             if stop or step % loop.checkpoint_every == 0:
                 # A run resumed from here writes only the steps after this one.
-                _write(log, pending)
-                pending = None
                 log.flush()
                 checkpoints.save(step, state, batches.get_state())
             if stop:
                 break
             if job.context is not None and (due := loop.due(step)):
-                _write(log, pending)
-                pending = None
+                log.flush()
                 context = partial(
                     job.context, state, *job.frozen, step=step, workdir=workdir
                 )
                 _evaluate(due, context, log)
-        _write(log, pending)
         log.flush()
         checkpoints.save(int(state.step), state, batches.get_state())
     return state
@@ -223,24 +204,64 @@ def _shardings(abstract: TrainState) -> TrainState:
     return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def _write(log: MetricsLog | NoLog, pending: tuple[int, Metrics] | None) -> None:
-    if pending is None:
-        return
-    step, device_metrics = pending
-    metrics = {k: v.item() for k, v in jax.device_get(device_metrics).items()}
-    log.write(step, metrics)
-    if metrics["skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
-        raise FloatingPointError(
-            f"step {step}: no finite gradient for {MAX_SKIPPED_IN_A_ROW} steps in a "
-            "row; lower the rates in step.optim and begin again in another --workdir, "
-            "or, --init this folder, from its last checkpoint"
-        )
+class _LateLog:
+    """A log that reads a step's metrics after the next step has been dispatched.
+
+    Reading them at once would let the devices wait for the host.
+    """
+
+    def __init__(self, log: MetricsLog | NoLog):
+        self._log = log
+        self._pending: tuple[int, Metrics] | None = None
+        self.close = log.close
+        self.write_evaluation = log.write_evaluation
+        self.restart_clock = log.restart_clock
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        """Writes the metrics of the step before, and keeps these.
+
+        Raises:
+            FloatingPointError: that step was one too many without a finite gradient.
+        """
+        self._write_pending()
+        self._pending = step, metrics
+
+    def flush(self) -> None:
+        """Writes the metrics that are kept, and everything to disk."""
+        self._write_pending()
+        self._log.flush()
+
+    def _write_pending(self) -> None:
+        if self._pending is None:
+            return
+        (step, kept), self._pending = self._pending, None
+        metrics = {k: v.item() for k, v in jax.device_get(kept).items()}
+        self._log.write(step, metrics)
+        if metrics["skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
+            raise FloatingPointError(
+                f"step {step}: no finite gradient for {MAX_SKIPPED_IN_A_ROW} steps in "
+                "a row; lower the rates in step.optim and begin again in another "
+                "--workdir, or, --init this folder, from its last checkpoint"
+            )
+
+
+def _log(job: Experiment, loop: LoopConfig, workdir: Path, first: int) -> _LateLog:
+    if not is_main():
+        return _LateLog(NoLog())
+    log = MetricsLog(
+        workdir,
+        first_step=first,
+        steps=loop.steps,
+        unit=job.unit,
+        peak_rate=job.peak_rate,
+    )
+    return _LateLog(log)
 
 
 def _evaluate(
     evaluators: Mapping[str, Evaluator],
     context: Callable[[], EvaluationContext],
-    log: MetricsLog | NoLog,
+    log: _LateLog,
 ) -> None:
     """Runs evaluators, all processes each, and logs their metrics.
 
