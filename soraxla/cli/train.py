@@ -22,9 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workdir",
-        required=True,
         type=Path,
-        help="training folder; an existing one is continued",
+        help="training folder; an existing one is continued; --dry-run needs none",
     )
     parser.add_argument(
         "--init",
@@ -59,9 +58,12 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.parallel.cluster import find_group
     from soraxla.parallel.rendezvous import join
 
+    workdir: Path | None = args.workdir
+    if workdir is None and not args.dry_run:
+        raise UserError("--workdir is missing; name the folder to train in")
     config = configured(args.config, args.set)
-    if args.workdir.exists() and not args.workdir.is_dir():
-        raise UserError(f"--workdir {args.workdir}: is a file, expected a folder")
+    if workdir is not None and workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir}: is a file, expected a folder")
     group = find_group(args.coordinator, args.processes, args.process_id)
     if group is not None:
         join(group)
@@ -69,10 +71,10 @@ def run(args: argparse.Namespace) -> None:
     # Imported last: the processes of a group join before JAX is asked for devices.
     from soraxla.training.run import dry_run, run_training
 
-    if args.dry_run:
+    if workdir is None or args.dry_run:
         print("\n".join(dry_run(config, data=args.data, init=args.init)))
         return
-    run_training(config, data=args.data, workdir=args.workdir, init=args.init)
+    run_training(config, data=args.data, workdir=workdir, init=args.init)
 
 
 def configured(spec: str, assignments: list[str]) -> dict[str, Any]:

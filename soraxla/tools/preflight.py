@@ -25,6 +25,7 @@ from soraxla.training.dit_experiment import dit_experiment
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Experiment
+from soraxla.training.summary import program_bytes
 from soraxla.training.vae_experiment import media_files
 
 # A network that knows its data is far below predicting zero, which is 1; random
@@ -117,21 +118,12 @@ class _Trial:
 
     @cached_property
     def _program(self) -> jax.stages.Compiled:
-        job = self._job
-        with jax.set_mesh(job.mesh):
-            arguments = job.state, job.put(next(iter(job.batches))), *job.frozen
-            return job.step_fn().lower(*arguments).compile()
+        return self._job.compiled_step()
 
     def memory(self) -> tuple[bool, str]:
-        used = self._program.memory_analysis()
-        if used is None:
+        needed = program_bytes(self._program)
+        if needed is None:
             return True, "this platform does not say"
-        needed = (
-            used.argument_size_in_bytes
-            + used.output_size_in_bytes
-            + used.temp_size_in_bytes
-            - used.alias_size_in_bytes
-        )
         there = _device_bytes()
         found = f"a step needs {needed / 2**30:.2f} GiB of {there / 2**30:.1f}"
         return needed < there, found

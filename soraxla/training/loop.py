@@ -141,6 +141,12 @@ class Experiment:
             self.step, convolves=self.convolves, donate_argnums=0, out_shardings=out
         )
 
+    def compiled_step(self) -> jax.stages.Compiled:
+        """Returns the step, compiled for the shapes of the data's first batch."""
+        with jax.set_mesh(self.mesh):
+            batch = self.put(next(iter(self.batches)))
+            return self.step_fn().lower(self.state, batch, *self.frozen).compile()
+
 
 def train(
     job: Experiment, loop: LoopConfig, workdir: Path, *, interrupts: bool = False

@@ -29,6 +29,7 @@ from soraxla.training.summary import (
     indented,
     packed_work,
     setting_lines,
+    step_memory,
     summary,
     window_work,
 )
@@ -141,14 +142,20 @@ def dry_run(
 ) -> list[str]:
     """Returns the summary of a training and all its settings; writes nothing.
 
+    A transformer's step is compiled, which may take minutes, for the memory it needs.
+
     Raises:
         UserError: a setting, the data or the model to fine-tune does not fit.
         OSError: a file cannot be read.
     """
     opened = open_experiment(config, data=data, workdir=None, init=init, mesh=mesh)
+    memory = []
+    if opened.experiment.settings["kind"] == "dit":
+        memory = step_memory(opened.experiment)
     return [
         *indented("not as in the preset:", changes(config)),
         *opened.summary(),
+        *memory,
         *indented("settings:", setting_lines(opened.experiment.settings)),
     ]
 

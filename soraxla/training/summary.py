@@ -86,6 +86,34 @@ def device_bytes(tree: PyTree) -> int:
     )
 
 
+def program_bytes(program: jax.stages.Compiled) -> int | None:
+    """Returns the memory of a program on a device; None if its platform says none."""
+    used = program.memory_analysis()
+    if used is None:
+        return None
+    new = used.output_size_in_bytes - used.alias_size_in_bytes
+    return used.argument_size_in_bytes + new + used.temp_size_in_bytes
+
+
+def step_memory(experiment: Experiment) -> list[str]:
+    """Returns the line on the memory of a compiled step; none if it is unknown.
+
+    The first batch is read, and the step is compiled for the devices.
+    """
+    try:
+        needed = program_bytes(experiment.compiled_step())
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        return [f"{'':<8}a step does not fit a device: {reason}"]
+    return (
+        []
+        if needed is None
+        else [f"{'':<8}a step needs {_size(float(needed))} a device"]
+    )
+
+
 def summary(
     experiment: Experiment, loop: LoopConfig, data: str, work: StepWork
 ) -> list[str]:

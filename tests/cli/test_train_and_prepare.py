@@ -1,8 +1,10 @@
 """What `train`, `prepare`, `export` and `demo` refuse, in one line and in time."""
 
 import json
+import re
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.model_folder import save_folder
 from soraxla.checkpoints.training_folder import SETTINGS
 from soraxla.cli.main import main
+from soraxla.cli.train import configured
 from soraxla.models.text import load_text_encoder
+from soraxla.training.run import open_experiment
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 from tests.generation import fake
@@ -217,14 +221,23 @@ def train_words(config, data, workdir, sets):
 
 
 def test_a_dry_run_says_what_a_training_comes_to_and_writes_nothing(
-    packed, tmp_path, capsys
+    packed, tmp_path, capsys, monkeypatch
 ):
-    words = train_words(DIT, packed, tmp_path / "run", TINY)
-    assert main([*words, "--dry-run"]) == 0
+    def step(state, batch, cfg, accumulate):
+        """Compiles at once; tests/cli/test_doctor.py compiles the real one."""
+        return state, {"sum": jnp.sum(batch.latents)}
+
+    monkeypatch.setattr("soraxla.training.dit_experiment.dit_step", step)
+    words = ["train", "--config", DIT, "--data", packed, "--dry-run"]  # no --workdir
+    words += [word for item in TINY for word in ("--set", item)]
+    before = sorted(tmp_path.rglob("*"))
+    assert main([str(word) for word in words]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[0] == "not as in the preset:"
     assert lines[1] == "  loop.steps = 3 (preset: 500)"
+    held, needed = re.findall(r"([\d.]+) MiB a device", out)
+    assert float(needed) >= float(held) > 0
     for name in ("model", "mesh", "data", "a step", "memory", "steps"):
         assert any(line.startswith(f"{name} ") for line in lines), name
     assert f"{packed}: " in out and " FLOPs, in the mean" in out
@@ -232,7 +245,22 @@ def test_a_dry_run_says_what_a_training_comes_to_and_writes_nothing(
         lines[lines.index("settings:") + 1 :]
     )
     assert "  step.model.latent_channels = 4" in lines
-    assert not (tmp_path / "run").exists()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_training_has_the_flops_of_a_token_where_they_are_counted(packed):
+    """Not where a part of the parameters is trained, and less is computed."""
+    part = ("step.part=forecast", "step.model.forecast_layers=1")
+    for sets in ((), part):
+        config = configured(DIT, [*TINY, *sets])
+        opened = open_experiment(config, data=packed, workdir=None)
+        flops, work = opened.experiment.unit_flops, opened.work
+        assert flops == (None if sets else work.flops / work.amount)
+
+
+def test_a_training_needs_a_folder(refuse, media):
+    line = refuse("train", "--config", VAE, "--data", media)
+    assert "--workdir is missing" in line
 
 
 def test_a_dry_run_of_a_vae(media, tmp_path, capsys):

@@ -13,7 +13,7 @@ from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule_index import ScheduleIndex
 from soraxla.parallel.mesh import MeshConfig, make_mesh
 from soraxla.training.experiment import DiTTrainingConfig
-from soraxla.training.loop import LoopConfig
+from soraxla.training.loop import Experiment, LoopConfig
 from soraxla.training.steps import DiTStepConfig
 from soraxla.training.summary import (
     count,
@@ -22,7 +22,9 @@ from soraxla.training.summary import (
     ending,
     indented,
     packed_work,
+    program_bytes,
     setting_lines,
+    step_memory,
     summary,
     window_work,
 )
@@ -102,6 +104,29 @@ def test_memory_is_of_one_device():
         jax.ShapeDtypeStruct((5,), np.int8, sharding=whole),
     ]
     assert (count(tree), device_bytes(tree)) == (29, 4 * 3 * 4 + 5)
+
+
+def test_the_memory_of_a_step_is_its_program_s():
+    """The state, which is donated, the batch, and what is computed between them."""
+    job = toy.job()
+    needed = program_bytes(job.compiled_step())
+    assert needed >= device_bytes(job.state) + 4 * toy.WIDTH
+    assert step_memory(job) == [
+        f"        a step needs {needed / 1024:.3g} KiB a device"
+    ]
+
+
+def test_a_step_that_does_not_fit_says_so(monkeypatch):
+    def refuse(job):
+        raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(Experiment, "compiled_step", refuse)
+    said = "RESOURCE_EXHAUSTED: 20 GiB of 16\npages of buffers"
+    (line,) = step_memory(toy.job())
+    assert line.endswith("does not fit a device: RESOURCE_EXHAUSTED: 20 GiB of 16")
+    said = "INTERNAL: a bug"
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        step_memory(toy.job())
 
 
 def test_the_summary_says_what_is_trained():
