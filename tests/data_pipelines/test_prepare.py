@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
-from data_pipelines import records, transforms
+from data_pipelines import records
 from data_pipelines.prepare import prepare
 from soraxla.core.errors import UserError
 from soraxla.media.read import read_clip
@@ -359,40 +359,6 @@ def test_a_vae_of_16_pixels_crops_to_multiples_of_32(media, tmp_path):
     assert {(row["h"], row["w"]) for row in rows} == {(2, 2)}
     with pytest.raises(ValueError, match="another --out"):
         run(media, tmp_path / "out", max_bad=1)
-
-
-def test_pieces_stream_and_hold_one_piece_at_a_time():
-    taken = 0
-
-    def film():
-        nonlocal taken
-        for number in range(1000):
-            taken += 1
-            yield np.full((40, 56, 3), number % 256, np.uint8)
-
-    cut = transforms.pieces(film(), max_tokens=12)  # 6 a latent frame
-    assert next(cut).frames.shape == (5, 32, 48, 3)
-    assert taken == 5
-    starts = [piece.start for piece in cut]
-    assert starts == list(range(5, 1000, 5))
-
-
-@pytest.mark.parametrize("frames", range(1, 30))
-def test_pieces_keep_all_but_a_short_end(frames):
-    film = [np.full((16, 16, 3), n, np.uint8) for n in range(frames)]
-    cut = list(transforms.pieces(film, max_tokens=3))
-    assert all(len(p.frames) % 4 == 1 and len(p.frames) <= 9 for p in cut)
-    kept = np.concatenate([p.frames[:, 0, 0, 0] for p in cut])
-    np.testing.assert_array_equal(kept, np.arange(len(kept)))
-    assert 0 <= frames - len(kept) <= 4
-    assert [p.start for p in cut] == list(range(0, len(kept), 9))
-
-
-def test_a_frame_over_the_limit_is_refused_with_its_tokens():
-    box = transforms.crop_box(4320, 7680)
-    with pytest.raises(ValueError, match="7680x4320 pixels makes 129600 tokens"):
-        transforms.piece_frames(box, 16384)
-    assert transforms.piece_frames(box, 129600 * 3) == 9
 
 
 def test_a_writer_s_error_names_the_file(tmp_path):
