@@ -2,9 +2,9 @@
 
     soraxla train --config dit:xs --data DATASET --workdir runs/dit
 
-Every size of `soraxla.models.config.SIZES`: `debug` and `xs` train on a CPU (`soraxla
-demo` trains one between them on the ten shipped samples; its numbers stand in
-README.md), `s` on one accelerator, larger ones on more.
+It has every size of `soraxla.models.dit.config.SIZES`. `debug` and `xs` train on a CPU,
+`s` on one accelerator, larger sizes on several. (`soraxla demo` trains a size between
+`debug` and `xs` on the ten shipped samples; README.md has its results.)
 """
 
 from ml_collections import ConfigDict
