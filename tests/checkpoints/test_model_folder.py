@@ -331,18 +331,24 @@ def tiny_init(init, step):
     return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
 
 
-def test_a_vae_in_training_gives_its_average_and_statistics(vae_run):
-    workdir, state = vae_run
-    loaded = load_vae(workdir)
+@pytest.fixture(scope="module")
+def loaded(vae_run, dit_run):
+    """What is read of both trainings."""
+    return load_vae(vae_run[0]), load_dit(dit_run[0])
+
+
+def test_a_vae_in_training_gives_its_average_and_statistics(vae_run, loaded):
+    _, state = vae_run
+    loaded, _ = loaded
     assert_same(loaded.params, state.ema)
     assert loaded.model.latent_mean == (1.0, -2.0)
     assert loaded.model.latent_std == (2.0, 0.5)
     assert loaded.config == {"kind": "vae", "model": to_dict(loaded.model)}
 
 
-def test_a_transformer_in_training_gives_its_average(dit_run):
-    workdir, state = dit_run
-    loaded = load_dit(workdir)
+def test_a_transformer_in_training_gives_its_average(dit_run, loaded):
+    _, state = dit_run
+    _, loaded = loaded
     assert_same(loaded.params, state.ema)
     assert loaded.model.layers == 2
     assert loaded.config["text_encoder"] == "hashed:8"
@@ -352,21 +358,20 @@ def test_a_transformer_in_training_gives_its_average(dit_run):
     }
 
 
-def test_what_is_exported_is_what_was_loaded(vae_run, dit_run, tmp_path):
-    for (workdir, _), load in ((vae_run, load_vae), (dit_run, load_dit)):
-        loaded = load(workdir)
-        folder = tmp_path / workdir.name
-        save_folder(folder, loaded.params, loaded.config)
+def test_what_is_exported_is_what_was_loaded(loaded, tmp_path):
+    for read, load in zip(loaded, (load_vae, load_dit), strict=True):
+        folder = tmp_path / load.__name__
+        save_folder(folder, read.params, read.config)
         back = load(folder)
-        assert_same(back.params, loaded.params)
-        assert back.model == loaded.model
-        assert back.config == {"format": 1, **loaded.config}
+        assert_same(back.params, read.params)
+        assert back.model == read.model
+        assert back.config == {"format": 1, **read.config}
 
 
-def test_a_vae_in_training_has_a_folder_for_a_while(vae_run, saved):
+def test_a_vae_in_training_has_a_folder_for_a_while(vae_run, loaded, saved):
     with vae_as_folder(vae_run[0]) as (folder, sha256):
         assert sha256 == sha256_of_folder(folder)
-        assert_same(load_vae(folder).params, load_vae(vae_run[0]).params)
+        assert_same(load_vae(folder).params, loaded[0].params)
     assert not folder.exists()
     with vae_as_folder(saved / "vae") as (folder, sha256):
         assert folder == saved / "vae" and sha256 == sha256_of_folder(folder)

@@ -32,7 +32,7 @@ def ddpm(process, grid):
 
 
 @pytest.mark.parametrize(
-    "schedule", ["rectified_flow", "ddpm_cosine", *slow("ddpm_linear")]
+    "schedule", ["rectified_flow", *slow("ddpm_linear", "ddpm_cosine")]
 )
 def test_ancestral_sampling_is_ddpm_s(schedule):
     """Of 8,000 samples, mean and covariance within 4 standard errors of the formula's,

@@ -109,7 +109,7 @@ def kernels(monkeypatch):
     return played
 
 
-@pytest.mark.parametrize("name", ["packed", "biased_text", *slow("head_dim_128")])
+@pytest.mark.parametrize("name", ["biased_text", *slow("packed", "head_dim_128")])
 def test_what_is_made_of_the_kernels_is_the_dense_one(name, kernels):
     args, grad = case(name)
     worst = errors(kernels.engine, args, grad)

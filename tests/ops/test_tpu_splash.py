@@ -69,6 +69,7 @@ def test_biased_cross_attention_is_the_dense_one():
     _assert_exact(*_inputs(q_ids, kv_ids, biased=True, k=126, n=1))
 
 
+@pytest.mark.slow
 def test_a_row_too_long_for_the_tables_is_computed_in_shares(monkeypatch):
     """Two blocks of queries, or of keys, to a share; the last has one."""
     cut = tpu_splash._Tiling.of

@@ -80,20 +80,7 @@ def trained(workdir, start, settings, adapters=None):
 @pytest.fixture(scope="module")
 def run(start, tmp_path_factory):
     """Of the golden adapter, trained with a scale of 2."""
-    theirs = part("adapter")
-    named = {}
-    for ours, name in THEIRS.items():
-        a, b = (
-            np.stack(
-                [theirs[f"transformer.blocks.{i}.{name}.{x}.weight"].T for i in (0, 1)]
-            )
-            for x in ("lora_A", "lora_B")
-        )
-        named |= {f"blocks.{ours}.a": a, f"blocks.{ours}.b": b / 2}
-    settings = LoRAConfig(
-        rank=3, alpha=6.0, targets=("blocks.*_attn.[qkvo]", "blocks.mlp.*")
-    )
-    adapters = jax.tree.map(jax.numpy.asarray, nested(named))
+    adapters, settings = golden_adapters()
     return trained(tmp_path_factory.mktemp("runs") / "run", start, settings, adapters)
 
 
@@ -125,9 +112,30 @@ def program(model):
     return apply, jax.numpy.asarray(batch.latents), grid
 
 
+@functools.cache
+def golden_adapters():
+    """The golden adapter in our layout, of a scale of 2 more, and its settings."""
+    theirs, named = part("adapter"), {}
+    for ours, name in THEIRS.items():
+        a, b = (
+            np.stack(
+                [theirs[f"transformer.blocks.{i}.{name}.{x}.weight"].T for i in (0, 1)]
+            )
+            for x in ("lora_A", "lora_B")
+        )
+        named |= {f"blocks.{ours}.a": a, f"blocks.{ours}.b": b / 2}
+    targets = ("blocks.*_attn.[qkvo]", "blocks.mlp.*")
+    return nested(named), LoRAConfig(rank=3, alpha=6.0, targets=targets)
+
+
 def predicted(params, model, adapters=None):
-    """The prediction for the fixture's input, in diffusers' layout (1,C,T,H,W)."""
+    """The prediction for the fixture's input, in diffusers' layout (1,C,T,H,W).
+
+    No adapters are some that add nothing: one program does for all.
+    """
     apply, x, grid = program(model)
+    if adapters is None:
+        adapters = jax.tree.map(np.zeros_like, lora.scaled(*golden_adapters()))
     out = apply(params, adapters, x)
     clip = np.asarray(unpatchify(np.asarray(out)[0], grid, model.patch))
     return clip.transpose(3, 0, 1, 2)[None]

@@ -121,12 +121,9 @@ def test_the_transformer_is_diffusers(transformer, case):
     close(out, to_tokens(expected, cfg))
 
 
+@pytest.mark.slow  # the fast one is that from a picture, of Wan 2.2
 @pytest.mark.parametrize(
-    ("name", "solver"),
-    [
-        ("unipc", UniPC()),
-        *slow(("wan-euler", WanEuler())),
-    ],
+    ("name", "solver"), [("unipc", UniPC()), ("wan-euler", WanEuler())]
 )
 def test_every_step_of_the_pipeline_is_diffusers(transformer, name, solver):
     """10 steps at a guidance of 5; 1e-3 of the largest latent is what was asked."""
@@ -206,7 +203,7 @@ def test_what_diffusers_cannot_hold_goes_beside(imported, tmp_path):
     np.testing.assert_array_equal(beside["known_embed"], stem["known_embed"])
 
 
-@pytest.mark.parametrize("more", [{"input_gate": True}, {"local_layers": 1}])
+@pytest.mark.parametrize("more", [{"input_gate": True}, *slow({"local_layers": 1})])
 def test_an_answer_that_is_more_than_the_head_s_is_not_wans(more, imported, tmp_path):
     """Without the rest, what diffusers reads would be no prediction."""
     ours = shutil.copytree(imported, tmp_path / "ours")
@@ -261,7 +258,10 @@ def test_the_family_is_told_from_shapes(imported):
 
 @pytest.mark.parametrize(
     ("size", "tensors", "parameters"),
-    [("wan_1_3b", 825, 1_418_996_800), ("wan_14b", 1095, 14_288_491_584)],
+    [
+        ("wan_1_3b", 825, 1_418_996_800),
+        *slow(("wan_14b", 1095, 14_288_491_584)),
+    ],
 )
 def test_the_public_sizes_have_their_tensors(size, tensors, parameters):
     cfg = dit_config(size)

@@ -113,11 +113,13 @@ def steps(loaded_vae):
     }
 
 
+@pytest.mark.slow
 def test_a_streamed_encoding_is_diffusers(steps, golden):
     result = streamed(steps[vae.encode_chunk], video_of(golden, 17), (1, 8, 8))
     assert_close(result, channels_last(golden["vae"]["mean_17"]))
 
 
+@pytest.mark.slow
 def test_a_streamed_decoding_is_diffusers(steps, golden):
     z = channels_last(golden["vae"]["z_17"])
     result = streamed(steps[vae.decode_chunk], z, (2, 1, 1, 1))

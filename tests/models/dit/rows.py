@@ -131,8 +131,14 @@ jit = functools.partial(
 
 
 @functools.cache
-def start(cfg=CFG):
-    return jit(dit.init, static_argnums=1)(jax.random.key(0, impl="rbg"), cfg)
+def start(cfg=CFG, only=None):
+    """Fresh parameters; `only` compiles no more than these."""
+
+    def init():
+        made = dit.init(jax.random.key(0, impl="rbg"), cfg)
+        return {name: made[name] for name in only or made}
+
+    return jit(init)()
 
 
 @functools.partial(jit, static_argnums=1)

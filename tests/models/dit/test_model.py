@@ -38,7 +38,7 @@ from tests.models.dit.rows import (
 
 @pytest.mark.parametrize(
     "cfg",
-    [CFG, TOLD, *slow(GATED, LOCAL)],
+    [CFG, GATED, *slow(LOCAL, TOLD)],
 )
 def test_a_packed_clip_is_computed_as_if_alone(cfg):
     """Nor do its place in the row and the padding's content matter."""
@@ -148,11 +148,16 @@ def test_adapters_beside_kernels_predict_what_merged_ones_do():
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_parameters_as_computed_predict_the_same_to_the_bit():
     cfg, row = dataclasses.replace(wan(None), dtype="bfloat16"), pack(A, B, C)
     weights = random_params(cfg)
     rounded = jit(dit.cast_kernels, static_argnums=1)(weights, cfg)
     np.testing.assert_array_equal(run(rounded, cfg, *row), run(weights, cfg, *row))
+
+
+def test_the_time_s_kernels_are_computed_in_fp32():
+    cfg = dataclasses.replace(CFG, dtype="bfloat16")
     kept = {
         name
         for name, leaf in named_leaves(
@@ -163,6 +168,7 @@ def test_parameters_as_computed_predict_the_same_to_the_bit():
     assert kept == {f"time_{x}.kernel" for x in ("in", "out", "proj")}
 
 
+@pytest.mark.slow  # `test_reference` loops over the blocks too
 def test_the_scan_is_a_loop_over_unstacked_blocks():
     row = pack(A, B, C)
 
@@ -182,7 +188,7 @@ def test_the_scan_is_a_loop_over_unstacked_blocks():
 
 def test_the_known_mask_says_nothing_at_the_start():
     """Its embedding starts at 0; what is left of a known token is its time."""
-    assert np.all(start()["known_embed"] == 0.0)
+    assert np.all(start(only=("known_embed",))["known_embed"] == 0.0)
     unknown = {**params(), "known_embed": np.zeros(CFG.width, np.float32)}
     x, t, batch, _ = pack(A, B, C)
     nobody = batch._replace(condition_mask=np.zeros_like(batch.condition_mask))
@@ -193,11 +199,18 @@ def test_the_known_mask_says_nothing_at_the_start():
     assert np.any(run(params(), CFG, x, t, batch, t) != out)
 
 
-@pytest.mark.parametrize("cfg", [CFG, *slow(TOLD)])  # which has all that others have
-def test_the_first_prediction_is_zero(cfg):
-    assert np.all(np.asarray(run(start(cfg), cfg, *pack(A, B, C))) == 0.0)
+def test_the_first_prediction_is_zero():
+    """By the head that it starts with, whatever is before."""
+    weights = {**params(), "head": start(only=("head",))["head"]}
+    assert np.all(np.asarray(run(weights, CFG, *pack(A, B, C))) == 0.0)
 
 
+@pytest.mark.slow
+def test_the_first_prediction_is_zero_with_all_that_adds_to_it():
+    assert np.all(np.asarray(run(start(TOLD), TOLD, *pack(A, B, C))) == 0.0)
+
+
+@pytest.mark.slow
 def test_a_fresh_model_learns_at_once():
     """After one step nothing waits behind a zero but what stands behind a shut gate."""
     row = pack(A, B, C)

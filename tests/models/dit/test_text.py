@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from soraxla.models import dit
+from tests.marks import slow
 from tests.models.dit.rows import CFG, A, B, C, clip, jit, pack, random_params, run, wan
 
 
@@ -22,7 +23,7 @@ def test_one_pad_token_is_all_the_pads():
     assert np.abs(unpadded - short)[0, :10].max() > 1e-2
 
 
-@pytest.mark.parametrize("text_pad_to", [None, 12])
+@pytest.mark.parametrize("text_pad_to", [12, *slow(None)])
 def test_a_text_encoded_once_is_the_text(text_pad_to):
     """With and without pads, whose bias comes along; `batch.text` is then not read."""
     cfg = wan(text_pad_to) if text_pad_to else CFG
