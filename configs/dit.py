@@ -20,7 +20,7 @@ from soraxla.training.steps import DiTStepConfig
 
 
 def get_config(size: str = "xs") -> ConfigDict:
-    """The training settings of a size."""
+    """Returns the training settings of a size."""
     small = size in ("debug", "xs")
     training = DiTTrainingConfig(
         step=DiTStepConfig(

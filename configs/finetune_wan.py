@@ -10,9 +10,9 @@
     soraxla export wan --checkpoint runs/lora --out adapter --adapter
 
 `lora` trains adapters of the attention layers, about 1 % of the weights, and is for
-hundreds of clips; `full` trains every weight, for many thousands. The model is the
-folder's, so it has no settings here. Clips keep their own sizes and share rows of
-32,768 tokens, what one clip of 81 frames at 832×480 takes. For a smoke run on a CPU:
+hundreds of clips; `full` trains every weight, for many thousands. The folder fixes the
+model, so it has no settings here. Clips keep their sizes and share rows of 32,768
+tokens, as many as a clip of 81 frames at 832×480 has. For a smoke run on a CPU, take
 `--set pack.row_length=256 --set loop.steps=20` and a tiny model.
 """
 
@@ -31,11 +31,11 @@ from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import DiTStepConfig
 
 
-def get_config(way: str = "lora") -> ConfigDict:
-    """Returns the training settings of a way to fine-tune."""
-    if way not in ("full", "lora"):
-        raise UserError(f"unknown fine-tuning {way!r}: expected full or lora")
-    adapt = way == "lora"
+def get_config(weights: str = "lora") -> ConfigDict:
+    """Returns the training settings of `full` or `lora` weights."""
+    if weights not in ("full", "lora"):
+        raise UserError(f"unknown fine-tuning {weights!r}: expected full or lora")
+    adapt = weights == "lora"
     training = DiTTrainingConfig(
         step=DiTStepConfig(
             model=dit_config("debug"),
@@ -53,7 +53,7 @@ def get_config(way: str = "lora") -> ConfigDict:
         ),
     )
     config = to_config_dict("dit", training)
-    # The folder of --init says the model and its process.
+    # The folder of --init fixes the model and its process.
     step: Any = config.step
     with step.unlocked():
         step.model = ConfigDict({"remat": "full"})

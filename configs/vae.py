@@ -5,14 +5,14 @@
 
 Sizes: `debug` (width 4, for tests), `xs-pictures` and then `xs` (width 16, 3.6 M
 parameters, fp32: what soraxla ships; see soraxla/assets/vae_small/README.md for its
-data, time and PSNR), `linear` (encodes into the 64 principal components of its clips
-and trains the decoder alone: good in minutes where clips are simple), `worlds` (turns
+data, time and PSNR), `linear` (encodes into the 96 principal components of its clips
+and trains only the decoder: good in minutes where clips are simple), `worlds` (turns
 blocks of 4 frames and 4×4 pixels into channels first; 64 and 160 channels, 3.0 M
 parameters, fp32, for simulated clips of 64×64; principal components, with which it
-starts, give 24 to 27 dB), `wan` (width 96, 127 M parameters, Wan 2.1's, bf16: an
-accelerator's work). Single frames teach the spatial half at a tenth of a clip's cost
-and noise; a fresh VAE treats a still clip as it does a picture, so the second run
-starts from there.
+starts, give 24 to 27 dB), `wan` (width 96, 127 M parameters, Wan 2.1's, bf16; it needs
+an accelerator). Single frames teach the spatial half at a tenth of a clip's cost and
+noise. A fresh VAE treats a still clip as a picture, so the second run starts from the
+first one's weights.
 """
 
 from ml_collections import ConfigDict
@@ -77,7 +77,7 @@ KL_WEIGHTS = {"worlds": 1e-3}
 
 
 def get_config(size: str = "xs") -> ConfigDict:
-    """The training settings of a size."""
+    """Returns the training settings of a size."""
     if size not in SHAPES:
         raise UserError(f"unknown VAE size {size!r}: expected {', '.join(SHAPES)}")
     steps = STEPS[size]

@@ -18,8 +18,8 @@ r"""A small transformer of every task on simulated worlds, trained on a CPU.
     soraxla train --config worlds:details --data mixed_data \
         --init runs/worlds --workdir runs/details
 
-The card of the model that is shipped says how that one was trained, nearly so;
-`--init soraxla/assets/worlds` goes on from it.
+The shipped model was trained nearly so; its card, soraxla/assets/worlds/README.md, has
+the details. `--init soraxla/assets/worlds` starts from its weights.
 """
 
 from typing import Literal, NamedTuple
@@ -56,15 +56,15 @@ _CLIPS = PackConfig(
     mixture=EVERY_TASK,
 )
 _STAGES = {
-    # A picture costs a tenth of a clip and says as much of what words look like.
+    # A picture costs a tenth of a clip and teaches as much about a caption's objects.
     "pictures": Stage(
         1200, 1.5e-3, 1, PackConfig(row_length=2048, text_length=1664, max_segments=112)
     ),
     "clips": Stage(7000, 1e-3, 4, _CLIPS),
-    # Nearly clean clips, which the shift that tells what a clip is about hardly has,
-    # and pictures among them, lest what things look like is learnt no further.
+    # The shift of "clips" rarely draws times that leave a clip nearly clean. Pictures
+    # among the clips go on teaching how objects look.
     "details": Stage(1900, 1.1e-3, 4, _CLIPS, shift=3.0),
-    # A first frame is given, since nothing before it tells of it.
+    # The first frame is a condition, because no frame precedes it to predict it from.
     "forecast": Stage(
         3000,
         3e-3,
@@ -81,7 +81,7 @@ _STAGES = {
 
 
 def get_config(stage: str = "clips") -> ConfigDict:
-    """One leg; `--init` of the last leg's weights begins the next."""
+    """Returns the training settings of a stage, which starts from the stage before."""
     if stage not in _STAGES:
         raise UserError(
             f"unknown stage {stage!r}: expected one of {', '.join(_STAGES)}"
@@ -100,13 +100,13 @@ def get_config(stage: str = "clips") -> ConfigDict:
                 local_layers=4,
                 local_width=192,
                 forecast_layers=4,
-                # A frame says much of the next: without a shift most of the noise
-                # hides nothing of what a clip is about.
+                # Frames resemble their neighbours: without a shift, most noise levels
+                # hide nothing of a clip's content.
                 shift=6.0,
                 remat="none",
             ),
-            # Tokens of 384 numbers are too many to carry their noise through the
-            # network, which predicting it or a velocity takes (arXiv 2511.13720).
+            # To predict noise or a velocity, the network would have to carry the noise
+            # of tokens of 384 numbers (arXiv 2511.13720).
             process=Process(prediction="x0"),
             optim=OptimConfig(
                 learning_rate=rate,

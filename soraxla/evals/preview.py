@@ -41,24 +41,24 @@ class Preview(Evaluator):
 
 
 def preview_sheet(context: EvaluationContext) -> Image.Image:
-    """Returns the contact sheet of a training; all processes must ask."""
-    of = _vae_sheet if isinstance(context.model, VAEConfig) else _dit_sheet
-    return of(context)
+    """Returns the contact sheet of a training; all processes must call this."""
+    sheet = _vae_sheet if isinstance(context.model, VAEConfig) else _dit_sheet
+    return sheet(context)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stored:
-    """A text encoder that knows a dataset's embeddings, and nothing else.
+    """A text encoder that looks embeddings up in a dataset.
 
-    The one they were made by is large, and need not be on this machine.
+    The dataset's text encoder is large, and need not be on this machine.
     """
 
     name: str
     width: int
-    known: Mapping[str, np.ndarray]
+    stored: Mapping[str, np.ndarray]
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [self.known[text] for text in texts]
+        return [self.stored[text] for text in texts]
 
 
 def _dit_sheet(context: EvaluationContext) -> Image.Image:
@@ -92,10 +92,10 @@ def _requests(dataset: Dataset) -> tuple[list[Request], _Stored]:
         )
         for row in rows
     ]
-    known = {r.prompt: dataset.read(i).text for i, r in enumerate(requests)}
-    known[""] = dataset.empty_text
+    stored = {r.prompt: dataset.read(i).text for i, r in enumerate(requests)}
+    stored[""] = dataset.empty_text
     card = dataset.card
-    return requests, _Stored(card["text_encoder"], card["text_width"], known)
+    return requests, _Stored(card["text_encoder"], card["text_width"], stored)
 
 
 def _vae_sheet(context: EvaluationContext) -> Image.Image:
@@ -117,7 +117,7 @@ def _vae_sheet(context: EvaluationContext) -> Image.Image:
 
 
 def crop(clip: np.ndarray, model: VAEConfig) -> np.ndarray:
-    """The top left of the clip that the VAE can encode: 1 + 4k frames, whole blocks."""
+    """Returns the clip's top left that the VAE encodes: 1 + 4k frames, whole blocks."""
     frames = 1 + (len(clip) - 1) // model.temporal * model.temporal
     height, width = (n // model.spatial * model.spatial for n in clip.shape[1:3])
     return clip[:frames, :height, :width]

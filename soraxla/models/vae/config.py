@@ -78,7 +78,7 @@ class VAEConfig:
             self._check_shortcuts()
 
     def _check_patched(self) -> None:
-        """Stages of patches halve height and width, and both ends are as wide."""
+        """Raises UserError unless the settings are those of a patched VAE."""
         for name in ("linear", "residual", "temporal_down", "decoder_width"):
             value = getattr(self, name)
             if any(value) if isinstance(value, tuple) else value:
@@ -93,7 +93,7 @@ class VAEConfig:
             )
 
     def _check_shortcuts(self) -> None:
-        """Shortcuts move and average or copy channels by whole numbers of them."""
+        """Raises UserError unless shortcuts average or copy whole channels."""
         m = self.multipliers
         factors = [t * s**2 for t, s in self.strides] + [1]
         down = [(1, *m)[i] * factors[i] % m[i] for i in range(len(m))]

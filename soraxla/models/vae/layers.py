@@ -1,4 +1,4 @@
-"""Layers of the causal video VAE; those that look back remember by a `Stream`."""
+"""Layers of the causal video VAE; those that look back in time keep a `Stream`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,15 +16,16 @@ TINY = 1e-24  # ‖x‖₂/√C is floored at 1e-12; under the root, or 0 has a 
 
 
 def by_height(x: Array) -> Array:
-    """Cuts over the mesh that is set; XLA fetches the rows that a convolution needs."""
+    """Cuts height over the mesh that is set; XLA fetches the rows a convolution needs."""
     return constrain(x, "batch", None, "height", None, None)
 
 
 class Stream:
-    """What the layers of one chunk remember for the next, in the order of calls.
+    """The last inputs of a chunk's layers, for the next chunk, in the order of calls.
 
-    `first` marks the chunk that starts a clip; `past` is what the chunk before left.
-    Lives only while a chunk is traced: the jitted functions take and return lists.
+    `first` marks the chunk that starts a clip; `past` is the `future` of the chunk
+    before. A stream lives only while a chunk is traced: the jitted functions take and
+    return lists.
     """
 
     def __init__(self, past: list[Array] | None):
@@ -33,7 +34,7 @@ class Stream:
         self.future: list[Array] = []
 
     def extend(self, x: Array, frames: int) -> Array:
-        """`x` (B,T,H,W,C) with the `frames` frames before it; zeros at the start."""
+        """Returns `x` (B,T,H,W,C) after its `frames` last frames, or zeros at the start."""
         if self.first:
             past = jnp.zeros((x.shape[0], frames, *x.shape[2:]), x.dtype)
         else:
@@ -43,7 +44,7 @@ class Stream:
         return x
 
     def remember_last(self, x: Array) -> Array:
-        """`x` (B,T,H,W,C) after the last frame of the chunk before, if there is one."""
+        """Returns `x` (B,T,H,W,C) after the last frame of the chunk before, if any."""
         if not self.first:
             x = jnp.concatenate([next(self._past), x], axis=1)
         self.future.append(x[:, -1:])
@@ -51,10 +52,11 @@ class Stream:
 
 
 def orthogonal_at(*taps: tuple[int, ...]) -> Callable:
-    """Initializer of kernels (…,C,F): one orthogonal (taps·C, F) matrix, else zeros.
+    """Returns an initializer of kernels (…,C,F): an orthogonal matrix, else zeros.
 
-    With `ResBlock`s that start as the identity, a fresh VAE passes its pixels on rather
-    than noise: it learns in a minute what Gaussian kernels learn in ten.
+    The `taps` hold the matrix, which is (taps·C, F). With `ResBlock`s that start as the
+    identity, a fresh VAE passes pixels on, not noise: it learns in a minute what
+    Gaussian kernels learn in ten.
     """
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32):
@@ -71,7 +73,7 @@ def orthogonal_at(*taps: tuple[int, ...]) -> Callable:
 def convolve(
     x: Array, kernel: Array, bias: Array, padding: Sequence[tuple[int, int]], dtype: str
 ) -> Array:
-    """Stride-1 convolution (B,T,H,W,C) * (t,h,w,C,F) + (F,), in `dtype`."""
+    """Convolves (B,T,H,W,C) * (t,h,w,C,F) + (F,) with stride 1, in `dtype`."""
     y = jax.lax.conv_general_dilated(
         jnp.asarray(x, dtype),
         jnp.asarray(kernel, dtype),
@@ -99,10 +101,10 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, (k, k, k, x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         if k > 1:
-            alone = stream.first and x.shape[1] == 1
+            picture = stream.first and x.shape[1] == 1
             past = stream.extend(x, k - 1)
-            # A picture sees zeros before it: a third of the kernel says it all.
-            x, kernel = (x, kernel[-1:]) if alone else (past, kernel)
+            # The frames before a picture are zeros, so the last tap suffices.
+            x, kernel = (x, kernel[-1:]) if picture else (past, kernel)
         half = (k // 2, k // 2)
         return convolve(x, kernel, bias, ((0, 0), half, half), self.dtype)
 
@@ -212,8 +214,8 @@ class TimeConv(nn.Module):
     """3×1×1 convolution without padding: a product, fast on every platform.
 
     Output j of n sees the frames stride·j, stride·j + 1 and stride·j + 2. It starts as
-    the mean of the last `stride` of them, given out `features` / C times, a whole
-    number: what does not move comes through as a picture does.
+    the mean of the last `stride` of them, repeated `features` / C times, a whole number:
+    a still clip passes through as a picture does.
     """
 
     features: int
@@ -237,7 +239,7 @@ class TimeConv(nn.Module):
 
 
 class Down(nn.Module):
-    """Halve height and width, then, if `temporal`, the frames after the first."""
+    """Halving of height and width, then, if `temporal`, of frames after the first."""
 
     temporal: bool
     dtype: str
@@ -257,7 +259,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double, if `temporal`, the frames after the first; then height and width."""
+    """Doubling, if `temporal`, of frames after the first; then of height and width."""
 
     features: int
     temporal: bool
@@ -271,8 +273,7 @@ class Up(nn.Module):
         return FrameConv(self.features, self.dtype, name="conv")(x)
 
     def _double_frames(self, x: Array, stream: Stream) -> Array:
-        # Frame 0 passes by and is never remembered; the first chunk's others see
-        # zeros before them.
+        # Frame 0 is not doubled and not kept: the frames after it see zeros before them.
         first, later = (x[:, :1], x[:, 1:]) if stream.first else (x[:, :0], x)
         window = stream.extend(later, 2)
         if later.shape[1] == 0:

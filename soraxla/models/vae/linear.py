@@ -1,9 +1,9 @@
-"""Latents that are a linear map of their own pixels, as principal components are.
+"""Latents that are a linear map of the pixels they cover, as principal components are.
 
-Frame 0 has a map of its own; each later latent is one of its block of frames. There is
-nothing to remember between chunks. Such a VAE needs no training to be as good as the
-principal components of its clips (`principal_components`), which for a decoder that
-adds to them is a start that gradient descent takes hours to reach.
+Frame 0 has one map, and every later block of frames shares another. No chunk needs the
+chunk before. Without training such a VAE reconstructs as well as the principal
+components of its clips (`principal_components`); gradient descent takes hours to reach
+that start for a decoder that adds to them.
 """
 
 import flax.linen as nn
@@ -63,7 +63,7 @@ class ToPixels(nn.Module):
 
 
 def _parts(x: Array, frames: int, stream: Stream) -> list[tuple[str, Array, int]]:
-    """What has a map of its own: its name, its part of the chunk, frames a latent."""
+    """Returns the name, the part of the chunk and the frames per latent of each map."""
     first, later = (x[:, :1], x[:, 1:]) if stream.first else (x[:, :0], x)
     parts = [("first", first, 1), ("later", later, frames)]
     return [part for part in parts if part[1].shape[1]]
@@ -72,9 +72,10 @@ def _parts(x: Array, frames: int, stream: Stream) -> list[tuple[str, Array, int]
 def principal_components(
     clips: list[Float[np.ndarray, "t h w 3"]], *, frames: int, side: int, channels: int
 ) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Parameters of `ToLatents` and `ToPixels`: the components of most variance.
+    """Returns parameters of `ToLatents` and `ToPixels`: components of most variance.
 
-    Those of frame 0 are turned to agree with those of a block in which it stands still.
+    The components of frame 0 are rotated to agree with those of a block that repeats
+    frame 0.
 
     Args:
         clips: of 1 + `frames`·k frames, pixels in −1…1.

@@ -1,12 +1,12 @@
 """Causal video VAE with the layer layout of Wan 2.1 (arXiv 2503.20314).
 
 A clip of 1 + 4k frames becomes 1 + k latent frames at an eighth of its height and
-width: latent 0 sees frame 0 alone, latent τ nothing after frame 4τ. Every layer that
-looks back in time keeps its last inputs in a `Stream`, so a whole clip is simply one
-first chunk whose stream is thrown away: parallel and streamed results are one code.
+width: latent 0 sees only frame 0, latent τ nothing after frame 4τ. Every layer that
+looks back in time keeps its last inputs in a `Stream`. A whole clip is one first chunk
+whose stream is dropped, so one code computes parallel and streamed results.
 
-Wan 2.2's VAE is the same with `residual` stages, a wider decoder, and pixels folded
-into channels first: a sixteenth of the height and width.
+Wan 2.2's VAE has `residual` stages, a wider decoder, and pixels folded into channels
+first: a sixteenth of the height and width.
 """
 
 from typing import Any
@@ -41,10 +41,10 @@ from soraxla.parallel.mesh import constrain
 
 
 def quiet_posterior(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Means start at 0 and log-variances at −8: training starts as an autoencoder.
+    """Returns biases of 0 for the means and of −8 for the log-variances.
 
-    With a variance of 1 the first latents are mostly noise, and thousands of steps go
-    by before the encoder has learnt to speak louder.
+    Training then starts as an autoencoder. With a variance of 1 the first latents are
+    mostly noise, and the encoder takes thousands of steps to exceed it.
     """
     half = shape[0] // 2
     return jnp.concatenate([jnp.zeros(half, dtype), jnp.full(half, -8.0, dtype)])
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
             size = cfg.temporal, cfg.spatial, cfg.latent_channels
             down = ToLatents(*size, name="linear")
             mean = down(by_height(x), stream)
-            # As sure as `encode_chunk` lets it be.
+            # The lowest log-variance that `encode_chunk` lets through.
             return jnp.concatenate([mean, jnp.full_like(mean, -30.0)], axis=-1)
         encode = encode_patches if cfg.patched else _encode_stages
         x = encode(cfg, x, stream)
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
 
 
 def init(key: PRNGKeyArray, cfg: VAEConfig) -> PyTree:
-    """Fresh parameters: `{"encoder": …, "decoder": …}`, fp32."""
+    """Returns fresh parameters, `{"encoder": …, "decoder": …}`, fp32."""
     encoder_key, decoder_key = jax.random.split(key)
     side = 2 * cfg.spatial
     video = jnp.zeros((1, 1 + cfg.temporal, side, side, 3))
@@ -152,9 +152,11 @@ def init(key: PRNGKeyArray, cfg: VAEConfig) -> PyTree:
 def encode(
     params: PyTree, cfg: VAEConfig, video: Float[Array, "b t h w 3"]
 ) -> tuple[Float[Array, "b tz hz wz z"], Float[Array, "b tz hz wz z"]]:
-    """Posterior mean and log-variance (fp32, not normalised) of pixels in −1…1.
+    """Returns posterior mean and log-variance, fp32, of pixels in −1…1.
 
-    t is 1 + 4k, h and w are multiples of `cfg.spatial`. Raises UserError otherwise.
+    Neither is normalised.
+
+    Raises UserError unless t is 1 + 4k, and h and w are multiples of `cfg.spatial`.
     """
     mean, logvar, _ = encode_chunk(params, cfg, video, None)
     return mean, logvar
@@ -181,21 +183,21 @@ def check_clip(
 def decode(
     params: PyTree, cfg: VAEConfig, latents: Float[Array, "b tz hz wz z"]
 ) -> Float[Array, "b t h w 3"]:
-    """Pixels in −1…1 (fp32) of latents that are not normalised."""
+    """Returns pixels in −1…1 (fp32) of latents that are not normalised."""
     return jnp.clip(decode_unclipped(params, cfg, latents), -1.0, 1.0)
 
 
 def decode_unclipped(
     params: PyTree, cfg: VAEConfig, latents: Float[Array, "b tz hz wz z"]
 ) -> Float[Array, "b t h w 3"]:
-    """`decode` before the clip to −1…1, beyond which the gradient would be 0."""
+    """Returns pixels before the clip to −1…1, beyond which the gradient would be 0."""
     return _decode(params, cfg, latents, Stream(None))
 
 
 def encode_chunk(
     params: PyTree, cfg: VAEConfig, video: Array, past: list[Array] | None
 ) -> tuple[Array, Array, list[Array]]:
-    """Mean, log-variance and what the next chunk needs; `past` is None at frame 0.
+    """Returns mean, log-variance and the `past` of the next chunk; None at frame 0.
 
     The first chunk has 1 + 4k frames, each later one 4k. Raises UserError otherwise.
     """
@@ -210,7 +212,7 @@ def encode_chunk(
 def decode_chunk(
     params: PyTree, cfg: VAEConfig, latents: Array, past: list[Array] | None
 ) -> tuple[Array, list[Array]]:
-    """Pixels of some latent frames and what the next chunk needs."""
+    """Returns the pixels of some latent frames and the `past` of the next chunk."""
     stream = Stream(past)
     video = _decode(params, cfg, latents, stream)
     video = constrain(video, None, None, None, None, None)  # all of it to every host
@@ -224,13 +226,13 @@ def _decode(params: PyTree, cfg: VAEConfig, latents: Array, stream: Stream) -> A
 
 
 def normalise(cfg: VAEConfig, latents: Array) -> Array:
-    """Latents (…,z) to zero mean and unit variance, as the diffusion sees them."""
+    """Returns latents (…,z) of zero mean and unit variance, as the diffusion sees them."""
     mean, std = _statistics(cfg, latents)
     return (latents - mean) / std
 
 
 def denormalise(cfg: VAEConfig, latents: Array) -> Array:
-    """The inverse of `normalise`."""
+    """Returns the latents that `normalise` maps to these."""
     mean, std = _statistics(cfg, latents)
     return latents * std + mean
 

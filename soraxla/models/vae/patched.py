@@ -1,13 +1,13 @@
 """Stages of a VAE that folds blocks of pixels and frames into channels first.
 
-Nothing is computed at the resolution of pixels: with patches of 4 frames and 4×4
-pixels, stages work at a quarter and an eighth of height and width, on one frame of
-features per latent frame. Frame 0, repeated, fills the first patch, so that a picture
-is one patch. Blocks look around by 3×3 convolutions of each frame and back by a
+No layer computes at the resolution of pixels: with patches of 4 frames and 4×4 pixels,
+stages work at a quarter and an eighth of height and width, on one frame of features per
+latent frame. Frame 0, repeated, fills the first patch, so that a picture is one patch.
+A block sees its surroundings by 3×3 convolutions of each frame and the past by a
 product with the frame before: a third of the work of 3×3×3 convolutions.
 
-Blocks start as the identity, and nothing else bends: a fresh VAE is one linear map,
-which `patched_start.py` sets to the principal components of its patches.
+Blocks start as the identity and all other layers are linear, so a fresh VAE is one
+linear map. `patched_start.py` sets it to the principal components of its patches.
 """
 
 from typing import Any
@@ -75,9 +75,9 @@ class TwoFrames(nn.Module):
         c = x.shape[-1]
         kernel = self.param("kernel", _present, (2, c, c))
         bias = self.param("bias", nn.initializers.zeros, (c,))
-        alone = stream.first and x.shape[1] == 1
+        picture = stream.first and x.shape[1] == 1
         window = stream.extend(x, 1)
-        if alone:  # zeros before it
+        if picture:  # zeros precede it
             return _product(x, kernel[1], bias, self.dtype)
         x = jnp.concatenate([window[:, :-1], x], axis=-1)
         return _product(x, kernel.reshape(2 * c, c), bias, self.dtype)

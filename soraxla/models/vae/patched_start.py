@@ -20,10 +20,10 @@ def patched_start(
 ) -> PyTree:
     """Returns fresh parameters whose linear layers are principal components.
 
-    Each stage's features are the components of most variance of what is folded into
-    it, so latents are nearly those of the pixels they cover, of mean 0 and variance 1.
-    Features are divided by the roots of their deviations: blocks normalise what they
-    see, and the fine must not drown in the coarse.
+    Each stage's features are the components of most variance of its folded input, so
+    latents are nearly the components of the pixels they cover, of mean 0 and variance
+    1. Features are divided by the roots of their deviations, because blocks normalise
+    their input and large components would hide small ones.
 
     Args:
         params: as `init` makes them.

@@ -1,9 +1,9 @@
-"""What Wan 2.2's residual VAE adds to Wan 2.1's layers; none of it has weights.
+"""Shortcuts around the stages of Wan 2.2's residual VAE, without weights.
 
-Each stage that changes the resolution also passes its input around itself, resampled by
-moving pixels between space, time and channels only. Frames are grouped as the causal
-layers group them: frame 0 alone, then whole groups. So chunks that hold whole groups
-need nothing of the chunk before, but for whether there was one.
+A stage that changes the resolution adds its resampled input to its output; pixels move
+between space, time and channels. Frames are grouped as in the causal layers: frame 0,
+then whole groups. A chunk of whole groups therefore only needs to know whether a chunk
+precedes it.
 """
 
 import jax.numpy as jnp
@@ -16,24 +16,24 @@ from soraxla.core.types import Array
 def fold_pixels(
     x: Float[Array, "b t hp wp c"], patch: int
 ) -> Float[Array, "b t h w cpp"]:
-    """Patches of pixels to channels: (c, column, row), the row fastest, as Wan 2.2."""
+    """Returns patches of pixels as channels (c, column, row), the row fastest."""
     return rearrange(x, "b t (h p) (w q) c -> b t h w (c q p)", p=patch, q=patch)
 
 
 def unfold_pixels(
     x: Float[Array, "b t h w cpp"], patch: int
 ) -> Float[Array, "b t hp wp c"]:
-    """The inverse of `fold_pixels`."""
+    """Returns the pixels that `fold_pixels` made channels."""
     return rearrange(x, "b t h w (c q p) -> b t (h p) (w q) c", p=patch, q=patch)
 
 
 def average_down(
     x: Float[Array, "b t h w c"], features: int, frames: int, pixels: int
 ) -> Float[Array, "b tz hz wz f"]:
-    """Blocks of `frames` × `pixels` × `pixels` to channels, then the mean of each
-    c·frames·pixels² / f neighbours.
+    """Averages blocks of `frames` × `pixels` × `pixels` to f channels.
 
-    The first block of a clip ends with frame 0 and is zero before it.
+    A block becomes channels, of which each c·frames·pixels² / f neighbours have one
+    mean. The first block of a clip ends with frame 0 and is zero before it.
     """
     lead = -x.shape[1] % frames
     x = jnp.pad(x, ((0, 0), (lead, 0), (0, 0), (0, 0), (0, 0)))
@@ -55,10 +55,10 @@ def duplicate_up(
     *,
     first: bool,
 ) -> Float[Array, "b tp hp wp f"]:
-    """Each channel f·frames·pixels² / c times, then channels to blocks of `frames` ×
-    `pixels` × `pixels`.
+    """Copies channels into blocks of `frames` × `pixels` × `pixels`.
 
-    `first` drops what would stand before frame 0 of the clip.
+    Each channel is copied f·frames·pixels² / c times. `first` drops the frames that
+    would precede frame 0 of the clip.
     """
     copies = features * frames * pixels**2 // x.shape[-1]
     x = repeat(x, "b t h w c -> b t h w (c n)", n=copies)
