@@ -44,7 +44,7 @@ class ShiftRule(Protocol):
 
 def packed_batches(
     dataset: Dataset,
-    spec: PackConfig,
+    config: PackConfig,
     *,
     seed: int,
     batch_rows: int,
@@ -57,12 +57,12 @@ def packed_batches(
     """Returns endless `PackedBatch`es of NumPy arrays, with a host's rows of each step.
 
     Latents and text are float32. A visit with a dropped caption has the empty caption;
-    the mixture in `spec` chooses its condition tokens. The rows of all hosts together
+    the mixture in `config` chooses its condition tokens. The rows of all hosts together
     are the B rows of one host.
 
     Args:
         dataset: from `open_dataset`.
-        spec: the budgets of a row.
+        config: the budgets of a row.
         seed: of the order of samples, of cuts and of dropped captions.
         batch_rows: B, of all hosts.
         shift: α of a clip from its pixel size and the latent frames kept.
@@ -78,7 +78,7 @@ def packed_batches(
     if prefetch < 0:
         raise UserError(f"prefetch is {prefetch}, expected at least 0")
     host_rows = _checked_rows(host_rows, batch_rows)
-    check_index(dataset.sizes, spec)
+    check_index(dataset.sizes, config)
     _check_controls(dataset, controls)
     layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
 
@@ -90,16 +90,16 @@ def packed_batches(
                         dataset,
                         layout,
                         visit,
-                        _shown_controls(spec, controls, seed, visit),
+                        _shown_controls(config, controls, seed, visit),
                     )
                     for visit in row
                 ]
                 for row in (rows[i] for i in host_rows)
             ],
-            spec,
+            config,
         )
 
-    steps = ScheduledSteps(dataset.sizes, spec, seed=seed, batch_rows=batch_rows)
+    steps = ScheduledSteps(dataset.sizes, config, seed=seed, batch_rows=batch_rows)
     return ThreadPrefetchIterDataset(steps.map(read), prefetch_buffer_size=prefetch)
 
 
@@ -123,14 +123,14 @@ class ScheduledSteps(grain.IterDataset[list[ScheduledRow]]):
     def __init__(
         self,
         index: ScheduleIndex,
-        spec: PackConfig,
+        config: PackConfig,
         *,
         seed: int,
         batch_rows: int,
     ):
         super().__init__()
         self._schedule = partial(
-            schedule_steps, index, spec, seed=seed, batch_rows=batch_rows
+            schedule_steps, index, config, seed=seed, batch_rows=batch_rows
         )
 
     def __iter__(self) -> grain.DatasetIterator[list[ScheduledRow]]:
@@ -194,7 +194,7 @@ def segments(
 
 
 def _shown_controls(
-    spec: PackConfig, controls: Controls, seed: int, visit: Visit
+    config: PackConfig, controls: Controls, seed: int, visit: Visit
 ) -> tuple[str, ...]:
     """Returns the controls that a visit shows.
 
@@ -204,7 +204,7 @@ def _shown_controls(
     if not controls.width:
         return ()
     u = uniforms(seed, "controls", visit.number, 1)[0]
-    if u[0] < spec.control_dropout:
+    if u[0] < config.control_dropout:
         return ()
     return STEERING if u[1] < 0.5 or not controls.actions else STEERING[:1]
 

@@ -38,7 +38,7 @@ _SPOOL_BYTES = 64 << 20  # records of one video above this wait on disk, not in 
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Settings:
+class _PrepareConfig:
     """The settings that the bytes of the dataset depend on, beside the source."""
 
     vae_sha256: str
@@ -106,7 +106,7 @@ def prepare(
         OSError: `out` cannot be written.
     """
     _check_numbers(max_tokens=max_tokens, max_bad=max_bad, shard_size=shard_size)
-    settings = _Settings(
+    settings = _PrepareConfig(
         vae_sha256=vae_sha256,
         text_encoder=text_encoder,
         max_tokens=max_tokens,
@@ -152,7 +152,7 @@ def _check_numbers(*, max_tokens: int, max_bad: float | int, shard_size: int) ->
         raise UserError(f"max_bad is {max_bad}, expected a share between 0 and 1")
 
 
-def _identity(samples: Sequence[Sample], settings: _Settings) -> str:
+def _identity(samples: Sequence[Sample], settings: _PrepareConfig) -> str:
     what = [records.FORMAT, fingerprint(samples), vars(settings)]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
@@ -214,7 +214,7 @@ def _write_shards(
     notes: list[_Note],
     samples: Sequence[Sample],
     encode: Encoders,
-    settings: _Settings,
+    settings: _PrepareConfig,
     meter: Progress,
 ) -> Float[np.ndarray, "m e"]:
     """Writes the missing shards and appends their notes; returns the empty text."""
@@ -231,7 +231,7 @@ def _write_shard(
     shard: int,
     samples: Sequence[Sample],
     encode: Encoders,
-    settings: _Settings,
+    settings: _PrepareConfig,
     meter: Progress,
 ) -> _Note:
     """Writes the next shard, and then the note that makes it count."""
@@ -270,7 +270,7 @@ def _write_shard(
 
 
 def _encoded(
-    sample: Sample, encode: Encoders, settings: _Settings
+    sample: Sample, encode: Encoders, settings: _PrepareConfig
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yields (record, index row) of each piece; raises Unreadable, maybe after some."""
     text = None
@@ -304,7 +304,7 @@ def _encoded(
 
 
 def _read(
-    sample: Sample, settings: _Settings
+    sample: Sample, settings: _PrepareConfig
 ) -> Iterator[tuple[Media, transforms.Piece]]:
     """Yields the pieces of a sample; raises Unreadable with the reason.
 
@@ -328,7 +328,7 @@ def _finish(
     notes: Sequence[_Note],
     empty_text: np.ndarray,
     vae_dir: Path | None,
-    settings: _Settings,
+    settings: _PrepareConfig,
     samples: Sequence[Sample],
     identity: str,
 ) -> dict[str, Any]:

@@ -81,22 +81,22 @@ class WindowDataset(grain.IterDataset):
         UserError: no file is large enough for any shape, or one cannot be read.
     """
 
-    def __init__(self, files: Sequence[Path], spec: WindowConfig, *, seed: int):
+    def __init__(self, files: Sequence[Path], config: WindowConfig, *, seed: int):
         super().__init__()
         infos = [_measured(Path(file)) for file in files]
         fits = [
             [i for i, info in enumerate(infos) if _fits(info, shape)]
-            for shape in spec.shapes
+            for shape in config.shapes
         ]
         used = {i for members in fits for i in members}
         if not used:
-            raise UserError(_too_small(spec, infos))
+            raise UserError(_too_small(config, infos))
         self.skipped = len(infos) - len(used)
-        self.shapes = tuple(s for s, m in zip(spec.shapes, fits, strict=True) if m)
+        self.shapes = tuple(s for s, m in zip(config.shapes, fits, strict=True) if m)
         self._files = [Path(file) for file in files]
         self._infos = infos
         self._fits = [members for members in fits if members]
-        self._clips = _ClipCache(spec.cache_bytes)
+        self._clips = _ClipCache(config.cache_bytes)
         self._seed = seed
         self._rows_of: Callable[[int], Sequence[int]] = range
 
@@ -237,10 +237,10 @@ def _fits(info: VideoInfo, shape: WindowShape) -> bool:
     )
 
 
-def _too_small(spec: WindowConfig, infos: list[VideoInfo]) -> str:
+def _too_small(config: WindowConfig, infos: list[VideoInfo]) -> str:
     if not infos:
         return "there are no media files to take windows from"
-    smallest = min(spec.shapes, key=lambda s: s.frames * s.height * s.width)
+    smallest = min(config.shapes, key=lambda s: s.frames * s.height * s.width)
     largest = max(infos, key=lambda i: (i.frames or 0) * i.height * i.width)
     return (
         f"all {len(infos)} files are smaller than every window shape: the smallest "

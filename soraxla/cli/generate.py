@@ -112,10 +112,10 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.media.write import check_writable, write_video
     from soraxla.parallel.mesh import sampling_mesh
 
-    # Everything a user can get wrong is found before the long work starts.
-    usual = _usual(args)
+    # Mistakes of the user are found before the long work starts.
+    defaults = _defaults(args)
     if args.condition_noise is None:
-        args.condition_noise = usual.condition_noise
+        args.condition_noise = defaults.condition_noise
     settings = sampling.settings_of(args)
     if args.takes is not None:
         settings = dataclasses.replace(settings, takes=args.takes)
@@ -129,8 +129,8 @@ def run(args: argparse.Namespace) -> None:
         pipeline = load(args.checkpoint)
         if args.actions is not None:
             requests = [_acting(args.actions, r, pipeline) for r in requests]
-        if args.takes is None and usual.takes > 1 and pipeline.joins(requests[0]):
-            settings = dataclasses.replace(settings, takes=usual.takes)
+        if args.takes is None and defaults.takes > 1 and pipeline.joins(requests[0]):
+            settings = dataclasses.replace(settings, takes=defaults.takes)
         _note_windows(pipeline, requests[0])
         videos = pipeline.generate_each(requests, settings)
         for place, video in tqdm(videos, total=len(requests), unit="video"):
@@ -138,34 +138,37 @@ def run(args: argparse.Namespace) -> None:
             tqdm.write(str(outs[place]))
 
 
-def _usual(args: argparse.Namespace) -> GenerationDefaults:
+def _defaults(args: argparse.Namespace) -> GenerationDefaults:
     return DEFAULTS if args.checkpoint else WORLDS
 
 
 def _requests(args: argparse.Namespace) -> "list[Request]":
     from soraxla.generation.request import Request
 
-    prompts, usual = _prompts(args), _usual(args)
-    task = media.task_of(args, usual.bridge)
+    prompts, defaults = _prompts(args), _defaults(args)
+    task = media.task_of(args, defaults.bridge)
     size = args.canvas or args.size
     if size is None and not args.checkpoint and task.single_frames:
-        size = f"{usual.width}x{usual.height}"  # a photograph is far from its worlds
+        # Photographs are unlike its worlds, so their size does not matter.
+        size = f"{defaults.width}x{defaults.height}"
     own = None if size else media.own_size(task)
     if own is None:
         option = "--canvas" if args.canvas else "--size"
-        width, height = parse_size(size or f"{usual.width}x{usual.height}", option)
+        width, height = parse_size(
+            size or f"{defaults.width}x{defaults.height}", option
+        )
     else:
         task, width, height = own
-    fps = (media.own_fps(args) or usual.fps) if args.fps is None else args.fps
+    fps = (media.own_fps(args) or defaults.fps) if args.fps is None else args.fps
     frames = _frames(args, fps)
-    frames = (task.default_frames() or usual.frames) if frames is None else frames
+    frames = (task.default_frames() or defaults.frames) if frames is None else frames
     window = args.window
     if (
         window is None
         and task.names == ("extend_forward",)
-        and usual.onward is not None
+        and defaults.onward is not None
     ):
-        window = args.overlap + usual.onward
+        window = args.overlap + defaults.onward
     requests = []
     for where, prompt in prompts:
         try:
@@ -195,13 +198,13 @@ def _acting(steps: list[str], request: "Request", pipeline: "Pipeline") -> "Requ
 
     names = pipeline.dit.model.controls.actions
     if not names:
-        raise UserError("--actions: this model knows none; leave it out")
+        raise UserError("--actions: this model has no actions; leave it out")
     rows = parse_actions(steps, names)
     first, new = request.task.steered(request)
     if len(rows) > new:
         raise UserError(
             f"--actions last {len(rows)} frames, but {new} are generated: ask for more "
-            "frames, or do less"
+            "frames, or give fewer actions"
         )
     actions = np.zeros((request.frames, len(names)), np.float32)
     actions[first : first + len(rows)] = rows
@@ -216,13 +219,13 @@ def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
         if len(context.window_ends(span)) > 1:
             assert context.window is not None
             beside = span.before + span.after
-            told = f", and {beside} beside them," if beside else ""
+            with_overlap = f" and the {beside} beside them" if beside else ""
             notes.append(
-                f"{span.new} frames{told} are more than the "
+                f"{span.new} frames{with_overlap} are more than the "
                 f"{context.frames(context.window)} that are sampled at once: they are "
-                "made window by window (--window)"
+                "sampled window by window (--window)"
             )
-    for note in dict.fromkeys(notes):  # both ways may be as long
+    for note in dict.fromkeys(notes):  # both directions may need the same note
         media.note(note)
 
 

@@ -152,7 +152,7 @@ def check_kept(args: argparse.Namespace, out: Path) -> None:
     """Raises UserError if `out` is an input file."""
     for path in (*_films(args), args.image, args.last_image, args.mask):
         if path is not None and out.is_file() and out.samefile(path):
-            raise UserError(f"{out}: is what is given; write to another file (--out)")
+            raise UserError(f"{out}: is an input file; write to another file (--out)")
 
 
 def own_size(task: "Task") -> "tuple[Task, int, int] | None":
@@ -236,11 +236,11 @@ def _check_together(args: argparse.Namespace) -> None:
         raise UserError(f"--{name} means nothing without {either}: add {it}")
     if args.inpaint is not None and (args.mask is None) == (args.canvas is None):
         raise UserError(
-            "--inpaint takes either --mask, what to regenerate, or --canvas, the size "
-            "to continue to: give one of them"
+            "--inpaint takes --mask, the hole to generate again, or --canvas, the "
+            "larger size: give one of them"
         )
     if args.canvas is not None and args.size is not None:
-        raise UserError("--canvas is the size: leave --size out")
+        raise UserError("--canvas sets the size: leave --size out")
 
 
 def _clip(path: Path) -> "np.ndarray":
@@ -254,5 +254,5 @@ def _picture(path: Path) -> "np.ndarray":
     from soraxla.media.read import probe, read_clip
 
     if not probe(path).is_image:
-        raise UserError(f"{path}: holds a film, expected a picture; save one frame")
+        raise UserError(f"{path}: holds a clip, expected a picture; save one frame")
     return read_clip(path)

@@ -57,8 +57,10 @@ def denoising_ratio(
     times = shift_time(u, np.array([s.shift for s in chosen], np.float32))
     triples = [Triple(s, float(t)) for s, t in zip(chosen, times, strict=True)]
     length = 128 * -(-max(len(segment.tokens) for segment in chosen) // 128)
-    spec = PackConfig(row_length=max(1024, length), text_length=512, max_segments=16)
-    errors, scales = denoising_errors(params, model, process, triples, spec, seed=seed)
+    config = PackConfig(row_length=max(1024, length), text_length=512, max_segments=16)
+    errors, scales = denoising_errors(
+        params, model, process, triples, config, seed=seed
+    )
     return float(errors.sum() / scales.sum())
 
 
@@ -67,7 +69,7 @@ def denoising_errors(
     model: DiTConfig,
     process: Process,
     triples: Sequence[Triple],
-    spec: PackConfig,
+    config: PackConfig,
     *,
     seed: int = 0,
     mesh: Mesh | None = None,
@@ -78,7 +80,7 @@ def denoising_errors(
     (seed, Purpose.EVAL, i), which no training sees.
 
     Args:
-        spec: the budgets of a row.
+        config: the budgets of a row.
         mesh: the mesh that is set; every device along its batch axes computes one row
             at a time. None computes on the device of `params`.
     """
@@ -86,7 +88,7 @@ def denoising_errors(
         Visit(i, i, len(segment.tokens), len(segment.text), 0, True)
         for i, (segment, _) in enumerate(triples)
     ]
-    rows = fewest_rows(visits, spec)
+    rows = fewest_rows(visits, config)
     size = 1 if mesh is None else axis_size(mesh, MESH_AXES["batch"])
     own = [0] if mesh is None else host_rows(size, mesh)
     run = _compiled(model, process, seed)
@@ -94,7 +96,7 @@ def denoising_errors(
     for first in range(0, len(rows), size):
         chosen = rows[first : first + size]
         filled = [*chosen, *[rows[0]] * (size - len(chosen))]
-        batch, t_BS = _packed([filled[i] for i in own], triples, spec)
+        batch, t_BS = _packed([filled[i] for i in own], triples, config)
         if mesh is not None:
             batch, t_BS = put_rows(
                 (batch, t_BS), axes=(PACKED_AXES, ("batch", None)), mesh=mesh
@@ -106,16 +108,16 @@ def denoising_errors(
 
 
 def _packed(
-    rows: Sequence[Sequence[Visit]], triples: Sequence[Triple], spec: PackConfig
+    rows: Sequence[Sequence[Visit]], triples: Sequence[Triple], config: PackConfig
 ) -> tuple[PackedBatch, Float[np.ndarray, "b s"]]:
-    t_BS = np.full((len(rows), spec.max_segments), 0.5, np.float32)
+    t_BS = np.full((len(rows), config.max_segments), 0.5, np.float32)
     for place, row in enumerate(rows):
         t_BS[place, : len(row)] = [triples[visit.number].t for visit in row]
     segments = [
         [replace(triples[v.number].segment, visit=v.number) for v in row]
         for row in rows
     ]
-    return pack(segments, spec), t_BS
+    return pack(segments, config), t_BS
 
 
 @functools.lru_cache(maxsize=4)

@@ -86,8 +86,8 @@ def starting_with(
     k, *shape = first.shape
     if k > frames:
         raise UserError(
-            f"{k} latent frames are given of a clip of {frames}: give fewer, or ask "
-            "for a longer clip"
+            f"{k} condition frames do not fit a clip of {frames} latent frames: give "
+            "fewer, or ask for a longer clip"
         )
     latents = np.zeros((frames, *shape), np.float32)
     latents[:k] = first

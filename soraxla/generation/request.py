@@ -66,11 +66,11 @@ class Request:
                 raise UserError(f"{name} is {value}, expected {low} to {high}")
         if self.fit not in FITS:
             raise UserError(f"unknown fit {self.fit!r}{nearest(self.fit, FITS)}")
-        given = self.task.videos()
-        for name, video in given.items():
+        inputs = self.task.videos()
+        for name, video in inputs.items():
             self._check_video(name, video)
         words = len(self.prompt.split())
-        if not (0 if given else 1) <= words <= MAX_WORDS:
+        if not (0 if inputs else 1) <= words <= MAX_WORDS:
             raise UserError(
                 f"the prompt has {words} words, expected 1 to {MAX_WORDS}: describe "
                 "the video in a sentence or two"

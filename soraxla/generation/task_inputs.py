@@ -85,10 +85,9 @@ class Task:
                     f"ask for {inputs}"
                 )
         elif request.frames <= inputs:
-            verb = "is" if inputs == 1 else "are"
             raise UserError(
-                f"frames is {request.frames}, of which {inputs} {verb} given: ask for "
-                f"more, such as {self.default_frames() or inputs + 24}"
+                f"frames is {request.frames}, expected more than the input's {inputs}: "
+                f"ask for {self.default_frames() or inputs + 24}, for example"
             )
 
     def cropped(self, width: int, height: int, old: tuple[int, int]) -> "Task":
@@ -280,8 +279,8 @@ class Edit(Task):
         super().check(request)
         if not 0 < self.strength <= 1:
             raise UserError(
-                f"strength is {self.strength}, expected above 0 (as it was) up to 1 "
-                "(made anew)"
+                f"strength is {self.strength}, expected above 0 (unchanged) up to 1 "
+                "(noise)"
             )
 
 
@@ -303,8 +302,8 @@ class Inpaint(Task):
             )
         if not self.mask.any():
             raise UserError(
-                "the mask is empty, so that nothing is to be made: paint white what "
-                "is, or invert it"
+                "the mask is empty, so nothing is generated: paint the hole white, or "
+                "invert the mask"
             )
 
     @property
@@ -349,8 +348,8 @@ class Outpaint(Task):
             )
         if (height, width) == (request.height, request.width):
             raise UserError(
-                f"the canvas is {width}x{height}, the clip's own size, so that "
-                "nothing is to be made: give a larger one"
+                f"the canvas is {width}x{height}, the clip's size, so nothing is "
+                "generated: give a larger one"
             )
 
 
@@ -369,5 +368,5 @@ def _filled(*runs: tuple[int, bool]) -> list[Run]:
 def _check_bridge(strength: float) -> None:
     if not 0 <= strength <= 1:
         raise UserError(
-            f"strength is {strength}, expected 0 (a cross-fade) to 1 (made anew)"
+            f"strength is {strength}, expected 0 (a cross-fade) to 1 (noise)"
         )

@@ -77,24 +77,24 @@ def _runs(context: TaskContext) -> list[Run]:
 
 
 def _animate(task: Animate, context: TaskContext) -> Sampling:
-    nothing, fitted = _no_frames(context), context.request.fitted
-    first = nothing if task.first is None else fitted(task.first)
-    last = nothing if task.last is None else fitted(task.last)
+    no_frames, fitted = _no_frames(context), context.request.fitted
+    first = no_frames if task.first is None else fitted(task.first)
+    last = no_frames if task.last is None else fitted(task.last)
     new = context.request.frames - len(first) - len(last)
     generated = yield from between(first, last, new, context, steered_from=0)
     return np.concatenate([first, generated, last])
 
 
 def _extend(task: Extend, context: TaskContext) -> Sampling:
-    nothing, frames = _no_frames(context), context.request.frames
+    no_frames, frames = _no_frames(context), context.request.frames
     before, new = task.before(frames), frames - len(task.video)
     video = context.request.fitted(task.video)
     parts = [video]
     if before:
-        parts.insert(0, (yield from between(nothing, video, before, context)))
+        parts.insert(0, (yield from between(no_frames, video, before, context)))
     if new > before:
         after = yield from between(
-            video, nothing, new - before, context, steered_from=before
+            video, no_frames, new - before, context, steered_from=before
         )
         parts.append(after)
     return np.concatenate(parts)
@@ -108,10 +108,10 @@ def _connect(task: Connect, context: TaskContext) -> Sampling:
 
 
 def _loop(task: Loop, context: TaskContext) -> Sampling:
-    nothing, frames, video = _no_frames(context), context.request.frames, task.video
+    no_frames, frames, video = _no_frames(context), context.request.frames, task.video
     if video is None:
         clip_frames = task.clip_frames(frames, context.overlap_frames)
-        video = yield from between(nothing, nothing, clip_frames, context)
+        video = yield from between(no_frames, no_frames, clip_frames, context)
     video = context.request.fitted(video)
     new = frames - len(video)
     generated = yield from _bridge(video, video, new, task.strength, context)
@@ -170,8 +170,10 @@ def _bridge(
         fade = cross_fade(onward, towards)
         if strength == 0:
             return fade
-    way = before, after, frames, context
-    return (yield from between(*way, start=fade, strength=strength))
+    bridge = yield from between(
+        before, after, frames, context, start=fade, strength=strength
+    )
+    return bridge
 
 
 def _fill(

@@ -32,7 +32,7 @@ class Visit(NamedTuple):
 ScheduledRow = tuple[Visit, ...]
 
 
-def fewest_rows(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
+def fewest_rows(visits: Sequence[Visit], config: PackConfig) -> list[list[Visit]]:
     """Returns rows by best-fit-decreasing, or best-fit in stream order if fewer.
 
     Decreasing order packs tokens best, but puts the smallest clips together at the
@@ -41,10 +41,10 @@ def fewest_rows(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
     """
     # Sorting is stable: visits of equal length keep the order of the stream.
     decreasing = sorted(visits, key=lambda visit: -visit.tokens)
-    return min((_best_fit(order, spec) for order in (decreasing, visits)), key=len)
+    return min((_best_fit(order, config) for order in (decreasing, visits)), key=len)
 
 
-def _best_fit(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
+def _best_fit(visits: Sequence[Visit], config: PackConfig) -> list[list[Visit]]:
     """Puts each visit in turn into the row it leaves fullest; ties go to the oldest."""
     rows: list[list[Visit]] = []
     text_left: list[int] = []
@@ -56,21 +56,21 @@ def _best_fit(visits: Sequence[Visit], spec: PackConfig) -> list[list[Visit]]:
         if place < len(room):
             left, row = room.pop(place)
         else:
-            left, row = spec.row_length, len(rows)
+            left, row = config.row_length, len(rows)
             rows.append([])
-            text_left.append(spec.text_length)
+            text_left.append(config.text_length)
         rows[row].append(visit)
         text_left[row] -= visit.text_tokens
         left -= visit.tokens
-        if left > 0 and len(rows[row]) < spec.max_segments:
+        if left > 0 and len(rows[row]) < config.max_segments:
             insort(room, (left, row))
     return rows
 
 
-def fill(rows: Iterable[Sequence[Visit]], spec: PackConfig) -> float:
+def fill(rows: Iterable[Sequence[Visit]], config: PackConfig) -> float:
     """Returns the share of token places that hold a token."""
     tokens = [sum(visit.tokens for visit in row) for row in rows]
-    return sum(tokens) / (len(tokens) * spec.row_length)
+    return sum(tokens) / (len(tokens) * config.row_length)
 
 
 def balance(rows: Sequence[ScheduledRow], batch_rows: int) -> list[list[ScheduledRow]]:

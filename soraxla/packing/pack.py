@@ -38,7 +38,7 @@ class PackConfig:
         for name in ("row_length", "text_length", "max_segments"):
             value = getattr(self, name)
             if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"pack.{name} is {value}, expected at least 1")
         for name in (
             "cut_share",
             "next_share",
@@ -46,7 +46,9 @@ class PackConfig:
             "control_dropout",
         ):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise UserError(
+                    f"pack.{name} is {getattr(self, name)}, expected 0 to 1"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +64,7 @@ class Segment:
     controls: Float[np.ndarray, "n a"] | None = None  # None: there are none
 
 
-def pack(rows: Sequence[Sequence[Segment]], spec: PackConfig) -> PackedBatch:
+def pack(rows: Sequence[Sequence[Segment]], config: PackConfig) -> PackedBatch:
     """Packs segments end to end into B rows of NumPy arrays, with padding at the end.
 
     Unused places hold 0 (False), unused shifts 1. Raises UserError when a row breaks
@@ -71,10 +73,10 @@ def pack(rows: Sequence[Sequence[Segment]], spec: PackConfig) -> PackedBatch:
     segments = [segment for row in rows for segment in row]
     if not segments:
         raise UserError("nothing to pack: expected at least one segment")
-    length, features = spec.row_length, segments[0].tokens.shape[1]
-    text_length, width = spec.text_length, segments[0].text.shape[1]
+    length, features = config.row_length, segments[0].tokens.shape[1]
+    text_length, width = config.text_length, segments[0].text.shape[1]
     widths = [0 if s.controls is None else s.controls.shape[1] for s in segments]
-    b, s = len(rows), spec.max_segments
+    b, s = len(rows), config.max_segments
     batch = PackedBatch(
         latents=np.zeros((b, length, features), np.float32),
         segment_ids=np.zeros((b, length), np.int32),
@@ -88,12 +90,12 @@ def pack(rows: Sequence[Sequence[Segment]], spec: PackConfig) -> PackedBatch:
         shift=np.ones((b, s), np.float32),
     )
     for place, row in enumerate(rows):
-        _check_row(place, row, spec)
+        _check_row(place, row, config)
         _lay_row(PackedBatch(*(array[place] for array in batch)), row)
     return batch
 
 
-def _check_row(place: int, row: Sequence[Segment], spec: PackConfig) -> None:
+def _check_row(place: int, row: Sequence[Segment], config: PackConfig) -> None:
     sizes = [(len(segment.tokens), len(segment.text)) for segment in row]
     if any(tokens < 1 or text < 1 for tokens, text in sizes):
         raise UserError(
@@ -101,9 +103,9 @@ def _check_row(place: int, row: Sequence[Segment], spec: PackConfig) -> None:
             f" least one of each, got (tokens, text) {sizes}"
         )
     for what, used, budget in (
-        ("tokens", sum(tokens for tokens, _ in sizes), spec.row_length),
-        ("text tokens", sum(text for _, text in sizes), spec.text_length),
-        ("segments", len(row), spec.max_segments),
+        ("tokens", sum(tokens for tokens, _ in sizes), config.row_length),
+        ("text tokens", sum(text for _, text in sizes), config.text_length),
+        ("segments", len(row), config.max_segments),
     ):
         if used > budget:
             raise UserError(

@@ -4,7 +4,7 @@ The schedule sees sizes, never media. *Visits* to samples are numbered without e
 epoch after epoch; an epoch is a permutation of the samples. Windows of consecutive
 visits, which run across the ends of epochs, are packed into rows, and the rows of 16
 steps at a time are balanced over steps and devices by their cost. The schedule is a
-function of (index, spec, seed, batch rows), so three numbers resume it: the (window,
+function of (index, config, seed, batch rows), so three numbers resume it: the (window,
 row) at which a group of 16 steps begins, and the next of these steps. NumPy only.
 """
 
@@ -63,7 +63,7 @@ SCHEDULE_START = SchedulePosition(0, 0, 0)
 
 def schedule_steps(
     index: ScheduleIndex,
-    spec: PackConfig,
+    config: PackConfig,
     *,
     seed: int,
     batch_rows: int,
@@ -76,74 +76,79 @@ def schedule_steps(
     """
     window, row, step = start
     while True:
-        stream = schedule_rows(index, spec, seed=seed, window=window, row=row)
-        planned = list(islice(stream, _GROUP_STEPS * batch_rows))
-        steps = balance([visits for _, _, visits in planned], batch_rows)
+        stream = schedule_rows(index, config, seed=seed, window=window, row=row)
+        scheduled = list(islice(stream, _GROUP_STEPS * batch_rows))
+        steps = balance([visits for _, _, visits in scheduled], batch_rows)
         order = permutation(seed, "steps", window << 32 | row, len(steps))
         for number in range(step, len(steps)):
             yield SchedulePosition(window, row, number + 1), steps[order[number]]
-        last_window, last_row, _ = planned[-1]
+        last_window, last_row, _ = scheduled[-1]
         window, row, step = last_window, last_row + 1, 0
 
 
 def schedule_rows(
-    index: ScheduleIndex, spec: PackConfig, *, seed: int, window: int = 0, row: int = 0
+    index: ScheduleIndex,
+    config: PackConfig,
+    *,
+    seed: int,
+    window: int = 0,
+    row: int = 0,
 ) -> Iterator[tuple[int, int, ScheduledRow]]:
     """Yields (window, row, visits) without end, starting at (window, row)."""
     for number in count(window):
-        rows = schedule_window(index, spec, seed=seed, window=number)
+        rows = schedule_window(index, config, seed=seed, window=number)
         for place in range(row, len(rows)):
             yield number, place, rows[place]
         row = 0
 
 
 def schedule_window(
-    index: ScheduleIndex, spec: PackConfig, *, seed: int, window: int
+    index: ScheduleIndex, config: PackConfig, *, seed: int, window: int
 ) -> list[ScheduledRow]:
     """Returns the rows of one window of visits, shuffled.
 
     Best-fit-decreasing returns the rows of the largest clips first; without the shuffle
     steps would see large clips, then small ones, then pictures.
     """
-    length = window_visits(index, spec)
+    length = window_visits(index, config)
     first = window * length
     samples = _visited_samples(len(index), seed, first, length)
-    frames, tokens, parts = _parts(index, spec, seed, first, samples)
-    kept = uniforms(seed, "caption", first, length)[:, 0] >= spec.caption_dropout
+    frames, tokens, parts = _parts(index, config, seed, first, samples)
+    kept = uniforms(seed, "caption", first, length)[:, 0] >= config.caption_dropout
     text = np.where(kept, index.text_length[samples], index.empty_text_length)
     numbers = (first + np.arange(length)) & 0xFFFFFFFF
     columns = (numbers, samples, tokens, text, frames, kept, *parts)
     visits = [Visit(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
-    rows = fewest_rows(visits, spec)
+    rows = fewest_rows(visits, config)
     order = permutation(seed, "rows", window, len(rows))
     return [tuple(rows[place]) for place in order]
 
 
 @lru_cache(maxsize=2)
-def window_visits(index: ScheduleIndex, spec: PackConfig) -> int:
+def window_visits(index: ScheduleIndex, config: PackConfig) -> int:
     """Returns how many visits fill about 128 rows, and so are packed together.
 
     Raises UserError if any sample cannot be packed, see `check_index`.
     """
-    check_index(index, spec)
-    frames, tokens = most_tokens(index, spec, slice(None))
+    check_index(index, config)
+    frames, tokens = most_tokens(index, config, slice(None))
     steps = frames // index.patch[0]
     # A clip of n steps that is cut keeps n / (1 + 1/2 … + 1/n) of them in the mean.
     cut_away = 1 - 1 / harmonic(steps)[steps - 1]
-    tokens = tokens * (1 - spec.cut_share * cut_away)
+    tokens = tokens * (1 - config.cut_share * cut_away)
     few = np.minimum(MEAN_FEW * frame_tokens(index, slice(None)), tokens)
-    tokens = tokens + spec.next_share * (few - tokens)
+    tokens = tokens + config.next_share * (few - tokens)
     rows_a_visit = max(
-        tokens.mean() / spec.row_length,
-        index.text_length.mean() / spec.text_length,
-        1 / spec.max_segments,
+        tokens.mean() / config.row_length,
+        index.text_length.mean() / config.text_length,
+        1 / config.max_segments,
     )
     return math.ceil(_WINDOW_ROWS / rows_a_visit)
 
 
 def _parts(
     index: ScheduleIndex,
-    spec: PackConfig,
+    config: PackConfig,
     seed: int,
     first: int,
     samples: Int[np.ndarray, " k"],
@@ -154,9 +159,9 @@ def _parts(
     Stored conditions are only used beside a whole clip.
     """
     pt, a_step = index.patch[0], frame_tokens(index, samples)
-    most, _ = most_tokens(index, spec, samples)
+    most, _ = most_tokens(index, config, samples)
     u = uniforms(seed, "cut", first, len(samples))
-    frames = cut(u, most // pt, spec.cut_share) * pt
+    frames = cut(u, most // pt, config.cut_share) * pt
     tokens = frames // pt * a_step
     if index.stored is None:
         stored = Stored(*(np.zeros_like(frames) for _ in Stored._fields))
@@ -164,18 +169,20 @@ def _parts(
         stored = Stored(*(of_all[samples] for of_all in index.stored))
     whole, packed = (n == index.t[samples] for n in (frames, most))
     u = uniforms(seed, "given", first, len(samples))
-    parts = conditions_of(spec.mixture, u, frames, Stored(*(whole * x for x in stored)))
+    parts = conditions_of(
+        config.mixture, u, frames, Stored(*(whole * x for x in stored))
+    )
     u = uniforms(seed, "next", first, len(samples))
-    few = u[:, 0] < spec.next_share
-    u[:, 0] /= spec.next_share or 1.0  # even again, of those few
-    tails = packed * stored.tails * (spec.mixture.both_ends > 0)
+    few = u[:, 0] < config.next_share
+    u[:, 0] /= config.next_share or 1.0  # even again, of those few
+    tails = packed * stored.tails * (config.mixture.both_ends > 0)
     own, windows = a_few(u, most, tails)
     parts = Conditions(
         *(np.where(few, a, b) for a, b in zip(windows, parts, strict=True))
     )
     kept = np.where(few, own, frames - parts.start)
     total = (kept + parts.appended) // pt * a_step
-    fits = total <= spec.row_length
+    fits = total <= config.row_length
     parts = Conditions(*(column * fits for column in parts))
     return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
 

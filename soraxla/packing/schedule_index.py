@@ -40,8 +40,8 @@ class ScheduleIndex:
         return replace(self, **sizes, stored=stored)
 
 
-def check_index(index: ScheduleIndex, spec: PackConfig) -> None:
-    """Raises UserError when a sample cannot be packed into a row of `spec`.
+def check_index(index: ScheduleIndex, config: PackConfig) -> None:
+    """Raises UserError when a sample cannot be packed into a row of `config`.
 
     Refused: an index with no sample, latents the patch does not divide, a picture
     (or one latent frame of a clip) over the row, a caption over the text budget or
@@ -63,23 +63,23 @@ def check_index(index: ScheduleIndex, spec: PackConfig) -> None:
         )
     frame = frame_tokens(index, slice(None))
     worst = int(frame.argmax())
-    if frame[worst] > spec.row_length:
+    if frame[worst] > config.row_length:
         what = "a picture" if index.t[worst] == 1 else "one latent frame"
         raise UserError(
             f"{size(worst)} has {frame[worst]} tokens in {what}, more than a row of"
-            f" {spec.row_length}: set row_length to at least {frame[worst]}"
+            f" {config.row_length}: set row_length to at least {frame[worst]}"
         )
     longest = max(int(index.text_length.max()), index.empty_text_length)
-    if longest > spec.text_length:
+    if longest > config.text_length:
         raise UserError(
             f"the longest caption has {longest} text tokens, more than a row's"
-            f" {spec.text_length}: set text_length to at least {longest}"
+            f" {config.text_length}: set text_length to at least {longest}"
         )
     if min(int(index.text_length.min()), index.empty_text_length) < 1:
         raise UserError(
             "a caption has no text token: its encoder must give at least 1 for any text"
         )
-    _check_mixture(index, spec)
+    _check_mixture(index, config)
     still = (index.t > 1) & ~(index.fps > 0)
     if still.any():
         worst = int(still.argmax())
@@ -89,9 +89,9 @@ def check_index(index: ScheduleIndex, spec: PackConfig) -> None:
         )
 
 
-def _check_mixture(index: ScheduleIndex, spec: PackConfig) -> None:
-    asked = [task for task in SHARES[1:] if getattr(spec.mixture, task)]
-    if spec.next_share:
+def _check_mixture(index: ScheduleIndex, config: PackConfig) -> None:
+    asked = [task for task in SHARES[1:] if getattr(config.mixture, task)]
+    if config.next_share:
         asked.append("next_share")
     if asked and index.patch[0] != 1:
         raise UserError(
@@ -117,7 +117,7 @@ def frame_tokens(
 
 
 def most_tokens(
-    index: ScheduleIndex, spec: PackConfig, samples: Int[np.ndarray, " k"] | slice
+    index: ScheduleIndex, config: PackConfig, samples: Int[np.ndarray, " k"] | slice
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """Returns the most latent frames of each clip that fit a row, and their tokens.
 
@@ -126,10 +126,10 @@ def most_tokens(
     """
     pt = index.patch[0]
     frame = frame_tokens(index, samples)
-    steps = np.minimum(index.t[samples] // pt, spec.row_length // frame)
+    steps = np.minimum(index.t[samples] // pt, config.row_length // frame)
     return steps * pt, steps * frame
 
 
-def longest(index: ScheduleIndex, spec: PackConfig) -> int:
+def longest(index: ScheduleIndex, config: PackConfig) -> int:
     """Returns the most latent frames that a row has of one clip."""
-    return int(most_tokens(index, spec, slice(None))[0].max())
+    return int(most_tokens(index, config, slice(None))[0].max())

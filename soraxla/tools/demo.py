@@ -49,7 +49,7 @@ NEW_SIZES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoSettings:
+class DemoConfig:
     """Sizes of the stages, whose seed is 0."""
 
     vae_steps: int
@@ -59,19 +59,19 @@ class DemoSettings:
     warmup_steps: int = 20
 
 
-FULL = DemoSettings(
+FULL = DemoConfig(
     vae_steps=60,
-    # What learns ten samples by heart the fastest: steps count for more than layers.
+    # Steps count for more than layers when ten samples are learnt by heart.
     dit=dit_config("xs", layers=2, heads=4, text_refiner_layers=0, remat="none"),
     dit_steps=900,
     sampler_steps=24,
 )
-SMOKE = DemoSettings(
+SMOKE = DemoConfig(
     vae_steps=3, dit=dit_config("debug"), dit_steps=6, sampler_steps=2, warmup_steps=2
 )
 
 
-def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
+def demo(workdir: Path, config: DemoConfig) -> dict[str, Any]:
     """Runs every stage in `workdir` and returns the contents of `report.json`.
 
     Raises:
@@ -80,18 +80,18 @@ def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
     start = time.monotonic()
     workdir.mkdir(parents=True, exist_ok=True)
     say("Fine-tuning the shipped VAE on the ten samples")
-    fine_tune_vae(workdir / "vae", settings)
+    fine_tune_vae(workdir / "vae", config)
     say("Encoding the samples")
     dataset = encode_samples(workdir)
     say("Training the transformer")
-    cfg = dit_training(settings)
-    # One row a step: there is nothing to share among devices.
+    cfg = dit_training(config)
+    # A step has one row, so there is nothing to share among devices.
     experiment = dit_experiment(cfg, dataset, workdir / "dit", mesh=one_device())
     train(experiment, cfg.loop, workdir / "dit")
     say("Generating every caption at its own size, and two sizes never seen")
     pipeline = load(workdir / "dit")
     names, requests = demo_requests(dataset)
-    sampling = SamplingConfig(steps=settings.sampler_steps, cfg_scale=2.0)
+    sampling = SamplingConfig(steps=config.sampler_steps, cfg_scale=2.0)
     generated: dict[int, np.ndarray] = {}
     for place, video in pipeline.generate_each(requests, sampling):
         path = workdir / "videos" / names[place]
@@ -111,7 +111,7 @@ def demo(workdir: Path, settings: DemoSettings) -> dict[str, Any]:
     return report
 
 
-def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
+def fine_tune_vae(workdir: Path, config: DemoConfig) -> None:
     """Trains the shipped VAE further, on the samples."""
     start = load_vae(small_vae())
     cfg = VAETrainingConfig(
@@ -120,8 +120,8 @@ def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
             model=replace(start.model, dtype="float32"),
             optim=OptimConfig(
                 learning_rate=1e-4,
-                warmup_steps=min(20, settings.vae_steps - 1),
-                decay_steps=settings.vae_steps,
+                warmup_steps=min(20, config.vae_steps - 1),
+                decay_steps=config.vae_steps,
                 ema_decay=0.95,
             ),
         ),
@@ -131,7 +131,7 @@ def fine_tune_vae(workdir: Path, settings: DemoSettings) -> None:
                 WindowShape(frames=17, height=32, width=32, batch=3),
             )
         ),
-        loop=LoopConfig(steps=settings.vae_steps),
+        loop=LoopConfig(steps=config.vae_steps),
     )
     experiment = vae_experiment(cfg, SAMPLES, start=start, mesh=one_device())
     train(experiment, cfg.loop, workdir)
@@ -155,23 +155,23 @@ def encode_samples(workdir: Path) -> Dataset:
     return open_dataset(workdir / "dataset")
 
 
-def dit_training(settings: DemoSettings) -> DiTTrainingConfig:
+def dit_training(config: DemoConfig) -> DiTTrainingConfig:
     """Returns the transformer's training: one row of 1,024 tokens a step."""
     return DiTTrainingConfig(
         step=DiTStepConfig(
-            model=settings.dit,
+            model=config.dit,
             optim=OptimConfig(
                 learning_rate=2e-3,
                 # Half of the steps that AdamW would need are enough.
                 muon_learning_rate=16e-3,
-                warmup_steps=settings.warmup_steps,
-                decay_steps=max(settings.dit_steps, settings.warmup_steps + 1),
+                warmup_steps=config.warmup_steps,
+                decay_steps=max(config.dit_steps, config.warmup_steps + 1),
                 ema_decay=0.97,
             ),
         ),
         pack=PackConfig(row_length=1024, text_length=512, max_segments=16),
         batch_rows=1,
-        loop=LoopConfig(steps=settings.dit_steps, checkpoint_every=300),
+        loop=LoopConfig(steps=config.dit_steps, checkpoint_every=300),
     )
 
 
@@ -226,7 +226,7 @@ def measure(
         rows.append(SheetRow(caption=caption, clips=[None, None, generated[place]]))
     sheet = contact_sheet(rows, titles=("real", "reconstructed", "generated"))
     sheet.save(workdir / "contact_sheet.png")
-    plan = [
+    scheduled = [
         row
         for window in range(8)
         for row in schedule_window(dataset.sizes, cfg.pack, seed=0, window=window)
@@ -243,7 +243,7 @@ def measure(
     return {
         "vae_psnr_db": round(float(np.mean(psnrs)), 2),
         "dit_loss": round(ratio, 4),
-        "packing_fill": round(fill(plan, cfg.pack), 4),
+        "packing_fill": round(fill(scheduled, cfg.pack), 4),
         "retrieval_top1": f"{sum(hits)} of {len(hits)}",
         "contact_sheet": str(workdir / "contact_sheet.png"),
     }

@@ -298,7 +298,7 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
             "step.lora trains adapters of a folder's weights, which is not planned: "
             "leave it out, for what training the whole model takes"
         )
-    job = Experiment(
+    experiment = Experiment(
         settings={},
         init=functools.partial(dit_init, cfg.step),
         step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
@@ -307,7 +307,7 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
         mesh=mesh,
         rules=trained_rules(cfg.step.lora),
     )
-    return job.step_fn, (job.state, abstract_batch(cfg, mesh))
+    return experiment.step_fn, (experiment.state, abstract_batch(cfg, mesh))
 
 
 def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
@@ -315,10 +315,10 @@ def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     model, batch = cfg.step.model, abstract_batch(cfg, mesh)
     abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), model))
     params = with_shardings(abstract, param_shardings(abstract, dit.RULES, mesh))
-    stops: Any = jax.ShapeDtypeStruct(
+    times: Any = jax.ShapeDtypeStruct(
         (SAMPLED.steps + 1, *batch.shift.shape), jnp.float32
     )
-    grid = Grid(stops, stops)
+    grid = Grid(times, times)
     key = jax.eval_shape(lambda: jax.random.key(0))
     process = cfg.step.process
     # A sampler is kept for its settings, and its compiler options are of a platform.

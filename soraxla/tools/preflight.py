@@ -112,13 +112,13 @@ class _Trial:
         self._made = cfg, dataset, workdir, start
 
     @cached_property
-    def _job(self) -> Experiment:
+    def _experiment(self) -> Experiment:
         cfg, dataset, workdir, start = self._made
         return dit_experiment(cfg, dataset, workdir, start=start)
 
     @cached_property
     def _program(self) -> jax.stages.Compiled:
-        return self._job.compiled_step()
+        return self._experiment.compiled_step()
 
     def memory(self) -> tuple[bool, str]:
         needed = program_bytes(self._program)
@@ -129,11 +129,11 @@ class _Trial:
         return needed < there, found
 
     def steps(self) -> tuple[bool, str]:
-        job = self._job
-        state, batches, losses = job.start(), iter(job.batches), []
+        experiment = self._experiment
+        state, batches, losses = experiment.start(), iter(experiment.batches), []
         for _ in range(STEPS):
-            batch = job.put(next(batches))
-            state, metrics = self._program(state, batch, *job.frozen)
+            batch = experiment.put(next(batches))
+            state, metrics = self._program(state, batch, *experiment.frozen)
             losses.append(float(metrics["loss"]))
         found = f"loss {', '.join(f'{loss:.4f}' for loss in losses)}"
         skipped = int(metrics["skipped"])

@@ -19,8 +19,8 @@ from soraxla.parallel.mesh import host_mesh
 
 # These settings change how a model is computed; its folder fixes all others.
 _FREE = ("dtype", "remat")
-# Such layers may be added to a model without them: they start by adding nothing.
-_GIVEN = ("local_layers", "forecast_layers")
+# A model without these layers may gain them, because they start by adding nothing.
+_ADDABLE = ("local_layers", "forecast_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,14 @@ class Start:
 
 
 def open_start(folder: Path) -> Start:
-    """Loads what `soraxla import`, `export` or `train` wrote (of the last, the EMA).
+    """Loads a folder of `soraxla import`, `export` or `train`, of the last the EMA.
 
     Every host loads the whole of it.
 
     Raises:
         UserError: see `load_transformer`.
     """
-    # A training makes its own on the devices, which have no room for another.
+    # The training copies the weights to the devices, which have no room for two.
     with jax.set_mesh(host_mesh()):
         loaded = load_transformer(folder)
         params = jax.device_get(loaded.params)
@@ -74,16 +74,16 @@ def settings_of(config: Mapping[str, Any], start: Start | None) -> dict[str, Any
     found = {"model": to_dict(start.dit.model), "process": start.dit.config["process"]}
     made, free = {}, _FREE
     if step.get("lora") is None:
-        lacks = tuple(name for name in _GIVEN if not found["model"][name])
-        free += (*lacks, "local_width") if lacks == _GIVEN else lacks
+        lacks = tuple(name for name in _ADDABLE if not found["model"][name])
+        free += (*lacks, "local_width") if lacks == _ADDABLE else lacks
     for part, cls in (("model", DiTConfig), ("process", Process)):
-        given = _group(step, part)
-        made[part] = to_dict(build(cls, {**found[part], **given}, f"step.{part}."))
+        stated = _group(step, part)
+        made[part] = to_dict(build(cls, {**found[part], **stated}, f"step.{part}."))
         for name, value in made[part].items():
             if value != found[part][name] and name not in free:
                 raise UserError(
                     f"setting 'step.{part}.{name}' is {value!r}, but {start.folder} "
-                    f"has {found[part][name]!r}; leave it out, the folder says it"
+                    f"has {found[part][name]!r}; leave it out, the folder has it"
                 )
     return {**config, "step": {**step, **made}}
 

@@ -149,7 +149,7 @@ class Experiment:
 
 
 def train(
-    job: Experiment, loop: LoopConfig, workdir: Path, *, interrupts: bool = False
+    experiment: Experiment, loop: LoopConfig, workdir: Path, *, interrupts: bool = False
 ) -> TrainState:
     """Trains until `loop.steps`, going on from the newest checkpoint in `workdir`.
 
@@ -163,29 +163,29 @@ def train(
     """
     with ExitStack() as stack:
         stack.enter_context(folder_lock(workdir))
-        write_settings(workdir, job.settings)
+        write_settings(workdir, experiment.settings)
         preemption = stack.enter_context(Preemption(interrupts=interrupts))
         profiler = stack.enter_context(Profiler(workdir))
-        stack.enter_context(jax.set_mesh(job.mesh))
+        stack.enter_context(jax.set_mesh(experiment.mesh))
         # ---- Restore -------------------------------------------------------------
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=loop.keep)))
-        batches: Any = iter(job.batches)
+        batches: Any = iter(experiment.batches)
         if checkpoints.latest() is None:
-            state = job.start()
+            state = experiment.start()
         else:
-            state, plan = checkpoints.restore(job.state)
-            batches.set_state(plan)
+            state, position = checkpoints.restore(experiment.state)
+            batches.set_state(position)
         first = int(state.step)
 
         # ---- Loop ----------------------------------------------------------------
-        step_fn = job.step_fn()
-        log = stack.enter_context(closing(_log(job, loop, workdir, first)))
+        step_fn = experiment.step_fn()
+        log = stack.enter_context(closing(_log(experiment, loop, workdir, first)))
         for step in range(first + 1, loop.steps + 1):
             profiler.before(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                # Devices are at the step before while this batch is read and sent.
-                batch = job.put(next(batches))
-                state, metrics = step_fn(state, batch, *job.frozen)
+                # Devices compute the step before while this batch is read and sent.
+                batch = experiment.put(next(batches))
+                state, metrics = step_fn(state, batch, *experiment.frozen)
             profiler.after(step, metrics)
             log.write(step, metrics)
             stop = preemption.reached(step)
@@ -195,10 +195,14 @@ def train(
                 checkpoints.save(step, state, batches.get_state())
             if stop:
                 break
-            if job.context is not None and (due := loop.due(step)):
+            if experiment.context is not None and (due := loop.due(step)):
                 log.flush()
                 context = partial(
-                    job.context, state, *job.frozen, step=step, workdir=workdir
+                    experiment.context,
+                    state,
+                    *experiment.frozen,
+                    step=step,
+                    workdir=workdir,
                 )
                 _evaluate(due, context, log)
         log.flush()
@@ -251,15 +255,17 @@ class _LateLog:
             )
 
 
-def _log(job: Experiment, loop: LoopConfig, workdir: Path, first: int) -> _LateLog:
+def _log(
+    experiment: Experiment, loop: LoopConfig, workdir: Path, first: int
+) -> _LateLog:
     if not is_main():
         return _LateLog(NoLog())
     log = MetricsLog(
         workdir,
         first_step=first,
         steps=loop.steps,
-        unit=job.unit,
-        peak_rate=job.peak_rate,
+        unit=experiment.unit,
+        peak_rate=experiment.peak_rate,
     )
     return _LateLog(log)
 

@@ -20,8 +20,8 @@ from soraxla.checkpoints.training_folder import (
 from soraxla.core.errors import UserError
 from soraxla.parallel.multihost import is_main
 
-# These settings say how long, how often, on which devices and in how much memory a run
-# computes, and the place of its start, but do not change its result.
+# These settings do not change the result of a run: its length, its intervals, its
+# devices and memory, and the path of the folder that it starts from.
 _MAY_CHANGE = ("loop.", "mesh.", "accumulate", "step.model.remat", "init.folder")
 
 
@@ -40,7 +40,7 @@ class Checkpoints:
             options=options,
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
-                "plan": ocp.JsonCheckpointHandler(),
+                "plan": ocp.JsonCheckpointHandler(),  # the position in the schedule
             },
         )
 
@@ -48,14 +48,15 @@ class Checkpoints:
         """Returns the step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: PyTree, plan: dict[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, position: dict[str, Any]) -> None:
         """Starts to write; returns before it is done."""
         if step == self.latest():
             return
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), plan=ocp.args.JsonSave(plan)
+                state=ocp.args.StandardSave(state),
+                plan=ocp.args.JsonSave(position),
             ),
         )
 

@@ -183,9 +183,9 @@ def test_bad_checkpoints(refuse, checkpoint, tmp_path, damage, text):
         ("missing.png", 5, "missing.png: no such file"),
         ("cut.png", 5, "cut.png: is corrupt or"),
         ("words.txt", 5, "words.txt: is corrupt or not a video"),
-        ("a.mp4", 5, "a.mp4: holds a film, expected a picture"),
-        ("b.png", 1, "frames is 1, of which 1 is given"),
-        ("b.png", None, "frames is 1, of which 1 is given"),
+        ("a.mp4", 5, "a.mp4: holds a clip, expected a picture"),
+        ("b.png", 1, "frames is 1, expected more than the input's 1"),
+        ("b.png", None, "frames is 1, expected more than the input's 1"),
     ],
 )
 def test_bad_images(refuse, media, tmp_path, name, frames, text):

@@ -49,9 +49,9 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
     [
         ("--extend missing.mp4 --frames 20", "missing.mp4: no such file"),
         ("--extend words.mp4 --frames 20", "words.mp4: is corrupt or not a video"),
-        ("--extend a.mp4", "frames is 1, of which 9 are given: ask for more"),
-        ("--extend a.mp4 --frames 9", "frames is 9, of which 9 are given"),
-        ("--connect a.mp4 a.mp4 --frames 18", "ask for more, such as 33"),
+        ("--extend a.mp4", "frames is 1, expected more than the input's 9: ask for"),
+        ("--extend a.mp4 --frames 9", "frames is 9, expected more than the input's 9"),
+        ("--connect a.mp4 a.mp4 --frames 18", "ask for 33"),
         (
             "--extend a.mp4 --frames 20 --direction forwards",
             "unknown direction 'forwards': did you mean 'forward'?",
@@ -61,7 +61,10 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
             "the video clip has 6 frames, fewer than the overlap of 9",
         ),
         ("--connect a.mp4 short.mp4", "the after clip has 6 frames, fewer than"),
-        ("--connect a.mp4 a.mp4 --frames 18", "frames is 18, of which 18 are given"),
+        (
+            "--connect a.mp4 a.mp4 --frames 18",
+            "frames is 18, expected more than the input's 18",
+        ),
         ("--loop a.mp4 --overlap 13", "the video clip has 9 frames, fewer than"),
         ("--loop --prompt x --frames 17", "too few for a loop with an overlap of 9"),
         ("--loop", "the prompt has 0 words"),
@@ -77,9 +80,9 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
             "wide.png: the mask is bool (16, 48), expected bool (32, 48)",
         ),
         ("--inpaint a.mp4 --mask black.png", "black.png: the mask is empty"),
-        ("--inpaint a.mp4 --mask a.mp4", "a.mp4: holds a film, expected a picture"),
+        ("--inpaint a.mp4 --mask a.mp4", "a.mp4: holds a clip, expected a picture"),
         ("--inpaint a.mp4 --canvas 32x64", "the canvas of 32x64 is smaller than"),
-        ("--inpaint a.mp4 --canvas 48x32", "the clip's own size, so that nothing"),
+        ("--inpaint a.mp4 --canvas 48x32", "the clip's size, so nothing"),
         ("--inpaint words.mp4 --mask mask.png", "generate: words.mp4: is corrupt"),
         (
             "--connect a.mp4 a.mp4 --window 17",
@@ -88,14 +91,17 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ("--inpaint a.mp4 --canvas big", "--canvas is 'big', expected WIDTHxHEIGHT"),
         (
             "--inpaint a.mp4 --canvas 64x64 --size 64x64",
-            "--canvas is the size: leave --size out",
+            "--canvas sets the size: leave --size out",
         ),
         (
             "--extend a.mp4 --frames 20 --size 64x64 --fit crop",
             "48x32 pixels cannot be cropped to 64x64",
         ),
-        ("--image mask.png --last-image a.mp4 --frames 9", "holds a film, expected"),
-        ("--image mask.png --last-image mask.png --frames 2", "of which 2 are given"),
+        ("--image mask.png --last-image a.mp4 --frames 9", "holds a clip, expected"),
+        (
+            "--image mask.png --last-image mask.png --frames 2",
+            "expected more than the input's 2",
+        ),
         ("--image mask.png --edit a.mp4", "--image does not go with --edit"),
         ("--edit a.mp4 --loop a.mp4", "not allowed with argument"),
         ("--prompt x --mask mask.png", "--mask means nothing without --inpaint"),
@@ -127,7 +133,7 @@ def test_what_is_given_is_not_written_over(
     before = {path: path.read_bytes() for path in clips.iterdir()}
     name = name.format(clips.name)
     words = ["generate", "--checkpoint", checkpoint, "--frames", 33, "--out", name]
-    assert f"{name}: is what is given;" in refusal(*words, *options.split())
+    assert f"{name}: is an input file;" in refusal(*words, *options.split())
     assert {path: path.read_bytes() for path in clips.iterdir()} == before
 
 
@@ -178,12 +184,12 @@ def test_more_than_is_made_at_once_is_made_by_windows(make, clips):
     assert video.shape == (27, 32, 32, 3)
     assert "video: 48x32 is brought to 32x32 by --fit cover" in notes
     assert (
-        "18 frames, and 9 beside them, are more than the 17 that are sampled" in notes
+        "18 frames and the 9 beside them are more than the 17 that are sampled" in notes
     )
     given = read_clip(clips / "a.mp4")[:, :, 8:40]
     assert np.abs(video[:9].astype(int) - given).mean() < 4
     _, _, notes = make("--loop a.mp4 --frames 27 --window 17 --strength 0 --size 32x32")
-    assert notes.count("18 frames, and 9 beside them") == 1
+    assert notes.count("18 frames and the 9 beside them") == 1
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_clip_is_extended_forward_a_few_frames_at_a_time(tmp_path, capsys):
         assert main(["generate", *options]) == 0
         assert probe(out).frames == 41
         notes[direction] = capsys.readouterr().err
-    assert "24 frames, and 9 beside them, are more than the 17" in notes["forward"]
+    assert "24 frames and the 9 beside them are more than the 17" in notes["forward"]
     assert "sampled at once" not in notes["backward"]
 
 

@@ -74,7 +74,7 @@ def test_where_sampling_starts_is_kept_only_below_full_strength():
 
 
 def test_what_cannot_be_known_is_refused():
-    with pytest.raises(ValueError, match="4 latent frames are given of a clip of 3"):
+    with pytest.raises(ValueError, match="4 condition frames do not fit a clip of 3"):
         starting_with(latents(4, 4, 6, 5), 3, FPS)
     condition_mask = np.zeros((3, 4, 6), bool)
     condition_mask[0, 0, 0] = True

@@ -203,7 +203,10 @@ def one_line(error):
         ({"fps": float("nan")}, "fps is nan, expected"),
         ({"overlap": 4}, "overlap is 4, expected 5 to"),
         ({"window": 12}, "window is 12, expected 13 to"),
-        ({"task": Animate(first=picture()[None]), "frames": 1}, "of which 1 is given"),
+        (
+            {"task": Animate(first=picture()[None]), "frames": 1},
+            "expected more than the input's 1",
+        ),
         ({"task": Animate(first=picture())}, r"the first is uint8 \(60, 50, 3\), exp"),
         ({"task": Animate(last=picture()[None] / 255)}, "the last is float64 .*, exp"),
         ({"task": Animate(last=picture()[None, :0])}, r"uint8 \(1, 0, 50, 3\), exp"),

@@ -16,7 +16,7 @@ TINY = 1e-24  # ‖x‖₂/√C is floored at 1e-12; under the root, or 0 has a 
 
 
 def by_height(x: Array) -> Array:
-    """Cuts height over the mesh that is set; XLA fetches the rows a convolution needs."""
+    """Cuts height over the mesh that is set; XLA fetches a convolution's other rows."""
     return constrain(x, "batch", None, "height", None, None)
 
 
@@ -34,7 +34,7 @@ class Stream:
         self.future: list[Array] = []
 
     def extend(self, x: Array, frames: int) -> Array:
-        """Returns `x` (B,T,H,W,C) after its `frames` last frames, or zeros at the start."""
+        """Returns `x` (B,T,H,W,C) after the `frames` before it, zeros at the start."""
         if self.first:
             past = jnp.zeros((x.shape[0], frames, *x.shape[2:]), x.dtype)
         else:
@@ -214,8 +214,8 @@ class TimeConv(nn.Module):
     """3×1×1 convolution without padding: a product, fast on every platform.
 
     Output j of n sees the frames stride·j, stride·j + 1 and stride·j + 2. It starts as
-    the mean of the last `stride` of them, repeated `features` / C times, a whole number:
-    a still clip passes through as a picture does.
+    the mean of the last `stride` of them, repeated `features` / C times, a whole
+    number: a still clip passes through as a picture does.
     """
 
     features: int
@@ -273,7 +273,7 @@ class Up(nn.Module):
         return FrameConv(self.features, self.dtype, name="conv")(x)
 
     def _double_frames(self, x: Array, stream: Stream) -> Array:
-        # Frame 0 is not doubled and not kept: the frames after it see zeros before them.
+        # Frame 0 is neither doubled nor kept, so the frames after it see zeros.
         first, later = (x[:, :1], x[:, 1:]) if stream.first else (x[:, :0], x)
         window = stream.extend(later, 2)
         if later.shape[1] == 0:

@@ -226,7 +226,7 @@ def _decode(params: PyTree, cfg: VAEConfig, latents: Array, stream: Stream) -> A
 
 
 def normalise(cfg: VAEConfig, latents: Array) -> Array:
-    """Returns latents (…,z) of zero mean and unit variance, as the diffusion sees them."""
+    """Returns latents (…,z) of zero mean and unit variance, those of the diffusion."""
     mean, std = _statistics(cfg, latents)
     return (latents - mean) / std
 
