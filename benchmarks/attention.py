@@ -2,14 +2,14 @@
 
     python -m benchmarks.attention [--tokens 16384] [--segments 8] [--json FILE]
 
-One packed row of segments of different lengths, the platform's engine of
-`soraxla.attention` against `jax.nn.dot_product_attention` with the (tokens, tokens)
+The platform's engine of `soraxla.ops.attention` computes one packed row of segments of
+different lengths; `jax.nn.dot_product_attention` computes it with the (tokens, tokens)
 mask of the same segments. The dense side needs some 6 GB a head at 16,384 tokens. The
-same row as one segment says what is won by skipping alone, the rest by never holding
+same row as one segment separates the gain of skipping from the gain of never holding
 the logits.
 
-Σ(segment length)² over tokens², the share of the logits that count, bounds from above
-what skipping can win.
+Σ(segment length)² over tokens², the share of the logits that count, bounds the gain of
+skipping from above.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from soraxla.parallel.compiler import jit
 
 
 def segment_lengths(tokens: int, segments: int) -> np.ndarray:
-    """Lengths as 1 : 2 : … : `segments`, mixed, that fill the row."""
+    """Returns lengths as 1 : 2 : … : `segments`, shuffled, that fill the row."""
     shares = np.random.default_rng(0).permutation(np.arange(1, segments + 1))
     ends = np.round(np.cumsum(shares) * tokens / shares.sum()).astype(int)
     return np.diff(ends, prepend=0)
@@ -49,7 +49,7 @@ def dense(q, k, v, ids):
 
 
 def with_gradients(run, q, k, v, ids, grad):
-    """Output and gradients of q, k and v."""
+    """Returns the output and the gradients of q, k and v."""
     out, back = jax.vjp(lambda q, k, v: run(q, k, v, ids), q, k, v)
     grads = back(grad)
     return dict(zip(("out", "grad_q", "grad_k", "grad_v"), (out, *grads), strict=True))

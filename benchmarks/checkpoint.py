@@ -1,9 +1,9 @@
-"""How long a checkpoint holds up training, and how long until it is on disk.
+"""Seconds that a checkpoint delays training, and seconds until it is on disk.
 
     python -m benchmarks.checkpoint [--size xs] [--folder FOLDER] [--json FILE]
 
-`FOLDER` is on the disk to be measured; the system's temporary one by default. Every
-round starts a folder of its own, and waits for its checkpoint before the next.
+`FOLDER` is on the disk to measure; the default is the system's temporary folder. Every
+round saves into a new folder and waits until its checkpoint is whole.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from soraxla.training.steps import DiTStepConfig, dit_init
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--size", default="xs", help="of the transformer")
+    parser.add_argument("--size", default="xs", help="size of the transformer")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path, help="where the report is written")
     parser.add_argument("--rounds", type=int, default=5)
@@ -35,7 +35,7 @@ def main() -> None:
     on_disk: list[float] = []
 
     def save() -> float:
-        """Seconds until training may go on; those until all is written are kept."""
+        """Returns the seconds until training goes on; notes those until it is done."""
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             checkpoints = Checkpoints(Path(folder))
             start = time.perf_counter()

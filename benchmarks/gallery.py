@@ -2,8 +2,8 @@
 
     python -m benchmarks.gallery
 
-Clips and pictures that the commands are given are simulated first, of seeds that no
-dataset has. Then every `soraxla generate` of the section runs in `docs/gallery/`.
+First the worlds simulate the input clips and pictures, with seeds that no dataset has.
+Then every `soraxla generate` of the section runs in `docs/gallery/`.
 """
 
 import shlex
@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from benchmarks.harness import ROOT
 from data_pipelines.worlds import WORLDS
-from soraxla.assets import WORLDS as USUAL
+from soraxla.assets import WORLDS as DEFAULTS
 from soraxla.evals.worldbench.cases import FIRST_SEED
 from soraxla.media.write import write_video
 
 FOLDER = ROOT / "docs" / "gallery"
 FIRST = FIRST_SEED + 700_000_000  # beyond what WorldBench and joins ask
 # Name of the file, world, seed, and the frames of its clip of 33.
-GIVEN = (
+INPUTS = (
     ("shapes.mp4", "occlusion", 4, slice(0, 17)),
     ("balls.mp4", "physics", 5, slice(0, 17)),
     ("apple.png", "marks", 11, slice(0, 1)),
@@ -36,26 +36,26 @@ HOLE = (slice(16, 48), slice(16, 48))  # rows and columns of the mask that are w
 
 
 def commands(readme: str) -> list[list[str]]:
-    """The words of every `soraxla generate` below the heading Gallery."""
+    """Returns the words of every `soraxla generate` below the heading Gallery."""
     section = readme.split("\n## Gallery\n")[1].split("\n## ")[0]
     lines = section.replace("\\\n", " ").splitlines()
     return [shlex.split(line) for line in lines if line.startswith("soraxla generate")]
 
 
-def give(folder: Path) -> None:
-    """Writes what the commands are given."""
-    size = {"width": USUAL.width, "height": USUAL.height, "fps": USUAL.fps}
-    for name, world, seed, frames in GIVEN:
+def write_inputs(folder: Path) -> None:
+    """Writes the input files of the commands."""
+    size = {"width": DEFAULTS.width, "height": DEFAULTS.height, "fps": DEFAULTS.fps}
+    for name, world, seed, frames in INPUTS:
         clip = WORLDS[world](FIRST + seed, frames=33, **size)
         write_video(folder / name, clip.video[frames], clip.fps)
-    mask = np.zeros((USUAL.height, USUAL.width), np.uint8)
+    mask = np.zeros((DEFAULTS.height, DEFAULTS.width), np.uint8)
     mask[HOLE] = 255
     Image.fromarray(mask).save(folder / "hole.png")
 
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    give(FOLDER)
+    write_inputs(FOLDER)
     todo = commands((ROOT / "README.md").read_text(encoding="utf-8"))
     soraxla = Path(sys.executable).with_name("soraxla")
     for words in tqdm(todo, unit="command"):

@@ -1,8 +1,8 @@
-"""What one GPU makes of soraxla: ceilings, attention, training, decoding, sampling.
+"""Speed of soraxla on one GPU: ceilings, attention, training, decoding, sampling.
 
     python -m benchmarks.gpu [--json FILE] [--seconds 520] [--tiny]
 
-- ceilings: a large bf16 product, and a copy, by which all else is seen;
+- ceilings: a large bf16 product and a copy, which bound all other cases;
 - attention: one row of 16,384 tokens, 12 heads of 128, of 1, 4 and 16 segments, forward
   and with gradients, in useful TFLOP/s (own segments only);
 - training: steps on packed rows of 16,384 tokens of the published mix of sizes, and the
@@ -57,12 +57,12 @@ PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}
 ROUNDS = 5
 SAMPLED_STEPS = 4
 ROWS_TIMED = 3  # rows that are trained on in a round, each a step
-WAN_STEPS = 50  # of a whole sampling, as Wan's own
+WAN_STEPS = 50  # of a whole sampling, Wan's default
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large everything is."""
+    """The sizes of all cases."""
 
     product: int  # side of the matrices
     copy: int  # bf16 numbers
@@ -115,7 +115,7 @@ Cases = Iterator[tuple[str, Callable[[], Result]]]
 
 
 def clocked(run: Callable[[], Any]) -> Result:
-    """Seconds of the first call, which compiles, and the least and median of others."""
+    """Returns seconds of the first call, which compiles, and least and median later."""
     seconds = []
     for _ in range(1 + ROUNDS):
         start = time.perf_counter()
@@ -126,7 +126,7 @@ def clocked(run: Callable[[], Any]) -> Result:
 
 
 def peak() -> float | None:
-    """TFLOP/s of this device by its data sheet; None of one not known."""
+    """Returns TFLOP/s of this device by its data sheet, None if unknown."""
     kind = jax.devices()[0].device_kind
     return next((tflops for name, tflops in PEAKS.items() if name in kind), None)
 
@@ -158,7 +158,7 @@ def ceilings(sizes: Sizes) -> Cases:
 
 
 def rows_of(tokens: int, segments: int, heads: int) -> tuple[list[jax.Array], Any]:
-    """q, k, v and the output's gradient of one row, its ids, and Σ l²."""
+    """Returns q, k, v and the output's gradient of one row, its ids, and Σ l²."""
     lengths = segment_lengths(tokens, segments)
     ids = jnp.asarray(np.repeat(np.arange(1, segments + 1), lengths)[None], jnp.int32)
     keys = jax.random.split(jax.random.key(segments), 4)
@@ -175,10 +175,10 @@ def by(engine: Engine) -> Callable:
 
 
 def check_cudnn(sizes: Sizes) -> Result:
-    """cuDNN's errors against the portable engine; from then on it is the GPU's.
+    """Returns cuDNN's errors against the portable engine, and uses cuDNN from then on.
 
     Raises:
-        ValueError: it is wrong.
+        ValueError: the errors are too large.
     """
     (q, k, v, grad), (ids, _) = rows_of(sizes.tokens // 4, 4, 2)
     run = [
@@ -224,19 +224,19 @@ def attentions(sizes: Sizes) -> Cases:
 def packed_rows(
     model: DiTConfig, sizes: Sizes, rows: int
 ) -> list[tuple[PackedBatch, int]]:
-    """Batches of one row of the published mix, and the FLOPs of a step on each."""
-    spec = PackConfig(
+    """Returns batches of one row of the published mix, with the FLOPs of a step."""
+    config = PackConfig(
         row_length=sizes.tokens, text_length=sizes.tokens // 8, max_segments=64
     )
     index, rng = published_sizes(shrink=sizes.shrink), np.random.default_rng(0)
     made = []
-    for _, (row,) in islice(schedule_steps(index, spec, seed=0, batch_rows=1), rows):
+    for _, (row,) in islice(schedule_steps(index, config, seed=0, batch_rows=1), rows):
         segments = [
             _random(model, rng.integers(0, 16, (d.tokens, 3)), d.text_tokens, d.number)
             for d in row
         ]
         work = train_flops(model, [d.tokens for d in row], [d.text_tokens for d in row])
-        made.append((jax.device_put(pack([segments], spec)), work))
+        made.append((jax.device_put(pack([segments], config)), work))
     return made
 
 
@@ -329,10 +329,10 @@ def _grid(size: tuple[int, int, int]) -> LatentGrid:
 
 
 def _clip(model: DiTConfig, grid: LatentGrid) -> PackedBatch:
-    """A row of one clip with 64 text tokens, all of it random."""
+    """Returns a row of one random clip with 64 random text tokens."""
     place = positions(grid, model.patch, 16.0, model.rope_fps)
-    spec = PackConfig(row_length=len(place), text_length=64, max_segments=1)
-    return jax.device_put(pack([[_random(model, place, 64, 0)]], spec))
+    config = PackConfig(row_length=len(place), text_length=64, max_segments=1)
+    return jax.device_put(pack([[_random(model, place, 64, 0)]], config))
 
 
 def _random(model: DiTConfig, place: np.ndarray, text: int, visit: int) -> Segment:
@@ -347,7 +347,7 @@ def _random(model: DiTConfig, place: np.ndarray, text: int, visit: int) -> Segme
 
 
 def _weights(model: DiTConfig) -> PyTree:
-    """Random, in the type in which they are multiplied; no layer is 0."""
+    """Returns random weights in the type of the products; no layer is 0."""
 
     def make(key: jax.Array) -> PyTree:
         params = dit.cast_kernels(dit.init(key, model), model)
@@ -360,7 +360,7 @@ def _weights(model: DiTConfig) -> PyTree:
 
 
 def main(sizes: Sizes, seconds: float, file: Path | None) -> dict[str, Result]:
-    """Every case in turn; a failed one holds its error."""
+    """Runs every case in turn; a failed one holds its error."""
     start, results = time.perf_counter(), {}
     for section in (ceilings, attentions, training, decoding, sampling):
         for name, case in section(sizes):
@@ -396,5 +396,5 @@ if __name__ == "__main__":
         "--seconds", type=float, default=520.0, help="no case begins later than this"
     )
     parser.add_argument("--tiny", action="store_true", help="small enough for a CPU")
-    given = parser.parse_args()
-    main(TINY if given.tiny else FULL, given.seconds, given.json)
+    arguments = parser.parse_args()
+    main(TINY if arguments.tiny else FULL, arguments.seconds, arguments.json)

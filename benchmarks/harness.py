@@ -1,14 +1,14 @@
-"""How benchmarks measure: contenders take turns, and what they did is written down.
+"""Races of contenders that take turns, and reports of their times.
 
-A machine is never the same twice, so only numbers of one race are compared. In every
-round each contender runs once, in an order that turns round from round to round, and
-so does a plain matrix product that says how fast the machine was meanwhile. The first
-call of a contender, which compiles, is kept apart. Outputs are compared before any of
-this (`check_equal`): a faster wrong answer is no result.
+The speed of a machine varies, so only the numbers of one race are compared. In every
+round each contender runs once, in alternating order. A plain matrix product takes part
+and shows how fast the machine was. The first call of a contender compiles and is
+recorded apart. `check_equal` compares outputs before a race, because a faster wrong
+answer is no result.
 
-A contender that soraxla must not depend on (torch) is a `Peer`: a script under an
-interpreter of its own, which exchanges arrays as .npz files; `benchmarks.peer` is its
-side. Scripts are run as modules from the root: `python -m benchmarks.packing`.
+A contender that soraxla must not depend on (torch) is a `Peer`: a script under another
+interpreter that exchanges arrays as .npz files and uses `benchmarks.peer`. Scripts run
+as modules from the root: `python -m benchmarks.packing`.
 """
 
 import json
@@ -35,11 +35,11 @@ from soraxla.parallel.compiler import compiler_options, jit
 
 ROOT = Path(__file__).parent.parent
 CALIBRATION = 2048  # side of the matrices of the plain product
-Contender = Callable[[], float]  # runs once, to the very end; its seconds
+Contender = Callable[[], float]  # runs once and returns the seconds to its end
 
 
 def timed(run: Callable[[], Any]) -> Contender:
-    """A contender of this process; `run` returns the arrays that it computes."""
+    """Returns a contender of this process; `run` returns its arrays."""
     now = clock if jax.default_backend() == "cpu" else time.perf_counter
 
     def contender() -> float:
@@ -51,7 +51,7 @@ def timed(run: Callable[[], Any]) -> Contender:
 
 
 def matmul(dtype: str) -> Contender:
-    """The plain product that other numbers are seen against, in jax."""
+    """Returns the plain product in jax that calibrates other numbers."""
     a = jnp.ones((CALIBRATION, CALIBRATION), dtype)
     product = jit(jnp.matmul)
     return timed(lambda: product(a, a))
@@ -78,7 +78,7 @@ class Timing:
 
 
 def race(contenders: Mapping[str, Contender], *, rounds: int = 7) -> dict[str, Timing]:
-    """Every contender once to warm up, then once a round.
+    """Times every contender: one call to warm up, then one per round.
 
     Raises:
         ValueError: fewer than 5 rounds, of which a median says little.
@@ -89,14 +89,14 @@ def race(contenders: Mapping[str, Contender], *, rounds: int = 7) -> dict[str, T
     first = {name: contenders[name]() for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
-        # What runs second finds a warmer machine: take turns at it.
+        # The second contender finds a warmer machine, so the order alternates.
         for name in names if number % 2 == 0 else reversed(names):
             seconds[name].append(contenders[name]())
     return {n: Timing(first=first[n], rounds=tuple(seconds[n])) for n in names}
 
 
 def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
-    """How many times faster `fast` is: by minima, by medians, in the worst round."""
+    """Returns the speed-up of `fast`: by minima, by medians, in the worst round."""
     pairs = zip(slow.rounds, fast.rounds, strict=True)
     return {
         "by_min": slow.minimum / fast.minimum,
@@ -108,7 +108,7 @@ def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
 def check_equal(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], *, tolerance: float
 ) -> dict[str, float]:
-    """‖ours − theirs‖ / ‖theirs‖ of every array, in float64.
+    """Returns ‖ours − theirs‖ / ‖theirs‖ of every array, in float64.
 
     Raises:
         ValueError: names, shapes or, by more than `tolerance`, values differ.
@@ -136,7 +136,7 @@ class Peer:
     """A contender's script under another interpreter; ends with the `with` block.
 
     Attributes:
-        about: what the script says of itself: versions and flags.
+        about: the versions and flags that the script reports.
     """
 
     def __init__(self, python: str, module: str, arguments: Sequence[str] = ()):
@@ -158,11 +158,11 @@ class Peer:
         self._process.wait()
 
     def case(self, name: str) -> Contender:
-        """The contender of this name; the peer measures its seconds itself."""
+        """Returns the contender of this name, whose seconds the peer measures."""
         return lambda: self._ask("run", name)
 
     def outputs(self, name: str, file: Path) -> dict[str, np.ndarray]:
-        """Runs a case once; its arrays, exchanged through `file` (.npz)."""
+        """Runs a case once and returns its arrays, exchanged through `file` (.npz)."""
         self._ask("save", name, str(file.resolve()))
         with np.load(file) as arrays:
             return dict(arrays)
@@ -173,7 +173,7 @@ class Peer:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has died: reading says so
+            pass  # the peer has died, which reading reports
         return self._answer()
 
     def _answer(self) -> Any:
@@ -194,7 +194,7 @@ def write_report(
     timings: Mapping[str, Timing],
     peer: Peer | None = None,
 ) -> None:
-    """Prints the timings, and writes all there is to know of them as JSON."""
+    """Prints the timings, and writes them with their conditions as JSON."""
     width = max(map(len, timings), default=0)
     for name, t in timings.items():
         print(
@@ -215,14 +215,14 @@ def write_report(
 
 
 def write_json(file: Path, report: Mapping[str, Any]) -> None:
-    """The whole report or none."""
+    """Writes the whole report or none."""
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     partial.replace(file)
 
 
 def conditions() -> dict[str, Any]:
-    """Date, commit, command, versions, flags and machine of this run."""
+    """Returns date, commit, command, versions, flags and machine of this run."""
     flags = {k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_"))}
     device = jax.devices()[0]
     return {

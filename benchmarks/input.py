@@ -1,11 +1,11 @@
-"""What the input costs: the loader alone, and a train step that waits for it.
+"""Cost of the input: the loader without a step, and a train step that waits for it.
 
     python -m benchmarks.input [--json FILE]
 
-A dataset of random latents in the sizes of `sizes.json` (sides a quarter, rows of 1,024
-tokens) is written to a temporary folder. "One batch" is the same step on a batch that
-is there already; steps of four rows, dealt to one device, cost much the same, so what
-the others take beyond it is the loader's.
+The benchmark writes a dataset of random latents in the sizes of `sizes.json` (sides a
+quarter, rows of 1,024 tokens) to a temporary folder. "One batch" repeats the step on a
+batch in memory. Balanced steps of four rows on one device cost much the same, so the
+loader causes the seconds beyond it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from soraxla.parallel.compiler import jit
 from soraxla.training.steps import dit_init, dit_step
 from tests.data_pipelines.datasets import write_dataset
 
-SPEC = PackConfig(row_length=1024, text_length=512, max_segments=32)
+PACK = PackConfig(row_length=1024, text_length=512, max_segments=32)
 ROWS = 4  # to a step
 SAMPLES = 1024
 STEPS = 3  # to a round
@@ -51,18 +51,18 @@ def main() -> None:
         batches = functools.partial(
             packed_batches,
             dataset,
-            SPEC,
+            PACK,
             seed=0,
             batch_rows=ROWS,
             shift=functools.partial(time_shift, model.shift),
         )
-        alone, ahead = iter(batches(prefetch=0)), iter(batches(prefetch=2))
+        unfetched, ahead = iter(batches(prefetch=0)), iter(batches(prefetch=2))
         one = jax.device_put(next(iter(batches(prefetch=0))))
         state = jit(functools.partial(dit_init, STEP))()
         step = jit(functools.partial(dit_step, cfg=STEP))
         contenders = {
             "matmul 2048 bf16": matmul("bfloat16"),
-            "loader alone": timed(lambda: [next(alone) for _ in range(STEPS)]),
+            "loader alone": timed(lambda: [next(unfetched) for _ in range(STEPS)]),
             "one batch": timed(lambda: [step(state, one) for _ in range(STEPS)]),
             "with the loader": timed(
                 lambda: [step(state, next(ahead)) for _ in range(STEPS)]
@@ -72,7 +72,7 @@ def main() -> None:
         ahead.close()
     loader, fed = timings["loader alone"], timings["with the loader"]
     results = {
-        "loader_tokens_a_second": round(STEPS * ROWS * SPEC.row_length / loader.median),
+        "loader_tokens_a_second": round(STEPS * ROWS * PACK.row_length / loader.median),
         "with_the_loader_takes": ratio(fed, timings["one batch"]),
     }
     write_report(arguments.json, results, timings=timings)

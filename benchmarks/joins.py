@@ -1,16 +1,16 @@
-"""Do the joins of a model's clips show, do they go on as the simulator does, and do
-colours drift? On held-out worlds.
+"""Visible joins, distance from the simulator, and colour drift on held-out worlds.
 
     python -m benchmarks.joins [--checkpoint DIR] [--window FRAMES] [--json FILE]
 
-Twenty clips of 33 frames at 64×64 a task; settings are chosen on others (`--choosing`).
-A join passes when its step between frames is at most 1.5 times the clip's median step.
-Clips in which the simulator's own steps at these places are larger, since what moves is
-hidden for most of them, are not asked: the truth itself would fail. The same is asked,
-of one take, of the transformer with random weights, which should fail. Drift: scenes of
-the simulator in which nothing moves, extended by four windows, without guidance; the
-change of the mean colour, of 255. A join says nothing of a cut further on, so that of
-what leads from clip to clip, or around, the largest step is told too, over the mean.
+Each task has twenty clips of 33 frames at 64×64; settings are chosen on other clips
+(`--choosing`). A join passes when its step between frames is at most 1.5 times the
+clip's median step. Clips whose simulated steps at these places are larger are left out,
+because the truth would fail: there the moving thing is hidden most of the time. The
+transformer with random weights, sampled once, should fail.
+
+Drift is the change of the mean colour, of 255, of still scenes that are extended by
+four windows without guidance. A join does not show a cut further on, so the report also
+has the largest step over the mean step of bridges and loops.
 """
 
 import argparse
@@ -38,22 +38,24 @@ from soraxla.generation.task_inputs import BRIDGE, Animate, Connect, Extend, Loo
 from soraxla.models import dit
 from soraxla.parallel.mesh import sampling_mesh
 
-CLIPS, FRAMES, GIVEN = 20, 33, 17
+CLIPS, FRAMES, INPUT_FRAMES = 20, 33, 17
 PASSES = 1.5
 OVERLAP, WINDOWS = 9, 4
 SIZE = Size(width=64, height=64, frames=FRAMES, fps=16.0)
-# Of these tasks what is made, with a given frame on either side.
-WAYS = {
-    "connect": slice(GIVEN - 1, GIVEN + BRIDGE + 1),
-    "loop": slice(GIVEN - 1, FRAMES + 1),
+# The generated frames of these tasks, with an input frame on either side.
+BRIDGES = {
+    "connect": slice(INPUT_FRAMES - 1, INPUT_FRAMES + BRIDGE + 1),
+    "loop": slice(INPUT_FRAMES - 1, FRAMES + 1),
 }
-# Beyond what WorldBench asks: clips that settings are chosen on, and those that tell.
+# Beyond WorldBench's seeds: clips to choose settings on, and clips to report.
 CHOOSING, TELLING = FIRST_SEED + 500_000_000, FIRST_SEED + 600_000_000
 
 
 def held_out(count: int, first: int) -> list[Episode]:
-    """Clips of the three flat worlds in turn, of seeds from `first` on, whose own joins
-    pass."""
+    """Returns clips of the three flat worlds in turn whose simulated joins pass.
+
+    Seeds are `first` and later.
+    """
 
     def passing(simulate: World) -> Iterator[Episode]:
         for seed in itertools.count(first):
@@ -66,7 +68,7 @@ def held_out(count: int, first: int) -> list[Episode]:
 
 
 def still(count: int, first: int) -> list[Episode]:
-    """Scenes in which nothing moves, as their captions say: shapes that rest."""
+    """Returns scenes in which nothing moves: shapes that rest, as captions say."""
 
     def resting() -> Iterator[Episode]:
         for seed in itertools.count(first):
@@ -78,7 +80,7 @@ def still(count: int, first: int) -> list[Episode]:
 
 
 def own_ratios(clip: Episode) -> dict[str, float]:
-    """Of the simulator's clip, by the tasks that are to go on with it, or into it."""
+    """Returns the join ratios of a simulated clip, by task."""
     return {
         name: join_ratio(clip.video, joins)
         for name, (task, _, joins) in tasks(clip, clip).items()
@@ -89,8 +91,10 @@ def own_ratios(clip: Episode) -> dict[str, float]:
 def tasks(
     clip: Episode, other: Episode, strength: float = 1.0
 ) -> dict[str, tuple[Task, int, list[int]]]:
-    """Task, frames of the result, and the first frame after each join; connections and
-    loops start at the strength."""
+    """Returns each task, its video's frames, and the first frame after each join.
+
+    Connections and loops start at the strength.
+    """
     video = clip.video
     return {
         "first frame": (Animate(first=video[:1]), FRAMES, [1]),
@@ -99,29 +103,37 @@ def tasks(
             FRAMES,
             [1, FRAMES - 1],
         ),
-        "forward": (Extend(video=video[:GIVEN]), FRAMES, [GIVEN]),
+        "forward": (Extend(video=video[:INPUT_FRAMES]), FRAMES, [INPUT_FRAMES]),
         "backward": (
-            Extend(video=video[-GIVEN:], direction="backward"),
+            Extend(video=video[-INPUT_FRAMES:], direction="backward"),
             FRAMES,
-            [FRAMES - GIVEN],
+            [FRAMES - INPUT_FRAMES],
         ),
         "connect": (
-            Connect(before=video[:GIVEN], after=other.video[:GIVEN], strength=strength),
-            2 * GIVEN + BRIDGE,
-            [GIVEN, GIVEN + BRIDGE],
+            Connect(
+                before=video[:INPUT_FRAMES],
+                after=other.video[:INPUT_FRAMES],
+                strength=strength,
+            ),
+            2 * INPUT_FRAMES + BRIDGE,
+            [INPUT_FRAMES, INPUT_FRAMES + BRIDGE],
         ),
-        "loop": (Loop(video=video[:GIVEN], strength=strength), FRAMES, [0, GIVEN]),
+        "loop": (
+            Loop(video=video[:INPUT_FRAMES], strength=strength),
+            FRAMES,
+            [0, INPUT_FRAMES],
+        ),
     }
 
 
 class Found(NamedTuple):
-    """Of each clip, by task.
+    """The measurements of generated clips, by task.
 
     Attributes:
-        joins: the join ratio.
-        cuts: of what leads from clip to clip, the largest step over the mean.
-        far: by the frames after what was given, how far forward extensions are from the
-            simulator's: the root of the mean square over all of them, of 255.
+        joins: the join ratio of each clip.
+        cuts: the largest step over the mean step of each bridge or loop.
+        far: root of the mean square distance of forward extensions from the
+            simulator's, of 255, by the frames since the input.
     """
 
     joins: dict[str, list[float]]
@@ -136,7 +148,7 @@ def joined(
     window: int | None,
     strength: float,
 ) -> Found:
-    """Of all tasks; clips are extended forward in windows."""
+    """Returns the measurements of all tasks; forward extensions take windows."""
     asked = [tasks(clip, clips[i - 1], strength) for i, clip in enumerate(clips)]
     found = Found({}, {}, {})
     for name in asked[0]:
@@ -155,20 +167,22 @@ def joined(
         if name == "forward":
             for after in (4, 8, 12):
                 found.far[str(after)] = distance(clips, videos, after)
-        if name in WAYS:
-            found.cuts[name] = [largest_over_mean(v, WAYS[name]) for v in videos]
+        if name in BRIDGES:
+            found.cuts[name] = [largest_over_mean(v, BRIDGES[name]) for v in videos]
     return found
 
 
-def largest_over_mean(video: np.ndarray, way: slice) -> float:
-    """Of the steps between frames, round to the first, from one given to the next; over
-    half a grey value, where the mean is less."""
-    errors = frame_errors(np.concatenate([video, video[:1]])[way])
+def largest_over_mean(video: np.ndarray, bridge: slice) -> float:
+    """Returns the largest step between frames over the mean step, at least 0.5.
+
+    Steps are those from one input frame to the next, around the end of the clip.
+    """
+    errors = frame_errors(np.concatenate([video, video[:1]])[bridge])
     return float(errors.max() / max(errors.mean(), 0.5))
 
 
 def distance(clips: list[Episode], made: list[np.ndarray], after: int) -> float:
-    frame = GIVEN + after - 1
+    frame = INPUT_FRAMES + after - 1
     errors = [
         made[i][frame].astype(np.float64) - clip.video[frame]
         for i, clip in enumerate(clips)
@@ -179,7 +193,7 @@ def distance(clips: list[Episode], made: list[np.ndarray], after: int) -> float:
 def drifts(
     pipeline: Pipeline, settings: SamplingConfig, scenes: list[Episode], window: int
 ) -> list[float]:
-    """Between the given frames and those of the last of four windows."""
+    """Returns the drift between input frames and the last of four windows."""
     last = window - OVERLAP
     frames = FRAMES + WINDOWS * last
     requests = [
@@ -204,7 +218,10 @@ def request(task: Task, prompt: str, frames: int) -> Request:
 
 
 def with_random_weights(pipeline: Pipeline) -> Pipeline:
-    """The same sizes; gates at random too, or blocks would pass everything on."""
+    """Returns the pipeline with random weights.
+
+    Gates are random too, because blocks with gates of 0 would pass everything on.
+    """
     shapes = jax.eval_shape(lambda: dit.init(jax.random.key(0), pipeline.dit.model))
     rng = np.random.default_rng(0)
     params = jax.tree.map(

@@ -3,7 +3,7 @@
 A peer script builds its cases, then calls `serve`. Each line of standard input is a
 command, each answer a line of standard output, both JSON:
 
-    (at start)            → what `serve` was given as `about`
+    (at start)            → the argument `about` of `serve`
     ["run", CASE]         → seconds of one run, by `clock`
     ["save", CASE, FILE]  → true, when the arrays of one run are in FILE (.npz)
 """
@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 
 Arrays = Mapping[str, Any]  # NumPy's
-# One run, to the very end (wait for the device), and what turns its result into arrays.
+# One run, which waits for the device, and a function from its result to arrays.
 Case = tuple[Callable[[], Any], Callable[[Any], Arrays]]
 
 
 def clock() -> float:
-    """Seconds of wall time; on one core of the process's own work there, which whoever
-    shares the core lengthens less."""
+    """Returns seconds of wall time, on one core of the process's CPU time.
+
+    Other processes on the core affect its CPU time less.
+    """
     one_core = len(os.sched_getaffinity(0)) == 1
     return time.process_time() if one_core else time.perf_counter()
 
@@ -34,10 +36,10 @@ def serve(cases: Mapping[str, Case], about: Mapping[str, Any]) -> None:
 
     Args:
         cases: by name.
-        about: versions, flags, threads: what a reader of the numbers must know.
+        about: versions, flags and threads, for the reader of the numbers.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is not an answer
+    os.dup2(2, 1)  # libraries may print, which is no answer
     print(json.dumps(dict(about)), file=answers)
     for line in sys.stdin:
         command, name, *rest = json.loads(line)
@@ -51,7 +53,7 @@ def serve(cases: Mapping[str, Case], about: Mapping[str, Any]) -> None:
 
 
 def torch_matmul(torch: Any, dtype: str) -> Case:
-    """The plain product of `benchmarks.harness.matmul`, in torch."""
+    """Returns the plain product of `benchmarks.harness.matmul`, in torch."""
     side = 2048
     a = torch.ones((side, side), dtype=getattr(torch, dtype))
     return (lambda: a @ a), (lambda product: {"product": product.float().numpy()})

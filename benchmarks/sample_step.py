@@ -2,11 +2,11 @@
 
     python -m benchmarks.sample_step --peer PYTHON [--dtype float32] [--json FILE]
 
-Four Euler steps from noise at a guidance of 5, of a clip of 2,560 tokens and of an
-image of 256, with prompts of 512 tokens, the same weights. soraxla computes what
-depends on the prompts alone once, and both predictions in one forward pass; torch is
-seen with both in one batch and, as diffusers' pipeline has it, in turn.
-PYTHON has `benchmarks/peers.txt` installed.
+Both sides take four Euler steps from noise at a guidance of 5, for a clip of 2,560
+tokens and an image of 256, with prompts of 512 tokens and the same weights. soraxla
+computes the layers that depend only on the prompts once, and both predictions in one
+forward pass. Torch runs with both predictions in one batch and, as diffusers' pipeline
+does, in turn. PYTHON has `benchmarks/peers.txt` installed.
 """
 
 import tempfile
@@ -43,13 +43,13 @@ from soraxla.parallel.compiler import jit
 GRIDS = {"clip": LatentGrid(t=5, h=32, w=64), "image": LatentGrid(t=1, h=32, w=32)}
 STEPS, SCALE = 4, 5.0
 FORMS = {"float32": ("fp32",), "bfloat16": ("autocast", "bf16 weights")}
-WAYS = ("one batch", "in turn")
-# Relative; guidance makes five of each difference between the two predictions.
+ORDERS = ("one batch", "in turn")
+# Relative; guidance multiplies the difference between the two predictions by five.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1}
 
 
 def sampler(model: DiTConfig) -> Callable[..., jax.Array]:
-    """(params, batch, negative, grid) → latents, from `batch.latents` as the noise."""
+    """Returns (params, batch, negative, grid) → latents; `batch.latents` is noise."""
 
     def run(params: PyTree, batch: PackedBatch, negative: PackedBatch, grid: Grid):
         return sample(
@@ -92,7 +92,7 @@ def main(python: str, dtype: str, rounds: int, file: Path | None) -> None:
             }
             errors, results = {}, {"dtype": dtype, "steps": STEPS}
             run = sampler(model)
-            cases = [f"{form}, {way}" for form in FORMS[dtype] for way in WAYS]
+            cases = [f"{form}, {order}" for form in FORMS[dtype] for order in ORDERS]
             for what, batch in batches.items():
                 batch = batch._replace(text=batches["clip"].text)
                 negative = batch._replace(text=other.text)

@@ -1,4 +1,4 @@
-"""The mix of sizes that packing is measured on, as an index that can be planned."""
+"""The mix of sizes that packing is measured on, as the index of a schedule."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ _GROUP = 4  # frames to a latent, after the first
 
 
 def published_sizes(samples: int = 8192, *, shrink: int = 1) -> ScheduleIndex:
-    """`samples` samples of `sizes.json`, as even as can be, in a fixed mixed order.
+    """Returns `samples` samples of `sizes.json` in their shares, in a fixed order.
 
     `shrink` divides every side: 4 makes rows of 1,024 tokens of rows of 16,384, and
     divides all sides of the file into whole patches.
@@ -29,12 +29,12 @@ def published_sizes(samples: int = 8192, *, shrink: int = 1) -> ScheduleIndex:
                 cells.append((width // shrink, height // shrink, length))
                 weights.append(group["share"] * weight * weight_of_length / total)
     captions = [n for n, weight in mix["caption_tokens"] for _ in range(weight)]
-    # Sample i stands at (i + ½)/N of the cumulated weights: no cell is over- or
-    # underdrawn by more than one sample.
+    # Sample i takes the cell at (i + ½)/N of the cumulated weights, so that no cell is
+    # more than one sample off its share.
     places = (np.arange(samples) + 0.5) / samples
-    drawn = np.searchsorted(np.cumsum(weights) / np.sum(weights), places)
+    chosen = np.searchsorted(np.cumsum(weights) / np.sum(weights), places)
     order = np.random.Generator(np.random.Philox(0)).random(samples).argsort()
-    width, height, frames = np.array(cells)[drawn[order]].T
+    width, height, frames = np.array(cells)[chosen[order]].T
     return ScheduleIndex(
         t=1 + (frames - 1) // _GROUP,
         h=height // _VAE,
@@ -48,6 +48,6 @@ def published_sizes(samples: int = 8192, *, shrink: int = 1) -> ScheduleIndex:
 
 
 def tokens_of(index: ScheduleIndex) -> Int[np.ndarray, " n"]:
-    """Tokens of each sample, whole."""
+    """Returns the tokens of each sample, uncut."""
     pt, ph, pw = index.patch
     return (index.t // pt) * (index.h // ph) * (index.w // pw)

@@ -2,10 +2,10 @@
 
     PYTHON -m benchmarks.torch_wan train|sample|vae FOLDER
 
-FOLDER is what `benchmarks.wan.write_models` wrote, and `inputs.npz`. Every case comes
-in the forms that torch offers: fp32; bf16 by autocast over fp32 weights, which is how
-fp32 weights are trained; and bf16 weights as diffusers loads them, whose gradients and
-moments are bf16 too.
+FOLDER holds the files of `benchmarks.wan.write_models` and `inputs.npz`. Every case has
+the forms that torch offers: fp32; bf16 by autocast over fp32 weights, which are usually
+trained so; and bf16 weights as diffusers loads them, whose gradients and moments are
+bf16 too.
 """
 
 import itertools
@@ -87,7 +87,7 @@ def train(folder: Path, inputs: dict) -> Iterator[tuple[str, Case]]:
 
 
 def sample(folder: Path, inputs: dict) -> Iterator[tuple[str, Case]]:
-    """Euler steps under guidance: both prompts in one batch, or one after the other."""
+    """Yields Euler steps under guidance, both prompts in one batch or in turn."""
     for form in FORMS:
         dtype, autocast = FORMS[form]
         model = load(WanTransformer3DModel, folder / "wan/transformer", dtype).eval()
@@ -123,7 +123,7 @@ def euler(ask: Callable, noise: torch.Tensor, times: torch.Tensor, scale: float)
 
 
 def autoencode(folder: Path, inputs: dict) -> Iterator[tuple[str, Case]]:
-    """Each form with the usual layout of memory and with channels last."""
+    """Yields each form with the default layout of memory and with channels last."""
     for form in FORMS:
         dtype, autocast = FORMS[form]
         for layout in ("", ", channels last"):

@@ -2,10 +2,10 @@
 
     python -m benchmarks.train_step --peer PYTHON [--dtype float32] [--json FILE]
 
-One clip of 2,560 tokens with 512 text tokens, which is one row and nothing to skip or
-pad on either side; the same weights. Counted on both sides: time and noise drawn,
-corrupted latents, forward, backward, gradients clipped by their global norm, AdamW and
-a moving average of the weights. PYTHON has `benchmarks/peers.txt` installed.
+Both sides have the same weights and one clip of 2,560 tokens with 512 text tokens, one
+row without padding. Each draws time and noise, corrupts the latents, computes the
+gradient, clips it by its global norm, and updates AdamW and a moving average of the
+weights. PYTHON has `benchmarks/peers.txt` installed.
 """
 
 import functools
@@ -38,7 +38,7 @@ from soraxla.training.state import create
 from soraxla.training.steps import DiTStepConfig, dit_error, dit_step
 
 GRID = LatentGrid(t=5, h=32, w=64)
-TIME = np.full((1, 1), 0.6, np.float32)  # of what is compared
+TIME = np.full((1, 1), 0.6, np.float32)  # at which outputs are compared
 FORMS = {"float32": ("fp32",), "bfloat16": ("autocast", "bf16 weights")}
 # Relative: of fp32 sums in another order, and of bf16's 8 bits over 8 layers.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
@@ -55,7 +55,7 @@ def mean_error(params: Any, batch: PackedBatch, step: DiTStepConfig) -> jax.Arra
 
 
 def corrupted(batch: PackedBatch, step: DiTStepConfig) -> dict[str, np.ndarray]:
-    """What `dit_error` makes of the batch at `TIME`, for the peer."""
+    """Returns the inputs and targets of `dit_error` at `TIME`, for the peer."""
     eps = noise(
         step.seed,
         batch.visit,
@@ -76,7 +76,7 @@ def corrupted(batch: PackedBatch, step: DiTStepConfig) -> dict[str, np.ndarray]:
 def checked(
     params: Any, batch: PackedBatch, step: DiTStepConfig, x: Any
 ) -> dict[str, Any]:
-    """Prediction, loss and gradient norm at `TIME`."""
+    """Returns prediction, loss and gradient norm at `TIME`."""
 
     def run(params, x):
         loss, grads = jax.value_and_grad(lambda p: mean_error(p, batch, step))(params)
@@ -88,7 +88,7 @@ def checked(
 
 
 def trainer(params: Any, batch: PackedBatch, step: DiTStepConfig) -> Contender:
-    """One more step at every call; the state is donated."""
+    """Returns a contender that takes one more step per call; the state is donated."""
     update = jit(functools.partial(dit_step, cfg=step), donate_argnums=0)
     state = create(jax.tree.map(jax.numpy.array, params), step.optim, {})
 

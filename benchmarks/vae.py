@@ -2,10 +2,11 @@
 
     python -m benchmarks.vae --peer PYTHON [--dtype float32] [--json FILE]
 
-A clip of 17 × 96 × 96 pixels, the same weights. Each side goes its own way: diffusers
-frame by frame of latents, soraxla the clip as one chunk, as `soraxla.autoencode` does
-at this size. Torch is seen in each of its forms with two layouts of memory, the
-fastest of which is what counts. PYTHON has `benchmarks/peers.txt` installed.
+Both sides have a clip of 17 × 96 × 96 pixels and the same weights. Diffusers works
+latent frame by latent frame, soraxla on the clip as one chunk, as
+`soraxla.generation.vae_streaming` does at this size. Torch runs in each of its forms
+with two layouts of memory, and its fastest counts. PYTHON has `benchmarks/peers.txt`
+installed.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 def inputs() -> dict[str, np.ndarray]:
-    """Pixels and latents as the peer has them, channels before frames."""
+    """Returns pixels and latents in the peer's layout, channels before frames."""
     rng = np.random.default_rng(0)
     latents = (1, wan.VAE.latent_channels, 1 + (FRAMES - 1) // 4, SIDE // 8, SIDE // 8)
     return {
@@ -49,12 +50,12 @@ def inputs() -> dict[str, np.ndarray]:
 
 def main(python: str, dtype: str, rounds: int, file: Path | None) -> None:
     model = dataclasses.replace(wan.VAE, dtype=dtype)  # pyright: ignore
-    given = inputs()
-    video, z = (given[k].transpose(0, 2, 3, 4, 1) for k in ("video", "z"))
+    arrays = inputs()
+    video, z = (arrays[k].transpose(0, 2, 3, 4, 1) for k in ("video", "z"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         params = wan.write_models(folder)["vae"]
-        np.savez(folder / "inputs.npz", **given)  # pyright: ignore
+        np.savez(folder / "inputs.npz", **arrays)  # pyright: ignore
         encode = jit(
             lambda params, video: vae.encode(params, model, video)[0], convolves=True
         )

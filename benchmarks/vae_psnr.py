@@ -2,8 +2,9 @@
 
     python benchmarks/vae_psnr.py VAE FOLDER…
 
-Of every file the first 17 frames and the middle 112×112 pixels at most (fewer shapes,
-fewer compiles); the mean over files of their PSNR in dB, 0…255 RGB.
+The score is the mean over files of the PSNR in dB, 0…255 RGB. It covers the first 17
+frames and the middle 112×112 pixels of a file at most, because each shape costs a
+compile.
 """
 
 import sys
@@ -21,7 +22,7 @@ FRAMES, SIDE = 17, 112
 
 
 def window(path: Path) -> np.ndarray:
-    """What of a file is measured."""
+    """Returns the frames and pixels of a file that are measured."""
     clip = np.stack(list(islice(read_frames(path), FRAMES)))
     frames = 1 + (len(clip) - 1) // 4 * 4
     height, width = (min(SIDE, n // 8 * 8) for n in clip.shape[1:3])

@@ -30,8 +30,10 @@ VAE = VAEConfig(base_width=32, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
 
 
 def write_models(folder: Path) -> dict[str, PyTree]:
-    """`transformer` and `vae` as diffusers has them; the parameters of our `DIT` and
-    `VAE`, moved a little, for much starts at 0 and would hide a difference."""
+    """Writes `transformer` and `vae` for diffusers; returns parameters of `DIT`, `VAE`.
+
+    The parameters have noise added, because weights that start at 0 hide differences.
+    """
     params = {}
     for name, module, model in (("dit", dit, DIT), ("vae", vae, VAE)):
         params[name] = moved(module.init(jax.random.key(0), model))
@@ -44,7 +46,10 @@ def write_models(folder: Path) -> dict[str, PyTree]:
 
 
 def moved(params: PyTree) -> PyTree:
-    """Plus normal noise of 0.02; what Wan has not, the known-mask embedding, stays."""
+    """Returns parameters plus normal noise of 0.02.
+
+    The embedding of the condition mask, which Wan lacks, stays unchanged.
+    """
     rng = np.random.default_rng(0)
 
     def move(path, leaf):
@@ -55,7 +60,7 @@ def moved(params: PyTree) -> PyTree:
 
 
 def one_clip(grid: LatentGrid, seed: int) -> PackedBatch:
-    """A row of one clip with `TEXT` tokens of text, all of it random."""
+    """Returns a row of one random clip with `TEXT` random text tokens."""
     rng = np.random.default_rng(seed)
     shape = (grid.t, grid.h, grid.w, DIT.latent_channels)
     tokens = np.asarray(patchify(rng.standard_normal(shape, np.float32), DIT.patch))
@@ -66,12 +71,12 @@ def one_clip(grid: LatentGrid, seed: int) -> PackedBatch:
         visit=seed,
         shift=float(DIT.shift),
     )
-    spec = PackConfig(row_length=len(tokens), text_length=TEXT, max_segments=1)
-    return pack([[segment]], spec)
+    config = PackConfig(row_length=len(tokens), text_length=TEXT, max_segments=1)
+    return pack([[segment]], config)
 
 
 def to_clip(tokens_BLP: Any, grid: LatentGrid) -> np.ndarray:
-    """Tokens as the peer's latents (b, c, t, h, w), fp32."""
+    """Returns tokens as the peer's latents (b, c, t, h, w), fp32."""
     tokens = np.asarray(tokens_BLP, np.float32)
     clip = np.asarray(unpatchify(tokens, grid, DIT.patch))
     return np.ascontiguousarray(clip.transpose(0, 4, 1, 2, 3))
@@ -82,11 +87,11 @@ def of_dtype(model: DiTConfig, dtype: str, **settings: Any) -> DiTConfig:
 
 
 def run_race(main: Callable[..., None], doc: str, dtypes: Iterable[str]) -> None:
-    """The command line of a race: `main(peer, dtype, rounds, report)`."""
+    """Runs `main(peer, dtype, rounds, report)` with the command line's arguments."""
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--peer", required=True, help="its Python interpreter")
     parser.add_argument("--dtype", choices=list(dtypes), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="where the report goes")
-    given = parser.parse_args()
-    main(given.peer, given.dtype, given.rounds, given.json)
+    arguments = parser.parse_args()
+    main(arguments.peer, arguments.dtype, arguments.rounds, arguments.json)

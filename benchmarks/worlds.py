@@ -1,8 +1,8 @@
-"""How fast the worlds are, how small their clips; and the pictures of docs/worlds.md.
+"""Speed of the worlds, size of their clips, and the pictures of docs/worlds.md.
 
     python -m benchmarks.worlds [--sheets docs]
 
-Seconds are of this process's CPU, so that other work beside it counts little.
+Seconds are CPU time of this process, on which other processes have little effect.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SHOWN = {
 
 
 def measure(world: str) -> str:
-    """A row of the table in docs/worlds.md."""
+    """Returns a row of the table in docs/worlds.md."""
     simulate = WORLDS[world]
     simulate(0, width=64, height=64, frames=33, fps=12.0)
     start = time.process_time()
@@ -48,7 +48,7 @@ def measure(world: str) -> str:
 
 
 def sheet(world: str, file: Path) -> None:
-    """Two rows of two clips, five frames of each."""
+    """Writes two rows of two clips, five frames of each."""
     clips = [
         WORLDS[world](seed, width=64, height=64, frames=33, fps=12.0)
         for seed in SHOWN.get(world, range(4))

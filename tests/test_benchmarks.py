@@ -129,7 +129,7 @@ def test_what_fails_on_a_gpu_says_so_and_stops_nothing(tmp_path, monkeypatch, ca
 
 def test_the_gallerys_commands_are_commands_on_what_it_is_given(tmp_path):
     """Every file that a command reads is given, and each task has one."""
-    gallery.give(tmp_path)
+    gallery.write_inputs(tmp_path)
     readme = (gallery.ROOT / "README.md").read_text(encoding="utf-8")
     made, read = set(), set()
     for words in gallery.commands(readme):
