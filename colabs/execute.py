@@ -2,9 +2,9 @@
 
     python colabs/execute.py [--full] [FOLDER]
 
-They run at a tiny size (SORAXLA_SMOKE=1) unless --full is given. FOLDER keeps what they
-make; without it they run in a temporary folder. Any error, and any output that was
-committed, ends with status 1.
+The notebooks run at a tiny size (SORAXLA_SMOKE=1), or with --full at their full size.
+FOLDER keeps their files; the default is a temporary folder. An error, and an output
+that was committed, ends with status 1.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-# The second reads the dataset that the first has made.
+# The second reads the dataset of the first.
 NOTEBOOKS = ("quickstart.ipynb", "training_step.ipynb")
 
 

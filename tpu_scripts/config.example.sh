@@ -4,26 +4,26 @@
 
 # The id of a Cloud project that has billing.
 PROJECT=
-# Where the TPU is; not every zone has every type:
+# The zone of the TPU; not every zone has every type:
 # https://cloud.google.com/tpu/docs/regions-zones
 ZONE=us-central1-a
-# Of the TPU and its queued resource.
+# The name of the TPU and of its queued resource.
 NAME=soraxla
 # v5litepod-N and v6e-N count chips, v5p-N counts cores, two a chip.
 ACCELERATOR=v5litepod-8
 # spot (cheap, may be taken away), on-demand, or reserved.
 CAPACITY=spot
-# How long a request may wait in the queue, such as 6h; empty for ever.
+# The longest wait of a request in the queue, such as 6h; empty waits for ever.
 WAIT_AT_MOST=
 
 # The bucket that holds data, runs and results, without gs://, in the TPU's region; and
 # where every worker sees it.
 BUCKET=
 MOUNT=/mnt/bucket
-# What the workers act as; project.sh creates this one.
+# The account of the workers; project.sh creates this one.
 SERVICE_ACCOUNT=soraxla-tpu@$PROJECT.iam.gserviceaccount.com
 
-# What is installed: empty for this checkout as it lies here, changes included, or the
-# URL of a git repository and a branch, tag or commit.
+# The source to install: empty for this checkout with its changes, or the URL of a git
+# repository and a branch, tag or commit.
 SOURCE=
 SOURCE_REF=main

@@ -3,8 +3,8 @@
 source "$(dirname "$0")/lib.sh"
 USAGE="usage: copy.sh [--dry-run] FOLDER TO
 
-Copies a folder of the bucket, such as runs/dit, into the local folder TO; what is
-there already is not copied again."
+Copies a folder of the bucket, such as runs/dit, into the local folder TO; files that
+are there already are not copied again."
 read_options "$@"
 ((${#ARGS[@]} == 2)) || die "expected FOLDER and TO; see --help"
 read_config

@@ -3,9 +3,9 @@
 source "$(dirname "$0")/lib.sh"
 USAGE="usage: create.sh [--dry-run]
 
-Asks for the TPU of the configuration, as a queued resource, and waits until it is
-ACTIVE. Interrupted and run again, it goes on waiting; one that is SUSPENDED (taken
-away) or FAILED is deleted and asked for anew. Exit status 3: it FAILED in the queue."
+Requests the TPU of the configuration as a queued resource and waits until it is ACTIVE.
+After an interrupt, run it again to go on waiting. A resource that is SUSPENDED (taken
+away) or FAILED is deleted and requested again. Exit status 3: it FAILED in the queue."
 read_options "$@"
 no_arguments
 read_config

@@ -3,8 +3,8 @@
 source "$(dirname "$0")/lib.sh"
 USAGE="usage: delete.sh [--dry-run]
 
-Deletes the TPU and its queued resource, which ends what it costs. A training that
-runs there is not saved first: stop.sh does that. The bucket stays."
+Deletes the TPU and its queued resource, which ends their cost. It does not save a
+training that runs there; stop.sh does. The bucket stays."
 read_options "$@"
 no_arguments
 read_config

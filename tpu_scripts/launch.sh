@@ -3,11 +3,11 @@
 source "$(dirname "$0")/lib.sh"
 USAGE="usage: launch.sh [--dry-run] -- VERB [ARGUMENT…]
 
-Starts 'soraxla VERB ARGUMENT…' on every worker and returns; it runs on when the
-connection ends. The folder it runs in is the source's, so configs/ is there; data and
-workdir belong under MOUNT. For example:
+Starts 'soraxla VERB ARGUMENT…' on every worker and returns; the command runs on when
+the connection ends. It runs in the folder of the source; data and workdir belong under
+MOUNT. For example:
 
-    launch.sh -- train --config configs/dit.py:s --data /mnt/bucket/data/clips \\
+    launch.sh -- train --config dit:s --data /mnt/bucket/data/clips \\
         --workdir /mnt/bucket/runs/dit"
 read_options "$@"
 read_config

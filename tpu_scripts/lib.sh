@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Read by the scripts beside it: options, the configuration, and how a command is run.
+# Options, configuration and commands for the scripts beside it, which read this file.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec 3>&1 # where a dry run prints, also from inside $(…)
@@ -9,7 +9,7 @@ die() {
     exit 2
 }
 
-# What happens, on stderr; of a dry run, what would.
+# Prints a line about a step to stderr, marked in a dry run.
 say() {
     printf '%s%s\n' "${DRY_RUN:+dry run: }" "$*" >&2
 }
@@ -89,7 +89,7 @@ read_accelerator() {
     CHIPS=$((size / cores))
 }
 
-# ARGS must be a command for the workers whose workdir outlives them.
+# Requires ARGS to be a command for the workers, with a workdir that outlives them.
 check_command() {
     local i word workdir=''
     ((${#ARGS[@]})) || die "no command; put it after --, see ${0##*/} --help"
@@ -103,10 +103,10 @@ check_command() {
     done
     [[ ${ARGS[0]} != train || ($workdir == "$MOUNT"/* && /$workdir/ != */../*) ]] ||
         die "--workdir is '$workdir', expected a folder under $MOUNT, which is the" \
-            "bucket: what lies elsewhere is lost with the TPU"
+            "bucket: files elsewhere are lost with the TPU"
 }
 
-# The words as one line that a POSIX shell reads back as the same words.
+# Prints the words as one line that a POSIX shell reads back as the same words.
 quoted() {
     local word line='' quote="'\\''"
     for word in "$@"; do

@@ -4,8 +4,8 @@ source "$(dirname "$0")/lib.sh"
 USAGE="usage: project.sh [--dry-run]
 
 Prepares an empty Cloud project, once: enables the APIs, creates the bucket and the
-service account of the workers, and lets it read and write the bucket. What is there
-already stays as it is."
+service account of the workers, and lets it read and write the bucket. It changes
+nothing that exists."
 read_options "$@"
 no_arguments
 read_config

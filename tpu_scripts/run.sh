@@ -3,15 +3,14 @@
 source "$(dirname "$0")/lib.sh"
 USAGE="usage: run.sh [--dry-run] -- VERB [ARGUMENT…]
 
-create.sh, setup.sh and launch.sh, then a look every minute until the command has
-ended. A spot TPU that is taken away is asked for again, set up, and the command
-started again: a training goes on from its workdir, which must lie under MOUNT.
-Interrupted, it leaves TPU and command as they are. Exit status 1: the command failed.
-The TPU is not deleted at the end: delete.sh does that."
+Runs create.sh, setup.sh and launch.sh, then looks every minute until the command has
+ended. When a spot TPU is taken away, it requests, sets up and starts again: a training
+continues from its workdir, which must be under MOUNT. An interrupt leaves TPU and
+command running. Exit status 1: the command failed. delete.sh deletes the TPU."
 read_options "$@"
 read_config
 check_command
-PATIENCE=5 # looks; a worker that is taken away dies before the queue says so
+PATIENCE=5 # looks; a worker that is taken away dies before the queue shows it
 
 # Sets `report` to the workers' lines of status, or to nothing if they cannot be reached.
 look() {
@@ -19,10 +18,10 @@ look() {
     if [[ $DRY_RUN ]]; then report='[worker 0] finished'; fi
 }
 
-# Whether the report says this, and nothing else, of every worker.
+# Succeeds if the report has this state for every worker.
 all_are() { [[ -n $report ]] && ! grep -qv "^\[worker [^]]*] $1" <<<"$report"; }
 
-# Creates, sets up and launches; true if the command is running.
+# Creates, sets up and launches; succeeds if the command is running.
 start() {
     "$HERE/create.sh" ${DRY_RUN:+"$DRY_RUN"} || return
     look
@@ -67,11 +66,11 @@ while true; do
         state=$(queue_state ACTIVE) || state=unknown
         case $state in
         SUSPENDING | SUSPENDED | FAILED)
-            # What was never given, for want of quota or in time, is not asked for again.
+            # A request that never succeeded, for quota or time, is not repeated.
             [[ $launched || $state != FAILED ]] || exit "$status"
             ended=preempted
             ;;
-        *) # a mistake; or, of what has worked before, something that passes
+        *) # a mistake, or a passing fault of a command that ran before
             tries=$((tries + 1))
             [[ $launched ]] && ((tries < PATIENCE)) || exit "$status"
             sleep 60

@@ -4,8 +4,8 @@ source "$(dirname "$0")/lib.sh"
 USAGE="usage: setup.sh [--dry-run]
 
 Makes every worker ready: mounts the bucket, and installs Python 3.12, jax[tpu] and
-soraxla, from this checkout as it lies here or from the SOURCE of the configuration.
-Run again after a change, it installs the change."
+soraxla, from this checkout with its changes or from the SOURCE of the configuration.
+Run it again after a change to install the change."
 read_options "$@"
 no_arguments
 read_config
@@ -13,7 +13,7 @@ read_config
 if [[ -z ${SOURCE:-} ]]; then
     archive=${TMPDIR:-/tmp}/soraxla-source.$$.tar.gz
     trap 'rm -f "$archive"' EXIT
-    # What git knows, changed or not, and what is new beside it: no data, no runs.
+    # Files that git tracks, and new source files beside them: no data, no runs.
     # shellcheck disable=SC2016 # the inner shell expands its own arguments
     run bash -c 'cd "$1" && {
         git ls-files -z --cached

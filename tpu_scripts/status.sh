@@ -3,8 +3,8 @@
 source "$(dirname "$0")/lib.sh"
 USAGE="usage: status.sh [--dry-run]
 
-Prints the queued resource's state, what is said of it, and a line a worker: idle,
-running, finished, failed, stopped (asked to) or lost (rebooted), and its last words."
+Prints the queued resource's state, its messages, and a line per worker: idle, running,
+finished, failed, stopped (by stop.sh) or lost (rebooted), and its last output."
 read_options "$@"
 no_arguments
 read_config

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs on a TPU worker, where setup.sh copies it and the other scripts call it:
 #   soraxla-worker.sh VERB [ARGUMENT…]
-# Everything it makes is below ~/soraxla: source/, venv/, run/.
+# It writes below ~/soraxla: source/, venv/, run/.
 set -euo pipefail
 SELF=$(realpath "$0")
 RUN=$HOME/soraxla/run
 VENV=$HOME/soraxla/venv
 export PATH="$HOME/.local/bin:$PATH"
-# The place of this worker in the slice, as jax reads it too.
+# The number of this worker in the slice, from where jax reads it too.
 WORKER=$(curl -fsS -H 'Metadata-Flavor: Google' \
     http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number) ||
     WORKER=$(hostname)
@@ -19,7 +19,7 @@ fail() {
     exit 1
 }
 
-# Whether the process that `launch` started is there; a reboot may give its number away.
+# Succeeds if the process of `launch` runs; after a reboot another may have its number.
 running() {
     [[ -f $RUN/pid ]] && grep -qs supervise "/proc/$(<"$RUN/pid")/cmdline"
 }
@@ -28,8 +28,8 @@ mount_bucket() { # BUCKET MOUNT
     mountpoint -q "$2" && return
     sudo mkdir -p "$2"
     sudo chown "$(id -un)" "$2"
-    # On TPU machines gcsfuse caches what it knows of files for ever unless told not to;
-    # then a worker would not see what another has written.
+    # On TPU machines gcsfuse caches metadata for ever by default, so that a worker would
+    # not see the files that another has written.
     gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 \
         --metadata-cache-negative-ttl-secs=0 "$1" "$2"
 }
@@ -78,14 +78,14 @@ launch() { # BUCKET MOUNT VERB [ARGUMENT…]
     say "started"
 }
 
-# The process that `launch` leaves behind: runs the command and notes how it ended.
+# Runs the command, in the background of `launch`, and notes its exit status.
 supervise() { # VERB [ARGUMENT…]
     local status=0 stopped=''
     trap '' USR1 # the command inherits this, so a signal before it listens is harmless
     trap 'stopped=1' TERM
     echo "== $(date -u +%FT%TZ) soraxla $*"
     "$VENV/bin/soraxla" "$@" || status=$?
-    # A training that is told to stop saves and ends with 0, which is not its end.
+    # A training that receives SIGTERM saves and exits with 0 before its last step.
     [[ -z $stopped ]] || status=stopped
     echo "$status" >"$RUN/ended.new"
     mv "$RUN/ended.new" "$RUN/ended"
@@ -107,7 +107,7 @@ status() {
     else
         state=idle
     fi
-    # A progress bar is one long line that returns to its start.
+    # A progress bar is one long line of carriage returns.
     [[ ! -f $RUN/log ]] || last=$(tail -c 4096 "$RUN/log" | tr '\r' '\n' | grep -v '^$' | tail -n 1) || true
     say "$state${last:+: $last}"
 }
