@@ -1,10 +1,15 @@
-"""The sentence rule of CONTRIBUTING.md, read from docstrings, comments and pages.
+"""Tests of the sentence rule of CONTRIBUTING.md, and of names in sentences.
 
-python -m tests.test_words soraxla/packing tests    # lists what breaks it there
+The rule covers docstrings, comments, errors and help of Python files, the text of shell
+scripts, and pages, notebooks included. Every dotted name of the project must exist.
+
+python -m tests.test_words soraxla/packing tests    # lists the faults of folders
 """
 
 import ast
+import functools
 import io
+import json
 import re
 import sys
 import tokenize
@@ -14,22 +19,20 @@ from typing import NamedTuple
 
 import pytest
 
+import soraxla
+
 ROOT = Path(__file__).parent.parent
-# Folders and files that keep the rule; all of them shall.
+# Folders and files that keep the rule.
 DONE = (
-    *(
-        f"soraxla/{name}"
-        for name in (
-            *("__init__.py", "assets", "cli", "core", "diffusion", "files", "media"),
-            *("ops", "packing", "parallel", "tools"),
-            *("checkpoints", "evals/worldbench", "evals/clip_score.py"),
-            *("evals/drift.py", "evals/retrieval.py", "generation"),
-            *("models/dit", "models/text"),
-        )
-    ),
-    "data_pipelines",
+    *("soraxla", "data_pipelines", "configs", "benchmarks", "colabs"),
     *("tests/core", "tests/media", "tests/test_architecture.py", "tests/tiny.py"),
     *("tests/test_docs.py", "tests/test_extending.py"),
+)
+
+# Names of files that docs/extending.md adds, and of none, in tests.
+ADDED = (
+    *("data_pipelines.sources.frames", "soraxla.evals.weight_rms"),
+    *("soraxla.Vidoe", "soraxla.evals.a", "soraxla.evals.c"),
 )
 
 FIRST_WORDS = ("What", "Where", "Of", "Whether", "How")
@@ -127,6 +130,21 @@ def comments(path: str, source: str) -> Iterator[Text]:
         yield Text(f"{path}:{last}", " ".join(lines))
 
 
+def messages(path: str, source: str) -> Iterator[Text]:
+    """Yields the text of every error that is made, and of every option's help."""
+    for node in ast.walk(ast.parse(source, path)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func).rpartition(".")[2]
+        shown = [k.value for k in node.keywords if k.arg == "help"]
+        if re.search(r"(Error|DoesNotFit|exit|fail|note)$", name):
+            shown += node.args
+        for part in shown:
+            strings = [n.value for n in ast.walk(part) if isinstance(n, ast.Constant)]
+            words = " ".join(s for s in strings if isinstance(s, str))
+            yield Text(f"{path}:{node.lineno} {name}", words)
+
+
 def prose(text: str) -> str:
     """Returns a text without its code: fences, indented blocks, spans and links."""
     text = re.sub(r"```.*?```", " ", text, flags=re.DOTALL)
@@ -156,9 +174,63 @@ def file_faults(path: str, source: str) -> list[str]:
     found = []
     for text in docstrings(path, source):
         found += [*docstring_faults(text), *faults(text)]
-    for text in comments(path, source):
+    for text in (*comments(path, source), *messages(path, source)):
         found += faults(text)
     return found
+
+
+# Options of `soraxla generate` and suffixes of files, which are no attributes.
+_NO_NAMES = re.compile(r"\.(?:mp4|png|egg|py|md|json|toml|safetensors)\b")
+_DOTTED = re.compile(
+    r"(?<![\w./])(?:soraxla|data_pipelines|benchmarks)(?:\.[A-Za-z_]\w*)+"
+)
+
+
+def unknown_names(text: Text) -> Iterator[str]:
+    """Yields the dotted names in a text that are no module, class or function."""
+    for match in _DOTTED.finditer(text.text):
+        name = match.group()
+        if name not in ADDED and not _NO_NAMES.search(name) and not exists(name):
+            yield f"{text.where}: there is no {name}"
+
+
+@functools.cache
+def exists(name: str) -> bool:
+    """Returns True for the dotted name of a module or of something that it holds."""
+    if name.removeprefix("soraxla.") in soraxla.__all__:
+        return True
+    parts = name.split(".")
+    if parts[:2] == ["soraxla", "configs"]:  # as it is installed
+        parts = parts[1:]
+    for length in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:length])
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return _holds(_tree(file), parts[length:])
+    return False
+
+
+@functools.cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _holds(node: ast.AST, names: list[str]) -> bool:
+    """Returns True if a module or class defines the first name, and that the next."""
+    if not names:
+        return True
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef):
+            if child.name == names[0]:
+                return _holds(child, names[1:])
+        elif isinstance(child, ast.Import | ast.ImportFrom):
+            if any(names[0] == (a.asname or a.name) for a in child.names):
+                return True
+        elif isinstance(child, ast.Assign | ast.AnnAssign):
+            targets = child.targets if isinstance(child, ast.Assign) else [child.target]
+            if any(isinstance(t, ast.Name) and t.id == names[0] for t in targets):
+                return True
+    return False
 
 
 def files(*places: str) -> dict[str, str]:
@@ -173,11 +245,32 @@ def files(*places: str) -> dict[str, str]:
     return found
 
 
-def pages() -> list[Path]:
-    """Returns the Markdown pages of the project."""
+def pages() -> Iterator[Text]:
+    """Yields the Markdown pages of the project, and the cells of its notebooks."""
     inside = ("docs", "benchmarks", "soraxla", "data_pipelines")
     below = [page for folder in inside for page in (ROOT / folder).rglob("*.md")]
-    return sorted([*ROOT.glob("*.md"), *below])
+    for page in sorted([*ROOT.glob("*.md"), *below]):
+        yield Text(page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8"))
+    for notebook in sorted((ROOT / "colabs").glob("*.ipynb")):
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "markdown":
+                yield Text(f"colabs/{notebook.name}", "".join(cell["source"]))
+
+
+def names_today(text: Text) -> Text:
+    """Returns a page without the names that the changelog says were changed."""
+    if text.where != "CHANGELOG.md":
+        return text
+    rows = re.findall(
+        r"^\| `(?:soraxla|data_pipelines)\..*\| (.*) \|$", text.text, re.M
+    )
+    spread = re.sub(r"(\S+?)\{([^}]*)\}", _spread, "\n".join(rows))
+    return text._replace(text=spread)
+
+
+def _spread(match: re.Match[str]) -> str:
+    """Returns `a.b a.c` for `a.{b,c}`."""
+    return " ".join(match[1] + name for name in match[2].split(","))
 
 
 @pytest.mark.parametrize("place", DONE)
@@ -187,14 +280,31 @@ def test_docstrings_and_comments_keep_the_rule(place):
 
 
 def test_pages_use_the_words_of_the_project():
-    texts = [(page, page.read_text(encoding="utf-8")) for page in pages()]
-    found = []
-    for page, text in texts:
-        name = page.relative_to(ROOT).as_posix()
-        if name == "CONTRIBUTING.md":  # it holds the rule itself
-            continue
-        found += faults(Text(name, text))
-    assert found == []
+    # CONTRIBUTING.md holds the rule itself.
+    texts = (text for text in pages() if text.where != "CONTRIBUTING.md")
+    assert [fault for text in texts for fault in faults(text)] == []
+
+
+def test_shell_scripts_use_the_words_of_the_project():
+    scripts = (*(ROOT / "tpu_scripts").glob("*.sh"), ROOT / ".ci/run")
+    texts = [
+        Text(script.name, script.read_text(encoding="utf-8")) for script in scripts
+    ]
+    assert [match for text in texts for match in faults(text)] == []
+
+
+def test_names_in_sentences_exist():
+    folders = ("soraxla", "data_pipelines", "configs", "benchmarks", "tests", "colabs")
+    texts = [names_today(text) for text in pages()]
+    texts += [Text(path, source) for path, source in files(*folders).items()]
+    assert [name for text in texts for name in unknown_names(text)] == []
+
+
+def test_a_name_that_is_gone_is_found():
+    for name in ("soraxla.packing", "soraxla.packing.pack.PackConfig.row_length"):
+        assert exists(name)
+    for name in ("soraxla.pipeline", "soraxla.packing.pack.PackSpec"):
+        assert list(unknown_names(Text("page", f"`{name}`"))) != []
 
 
 @pytest.mark.parametrize(
@@ -206,6 +316,8 @@ def test_pages_use_the_words_of_the_project():
         'class A:\n    """A row."""\n    def f(self):\n        """Rows."""',
         'def f():\n    """Returns what is given."""',
         "x = 1  # encoded\n# alone",
+        'raise UserError(f"{x} is alone")',
+        'p.add_argument("-x", help="where it lies")',
     ],
 )
 def test_a_fault_is_found(body):
