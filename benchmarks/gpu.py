@@ -11,7 +11,7 @@
 - sampling: guided steps of Wan 1.3B for 81 frames of 832 × 480.
 
 Weights and inputs are random. The program uses cuDNN's attention only if it agrees with
-the portable engine. A case that fails, or that has no time left, says so in its line and
+the portable engine. A case that fails or has no time left says so in its line and
 stops no other. `--tiny` runs the same cases on a machine without a GPU.
 """
 

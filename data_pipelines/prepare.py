@@ -124,7 +124,7 @@ def _encode(
     samples: Sequence[Sample],
     out: Path,
     encode: Encoders,
-    settings: _Settings,
+    settings: _PrepareConfig,
     meter: Callable[[list[_Note]], Progress],
     vae_dir: Path | None,
 ) -> dict[str, Any]:

@@ -71,7 +71,10 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ("--edit a.mp4 --strength 0", "strength is 0.0, expected above 0"),
         ("--edit a.mp4 --strength 1.5", "strength is 1.5, expected above 0"),
         ("--edit a.mp4 --strength nan", "strength is nan, expected above 0"),
-        ("--loop a.mp4 --strength -0.1", "-0.1, expected 0 (a cross-fade) to 1 (noise)"),
+        (
+            "--loop a.mp4 --strength -0.1",
+            "-0.1, expected 0 (a cross-fade) to 1 (noise)",
+        ),
         ("--connect a.mp4 a.mp4 --strength 2", "strength is 2.0, expected 0 (a cross"),
         ("--edit a.mp4 --frames 12", "frames is 12, but the clip to change has 9"),
         ("--inpaint a.mp4", "--inpaint takes --mask"),
