@@ -27,7 +27,7 @@ class GenerationDefaults(NamedTuple):
 # The defaults of every other model.
 DEFAULTS = GenerationDefaults(width=256, height=256, frames=1, fps=24.0)
 
-# From clean condition tokens this model makes ever more contrast.
+# With clean condition tokens, this model raises the contrast from window to window.
 WORLDS = GenerationDefaults(
     width=64,
     height=64,

@@ -149,7 +149,7 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
     task = media.task_of(args, defaults.bridge)
     size = args.canvas or args.size
     if size is None and not args.checkpoint and task.single_frames:
-        # Photographs are unlike its worlds, so their size does not matter.
+        # The shipped model knows the sizes of its worlds, not those of photographs.
         size = f"{defaults.width}x{defaults.height}"
     own = None if size else media.own_size(task)
     if own is None:

@@ -63,14 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from absl import logging
 
-    # Orbax logs at length what it then raises, and what it raises becomes our line.
+    # Orbax logs an error at length and then raises it, which suffices for our line.
     logging.set_verbosity(logging.FATAL)
     _keep_compiled()
     try:
         _module(args.verb).run(args)
     except (UserError, OSError, FloatingPointError) as error:
         if isinstance(error, OSError) and error.filename is None:
-            raise  # no file that a user could look at
+            raise  # it names no file for the user
         if args.traceback:
             traceback.print_exc()
         print(f"soraxla {args.verb}: {_line(error)}", file=sys.stderr)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from soraxla.generation.request import Request
     from soraxla.generation.task_inputs import Task
 
-# Options that only mean something beside another.
+# Options that need another one.
 _BESIDE = {
     "direction": ("extend",),
     "strength": ("edit", "connect", "loop"),

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from soraxla.tools.memory_plan import Plan
 
 _SHOWN = 8
-# libtpu shall neither look for a TPU and its workers, nor say that there are none.
+# These keep libtpu from looking for a TPU and its workers, and from warnings.
 _QUIET = {
     "JAX_PLATFORMS": "cpu",
-    "JAX_ENABLE_COMPILATION_CACHE": "false",  # how long it compiles is an answer
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the plan has the seconds of compiling
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",

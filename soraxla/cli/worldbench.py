@@ -73,7 +73,7 @@ class Windows(NamedTuple):
     """Window and overlap of clips that extend others; see `Request`."""
 
     window: int | None = None
-    overlap: int | None = None  # at most; None is as many as are given
+    overlap: int | None = None  # at most; None takes all condition frames
 
 
 class _Plan(NamedTuple):
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.generation.pipeline import load
     from soraxla.parallel.mesh import sampling_mesh
 
-    # Everything a user can get wrong is found before the long work starts.
+    # Mistakes of the user are found before the long work starts.
     record.check_new(args.out)
     plan = _rerun(args) if args.manifest else _first_run(args)
     with jax.set_mesh(sampling_mesh()):
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
             )
         cases, outcomes = plan.draw(), {}
         for case in itertools.chain(*cases.values()):
-            # Says what is wrong with its windows.
+            # Refuses windows that do not fit.
             ask = supported(case.ask, pipeline.dit.model.controls)
             pipeline.context(request_of(ask, plan.windows))
         with tqdm(total=2 * sum(map(len, cases.values())), unit="clip") as bar:
@@ -165,7 +165,7 @@ def _first_run(args: argparse.Namespace) -> _Plan:
     from soraxla.evals.worldbench.runner import FAMILIES, draw_cases
 
     if args.checkpoint is None:
-        raise UserError("give what is to be measured as --checkpoint")
+        raise UserError("no checkpoint to measure: name it with --checkpoint")
     width, height = parse_size(args.size) if args.size else SIZE[:2]
     size = Size(
         width=width,
@@ -202,8 +202,8 @@ def _rerun(args: argparse.Namespace) -> _Plan:
         sampling.settings_of(args) != SamplingConfig()
     ):
         raise UserError(
-            f"{args.manifest} says what is asked and how it is sampled: give only "
-            "--checkpoint and --out beside it"
+            f"{args.manifest} sets the clips and the sampling: give only --checkpoint "
+            "and --out beside it"
         )
     found = read_manifest(args.manifest)
     return _Plan(

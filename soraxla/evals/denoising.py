@@ -134,7 +134,7 @@ def _errors(
     process: Process,
     seed: int,
 ) -> Float[Array, "2 b s"]:
-    """Mean squares of each clip's error and target."""
+    """Returns mean squares of each clip's error and target."""
     t_BS = jnp.minimum(jnp.asarray(t_BS), process.max_time)
     ids = jnp.asarray(batch.segment_ids)
     width = batch.latents.shape[-1]

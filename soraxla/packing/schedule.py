@@ -43,7 +43,8 @@ _WINDOW_ROWS = 128
 
 # Steps whose rows are balanced together. With one row a device, 64 devices and the same
 # sizes, the slowest device of a step costs 1.10 of the mean; 8 steps: 1.19, 32: 1.05.
-# With fewer steps, the rows of a step are more of a mixture.
+# With fewer steps, the
+# rows of a step are more varied.
 _GROUP_STEPS = 16
 
 

@@ -116,7 +116,7 @@ def fine_tune_vae(workdir: Path, config: DemoConfig) -> None:
     start = load_vae(small_vae())
     cfg = VAETrainingConfig(
         step=VAEStepConfig(
-            # Gradients of fp32 convolutions are the faster ones on a CPU.
+            # On a CPU, gradients of fp32 convolutions are faster.
             model=replace(start.model, dtype="float32"),
             optim=OptimConfig(
                 learning_rate=1e-4,
@@ -162,7 +162,7 @@ def dit_training(config: DemoConfig) -> DiTTrainingConfig:
             model=config.dit,
             optim=OptimConfig(
                 learning_rate=2e-3,
-                # Half of the steps that AdamW would need are enough.
+                # Muon needs half of AdamW's steps.
                 muon_learning_rate=16e-3,
                 warmup_steps=config.warmup_steps,
                 decay_steps=max(config.dit_steps, config.warmup_steps + 1),

@@ -1,7 +1,7 @@
 """Memory and traffic of programs on TPUs, by the TPU compiler, without a TPU.
 
-The real programs are compiled ahead of time for a named topology. That proves that they
-fit, and which bytes they send, but not how fast they are: no TPU has run them.
+The real programs are compiled ahead of time for a named topology. The result shows that
+they fit and which bytes they send, but not their speed, since no TPU has run them.
 """
 
 import difflib
@@ -55,7 +55,7 @@ class Chip:
     ici_gigabytes: float  # a second, all links of a chip together
 
 
-# By the first part of a topology's name; peaks are those of cloud.google.com/tpu/docs.
+# By the first part of a topology's name; cloud.google.com/tpu/docs has the peaks.
 CHIPS = {
     "v5e": Chip(15.75, 197.0, 200.0),
     "v5p": Chip(95.74, 459.0, 600.0),
@@ -81,13 +81,13 @@ _CLOUD = {
 
 SAMPLED = SamplingConfig()
 
-# What jits the function, to be called for the mesh that is set; the arguments' shapes.
+# A function that jits the program for the mesh that is set, and its arguments' shapes.
 Program = tuple[Callable[[], Any], tuple[Any, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The compiler's answer. Bytes are of one chip; FLOPs and tokens of all together.
+    """The compiler's analysis: bytes of one chip, FLOPs and tokens of all chips.
 
     Attributes:
         peak: arguments, output and temporaries together, without donated arguments.
@@ -171,7 +171,7 @@ def plan_training(cfg: DiTTrainingConfig, topology: str, *, clips: int = 4) -> P
 def plan_sampling(cfg: DiTTrainingConfig, topology: str) -> Plan:
     """Plans the sampler of `soraxla generate` on rows of one clip; raises as above.
 
-    FLOPs and the estimate are of one of its steps, in which guidance asks twice.
+    FLOPs and the estimate are of one step, in which guidance predicts twice.
     """
     mesh = _mesh(cfg, topology)
     work = 2 * token_flops(cfg.step.model, *_clips(cfg, 1))
@@ -195,7 +195,7 @@ def fitted(
     """Returns the configuration with the mesh and rows that commands choose by default.
 
     Sampling shares a row among all chips. A training has rows for all of them, as near
-    to the configured number as possible, unless `rows` says that the user named it.
+    to the configured number as possible, unless `rows` is True: the user named it.
 
     Raises:
         UserError: see `topology_devices`.
@@ -295,8 +295,8 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     """
     if cfg.step.lora is not None:
         raise UserError(
-            "step.lora trains adapters of a folder's weights, which is not planned: "
-            "leave it out, for what training the whole model takes"
+            "step.lora trains adapters of a folder's weights, which the plan does not "
+            "cover: leave it out to plan the training of the whole model"
         )
     experiment = Experiment(
         settings={},
@@ -321,7 +321,7 @@ def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     grid = Grid(times, times)
     key = jax.eval_shape(lambda: jax.random.key(0))
     process = cfg.step.process
-    # A sampler is kept for its settings, and its compiler options are of a platform.
+    # `sampler` caches by settings, but its compiler options depend on the platform.
     guidance = Guidance(cfg_scale=SAMPLED.cfg_scale)
     build = functools.partial(
         sampler.__wrapped__, model, process, SAMPLED.solver, guidance

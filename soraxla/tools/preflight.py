@@ -28,10 +28,10 @@ from soraxla.training.loop import Experiment
 from soraxla.training.summary import program_bytes
 from soraxla.training.vae_experiment import media_files
 
-# A network that knows its data is far below predicting zero, which is 1; random
-# weights, or the latents of another VAE, are at 1 or above.
+# Predicting zero has the ratio 1. A network that fits the data is far below, and random
+# weights or the latents of another VAE are at 1 or above.
 MAX_RATIO = 0.9
-# Below this a VAE is another one's, or its weights are not loaded.
+# A lower PSNR means another VAE, or weights that are not loaded.
 MIN_PSNR = 20.0
 STEPS = 3
 _CLIPS, _FRAMES = 4, 17
@@ -67,7 +67,7 @@ def examine(
             try:
                 yield Check(name, *look())
             except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
-                # Out of memory, the last kind, has a message of many lines.
+                # JAX's error when memory runs out has many lines.
                 yield Check(name, False, str(error).partition("\n")[0])
 
 
@@ -123,7 +123,7 @@ class _Trial:
     def memory(self) -> tuple[bool, str]:
         needed = program_bytes(self._program)
         if needed is None:
-            return True, "this platform does not say"
+            return True, "this platform does not report it"
         there = _device_bytes()
         found = f"a step needs {needed / 2**30:.2f} GiB of {there / 2**30:.1f}"
         return needed < there, found

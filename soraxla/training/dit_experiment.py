@@ -192,7 +192,7 @@ def _dit_context(
 
 
 def _frozen(start: Start, cfg: DiTTrainingConfig, mesh: Mesh) -> PyTree:
-    """The base of adapters on the devices, cut as if it were trained."""
+    """Returns the base of adapters on the devices, sharded as if it were trained."""
     made = functools.partial(dit.cast_kernels, cfg=cfg.step.model)
     params = put_tree(start.dit.params, dit.RULES, mesh)
     abstract = jax.eval_shape(made, params)

@@ -45,8 +45,7 @@ class DiTTrainingConfig:
         _check_decay(self.step.optim, self.loop)
         if not 0 <= self.eval_share < 1:
             raise UserError(
-                f"eval_share is {self.eval_share}, expected a number from 0 on and "
-                "below 1"
+                f"eval_share is {self.eval_share}, expected at least 0 and below 1"
             )
         check_evaluators(self.loop.evaluators, "dit", self.eval_share)
         if self.shift is not None:
@@ -74,6 +73,6 @@ def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:
     if optim.decay_steps is not None and loop.steps > optim.decay_steps:
         raise UserError(
             f"loop.steps is {loop.steps}, but from step.optim.decay_steps = "
-            f"{optim.decay_steps} on the rate is 0: set both alike; a folder that was "
-            "trained so is gone on from by --init, in another --workdir"
+            f"{optim.decay_steps} on the rate is 0: set both alike; to continue a "
+            "finished folder, pass it as --init with another --workdir"
         )

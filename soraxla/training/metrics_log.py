@@ -93,7 +93,7 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Flushes all records to disk."""
-        # Not `flush`: a bucket mounted as a folder has a file once it is closed.
+        # A bucket that is mounted as a folder stores a file when it is closed.
         self._file.close()
         self._file = self._path.open("a", encoding="utf-8")
         self._board.flush()
@@ -117,7 +117,7 @@ class NoLog:
 
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record in JSON, which has no NaN; a skipped step's loss is null."""
+    """Returns the record without NaN, which JSON lacks; a skipped loss is null."""
     return {k: v if math.isfinite(v) else None for k, v in record.items()}
 
 

@@ -138,7 +138,7 @@ def _hidden_or_other(params: PyTree) -> PyTree:
     labels = jax.tree_util.tree_map_with_path(label, params)
     if "hidden" not in jax.tree.leaves(labels):
         raise UserError(
-            "optim.muon_learning_rate is set, but this model has no blocks, "
-            "whose matrices are what Muon trains; leave it out"
+            "optim.muon_learning_rate is set, but Muon trains matrices of blocks and "
+            "this model has no blocks; leave it out"
         )
     return labels

@@ -61,7 +61,7 @@ def patched_start(
             layer["kernel"][0, 1, 1, :width] = up
         layer["bias"][:] = mean / scale
         scale = np.sqrt(std)
-    # The first of the last components become latents, and latents become them.
+    # The first components of the last stage become the latents, and back.
     z = min(cfg.latent_channels, len(std))
     for layer in (encoder["quant"], decoder["conv_in"]):
         layer["kernel"][:] = 0.0
