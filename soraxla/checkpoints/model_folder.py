@@ -199,7 +199,7 @@ def model_config(folder: Path, config: dict[str, Any]) -> DiTConfig | VAEConfig:
     cls = DiTConfig if config["kind"] == "dit" else VAEConfig
     try:
         return build(cls, config["model"], "model.")
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
 
 

@@ -161,7 +161,7 @@ def _base(
     start = Path(init["folder"])
     try:
         params = load_base(start).params
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"the base of the adapters in {folder}: {error}") from error
     found, expected = sha256_of_tree(params), init["sha256"]
     if found != expected:

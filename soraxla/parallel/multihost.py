@@ -10,7 +10,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from soraxla.core.errors import UserError
+
 T = TypeVar("T")
+
+_NONE, _MISTAKE, _BUG = range(3)  # kinds of an error, as processes exchange them
 
 
 def is_main() -> bool:
@@ -32,7 +36,8 @@ def everywhere(function: Callable[[], T]) -> T:
     for it in their next collective.
 
     Raises:
-        RuntimeError: another process failed.
+        UserError: another process met a mistake of the user's.
+        RuntimeError: another process failed for another reason.
     """
     if jax.process_count() == 1:
         return function()
@@ -42,13 +47,23 @@ def everywhere(function: Callable[[], T]) -> T:
         values.append(function())
     except Exception as caught:
         error = caught
-    failed = multihost_utils.process_allgather(np.array(error is not None))
+    kinds = multihost_utils.process_allgather(np.array(_kind(error)))
     if error is not None:
         raise error
-    if failed.any():
-        names = ", ".join(map(str, np.flatnonzero(failed)))
-        raise RuntimeError(f"process {names} failed; its log has the traceback")
+    if failed := np.flatnonzero(kinds).tolist():
+        names = ", ".join(map(str, failed))
+        if (kinds == _BUG).any():
+            raise RuntimeError(f"process {names} failed; its log has the traceback")
+        raise UserError(f"process {names} cannot go on; its log says why")
     return values[0]
+
+
+def _kind(error: Exception | None) -> int:
+    """Returns `_MISTAKE` of an error that the command line shows on one line."""
+    if error is None:
+        return _NONE
+    of_a_file = isinstance(error, OSError) and error.filename is not None
+    return _MISTAKE if of_a_file or isinstance(error, UserError) else _BUG
 
 
 def barrier(name: str) -> None:

@@ -81,7 +81,7 @@ def settings(cls: type[T], config: Mapping[str, Any], folder: Path, **more: Any)
     known = {k: v for k, v in config.items() if k in fields}
     try:
         return build(cls, known | more)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
 
 
