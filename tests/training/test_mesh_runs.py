@@ -49,10 +49,16 @@ def losses(workdir):
     return np.array([r["loss"] for r in map(json.loads, lines) if "loss" in r])
 
 
-def validation_loss(workdir):
+def evaluation(workdir):
+    """Every metric of the one evaluation: value, interval, and number of clips."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     (record,) = (r for r in map(json.loads, lines) if "eval/val_loss/loss" in r)
-    return record["eval/val_loss/loss"]["value"]
+    return {
+        f"{name} {part}": value
+        for name, metric in record.items()
+        if name.startswith("eval/val_loss/")
+        for part, value in metric.items()
+    }
 
 
 def assert_same_curve(one, other):
@@ -198,7 +204,8 @@ def test_the_command_on_two_processes_is_the_command_on_one(data, way, tmp_path)
         )
         assert (workdir / "vae" / "config.json").is_file()
         assert len(list((workdir / "previews").iterdir())) == 1
-        assert validation_loss(workdir) == pytest.approx(validation_loss(one), rel=1e-5)
+        assert evaluation(workdir) == pytest.approx(evaluation(one), rel=1e-5)
+    assert len(evaluation(one)) > 4 * 11  # the loss, ten bins, and size classes
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
 
 
