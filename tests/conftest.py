@@ -76,7 +76,7 @@ def traced_once():
 
 @pytest.fixture
 def lossless(monkeypatch):
-    """Studios have the VAE of `tests.lossless`."""
+    """Gives task contexts the VAE of `tests.lossless`."""
     from tests.lossless import decode, encode
 
     monkeypatch.setattr("soraxla.generation.context.encode_clip", encode)

@@ -1,4 +1,4 @@
-"""Recipes over a VAE that loses nothing, for tests of what they ask and make.
+"""Tasks over a VAE that loses nothing, for tests of their clips and videos.
 
 A latent is its 4 frames (the first one its one), so that with an oracle for a sampler
 every task has to return the truth to the bit.
@@ -41,7 +41,7 @@ def context_of(task, frames, limit=None, **changes):
 
 
 def drive(job, sample):
-    """The video of a recipe, with sample(clip) for a sampler, and the clips."""
+    """Returns the video of a task, sampled by sample(clip), and its clips."""
     steps, asked = sampling(job), []
     try:
         clip = next(steps)
@@ -76,7 +76,7 @@ def oracle(*pieces):
 
 
 def condition_frames(clip):
-    """Latent frames that are known in place, and the places of what is given alone."""
+    """Returns latent frames of conditions in place, and places of appended ones."""
     return int(clip.condition_mask[:, 0, 0].sum()), [
         given.place for given in clip.appended
     ]

@@ -121,7 +121,7 @@ def zeros(job):
 
 @jax.jit
 def counted(state, batch):
-    """Stands for a compiled step; it counts alone."""
+    """Takes the place of a compiled step and only counts."""
     names = ("loss", "grad_norm", "skipped", "skipped_in_a_row")
     metrics = {name: state.skipped for name in names}
     tokens = (batch.segment_ids > 0).sum()

@@ -1,4 +1,4 @@
-"""What measures: turns, comparisons before timing, and a peer in its own process."""
+"""Races: turns, comparisons before timing, and a peer in another process."""
 
 import dataclasses
 import json
@@ -145,7 +145,7 @@ def test_the_gallerys_commands_are_commands_on_what_it_is_given(tmp_path):
 
 @pytest.fixture
 def record():
-    """Of the joins of the shipped model."""
+    """Returns the results on record of the shipped model's joins."""
     file = gallery.ROOT / "benchmarks" / "results" / "joins_worlds.json"
     return json.loads(file.read_text())["results"]
 

@@ -94,7 +94,7 @@ def tiny_init(init, step):
 
 @pytest.fixture(scope="module")
 def loaded(vae_run, dit_run):
-    """What is read of both trainings."""
+    """The model that is read from each training folder."""
     return load_vae(vae_run[0]), load_dit(dit_run[0])
 
 

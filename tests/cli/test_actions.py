@@ -1,4 +1,4 @@
-"""`generate --actions`: when each is done, and that the network is told."""
+"""`generate --actions`: the frame of each action, and its row for the network."""
 
 from types import SimpleNamespace
 

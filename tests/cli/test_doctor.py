@@ -1,4 +1,4 @@
-"""What the doctor says of a model that is well, and of one that is not."""
+"""Reports of the doctor on a sound model, and on a faulty one."""
 
 import json
 

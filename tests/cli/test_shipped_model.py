@@ -54,7 +54,7 @@ def test_a_clip_is_extended_forward_a_few_frames_at_a_time(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_what_stands_still_goes_on_standing_where_a_clip_is_extended():
-    """Of seeds that no dataset has, in each world."""
+    """The seeds are in no dataset; every world has some."""
     pipeline, given = load(worlds_model()), 17
     clips = [
         WORLDS[world](FIRST_SEED + i, frames=33, **SIZE)

@@ -1,4 +1,4 @@
-"""What `train`, `prepare`, `export` and `demo` refuse, in one line and in time."""
+"""Inputs that `train`, `prepare`, `export` and `demo` refuse early, in one line."""
 
 import json
 import re

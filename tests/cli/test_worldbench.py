@@ -73,7 +73,7 @@ def changed(first, tmp_path):
 
 @pytest.mark.usefixtures("without_network")
 def test_a_manifest_runs_again(first, changed, tmp_path):
-    """Of two of its families."""
+    """Repeats two of its families."""
     out, kept = tmp_path / "again", ("text", "physics")
     families = read(first, "manifest.json")["families"]
     manifest = changed(families={name: families[name] for name in kept})
@@ -166,7 +166,7 @@ def test_clips_that_go_on_are_made_in_windows():
     request = request_of(Ask("a ball", frames[:9], Size(32, 32, 33, 16.0)), Windows())
     assert (request.window, request.overlap) == (None, 9)
     request = request_of(Ask("a ball", frames[:0], Size(32, 32, 33, 16.0)), windows)
-    assert request.window is None  # of the prompt alone
+    assert request.window is None  # of the prompt only
 
 
 def test_what_steers_a_clip_is_told():

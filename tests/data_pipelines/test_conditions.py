@@ -1,4 +1,4 @@
-"""What a clip is given of itself is encoded alone, laid where it belongs, and known."""
+"""Conditions are encoded by themselves, laid at their places, and marked."""
 
 import numpy as np
 import pytest

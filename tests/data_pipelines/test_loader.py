@@ -260,7 +260,7 @@ def conditioned(tmp_path_factory):
 
 
 def test_what_the_plan_gives_is_packed_and_known(conditioned):
-    """Every task, within the budgets of the plan, which sees sizes alone."""
+    """Every task fits the budgets of the schedule, which sees only sizes."""
     spec = PackConfig(
         row_length=64,
         text_length=32,

@@ -345,7 +345,7 @@ def test_absurd_settings_are_refused_before_anything_is_written(
 
 
 def test_a_vae_of_16_pixels_crops_to_multiples_of_32(media, tmp_path):
-    """Of the five files, two.webp is too small; a side of 48 or 33 gives 32."""
+    """The file two.webp is too small; a side of 48 or 33 gives 32."""
 
     def coarse(frames):
         x = encode_video(frames)

@@ -80,9 +80,9 @@ def sampler(process, solver, seed=0):
 
 
 def run(process, solver, steps, batch, noise, *, exact_times=True, seed=0):
-    """Steps are a loop's length, not code: compiled with as little effort as can be.
+    """Compiles the steps as a loop, with as little effort as possible.
 
-    The network is told the very time of its latents, which UniPC's own grid rounds.
+    The network receives the exact time of its latents, which UniPC's grid rounds.
     """
     made = (
         sampler if isinstance(seed, int) else sampler.__wrapped__

@@ -35,8 +35,9 @@ def ddpm(process, grid):
     "schedule", ["rectified_flow", *slow("ddpm_linear", "ddpm_cosine")]
 )
 def test_ancestral_sampling_is_ddpm_s(schedule):
-    """Of 8,000 samples, mean and covariance within 4 standard errors of the formula's,
-    which with more steps come to be the data's."""
+    """Mean and covariance of 8,000 samples are within 4 standard errors of the formula.
+
+    With more steps the formula approaches the data's mean and covariance."""
     process, solver = Process(schedule=schedule, prediction="v"), EulerAncestral()
     n = 8000
     noise = np.random.default_rng(0).normal(size=(1, n, 2)).astype(np.float32)

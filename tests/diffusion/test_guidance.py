@@ -29,7 +29,7 @@ def rows(text_tokens, seed, length=4):
 
 
 def network(x, t, batch):
-    """Depends on x, t and the mean of the real text tokens of its own row."""
+    """Depends on x, t and the mean of the real text tokens of its row."""
     real = (batch.text_segment_ids > 0)[:, :, None]
     text = jnp.sum(batch.text * real, axis=1) / jnp.sum(real, axis=1)
     return x * t[:, :, None] + text[:, None, :]
@@ -46,7 +46,7 @@ PROMPT, NEGATIVE = rows(5, 0), rows(2, 1)
 
 @pytest.mark.parametrize("scale", [0.0, 3.0])
 def test_it_is_both_predictions_apart(scale):
-    """Though the prompts differ in length; at scale 0 the negative alone."""
+    """The prompts may differ in length; at scale 0 only the negative one counts."""
     c, u = network(X, T, PROMPT), network(X, T, NEGATIVE)
     out = guided(under, PROMPT, NEGATIVE, guidance=Guidance(cfg_scale=scale))(X, T)
     np.testing.assert_allclose(out, u + scale * (c - u), rtol=0, atol=2e-6)

@@ -49,7 +49,7 @@ mse = quick(packed_mse)
 
 
 def _sums(rows, length=16, segments=3, condition_mask=()):
-    """Of `rows`, and empty ones up to three: one program does for all of them."""
+    """Returns the sums of `rows` and of empty ones up to three, in one program."""
     rows = [*rows, "", ""][:3] if segments > 1 else rows
     rows = [[(clip, SIZES[clip]) for clip in row] for row in rows]
     batch, at = _batch(rows, length, segments, condition_mask)

@@ -1,4 +1,4 @@
-"""Predictions convert into each other; randomness belongs to the draw alone."""
+"""Predictions convert into each other; randomness depends only on the visit."""
 
 import itertools
 

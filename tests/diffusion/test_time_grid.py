@@ -9,7 +9,7 @@ from tests.diffusion.oracle import SOLVED, solvers
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
 @solvers(*SOLVED)
 def test_times_fall_from_noise_to_clean(solver, steps):
-    """Of any shift, told times within a thousandth of the latents' own."""
+    """With any shift, the network's times are within a thousandth of the latents'."""
     t, model_t = solver.grid(steps, np.array([[0.3, 1.0, 12.0]], np.float32))
     assert t.shape == model_t.shape == (steps + 1, 1, 3)
     assert t.dtype == model_t.dtype == np.float32

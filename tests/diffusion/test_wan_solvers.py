@@ -50,7 +50,7 @@ def row():
 
 
 def trajectory(solver, steps, noise):
-    """What the network is shown and told at every step, and what comes out."""
+    """Returns the network's inputs and times at every step, and the result."""
     batch, shown, told = row(), [], []
 
     def denoise(x, t):

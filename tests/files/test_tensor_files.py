@@ -56,9 +56,9 @@ def reads(monkeypatch):
 
 
 def sharded(abstract):
-    """Each leaf over two axes of a mesh of 4×2: its last two sides where they divide.
+    """Shards each leaf over a mesh of 4×2, by its last two sides where they divide.
 
-    Leaves of one side, or of odd ones, lie whole along an axis.
+    Leaves of one side, or of odd sides, are whole along an axis.
     """
     mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"))
 
@@ -142,8 +142,8 @@ def test_wans_matrices_are_turned_over_and_then_cut(tmp_path):
 def test_an_encoders_parts_are_read_where_they_lie(
     case, load, tmp_path, monkeypatch, reads
 ):
-    """Its matrices lie turned over in the file, and the picture tower's patches are a
-    convolution, of which whole kernels are read."""
+    """The file holds its matrices transposed; whole kernels are read of the picture
+    tower's convolution."""
     folder = write_model(tmp_path, read_case(*case))
     whole, _ = load(folder, "bfloat16")
     total, shardings = sum(reads), sharded(whole)

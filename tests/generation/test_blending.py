@@ -1,4 +1,4 @@
-"""What is given is brought to size, is hidden in holes, and comes back as it was."""
+"""Input frames are brought to size, hidden in holes, and come back unchanged."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_one_side_too_long_is_cut_at_the_centre(how):
 )
 @pytest.mark.parametrize("size", [(64, 36), (50, 38), (16, 64)])
 def test_the_middle_of_a_picture_covers_the_size(height, width, size):
-    """What is left of a ramp is its middle, as much as fits the aspect."""
+    """The middle of a ramp remains, as much of it as fits the aspect."""
     [out] = fit(ramp(height, width), *size, "cover")
     assert out.shape == (size[1], size[0], 3)
     scale = min(width / size[0], height / size[1])
@@ -145,7 +145,7 @@ def test_what_stands_still_does_not_jump():
 
 
 def test_what_moves_is_not_held_back():
-    """A bar passes over a ground that is 5 brighter after the seam."""
+    """A bar passes over a ground that is 5 brighter after the join."""
     video = np.full((12, 32, 48, 3), 100, np.uint8)
     video[6:] += 5
     for f, frame in enumerate(video):
@@ -182,7 +182,7 @@ def test_a_hole_shows_nothing_of_what_is_in_it():
 
 
 def test_around_a_hole_all_is_as_given_and_fades_into_it():
-    """What is given is brighter by 45 than what was made: less so from ring to ring."""
+    """Input frames are 45 brighter than generated ones, less so from ring to ring."""
     hole = np.zeros((40, 40), bool)
     hole[8:32, 8:32] = True
     made, given = np.full((2, 40, 40, 3), 100, np.uint8), noise(2, 40, 40, 3)

@@ -1,4 +1,4 @@
-"""What is known of a clip stands where it should, whole or window by window."""
+"""Conditions of a clip have their places, in a whole clip and in windows."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_known_latents_stand_at_the_beginning(k):
 
 
 def test_what_was_encoded_alone_stands_behind_the_clip_at_its_own_time():
-    """Frame 7 alone, and a tail of two latents from frame 4 on."""
+    """The conditions are frame 7 and a tail of two latents from frame 4 on."""
     frame, tail = latents(1, 4, 6, 5), latents(2, 4, 6, 5, seed=1)
     alone = (
         AppendedLatents(latents=frame, place=7 / 4),
@@ -123,7 +123,7 @@ def test_a_window_begins_with_what_was_made_and_counts_from_its_own_start():
     assert last.condition_mask[:2].all() and not last.condition_mask[2:].any()
     assert [given.place for given in last.appended] == [3.0]
     np.testing.assert_array_equal(last.appended[0].latents, tail)
-    assert clip.condition_mask[1:].sum() == 0  # the clip itself is left alone
+    assert clip.condition_mask[1:].sum() == 0  # the clip itself is unchanged
     own = positions(LatentGrid(t=6, h=4, w=6), PATCH, FPS, ROPE_FPS)
     laid = lay_out(last, PATCH, ROPE_FPS)
     np.testing.assert_array_equal(laid.positions[: len(own)], own)

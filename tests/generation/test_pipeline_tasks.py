@@ -48,7 +48,7 @@ def pipeline():
 
 
 def latents_of(pipeline, requests, settings=SETTINGS):
-    """Of the first clip of each."""
+    """Returns the latents of each task's first clip."""
     clips = {i: next(sampling(pipeline.context(r))) for i, r in enumerate(requests)}
     texts = dict(enumerate(pipeline.text_encoder([r.prompt for r in requests])))
     return dict(pipeline.sample_clips(clips, texts, settings))
@@ -150,7 +150,7 @@ def watch(monkeypatch, pipeline, guidance, condition_t):
 
 
 def test_known_tokens_are_shown_with_noise_of_their_own(monkeypatch, pipeline):
-    """(1 − c)·x0 + c·ε, where c is the time that the network is told."""
+    """They are (1 − c)·x0 + c·ε, where c is the network's time."""
     batch, out, shown, _ = watch(monkeypatch, pipeline, Guidance(), 0.2)
     condition_mask = np.asarray(batch.condition_mask)
     x0, x = batch.latents[condition_mask], np.asarray(shown["x"])[condition_mask]

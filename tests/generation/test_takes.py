@@ -1,4 +1,4 @@
-"""Of several takes of a video, the one whose joins show least."""
+"""Several takes of a video, of which the one whose joins show least is kept."""
 
 import dataclasses
 

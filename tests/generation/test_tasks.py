@@ -73,7 +73,7 @@ def test_extension_forward():
 
 
 def test_extension_backward():
-    """The clip's first 9 frames stand behind what leads to them: frames 16 to 24."""
+    """The clip's first 9 frames, 16 to 24, are appended to the new ones."""
     task = Extend(video=TRUTH[16:40], direction="backward")
     video, [clip] = drive(context_of(task, 40), oracle((TRUTH[:25], 0)))
     np.testing.assert_array_equal(video, TRUTH[:40])
@@ -107,8 +107,9 @@ def test_a_connection_of_any_length_is_exact():
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 @pytest.mark.parametrize("kind", [Connect, Loop])
 def test_a_bridge_may_start_from_a_cross_fade_or_be_one(kind, strength):
-    """Of what follows the one and what leads to the other, made one after the other; in
-    what is sampled of it the beginning alone is known in place."""
+    """The extensions of both clips are sampled one after the other and cross-faded.
+
+    In the bridge, only the beginning is a condition in place."""
     after = TRUTH if kind is Loop else OTHER
     onward = np.concatenate([TRUTH[11:20], TRUTH[40:56]])
     towards = np.concatenate([OTHER[40:56], after[:9]])

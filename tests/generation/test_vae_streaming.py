@@ -37,7 +37,7 @@ def clip(frames, height=16, width=24):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Of at most two latent frames of a 16×24 clip."""
+    """Limits chunks to two latent frames of a 16×24 clip."""
     monkeypatch.setattr(vae_streaming, "CHUNK", 2 * 16 * 24)
 
 

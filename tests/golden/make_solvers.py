@@ -1,11 +1,11 @@
-"""What diffusers' schedulers do with a toy network, kept in `solvers.npz`.
+"""Makes `solvers.npz`: the steps of diffusers' schedulers with a toy network.
 
     python tests/golden/make_solvers.py
 
-needs torch and diffusers; the file there was made with torch 2.13.0 and diffusers
-0.42.1. Arrays are named solver/steps/shift/what, what being `sigmas` (steps + 1),
-`times` (steps, the network's, 0 to 1000) and `samples` (steps + 1, tokens, channels):
-the noise, then what follows each step.
+It needs torch and diffusers; the committed file was made with torch 2.13.0 and
+diffusers 0.42.1. Arrays are named solver/steps/shift/kind. The kinds are `sigmas`
+(steps + 1), `times` (steps, the network's, 0 to 1000) and `samples` (steps + 1, tokens,
+channels): the noise, then the result of each step.
 """
 
 from pathlib import Path

@@ -184,7 +184,7 @@ def clip_cases() -> dict[str, dict[str, Any]]:
 
 
 def clip_case(config: Any, seed: int) -> dict[str, Any]:
-    """Both towers: hidden states, and where texts and pictures lie."""
+    """Returns hidden states of both towers, and embeddings of texts and pictures."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model, shapes = seeded_model(hf.CLIPModel, config, seed, folder)

@@ -2,8 +2,8 @@
 
     python tests/golden/make_wan22.py     # torch 2.13, diffusers 0.42.1
 
-The residual VAE at four clip lengths, and the transformer with a time of its own for
-every token, as TI2V samples. Tests read the files without torch.
+The files hold the residual VAE at four clip lengths, and the transformer with a time
+per token, as TI2V samples. Tests read the files without torch.
 """
 
 import json

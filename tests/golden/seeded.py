@@ -10,9 +10,9 @@ import numpy as np
 
 
 def tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """A float32 tensor for each name, a function of (seed, name, shape) alone.
+    """Returns a float32 tensor for each name, a function of only (seed, name, shape).
 
-    Gains lie around 1, biases around 0; matrices keep the size of what they multiply.
+    Gains are near 1, biases near 0; matrices keep the size of their input.
     """
     return {name: _tensor(name, shape, seed) for name, shape in shapes.items()}
 

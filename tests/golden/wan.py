@@ -20,7 +20,7 @@ def part(prefix: str) -> dict[str, np.ndarray]:
 
 
 def write_transformer(folder: Path) -> Path:
-    """What diffusers' `save_pretrained` writes."""
+    """Writes the files of diffusers' `save_pretrained`."""
     folder.mkdir(parents=True)
     save_file(part("model"), folder / "diffusion_pytorch_model.safetensors")
     with np.load(LORA) as stored:

@@ -10,7 +10,7 @@ def row(*segments, length):
 
 
 def random_rows(rng, rows, length):
-    """Rows of one segment, of many, of padding alone, or of up to 100 short ones."""
+    """Returns rows of one segment, of many, of padding, or of up to 100 short ones."""
     out = []
     for _ in range(rows):
         most = rng.choice([0, 1, 5, 100])

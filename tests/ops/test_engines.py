@@ -1,4 +1,4 @@
-"""What every engine of packed attention owes to its caller, against float64 NumPy."""
+"""Every engine of packed attention against float64 NumPy."""
 
 from functools import partial
 

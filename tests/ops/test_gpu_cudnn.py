@@ -158,7 +158,7 @@ def test_a_gpu_program_calls_cudnn(monkeypatch):
     reason="needs a GPU and jax's CUDA plugin",
 )
 def test_on_a_gpu_it_is_the_dense_one():
-    """In a process of its own: the tests' process keeps to the CPU."""
+    """The case runs in another process, because the tests' process keeps to the CPU."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.ops.gpu_program"],
         cwd=Path(__file__).parents[2],

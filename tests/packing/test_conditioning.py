@@ -1,4 +1,4 @@
-"""What draws are given: the shares of the table, and never more than a clip has."""
+"""The conditions of visits: the shares of the table, and never more than a clip has."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def only(task, **changes):
 
 
 def test_every_task_has_its_share():
-    """Of clips of which few are stored with a hole in them."""
+    """Few clips are stored with a hole in them."""
     holes = np.random.default_rng(1).random(N) < GREYED
     parts = drawn(EVERY_TASK, 9, spatial=holes)
     assert not parts.spatial[~holes].any()

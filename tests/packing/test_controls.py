@@ -1,4 +1,4 @@
-"""Rows that steer: what each latent frame is told, and what is no action."""
+"""Rows that steer: the controls of each latent frame, and texts that are no action."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_what_is_not_given_says_nothing_and_no_controls_have_no_width():
 
 @pytest.mark.parametrize(("step", "told"), [(1, [0, 0, 1, 1, 2, 2]), (2, [0, 0, 2, 2])])
 def test_tokens_are_told_what_their_latent_frame_is(step, told):
-    """Two tokens a step of time, and three of what stands behind the clip."""
+    """There are two tokens a step of time, and three appended to the clip."""
     rows = 1.0 + np.arange(3 + (step == 2), dtype=np.float32)[:, None]
     out = of_tokens(rows, own=len(told), tokens=len(told) + 3, step=step)
     assert out[:, 0].tolist() == [*(1.0 + number for number in told), 0.0, 0.0, 0.0]

@@ -248,7 +248,7 @@ def test_ten_samples_fill_rows_to_95_percent(row_length, max_segments):
 
 
 def rows_of_grains_first_fit(visits, spec, bins) -> int:
-    """How many rows Grain's own packer fills with these draws, in stream order."""
+    """Returns how many rows Grain's packer fills with these visits, in stream order."""
     elements = [
         {"tokens": np.ones(d.tokens, np.int8), "text": np.ones(d.text_tokens, np.int8)}
         for d in sorted(visits)
@@ -270,7 +270,7 @@ def rows_of_grains_first_fit(visits, spec, bins) -> int:
     ("index", "spec"),
     [
         (make_index(TEN), SPEC),
-        # Segments are scarce: where best-fit-decreasing alone is at its worst.
+        # Segments are scarce, the worst case of best-fit-decreasing by itself.
         (
             make_index(TEN),
             PackConfig(row_length=2048, text_length=256, max_segments=8),

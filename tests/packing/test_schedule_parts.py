@@ -62,7 +62,7 @@ def test_a_few_latents_of_a_clip_come_from_anywhere_in_it():
 
 
 def test_a_quarter_of_the_few_lead_into_the_clip_s_end():
-    """Where the mixture has both ends, one is stored, and it fits with them a row."""
+    """The mixture has both ends, an end is stored, and it fits the row with them."""
     frames = np.array([9, 9, 3])
     stored = Stored(*(np.array(x) for x in ([0] * 3, [2, 0, 1], [0] * 3)))
     index = replace(make_index([40] * 3, frames=9), t=frames, stored=stored)

@@ -131,7 +131,7 @@ def test_rows_that_do_not_divide_are_refused_with_the_nearest_that_do():
 
 
 def test_a_host_puts_its_own_rows_where_they_belong(monkeypatch):
-    """Of two hosts, whose devices take turns along the rows."""
+    """The devices of two hosts take turns along the rows."""
     on = mesh(fsdp=4, context=2)
     whole = np.arange(8 * 6.0).reshape(8, 6)
     own = [0, 1, 4, 5]

@@ -53,7 +53,7 @@ def test_local_layers_are_counted():
 
 
 def test_a_forecast_is_counted():
-    """Of two frames and how clean they are; then the network and a gate are told."""
+    """The counted work has two frames and their times, then the network and a gate."""
     settings = [
         {"forecast_layers": n, "local_width": 8, "patch": (1, 2, 1)} for n in (0, 3)
     ]
@@ -75,7 +75,7 @@ def test_work_follows_segments_and_not_rows():
 
 
 def command(*arguments):
-    """`soraxla plan` in a process of its own, where libtpu finds one CPU device."""
+    """Runs `soraxla plan` in another process, where libtpu finds one CPU device."""
     own = ("JAX_", "XLA_FLAGS")  # of these tests
     environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
     return subprocess.run(

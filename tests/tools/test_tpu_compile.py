@@ -22,10 +22,9 @@ QUIET = {
 
 
 def compile_for(topology, *programs):
-    """Memory of each program and its number of kernels, from a process of its own.
+    """Returns memory and number of kernels of each program, from another process.
 
-    libtpu prints on its own and must not find itself in a process with eight fake CPU
-    devices.
+    libtpu prints, and must not run in a process with eight fake CPU devices.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.tpu_programs", topology, *programs],

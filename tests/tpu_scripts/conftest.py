@@ -1,4 +1,4 @@
-"""The scripts in a git repository of their own, with a gcloud that only takes notes."""
+"""The scripts in a separate git repository, with a gcloud that only takes notes."""
 
 import os
 import shutil
@@ -43,11 +43,11 @@ class Cloud:
         (self.root / name).write_text(text, encoding="utf-8")
 
     def states(self, *states: str) -> None:
-        """What the queued resource is, look after look; the last one stays."""
+        """Sets the states of the queued resource, one per look; the last stays."""
         self.file("states", "".join(f"{state}\n" for state in states))
 
     def answers(self, *reports: str) -> None:
-        """What the workers say of themselves, look after look; the last one stays."""
+        """Sets the answers of the workers, one per look; the last stays."""
         self.file("answers", "".join(f"{report}\n" for report in reports))
 
     def run(self, script: str, *words: str, **environment: str):
@@ -85,7 +85,7 @@ class Cloud:
         return calls
 
     def verbs(self) -> list[str]:
-        """The calls in short: create, scp …; for ssh, what the worker is told."""
+        """The calls in short: create, scp …; for ssh, the worker's command."""
         return [short(words) for words in self.calls()]
 
 

@@ -1,4 +1,4 @@
-"""What every script asks of gcloud, what a dry run prints, what bad input gets."""
+"""Every script's calls of gcloud, its dry run, and its errors on bad input."""
 
 import os
 import shlex

@@ -100,7 +100,7 @@ def test_words_reach_the_command_as_they_were_typed(ready):
 
 
 def test_a_dry_run_can_be_pasted_into_a_shell(ready):
-    """What it prints, run by a shell, gives the worker the same words."""
+    """A shell that runs the printed lines gives the worker the same words."""
     words = ("--", "prepare", *AWKWARD)
     before = len(ready.calls())
     ready.ok("launch.sh", *words)

@@ -1,4 +1,4 @@
-"""A small training that stops itself, run by `test_loop.py` in a process of its own.
+"""A small training that stops itself, which `test_loop.py` runs in another process.
 
 DATA WORKDIR STEPS die M N sends itself SIGTERM when batch M is drawn, trains on, and
 sends itself SIGKILL N batches later.

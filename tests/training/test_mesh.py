@@ -133,7 +133,7 @@ def test_a_checkpoint_of_eight_devices_is_restored_on_four(tmp_path):
 
 @pytest.mark.slow
 def test_accumulation_sends_no_row_to_another_device():
-    """Where parameters are whole, devices have nothing but sums to exchange."""
+    """Devices with whole parameters exchange only sums."""
     mesh = make_mesh(MeshConfig(data=8))
     batch = pack([[clip(4, 0)]] * 16, mesh_run.SPEC)
     cut = jax.tree.map(

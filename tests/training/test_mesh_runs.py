@@ -245,7 +245,7 @@ def test_a_preempted_process_stops_all_at_one_step(data, tmp_path):
 
 
 def same_state(*workdirs):
-    """Whether the newest checkpoints are the same to the bit."""
+    """Returns True if the newest checkpoints are the same to the bit."""
     states = []
     for workdir in workdirs:
         checkpoints = Checkpoints(workdir)

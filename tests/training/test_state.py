@@ -1,4 +1,4 @@
-"""What a gradient does to the state, and what a broken one does not."""
+"""The effect of a gradient on the state, and of a gradient that is not finite."""
 
 import jax
 import jax.numpy as jnp

@@ -121,7 +121,7 @@ def loss_of(step, state):
 
 @quick
 def target_of(batch):
-    """What is to be predicted, written out from the draws alone."""
+    """Returns the target of the prediction, computed only from the visits."""
     keys = sample_keys(DIT.seed, Purpose.TIME, batch.visit)
     t_BL = token_times(sample_times(keys, batch.shift), batch.segment_ids)
     eps = noise(DIT.seed, batch.visit, batch.segment_ids, batch.token_index, 8)
@@ -129,7 +129,7 @@ def target_of(batch):
 
 
 def test_the_first_loss_is_the_zero_predictors(fresh, step):
-    """mean (ε − x0)², written out from the draws alone."""
+    """The loss is the mean of (ε − x0)², computed only from the visits."""
     batch = rows([A, B], [C])
     target = target_of(batch)
     total, weight = packed_mse(jnp.zeros_like(target), target, batch)
@@ -266,7 +266,7 @@ def test_a_forecast_is_learnt_from_the_frames_before_as_they_are():
 
 @pytest.fixture(scope="module")
 def vae_state():
-    """Of `vae_init`, without the model's own, whose program takes long to compile."""
+    """Returns the state of `vae_init` without its program, which compiles slowly."""
     params = vae_params(VAE.model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vae, "init", lambda key, cfg: params)

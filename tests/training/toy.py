@@ -1,4 +1,4 @@
-"""The smallest job there is, for tests of the loop alone."""
+"""The smallest possible experiment, for tests of only the loop."""
 
 import functools
 

@@ -79,7 +79,7 @@ def trained(workdir, start, settings, adapters=None):
 
 @pytest.fixture(scope="module")
 def run(start, tmp_path_factory):
-    """Of the golden adapter, trained with a scale of 2."""
+    """Loads the golden adapter, which was trained with a scale of 2."""
     adapters, settings = golden_adapters()
     return trained(tmp_path_factory.mktemp("runs") / "run", start, settings, adapters)
 

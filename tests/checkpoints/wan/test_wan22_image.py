@@ -63,9 +63,9 @@ def tokens(clip, cfg):
 
 @pytest.mark.parametrize("name", SOLVER_NAMES)
 def test_every_step_from_a_picture_is_diffusers(pipeline, arrays, name):
-    """What the network is shown, 10 times, and what comes out, at a guidance of 5.
+    """The network's inputs at 10 steps and the result agree, at a guidance of 5.
 
-    The rows are the pipeline's own: the picture, encoded, in place and known.
+    The rows are those of the pipeline: the encoded picture is a condition in place.
     """
     picture, cfg = arrays["picture"], pipeline.dit.model
     height, width = picture.shape[:2]

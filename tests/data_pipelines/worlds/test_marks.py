@@ -30,7 +30,7 @@ def test_a_mark_stays():
 
 
 def test_pixels_change_only_by_the_mark_and_the_tool():
-    """What is bitten away is no longer food; a stroke's pixels keep their colour."""
+    """Bitten pixels are no longer food; a stroke's pixels keep their colour."""
     for episode in clips(40):
         ids, marked, video = episode.ids, episode.state["marked"], episode.video
         if eaten(episode):

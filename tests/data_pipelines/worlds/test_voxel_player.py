@@ -1,4 +1,4 @@
-"""A body among blocks, and what it can be told to do."""
+"""A body among blocks, and its actions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What every world promises: pure, of the asked size, ids that match the pixels."""
+"""Every world is pure, has the requested size, and has ids that match its pixels."""
 
 import numpy as np
 import pytest

@@ -29,7 +29,7 @@ def case(request):
 
 @pytest.fixture(scope="module")
 def right(case):
-    """What the truth scores."""
+    """The scores of the truth."""
     return control.score(case, case.truth.video).values
 
 
@@ -106,7 +106,7 @@ def test_a_picture_that_changes_as_a_whole_shows_no_edit(edited):
     assert control.score(edited, video).values["edit shown"] < 0.05
 
 
-# --- What a model is told ---------------------------------------------------------
+# --- Inputs of a model ------------------------------------------------------------
 
 
 def test_a_model_is_told_what_it_is_steered_by(case):

@@ -50,7 +50,7 @@ def test_where_the_ceiling_is_no_better_than_the_floor_there_is_no_way():
 
 
 def test_the_interval_is_the_bootstraps():
-    """Of a mean of many, 1.96 standard errors to both sides."""
+    """The interval of a mean of many values is 1.96 standard errors to both sides."""
     rng = np.random.default_rng(0)
     model = rng.normal(5, 1, 400)
     ones = np.ones(400)

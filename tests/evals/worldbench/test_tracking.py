@@ -1,4 +1,4 @@
-"""What is tracked is where the simulator put it, to half a pixel."""
+"""Tracked things are where the simulator put them, to half a pixel."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_a_thing_of_another_colour_is_not_seen():
 
 
 def test_edges_of_the_background_are_no_things_when_they_are_soft():
-    """As a VAE softens them: between a bright wall and a dark ground lies no grey."""
+    """A VAE softens edges, but a wall next to dark ground leaves no grey thing."""
     back = np.full((32, 32, 3), (98, 114, 142), np.float32)
     back[:, 12:20] = (198, 172, 132)
     soft = (back + np.roll(back, 1, 1) + np.roll(back, -1, 1)) / 3

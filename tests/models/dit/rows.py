@@ -30,7 +30,7 @@ L, S, M = 14, 3, 36
 
 
 def clip(seed, tokens, text_tokens, condition_mask=()):
-    """What one segment brings: a dict of arrays, and its times."""
+    """Returns the arrays of a segment as a dict, and its times."""
     rng = np.random.default_rng(seed)
     return {
         "x": rng.normal(size=(tokens, CFG.patch_dim)),
@@ -148,7 +148,7 @@ def run(params, cfg, x, t, batch, condition_t):
 
 @functools.partial(jit, static_argnums=1)
 def gradients(params, cfg, x, t, batch, condition_t):
-    """Of a smooth function of the output, by parameters, x, text and positions."""
+    """Returns gradients of a smooth function of the output by all its inputs."""
 
     def loss(params, x, text, positions):
         row = batch._replace(text=text, positions=positions)

@@ -85,7 +85,7 @@ def test_the_way_back_is_the_gradient():
 
 @pytest.mark.parametrize("patch", [(1, 1), (2, 2), (1, 3)])
 def test_a_sum_over_the_surroundings_is_a_convolution(patch):
-    """Of each clip alone, with zeros around it: 3×3 in its frame, 1 before, 1 after."""
+    """Each clip has zeros around it: 3×3 in its frame, 1 before, 1 after."""
     _, ids = row()
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1, ids.shape[1], *patch, 3)).astype(np.float32)

@@ -37,7 +37,7 @@ def test_fresh_adapters_change_no_bit():
 
 
 def test_merging_adds_the_scaled_product_and_touches_nothing_else():
-    """Layer by layer, in stacked blocks and in a layer that stands alone."""
+    """Merges layer by layer, in stacked blocks and in a single layer."""
     settings = LoRAConfig(
         rank=3, alpha=1.5, targets=("blocks.mlp.*", "text_embed.in_proj")
     )

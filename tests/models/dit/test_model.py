@@ -1,4 +1,4 @@
-"""The transformer on packed rows: every clip computed as if alone, in Wan's layout."""
+"""The transformer on packed rows: every clip is computed as if it had its own row."""
 
 import dataclasses
 
@@ -129,7 +129,7 @@ def test_self_attention_is_never_computed_again(monkeypatch, remat, again):
 
 
 def test_adapters_beside_kernels_predict_what_merged_ones_do():
-    """Of every layer: in the scan, in the refiner, in the head, of the time."""
+    """Adapters are on every layer: in the scan, the refiner, the head, of the time."""
     settings = LoRAConfig(rank=3, alpha=4.5, targets=("*",))
     shapes = jax.eval_shape(lambda: lora.init(jax.random.key(0), params(), settings))
     rng = np.random.default_rng(3)
@@ -212,7 +212,7 @@ def test_the_first_prediction_is_zero_with_all_that_adds_to_it():
 
 @pytest.mark.slow
 def test_a_fresh_model_learns_at_once():
-    """After one step nothing waits behind a zero but what stands behind a shut gate."""
+    """After one step only parameters behind a closed gate have a gradient of 0."""
     row = pack(A, B, C)
     grad = gradients(start(), CFG, *row)[0]
     assert np.any(grad["head"]["kernel"] != 0.0)

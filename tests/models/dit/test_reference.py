@@ -115,8 +115,8 @@ def wan(params, x, t_L, positions, text):
 
 @pytest.mark.parametrize("cfg", [replace(CFG, input_gate=True), *slow(CFG)])
 def test_it_is_wan_s_network(cfg):
-    """Known tokens at a time of their own, as Wan's image-to-video is fed; and with a
-    gate, which is ours."""
+    """Condition tokens have a separate time, as in Wan's image-to-video; one case has a
+    gate, which Wan lacks."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: dit.init(jax.random.key(0), cfg))
     params = jax.tree_util.tree_map_with_path(

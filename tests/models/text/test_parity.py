@@ -104,7 +104,7 @@ def test_buckets_are_the_reference_s():
 
 
 def test_umt5_needs_its_biases_in_every_layer(tmp_path):
-    """What tells umT5 from T5: the comparison above would see it missing."""
+    """The biases distinguish umT5 from T5; the comparison above would miss them."""
     case = read_case("t5", "umt5")
     params, cfg = t5.load_umt5(write_model(tmp_path, case), "float32")
     table = params["blocks"]["position_bias"]["embedding"]

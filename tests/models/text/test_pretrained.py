@@ -1,4 +1,4 @@
-"""Encoders by name: a folder and a text in, an embedding of the text alone out."""
+"""Encoders by name: an embedding depends only on the folder and the text."""
 
 import subprocess
 import sys

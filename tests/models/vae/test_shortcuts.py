@@ -1,4 +1,4 @@
-"""What Wan 2.2 adds to the VAE: shortcuts that only move pixels, and folded pixels."""
+"""Wan 2.2's additions to the VAE: shortcuts that only move pixels, and folding."""
 
 import functools
 from dataclasses import replace
@@ -118,7 +118,7 @@ def chunks(cfg):
 
 
 def test_the_past_alone_is_seen_and_all_of_it():
-    """Of every frame before, a change moves a later result; of one after, no bit."""
+    """A change of a frame moves later results, and no bit of earlier ones."""
     encode, decode = chunks(SMALL)
 
     def seen(function, x):
