@@ -36,12 +36,14 @@ class Task:
         single_frames: an input is one frame, not a clip.
         conditions_on_overlap: an input clip must have the request's overlap at least.
         keeps_size: input frames are not scaled to the request's size.
+        closed: the last frame leads to the first.
     """
 
     keeps_length: ClassVar[bool] = False
     single_frames: ClassVar[bool] = False
     conditions_on_overlap: ClassVar[bool] = False
     keeps_size: ClassVar[bool] = False
+    closed: ClassVar[bool] = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -219,6 +221,7 @@ class Loop(Task):
     """
 
     conditions_on_overlap: ClassVar[bool] = True
+    closed: ClassVar[bool] = True
 
     video: Video | None = field(default=None, repr=False)
     strength: float = 1.0

@@ -45,7 +45,7 @@ def joins(context: TaskContext) -> list[int]:
     A loop's last frame comes before its first. The list is empty for a task without
     joins.
     """
-    closed = [0] if isinstance(context.request.task, Loop) else []
+    closed = [0] if context.request.task.closed else []
     return closed + list(itertools.accumulate(r.frames for r in _runs(context)))[:-1]
 
 
@@ -55,7 +55,7 @@ def spans(context: TaskContext) -> list[Span]:
     shown = [
         0 if run.generated else min(run.frames, context.overlap_frames) for run in runs
     ]
-    shown = [0, *shown, shown[0] if isinstance(task, Loop) else 0]
+    shown = [0, *shown, shown[0] if task.closed else 0]
     found = [
         Span(shown[i], run.frames, shown[i + 2])
         for i, run in enumerate(runs)
@@ -66,7 +66,7 @@ def spans(context: TaskContext) -> list[Span]:
         [whole] = found
         apart = [whole._replace(after=0), whole._replace(before=0)]
         found = [*apart, whole] if strength else apart
-    if isinstance(task, Loop) and task.video is None:
+    if task.closed and not task.videos():
         found.insert(0, Span(0, runs[0].frames, 0))
     return found
 
