@@ -5,7 +5,6 @@ docs/dataset.md describes the layout for readers without soraxla.
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +19,8 @@ import safetensors.numpy
 from jaxtyping import Shaped
 
 from soraxla.core.errors import UserError
+from soraxla.files.atomic_file import atomic_file
+from soraxla.files.atomic_folder import atomic_folder
 
 FORMAT = 2
 CARD, INDEX, SKIPPED = "dataset.json", "index.parquet", "skipped.jsonl"
@@ -71,10 +72,9 @@ def decode_record(data: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name, then renames it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    """Writes a file atomically."""
+    with atomic_file(path) as partial:
+        partial.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,18 +90,15 @@ def write_lines(path: Path, entries: Iterable[Any]) -> None:
 
 def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows of INDEX_SCHEMA as Parquet, atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), temporary)
-    os.replace(temporary, path)
+    with atomic_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), partial)
 
 
 def copy_folder(source: Path, target: Path) -> None:
     """Copies a folder atomically; replaces `target`."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary)
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    with atomic_folder(target) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
 
 
 @contextlib.contextmanager

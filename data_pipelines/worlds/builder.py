@@ -29,6 +29,7 @@ from tqdm import tqdm
 from data_pipelines.worlds import WORLDS, draw_size
 from data_pipelines.worlds.sizes import PICTURES
 from soraxla.core.errors import UserError
+from soraxla.files.atomic_file import atomic_file
 
 # A world is drawn for each clip. `flat` has no first-person world; half of its clips
 # are of the world with the most words.
@@ -255,17 +256,16 @@ def _write(shard: _Shard) -> None:
     """Writes one file atomically."""
     features: Any = tfds.features.FeaturesDict(FEATURES)
     serializer = ExampleSerializer(features.get_serialized_info())
-    temporary = shard.file.with_name(f".{shard.file.name}.tmp")
-    writer = ArrayRecordWriter(str(temporary), "group_size:1")
-    for index in range(shard.first, shard.last):
-        clip = example(shard.config, (shard.seed << 32) + index, shard.pictures)
-        record = serializer.get_tf_example(features.encode_example(clip))
-        # Otherwise the order of a record's map differs between processes.
-        writer.write(record.SerializeToString(deterministic=True))
-        with _written.get_lock():
-            _written.value += 1
-    writer.close()
-    os.replace(temporary, shard.file)
+    with atomic_file(shard.file) as partial:
+        writer = ArrayRecordWriter(str(partial), "group_size:1")
+        for index in range(shard.first, shard.last):
+            clip = example(shard.config, (shard.seed << 32) + index, shard.pictures)
+            record = serializer.get_tf_example(features.encode_example(clip))
+            # Otherwise the order of a record's map differs between processes.
+            writer.write(record.SerializeToString(deterministic=True))
+            with _written.get_lock():
+                _written.value += 1
+        writer.close()
 
 
 def _write_all(shards: list[_Shard], workers: int, progress: bool) -> None:

@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from soraxla.evals.evaluator import Metric
+from soraxla.files.atomic_file import atomic_file
 
 METRICS = "metrics.jsonl"
 
@@ -36,9 +37,8 @@ class MetricsLog:
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= first_step]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(x + "\n" for x in kept), encoding="utf-8")
-            temporary.replace(self._path)
+            with atomic_file(self._path) as partial:
+                partial.write_text("".join(x + "\n" for x in kept), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=first_step + 1

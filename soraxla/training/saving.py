@@ -18,6 +18,7 @@ from soraxla.checkpoints.training_folder import (
     restoring,
 )
 from soraxla.core.errors import UserError
+from soraxla.files.atomic_file import atomic_file
 from soraxla.parallel.multihost import is_main
 
 # These settings do not change the result of a run: its length, its intervals, its
@@ -108,9 +109,8 @@ def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
     if not is_main():
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _differences(a: Any, b: Any, prefix: str = ""):

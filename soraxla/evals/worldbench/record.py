@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +14,7 @@ from soraxla.core.errors import UserError
 from soraxla.evals.worldbench.cases import Case
 from soraxla.evals.worldbench.numbers import Number
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome, draw_cases
+from soraxla.files.atomic_folder import atomic_folder
 
 FORMAT = 3
 _PACKAGES = ("soraxla", "jax", "jaxlib", "numpy", "scipy", "flax")
@@ -170,16 +170,9 @@ def write_record(folder: Path, files: Mapping[str, str]) -> None:
         UserError: it exists.
         OSError: it cannot be written.
     """
-    check_new(folder)
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with atomic_folder(folder) as partial:
         for name, text in files.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (partial / name).write_text(text, encoding="utf-8")
 
 
 def check_new(folder: Path) -> None:
