@@ -75,7 +75,7 @@ MUTATIONS = {
     ),
     "data of a resumed run": Mutation(
         "soraxla/training/loop.py",
-        "batches.set_state(plan)",
+        "batches.set_state(position)",
         "next(batches)",
         ("tests/training/test_loop.py::test_k_steps_and_the_rest_are_all_steps",),
     ),
