@@ -62,6 +62,7 @@ def metadata(monkeypatch):
     monkeypatch.setattr(cluster, "_exists", lambda pattern: True)
     yield attributes
     server.shutdown()
+    server.server_close()
 
 
 @pytest.mark.parametrize("endpoints", ["ten,eleven", "a:x:ten,b:y:eleven"])

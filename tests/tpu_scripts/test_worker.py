@@ -84,7 +84,7 @@ def test_setup_again_installs_what_has_changed(ready):
         home = ready.home(worker)
         assert (home / "soraxla/source/configs/new.py").read_text() == "changed"
         assert len((home / "mounted").read_text().splitlines()) == 1
-        assert [line.split()[0] for line in (home / "uv").open()] == [
+        assert [line.split()[0] for line in (home / "uv").read_text().splitlines()] == [
             "venv",
             "pip",
             "pip",

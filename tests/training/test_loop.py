@@ -43,7 +43,8 @@ def assert_same(one, other):
 
 
 def records(workdir):
-    return [json.loads(x) for x in (workdir / "metrics.jsonl").open(encoding="utf-8")]
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def steps_of(workdir):

@@ -12,7 +12,8 @@ from tests.training import toy
 
 
 def records(workdir):
-    return [json.loads(x) for x in (workdir / METRICS).open(encoding="utf-8")]
+    lines = (workdir / METRICS).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_mfu_is_the_share_of_the_peak_in_log_and_bar(tmp_path, capsys):
