@@ -27,7 +27,7 @@ from tests import tiny
 from tests.generation import fake
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 # Pages whose blocks train or sample; the others take a few seconds each.
 SLOW = (
     "README",
@@ -36,7 +36,8 @@ SLOW = (
     "finetune",
     "generate",
     "worldbench",
-    "configuration",
+    "api/index",
+    "api/generation",
 )
 ALTERNATIVES = ("README",)  # its blocks do the same thing, each in an own folder
 START = {  # the folders that a page begins from
@@ -47,6 +48,16 @@ START = {  # the folders that a page begins from
     "finetune": ("my_dataset", "runs/dit"),
     "generate": ("runs/dit",),
     "worldbench": ("runs/worlds",),
+    "api/index": ("my_clips",),
+    "api/data": ("my_dataset",),
+    "api/generation": ("runs/dit",),
+}
+# Pages whose first block is not run.
+NOT_RUN = {
+    "finetune": "it downloads weights",
+    "tpu_pods": "it compiles for a TPU",
+    "extending": "it applies a change, as tests/test_extending.py does",
+    "index": "it has no block",
 }
 
 _LOOP = ("loop.steps=2", "loop.checkpoint_every=2", "loop.evaluators.preview=None")
@@ -141,13 +152,15 @@ def soraxla_commands(page: str) -> Iterator[list[str]]:
 
 
 def page_id(page: Path) -> str:
-    return page.stem
+    """Returns a page's name, such as README, training or api/training."""
+    name = page.relative_to(ROOT).with_suffix("").as_posix()
+    return name.removeprefix("docs/")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_command_parses(page, capsys):
     """Finds commands, options, presets and settings that no longer exist."""
-    if page.stem == "extending":  # its commands exist after its changes
+    if page_id(page) == "extending":  # its commands exist after its changes
         return
     command_line = parser()
     for words in soraxla_commands(page.read_text(encoding="utf-8")):
@@ -164,6 +177,14 @@ def test_every_command_parses(page, capsys):
             configured(args.config, args.set)
 
 
+@pytest.mark.parametrize("page", PAGES[1:], ids=page_id)
+def test_a_page_opens_with_what_the_reader_can_do_and_a_command(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.splitlines()[2].startswith("After this page you ")
+    if page_id(page) not in NOT_RUN:
+        assert next(blocks(text)).runnable
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_link_leads_to_a_file(page):
     text = page.read_text(encoding="utf-8")
@@ -175,7 +196,7 @@ def test_every_link_leads_to_a_file(page):
 @pytest.mark.parametrize("page", (*PAGES, ROOT / "ARCHITECTURE.md"), ids=page_id)
 def test_files_that_a_page_names_exist(page):
     named = set(re.findall(r"`([\w/]+/[\w/]+\.\w+)`", page.read_text(encoding="utf-8")))
-    if page.stem == "extending":  # a file of a change
+    if page_id(page) == "extending":  # a file of a change
         named -= {"data_pipelines/sources/frames.py", "soraxla/evals/weight_rms.py"}
     named -= {"tpu_scripts/config.sh"}  # which a user writes
     sources = (ROOT, ROOT / "soraxla", ROOT / "docs")
@@ -248,11 +269,13 @@ def bring(name: str, home: Path, here: Path) -> None:
 
 RUNNABLE = [
     pytest.param(
-        page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else []
+        page,
+        id=page_id(page),
+        marks=[pytest.mark.slow] if page_id(page) in SLOW else [],
     )
     for page in PAGES
     if any(block.runnable for block in blocks(page.read_text(encoding="utf-8")))
-    and page.stem != "tour"  # tests/test_tour.py runs it
+    and page_id(page) != "tour"  # tests/test_tour.py runs it
 ]
 
 
@@ -273,19 +296,19 @@ def small_api(monkeypatch):
 @pytest.mark.usefixtures("small_api")
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_runnable_blocks_run(page, home, tmp_path, monkeypatch):
-    if page.stem not in SLOW:  # they are about files
+    if page_id(page) not in SLOW:  # they are about files
         monkeypatch.setattr("soraxla.tools.prepare.encode_clip", fake.encode_clip)
 
     def enter(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         monkeypatch.chdir(folder)
-        for name in ("tiny_vae", *START.get(page.stem, ())):
+        for name in ("tiny_vae", *START.get(page_id(page), ())):
             bring(name, home, folder)
 
     enter(tmp_path)
     names: dict[str, object] = {}
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.runnable:
-            if page.stem in ALTERNATIVES:
+            if page_id(page) in ALTERNATIVES:
                 enter(tmp_path / f"line_{block.line}")
             run_block(block, f"{page.name}:{block.line}", names)

@@ -16,14 +16,19 @@ from soraxla.training.presets import KINDS, preset_names
 _HEAD = """\
 # Configuration
 
-This page lists every setting of a training run with its default. Set one by its dotted
+After this page you can find any setting of a training run, and set it by its dotted
 key:
 
+<!-- runnable -->
+```python
+import soraxla
+
+cfg = soraxla.config("dit:xs", {{"loop.steps": 1000, "step.lora.rank": 16}})
+```
+
+or on the command line:
+
     soraxla train --config dit:xs --set loop.steps=1000 --set step.lora.rank=16 …
-
-or in Python:
-
-    soraxla.config("dit:xs", {{"loop.steps": 1000, "step.lora.rank": 16}})
 
 `--config` takes a preset, `NAME[:ARGUMENT]`, or the path of a Python file with a
 `get_config`, such as a copy of a preset. The presets are {presets}, the files of
