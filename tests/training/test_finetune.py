@@ -323,7 +323,7 @@ def test_a_model_may_be_given_local_layers(folder, dataset, tmp_path):
     state, *_ = fine_tune("full", start, dataset, run, steps=3, model=model)
     assert np.any(state.params["local"]["head"]["kernel"])
     for way, chosen in (("lora", start), ("full", open_start(run))):
-        with pytest.raises(ValueError, match="the folder says it"):
+        with pytest.raises(ValueError, match="the folder has it"):
             settings(way, chosen, model={"local_layers": 2})
 
 
@@ -344,7 +344,7 @@ def test_a_forecast_is_given_and_trained_alone(folder, dataset, tmp_path):
     # It may still be given local layers, as wide as those it has.
     more = settings("full", open_start(run), model={"local_layers": 1})
     assert more.step.model.local_width == 4
-    with pytest.raises(ValueError, match="the folder says it"):
+    with pytest.raises(ValueError, match="the folder has it"):
         settings("full", open_start(run), model={"local_layers": 1, "local_width": 8})
 
 
