@@ -44,7 +44,7 @@ setup(
         "jaxtyping>=0.3",
         "einops>=0.8",
         "av>=18",
-        "pillow>=11",
+        "pillow>=11.3",
         "tqdm>=4.66",
         "tensorboardX>=2.6",
     ],

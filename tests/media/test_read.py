@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipelines import SAMPLES
 from soraxla.core.errors import UserError
-from soraxla.media import read
+from soraxla.media import read, videos
 from soraxla.media.read import probe, read_clip, read_frames
 from soraxla.media.write import write_video
 from tests.media.clips import encode, numbered, numbers, ramps
@@ -31,7 +31,7 @@ def test_every_sample_reads_as_probed():
 def test_reading_streams(tmp_path):
     """Three frames of a film are had by decoding a few, not all of it."""
     write_video(tmp_path / "a.mp4", ramps(200, 32, 32), 25)
-    decoded, turn = 0, read._turn
+    decoded, turn = 0, videos._turn
 
     def counting(pixels, frame):
         nonlocal decoded
@@ -39,7 +39,7 @@ def test_reading_streams(tmp_path):
         return turn(pixels, frame)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(read, "_turn", counting)
+        patch.setattr(videos, "_turn", counting)
         assert len(list(islice(read_frames(tmp_path / "a.mp4"), 3))) == 3
     assert decoded < 10
 
@@ -200,10 +200,10 @@ def test_sound_alone_is_refused(tmp_path):
         probe(path)
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         probe(tmp_path / "a.mp4")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="is a folder, expected a media file"):
         next(read_frames(tmp_path))
 
 
