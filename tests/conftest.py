@@ -1,5 +1,7 @@
 """Eight fake CPU devices, quick compiles, strict ranks, and small shared fixtures."""
 
+import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -26,11 +28,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-def checked_once(jaxtyped):
-    """Returns a `jaxtyped` that checks the types of a nested function's first closure.
+# Tracing makes many small objects, few of which are garbage.
+gc.set_threshold(50_000, 20, 20)
 
-    A nested function is decorated whenever its `def` runs, and beartype compiles a
-    checker each time, which takes longer than most functions.
+
+def checked_once(jaxtyped):
+    """Returns a `jaxtyped` that makes few checkers.
+
+    Making one takes longer than most functions do. A function's is made at its first
+    call, as no test file calls all. A nested function is decorated whenever its `def`
+    runs, so only its first closure is checked.
     """
     seen = set()
 
@@ -41,17 +48,37 @@ def checked_once(jaxtyped):
             code = getattr(function, "__code__", None)
             if code in seen:
                 return function
-            if code is not None and "<locals>" in function.__qualname__:
+            if code is None:
+                return check(function)
+            if "<locals>" in function.__qualname__:
                 seen.add(code)
-            return check(function)
+                return check(function)
+            return checked_when_called(function, check)
 
         return decorate
 
     return decorator
 
 
+def checked_when_called(function, check):
+    checked = None
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        nonlocal checked
+        if checked is None:
+            checked = check(function)
+        return checked(*args, **kwargs)
+
+    return call
+
+
 # The import hook of `--jaxtyping-packages` looks the decorator up here.
 jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is imported and collected stays to the end
 
 
 def pytest_unconfigure():

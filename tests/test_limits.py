@@ -1,7 +1,7 @@
 """Limits on every file: its length, its functions' and what it may import."""
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 
 import pytest
@@ -26,12 +26,15 @@ PORTABLE = (
 PLATFORM = {"default_backend", "process_count", "process_index", "platform"}
 
 
-def trees() -> Iterator[tuple[str, str, ast.Module]]:
-    """Yields the path, the text and the syntax tree of every file."""
+@functools.cache
+def trees() -> list[tuple[str, str, ast.Module]]:
+    """Returns the path, the text and the syntax tree of every file."""
+    found = []
     for folder in TREES:
         for path in sorted((ROOT / folder).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
-            yield path.relative_to(ROOT).as_posix(), text, ast.parse(text)
+            found.append((path.relative_to(ROOT).as_posix(), text, ast.parse(text)))
+    return found
 
 
 def long_functions(tree: ast.Module) -> list[str]:
