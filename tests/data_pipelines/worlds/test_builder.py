@@ -11,12 +11,12 @@ import pytest
 from data_pipelines.sources.files import fingerprint, open_source
 from data_pipelines.worlds import WORLDS, builder, draw_size
 
-CLIPS = 12
+CLIPS, SHARD = 6, 2
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(builder, "_SHARD", 4)
+    monkeypatch.setattr(builder, "_SHARD", SHARD)
 
 
 def build(folder, **options):
@@ -28,7 +28,7 @@ def build(folder, **options):
 def stored(tmp_path_factory):
     root = tmp_path_factory.mktemp("worlds")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builder, "_SHARD", 4)
+        patch.setattr(builder, "_SHARD", SHARD)
         build(root)
     return root
 
@@ -38,7 +38,7 @@ def other(tmp_path_factory):
     """The folder of the clips of another seed."""
     root = tmp_path_factory.mktemp("other")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builder, "_SHARD", 4)
+        patch.setattr(builder, "_SHARD", SHARD)
         build(root, seed=1)
     return root
 

@@ -15,6 +15,7 @@ from data_pipelines.worlds.occlusion_words import NOUNS, TOWARD
 from tests.marks import slow
 
 SIZE = {"width": 64, "height": 64, "frames": 17, "fps": 12.0}
+SMALL = {"width": 32, "height": 32, "frames": 3}
 
 
 @functools.cache
@@ -71,15 +72,12 @@ def test_what_is_wholly_behind_a_wall_cannot_be_seen():
 
 
 def test_half_of_the_clips_show_one_shape():
-    counts = [
-        len(episode.state["colour"])
-        for episode in clips(300, frames=1, width=32, height=32)
-    ]
+    counts = [len(episode.state["colour"]) for episode in clips(300, **SMALL)]
     assert 0.4 < np.mean(np.equal(counts, 1)) < 0.6 and set(counts) == {1, 2, 3}
 
 
 def test_captions_say_colour_shape_direction_and_wall():
-    for episode in clips(300, frames=3, width=32, height=32):
+    for episode in clips(300, **SMALL):
         text, state = episode.caption, episode.state
         for colour, shape, way in triples(episode):
             nouns = "|".join(NOUNS.get(shape, (shape,)))
@@ -100,11 +98,7 @@ def test_captions_say_colour_shape_direction_and_wall():
 def test_captions_are_varied():
     """Single shapes, with the words for what is seen blanked out."""
     words = {*draw.COLOURS, *draw.SHAPES, *draw.BACKDROPS, *TOWARD}
-    texts = [
-        e.caption
-        for e in clips(300, frames=3, width=32, height=32)
-        if len(e.state["colour"]) == 1
-    ]
+    texts = [e.caption for e in clips(300, **SMALL) if len(e.state["colour"]) == 1]
     blank = {re.sub("|".join(sorted(words, key=len)[::-1]), "_", t) for t in texts}
     assert len(blank) > 60
 
@@ -112,8 +106,8 @@ def test_captions_are_varied():
 @pytest.mark.parametrize("seeds", [300, *slow(2000)])
 def test_held_out_triples_never_occur_unless_asked_for(seeds):
     seen, produced = {}, set()
-    for seed in range(seeds):
-        here = triples(simulate(seed, width=32, height=32, frames=2, fps=1.0))
+    for episode in clips(seeds, **SMALL):
+        here = triples(episode)
         assert not here & HELD_OUT
         produced |= here
     for axis, names in enumerate((draw.COLOURS, draw.SHAPES, DIRECTIONS)):

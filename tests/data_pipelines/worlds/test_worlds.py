@@ -30,7 +30,7 @@ def test_a_clip_is_a_function_of_its_arguments(world):
 
 
 @worlds
-@pytest.mark.parametrize("seed", [*range(5), *slow(*range(5, 30))])
+@pytest.mark.parametrize("seed", [0, 3, 4, *slow(1, 2, *range(5, 30))])
 def test_a_clip_has_the_asked_size(world, seed):
     size = draw_size(seed)
     episode = WORLDS[world](seed, **size._asdict())
