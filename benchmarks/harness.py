@@ -148,7 +148,11 @@ class Peer:
             text=True,
         )
         self._module = module
-        self.about: dict[str, Any] = self._answer()
+        try:
+            self.about: dict[str, Any] = self._answer()
+        except OSError:
+            self.__exit__()  # closes the pipes to the process that died
+            raise
 
     def __enter__(self) -> "Peer":
         return self

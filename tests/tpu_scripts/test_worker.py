@@ -156,6 +156,7 @@ def test_logs_are_followed_until_the_command_ends(ready):
     assert follow.poll() is None
     end(ready, 0, 0)
     assert follow.wait(timeout=20) == 0
+    follow.stdout.close()
 
 
 def test_a_command_that_is_stopped_saves_and_is_not_finished(ready):
