@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 # In the metadata of a field that is a mapping: the dataclass of each key it may have.
 CLASSES = "classes"
+# In the metadata of a field that older files lack. Files that do not set it still have
+# the same bytes, and so the same hash.
+NEW = "new"
 
 # Settings that were renamed: the dotted key in older training folders and the new one.
 RENAMED: dict[str, str] = {"loop.preview_every": "loop.evaluators.preview.every"}
@@ -47,8 +50,22 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """Returns nested dicts and lists, ready for JSON; `build` is the inverse."""
-    return _plain(dataclasses.asdict(settings))
+    """Returns nested dicts and lists, ready for JSON; `build` is the inverse.
+
+    They leave out a field that is marked `NEW` and has its default.
+    """
+    made = _plain(dataclasses.asdict(settings))
+    _leave_out_new(settings, made)
+    return made
+
+
+def _leave_out_new(settings: Any, made: dict[str, Any]) -> None:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if NEW in field.metadata and value == field.default:
+            del made[field.name]
+        elif dataclasses.is_dataclass(value):
+            _leave_out_new(value, made[field.name])
 
 
 def to_config_dict(kind: str, settings: Any) -> "ConfigDict":
@@ -62,7 +79,7 @@ def to_config_dict(kind: str, settings: Any) -> "ConfigDict":
     """
     from ml_collections import ConfigDict
 
-    config = ConfigDict({"kind": kind, **to_dict(settings)})
+    config = ConfigDict({"kind": kind, **_plain(dataclasses.asdict(settings))})
     lock(config, type(settings))
     return config
 
@@ -307,7 +324,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
+        return _plain(dataclasses.asdict(value))
     return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 

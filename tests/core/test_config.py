@@ -90,6 +90,19 @@ def test_settings_survive_json(settings):
     assert hash(again) == hash(settings)
 
 
+@pytest.mark.parametrize("patch", [None, 4])
+def test_a_new_setting_at_its_default_leaves_a_file_as_it_was(patch):
+    """The hash of a VAE's folder, which datasets hold, depends on its bytes."""
+    model = VAEConfig(
+        frame_patch=patch, multipliers=(1, 1, 2), temporal_down=(False,) * 2
+    )
+    made = to_dict(VAEStepConfig(model=model))
+    assert made["model"].get("frame_patch", "left out") == (patch or "left out")
+    assert build(VAEStepConfig, made).model == model
+    settable = to_config_dict("vae", VAEStepConfig(model=model))
+    assert settable.model.frame_patch == patch
+
+
 def test_values_take_the_types_of_their_fields():
     built = build(
         Outer,

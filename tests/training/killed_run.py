@@ -75,7 +75,7 @@ def job(data, wrap=lambda batches: batches):
         shift=functools.partial(time_shift, "auto"),
     )
     return Experiment(
-        settings={"kind": "dit", "step": to_dict(CFG)},
+        settings={"kind": "toy", "step": to_dict(CFG)},
         init=INIT,
         step=STEP,
         batches=wrap(batches),

@@ -1,8 +1,9 @@
 """Settings of the causal video VAE."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from soraxla.core.config import NEW
 from soraxla.core.errors import UserError
 
 
@@ -40,7 +41,7 @@ class VAEConfig:
     residual: bool = False
     decoder_width: int | None = None
     pixel_patch: int = 1
-    frame_patch: int | None = None
+    frame_patch: int | None = field(default=None, metadata={NEW: True})
     linear: bool = False
     latent_mean: tuple[float, ...] = ()
     latent_std: tuple[float, ...] = ()
