@@ -61,6 +61,8 @@ _FILMS = {
 }
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _ANY_SIZE = ("libvpx", "libvpx-vp9", "libaom-av1", "libwebp")  # 4:2:0 of odd sizes
+_HEVC = ("libx265", "hevc_nvenc", "hevc_qsv", "hevc_vaapi", "hevc_videotoolbox")
+_BT709 = 1  # the code of its primaries and of its transfer function, ITU-T H.273
 _GIF_MAX_FPS = 50  # players slow down GIF frames shorter than 2/100 s
 
 
@@ -183,7 +185,7 @@ def _write_film(
     limit = _GIF_MAX_FPS if film.codec == "gif" else 1000
     if not 0 < fps <= limit:
         raise UserError(f"{path}: fps is {fps}, expected more than 0, up to {limit}")
-    rate = Fraction(fps).limit_denominator(1001)
+    rate = _rate(fps)
     first = next(frames)
     height, width = first.shape[:2]
     name = codec or film.codec
@@ -200,11 +202,23 @@ def _write_film(
         if film.container in ("mp4", "webm"):
             stream.codec_context.colorspace = Colorspace.ITU709
             stream.codec_context.color_range = ColorRange.MPEG
+            stream.codec_context.color_primaries = _BT709
+            stream.codec_context.color_trc = _BT709
+        if film.container == "mp4" and stream.codec_context.codec.name in _HEVC:
+            stream.codec_context.codec_tag = "hvc1"  # Apple plays no other
         for index, pixels in enumerate(_chain(first, frames)):
             frame = _encodable(pixels, stream)
             frame.pts, frame.time_base = index, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _rate(fps: float | int) -> Fraction:
+    """Returns a frame rate as a fraction: 29.97 is television's 30000/1001."""
+    television = Fraction(round(fps * 1.001) * 1000, 1001)
+    if television > 20 and abs(fps - television) < 0.001:
+        return television
+    return Fraction(fps).limit_denominator(1001)
 
 
 def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 """Media are written with exact sizes, counts and colours, whole or not at all."""
 
 import os
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -42,6 +43,35 @@ def test_even_films_use_the_form_every_player_shows(tmp_path):
     with av.open(str(tmp_path / "a.mp4")) as film:
         stream = film.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (23.976, Fraction(24000, 1001)),
+        (29.97, Fraction(30000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (30, Fraction(30)),
+        (12.5, Fraction(25, 2)),
+    ],
+)
+def test_television_rates_are_fractions(tmp_path, fps, rate):
+    write_video(tmp_path / "a.mp4", ramps(5, 32, 32), fps)
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        assert film.streams.video[0].average_rate == rate
+
+
+def test_an_mp4_states_its_colours(tmp_path):
+    """Primaries, transfer function and matrix are BT.709, in the box `colr`."""
+    write_video(tmp_path / "a.mp4", ramps(2, 32, 32), 16)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert b"colrnclx\0\1\0\1\0\1\0" in data
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_hevc_has_the_tag_that_apple_plays(tmp_path):
+    write_video(tmp_path / "a.mp4", ramps(9, 64, 64), 16, codec="libx265")
+    assert b"hvc1" in (tmp_path / "a.mp4").read_bytes()
 
 
 def test_another_codec_can_be_named(tmp_path):
