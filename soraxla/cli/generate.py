@@ -241,9 +241,9 @@ def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / out.name
         try:
-            write_video(
-                trial, [black] * min(request.frames, 2), request.fps, codec=codec
-            )
+            # libx265 fails at random on one or two frames.
+            frames = [black] * min(request.frames, 5)
+            write_video(trial, frames, request.fps, codec=codec)
         except (UserError, OSError) as error:
             message = str(error).replace(str(trial), str(out))
             raise UserError(message) from None

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from soraxla.cli import generate
 from soraxla.cli.main import main
 from soraxla.generation.blending import fit
+from soraxla.generation.request import Request
 from soraxla.media.read import probe, read_clip
 
 
@@ -104,6 +106,12 @@ def test_takes_of_nothing_to_choose_by_are_refused_before_a_bar_is_shown(
 )
 def test_outputs_that_cannot_be_written(refuse, tmp_path, out, changes, text):
     assert text in refuse(out=tmp_path / out, **changes)
+
+
+def test_x265_is_not_refused_for_a_short_rehearsal(tmp_path):
+    request = Request(prompt="x", height=64, width=64, frames=9, fps=16.0)
+    for _ in range(8):
+        generate._rehearse(tmp_path / "a.mp4", request, "libx265")
 
 
 def test_an_output_below_a_file(refuse, tmp_path):
