@@ -10,40 +10,44 @@ from soraxla.models.dit import lora
 from soraxla.models.dit.lora import LoRAConfig, targeted
 from tests import tiny
 
-BASE = tiny.dit_params()
 KEY = jax.random.key(0)
 merge = tiny.quick(lora.merge, static_argnums=2)
 ATTENTION = [f"blocks.{a}.{x}" for a in ("cross_attn", "self_attn") for x in "koqv"]
 
 
-def test_by_default_attention_is_adapted():
-    assert sorted(targeted(BASE, LoRAConfig().targets)) == ATTENTION
-    adapters = named_leaves(lora.init(KEY, BASE, LoRAConfig(rank=3)))
+@pytest.fixture(scope="module")
+def base():
+    return tiny.dit_params()
+
+
+def test_by_default_attention_is_adapted(base):
+    assert sorted(targeted(base, LoRAConfig().targets)) == ATTENTION
+    adapters = named_leaves(lora.init(KEY, base, LoRAConfig(rank=3)))
     assert sorted({name.rpartition(".")[0] for name in adapters}) == ATTENTION
     assert adapters["blocks.self_attn.q.a"].shape == (2, 64, 3)
     assert adapters["blocks.self_attn.q.b"].shape == (2, 3, 64)
 
 
-def test_fresh_adapters_change_no_bit():
+def test_fresh_adapters_change_no_bit(base):
     settings = LoRAConfig(rank=2, targets=("*",))
-    fresh = lora.init(KEY, BASE, settings)
-    merged = merge(BASE, fresh, settings)
-    assert sha256_of_tree(merged) == sha256_of_tree(BASE)
-    again = lora.init(KEY, jax.eval_shape(lambda: BASE), settings)
+    fresh = lora.init(KEY, base, settings)
+    merged = merge(base, fresh, settings)
+    assert sha256_of_tree(merged) == sha256_of_tree(base)
+    again = lora.init(KEY, jax.eval_shape(lambda: base), settings)
     assert sha256_of_tree(again) == sha256_of_tree(fresh)
     a = fresh["blocks"]["mlp"]["in_proj"]["a"]
     assert np.abs(a).max() <= 64**-0.5 < 1.1 * np.abs(a).max()
     assert np.unique(a).size == a.size
 
 
-def test_merging_adds_the_scaled_product_and_touches_nothing_else():
+def test_merging_adds_the_scaled_product_and_touches_nothing_else(base):
     """Merges layer by layer, in stacked blocks and in a single layer."""
     settings = LoRAConfig(
         rank=3, alpha=1.5, targets=("blocks.mlp.*", "text_embed.in_proj")
     )
-    adapters = tiny.random_like(lora.init(KEY, BASE, settings))
-    before = named_leaves(BASE)
-    after = named_leaves(merge(BASE, adapters, settings))
+    adapters = tiny.random_like(lora.init(KEY, base, settings))
+    before = named_leaves(base)
+    after = named_leaves(merge(base, adapters, settings))
     assert before.keys() == after.keys()
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     layers = ("blocks.mlp.in_proj", "blocks.mlp.out_proj", "text_embed.in_proj")
@@ -87,7 +91,7 @@ def test_the_hash_sees_every_bit_name_and_shape():
         ({"targets": ()}, "is no layer"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_settings_that_cannot_be(base, settings, message):
     with pytest.raises(ValueError, match=r"^lora\.") as error:
-        lora.init(KEY, BASE, LoRAConfig(**settings))
+        lora.init(KEY, base, LoRAConfig(**settings))
     assert message in str(error.value) and "\n" not in str(error.value)
