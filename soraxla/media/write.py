@@ -4,7 +4,9 @@ A file is written under a temporary name in the same folder and renamed at the e
 file under the requested name is always complete.
 """
 
+import contextlib
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -93,16 +95,18 @@ def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) ->
     folder = path.absolute().parent
     if not folder.is_dir():
         raise UserError(f"{path}: the folder {folder} does not exist")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
     trial = _temporary(path)
     try:  # mode bits do not tell of root, read-only mounts and quotas
         trial.touch()
         trial.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # raises if the name is too long
     except OSError as error:
         raise UserError(
             f"{path}: cannot write in {folder} ({error.strerror})"
         ) from None
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
 
 
 def write_video(
@@ -141,7 +145,9 @@ def write_video(
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name may have all 255 bytes that the system allows, a temporary one no more.
+    part, check = path.name[:40], zlib.crc32(os.fsencode(path.name))
+    return path.with_name(f".{part}.{check:08x}.{os.getpid()}.tmp")
 
 
 def _same_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

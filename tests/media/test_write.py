@@ -69,6 +69,16 @@ def test_an_mp4_states_its_colours(tmp_path):
     assert data.index(b"moov") < data.index(b"mdat")
 
 
+def test_a_name_may_have_all_the_bytes_that_the_system_allows(tmp_path):
+    path = tmp_path / f"{'a' * 251}.png"
+    write_video(path, ramps(1, 16, 16), 16)
+    assert os.listdir(tmp_path) == [path.name]
+    for name in ("a" * 252, "字" * 84):
+        with pytest.raises(UserError, match="File name too long"):
+            check_writable(tmp_path / f"{name}.png")
+    assert os.listdir(tmp_path) == [path.name]
+
+
 def test_hevc_has_the_tag_that_apple_plays(tmp_path):
     write_video(tmp_path / "a.mp4", ramps(9, 64, 64), 16, codec="libx265")
     assert b"hvc1" in (tmp_path / "a.mp4").read_bytes()
