@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,7 +71,7 @@ def prepare(
     text_encoder: str,
     vae_spatial: int = transforms.SPATIAL,
     conditions: bool = True,
-    max_tokens: int = 16384,
+    max_tokens: int = 32768,
     max_bad: float | int = 0.05,
     shard_size: int = 256,
     progress: bool = True,
@@ -323,6 +324,12 @@ def _read(
 # --- The end ----------------------------------------------------------------------
 
 
+def _cut_clips(rows: Sequence[dict[str, Any]]) -> int:
+    """Returns how many captioned sources have several pieces in the index."""
+    pieces = Counter(row["source"] for row in rows if row["caption"].strip())
+    return sum(count > 1 for count in pieces.values())
+
+
 def _finish(
     out: Path,
     notes: Sequence[_Note],
@@ -365,6 +372,7 @@ def _finish(
         "samples": len(rows),
         "tokens": sum(map(tokens, rows)),
         "skipped": len(skipped),
+        "cut_clips": _cut_clips(rows),
         "shards": sum(bool(note.rows) for note in notes),
         "max_tokens": settings.max_tokens,
         "shard_size": settings.shard_size,

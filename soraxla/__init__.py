@@ -77,7 +77,7 @@ def prepare(
     text_encoder: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     conditions: bool = True,
-    max_tokens: int = 16384,
+    max_tokens: int = 32768,
     max_bad: float = 0.05,
 ) -> "Dataset":
     """Encodes captioned media into the dataset folder `out`, on all devices.

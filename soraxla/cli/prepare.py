@@ -38,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens",
         type=int,
-        default=16384,
-        help="split clips that have more tokens (default: %(default)s)",
+        default=32768,
+        help="split clips that have more tokens (default: %(default)s, room for 81 "
+        "frames of 832x480)",
     )
     parser.add_argument(
         "--max-bad",
@@ -64,3 +65,9 @@ def run(args: argparse.Namespace) -> None:
     )
     card = dataset.card
     print(f"{args.out}: {card['samples']} samples, {card['tokens']:,} tokens")
+    if cut := card.get("cut_clips", 0):  # older datasets do not count them
+        print(
+            f"{args.out}: {cut} captioned clips have more than {card['max_tokens']} "
+            "tokens and were cut into pieces, each with the whole caption; a larger "
+            "--max-tokens keeps them whole"
+        )

@@ -24,7 +24,7 @@ def prepare_dataset(
     text_encoder: str | None = None,
     data_dir: str | Path | None = None,
     conditions: bool = True,
-    max_tokens: int = 16384,
+    max_tokens: int = 32768,
     max_bad: float = 0.05,
 ) -> Dataset:
     """Encodes captioned media into the folder `out` on all devices; docs/dataset.md.

@@ -99,6 +99,7 @@ def test_pieces_are_cropped_trimmed_and_cut_but_never_resampled(media, tmp_path)
     rows = index(out)
     assert card == json.loads((out / records.CARD).read_text())
     assert card["samples"] == len(rows) == 7
+    assert card["cut_clips"] == 1
     assert card["tokens"] == sum(r["t"] * r["h"] * r["w"] // 4 for r in rows)
     assert (card["latent_channels"], card["text_width"]) == (3, 5)
     assert [r["uid"] for r in rows[:3]] == ["long.mp4", "long.mp4#9", "long.mp4#18"]
