@@ -19,8 +19,7 @@ T = TypeVar("T")
 
 # In the metadata of a field that is a mapping: the dataclass of each key it may have.
 CLASSES = "classes"
-# In the metadata of a field that older files lack. Files that do not set it still have
-# the same bytes, and so the same hash.
+# In the metadata of a field that older files lack, whose hashes must stay.
 NEW = "new"
 
 # Settings that were renamed: the dotted key in older training folders and the new one.
@@ -54,28 +53,20 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
     They leave out a field that is marked `NEW` and has its default.
     """
-    made = _plain(dataclasses.asdict(settings))
-    _leave_out_new(settings, made)
-    return made
-
-
-def _leave_out_new(settings: Any, made: dict[str, Any]) -> None:
+    made = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if NEW in field.metadata and value == field.default:
-            del made[field.name]
-        elif dataclasses.is_dataclass(value):
-            _leave_out_new(value, made[field.name])
+        if NEW not in field.metadata or value != field.default:
+            nested = dataclasses.is_dataclass(value)
+            made[field.name] = to_dict(value) if nested else _plain(value)
+    return made
 
 
 def to_config_dict(kind: str, settings: Any) -> "ConfigDict":
     """Returns the ConfigDict of a whole training, as `get_config` hands it out.
 
-    It is locked: a wrong key is refused where it is set, see `lock`.
-
-    Args:
-        kind: the model that is trained, "dit" or "vae".
-        settings: a `DiTTrainingConfig` or a `VAETrainingConfig`.
+    It is locked: a wrong key is refused where it is set, see `lock`. The `kind` "dit"
+    has a `DiTTrainingConfig` as its settings, and "vae" a `VAETrainingConfig`.
     """
     from ml_collections import ConfigDict
 
