@@ -1,6 +1,5 @@
 """Presets and configuration files: a name or a path to a ConfigDict of settings."""
 
-import importlib.util
 import inspect
 import re
 import traceback
@@ -171,11 +170,11 @@ def _parted(spec: str) -> tuple[Path, str]:
 
 
 def _run(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("soraxla_config", path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
-    module = importlib.util.module_from_spec(spec)
+    """Returns the module of a file; leaves no bytecode beside it."""
+    module = ModuleType("soraxla_config")
+    module.__file__ = str(path.absolute())
     try:
-        spec.loader.exec_module(module)
+        exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
     except Exception as error:
         raise _fault(path, error) from error
     return module
