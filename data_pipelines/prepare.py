@@ -33,6 +33,7 @@ from data_pipelines.progress import Progress, tokens
 from data_pipelines.sources.files import Item, fingerprint, open_source
 from data_pipelines.sources.media import Media, Sample
 from soraxla.core.errors import UserError
+from soraxla.files.disk import naming
 from soraxla.parallel.file_lock import folder_lock
 
 _SPOOL_BYTES = 64 << 20  # records of one video above this wait on disk, not in memory
@@ -243,7 +244,7 @@ def _write_shard(
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
     while note.done < len(samples) and len(note.rows) < settings.shard_size:
         sample, rows, lengths = samples[note.done], [], []
-        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(out)) as spool:
+        with naming(temporary), _spool(out) as spool:
             try:
                 for record, row in _encoded(sample, encode, settings):
                     lengths.append(spool.write(record))
@@ -268,6 +269,10 @@ def _write_shard(
         temporary.unlink()
     records.write_json(out / records.PROGRESS / f"{shard:05d}.json", vars(note))
     return note
+
+
+def _spool(out: Path) -> tempfile.SpooledTemporaryFile:
+    return tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(out))
 
 
 def _encoded(

@@ -21,6 +21,7 @@ from jaxtyping import Shaped
 from soraxla.core.errors import UserError
 from soraxla.files.atomic_file import atomic_file
 from soraxla.files.atomic_folder import atomic_folder
+from soraxla.files.disk import copy_tree, naming
 
 FORMAT = 2
 CARD, INDEX, SKIPPED = "dataset.json", "index.parquet", "skipped.jsonl"
@@ -98,14 +99,15 @@ def copy_folder(source: Path, target: Path) -> None:
     """Copies a folder atomically; replaces `target`."""
     shutil.rmtree(target, ignore_errors=True)
     with atomic_folder(target) as partial:
-        shutil.copytree(source, partial, dirs_exist_ok=True)
+        copy_tree(source, partial)
 
 
 @contextlib.contextmanager
 def writing(file: Path) -> Iterator[None]:
     """Turns ArrayRecord's errors into a UserError that names the file."""
     try:
-        yield
+        with naming(file):
+            yield
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{file}: cannot be written ({reason})") from None

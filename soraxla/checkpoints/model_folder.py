@@ -15,13 +15,13 @@ import jax
 import ml_dtypes
 import numpy as np
 from jaxtyping import PyTree
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.core.trees import STACKED, is_stacked, named_leaves, unstacked
 from soraxla.files.atomic_folder import atomic_folder
+from soraxla.files.disk import save_tensors
 from soraxla.files.hashing import sha256_of_files
 from soraxla.files.tensor_files import (
     SUFFIX,
@@ -29,6 +29,7 @@ from soraxla.files.tensor_files import (
     check_tensors,
     load_tensors,
     open_tensors,
+    weight_files,
 )
 from soraxla.models import dit, vae
 from soraxla.models.dit.config import DiTConfig
@@ -90,7 +91,7 @@ def write_folder(
     with atomic_folder(folder) as partial:
         for stem, members in tqdm(files.items(), unit="file", disable=len(files) < 8):
             tensors = {name: np.ascontiguousarray(read(name)) for name in members}
-            save_file(tensors, partial / f"{stem}{SUFFIX}")
+            save_tensors(tensors, partial / f"{stem}{SUFFIX}")
         written = (
             {"format": FORMAT} | config | {"format": FORMAT}
         )  # the first key, and never the caller's
@@ -119,7 +120,7 @@ def load_folder(folder: Path, abstract: PyTree, rules: Rules) -> PyTree:
 
 
 def open_folder(folder: Path, abstract: PyTree) -> dict[str, StoredTensor]:
-    tensors = open_tensors(sorted(folder.glob(f"*{SUFFIX}")))
+    tensors = open_tensors(weight_files(folder))
     expected = {
         name: leaf.shape[1:] if is_stacked(top) else leaf.shape
         for top, leaf in named_leaves(abstract).items()
@@ -165,7 +166,8 @@ def sha256_of_folder(folder: Path) -> str:
 
 
 def _is_weight_file(path: Path) -> bool:
-    return path.name == CONFIG or path.suffix == SUFFIX
+    hidden = path.name.startswith(".")  # macOS leaves ._NAME beside a file
+    return path.name == CONFIG or (path.suffix == SUFFIX and not hidden)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

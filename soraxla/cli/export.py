@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _export_wan(args: argparse.Namespace) -> None:
-    from soraxla.checkpoints.wan.adapter import export_adapter
+    from soraxla.checkpoints.wan.adapter_export import export_adapter
     from soraxla.checkpoints.wan.convert import OURS, export_wan
 
     if args.dtype is not None:
@@ -64,12 +64,11 @@ def _export_wan(args: argparse.Namespace) -> None:
 
 
 def _export_ours(args: argparse.Namespace) -> None:
-    import shutil
-
     from soraxla.checkpoints.load import load_dit, load_vae
     from soraxla.checkpoints.model_folder import read_config, save_folder
     from soraxla.checkpoints.training_folder import read_settings
     from soraxla.files.atomic_folder import atomic_folder
+    from soraxla.files.disk import copy_tree
 
     out, dtype = args.out, args.dtype or "float32"
     if out.exists():
@@ -82,4 +81,4 @@ def _export_ours(args: argparse.Namespace) -> None:
         dit = load_dit(args.checkpoint)
         with atomic_folder(out) as partial:
             save_folder(partial / "dit", dit.params, dit.config, dtype=dtype)
-            shutil.copytree(args.checkpoint / "vae", partial / "vae")
+            copy_tree(args.checkpoint / "vae", partial / "vae")

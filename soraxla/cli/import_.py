@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapter",
         type=Path,
         metavar="FILE",
-        help="LoRA safetensors of this model, to merge into it",
+        help="LoRA of this model to merge into it: a safetensors file, its folder, or "
+        "hf:ORG/NAME",
     )
     parser.add_argument("--out", required=True, type=Path, help="new model folder")
     parser.add_argument(

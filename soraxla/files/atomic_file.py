@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from soraxla.files.disk import naming
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -16,7 +18,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.tmp")
     try:
-        yield partial
+        with naming(path):
+            yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

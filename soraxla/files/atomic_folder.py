@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from soraxla.core.errors import UserError
+from soraxla.files.disk import naming
 
 
 @contextlib.contextmanager
@@ -25,7 +26,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with naming(folder):
+            yield partial
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -5,6 +5,7 @@ part that the devices of this host need.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ SUFFIX = ".safetensors"
 INDEX = ".safetensors.index.json"
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _DTYPES = ("F32", "F16", "BF16")
+_VARIANT = re.compile(r"\.(?:fp16|fp32|bf16|ema|non_ema)\.safetensors$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,20 @@ def open_tensors(paths: Iterable[Path]) -> dict[str, StoredTensor]:
     return found
 
 
+def file_metadata(path: Path) -> dict[str, str]:
+    """Returns the free text that a file's header holds, by key.
+
+    Raises:
+        UserError: the file is damaged or a pickle.
+    """
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
 def _headers(path: Path) -> list[StoredTensor]:
     _refuse_pickle(path)
     found = []
@@ -100,7 +116,9 @@ def model_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none, or one that the index names is missing.
     """
-    for index in sorted(folder.glob(f"*{INDEX}")):
+    indices = [path for path in folder.glob(f"*{INDEX}") if _is_visible(path)]
+    # A variant such as X.fp16 has the longer name.
+    for index in sorted(indices, key=lambda path: (len(path.name), path.name)):
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             names = sorted(set(weight_map.values()))
@@ -117,12 +135,30 @@ def model_files(folder: Path) -> list[Path]:
                 f"names are missing, such as {missing[0]}; download them too"
             )
         return [folder / name for name in names]
-    files = sorted(folder.glob(f"*{SUFFIX}"))
+    files = weight_files(folder)
     if not files:
         for path in sorted(folder.glob("*")):
             _refuse_pickle(path)
         raise UserError(f"{folder}: no {SUFFIX} files here; give a model's folder")
     return files
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the safetensors files of a folder, without hidden files and variants.
+
+    macOS leaves `._NAME` beside a file. A variant is `X.fp16.safetensors` beside
+    `X.safetensors`: the same weights in another type.
+    """
+    files = {p.name: p for p in folder.glob(f"*{SUFFIX}") if _is_visible(p)}
+    return [
+        path
+        for name, path in sorted(files.items())
+        if (plain := _VARIANT.sub(SUFFIX, name)) == name or plain not in files
+    ]
+
+
+def _is_visible(path: Path) -> bool:
+    return not path.name.startswith(".")
 
 
 def check_tensors(

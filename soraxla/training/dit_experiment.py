@@ -1,7 +1,6 @@
 """The experiment of a transformer: its settings and a dataset for the loop."""
 
 import functools
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.evals.evaluator import EvaluationContext
 from soraxla.files.atomic_folder import atomic_folder
+from soraxla.files.disk import copy_tree
 from soraxla.models import dit
 from soraxla.models.dit import lora
 from soraxla.models.dit.sharding import trained_rules
@@ -161,7 +161,7 @@ def _keep_vae(dataset: Dataset, workdir: Path) -> None:
     """Copies the dataset's VAE into a training folder that has none."""
     if is_main() and not (workdir / "vae").exists():
         with atomic_folder(workdir / "vae") as partial:
-            shutil.copytree(dataset.path / "vae", partial, dirs_exist_ok=True)
+            copy_tree(dataset.path / "vae", partial)
     barrier("the VAE is there")
     check_vae(dataset, sha256_of_folder(workdir / "vae"))
 

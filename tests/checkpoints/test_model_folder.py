@@ -104,7 +104,7 @@ def test_nothing_is_overwritten_or_half_written(folder, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("soraxla.checkpoints.model_folder.save_file", full_disk)
+        patch.setattr("soraxla.checkpoints.model_folder.save_tensors", full_disk)
         with pytest.raises(OSError, match="No space"):
             save_folder(tmp_path / "new", loaded.params, loaded.config)
     assert not (tmp_path / "new").exists()

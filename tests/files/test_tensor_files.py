@@ -169,3 +169,34 @@ def test_a_part_of_a_tensor_is_that_part(tmp_path):
     for part in (index, (), index[:1]):
         np.testing.assert_array_equal(stored["a"][part], arrays["a"][part])
     assert stored["alpha"][()] == 3.0
+
+
+@pytest.mark.parametrize("beside", ["._w.safetensors", "w.fp16.safetensors"])
+def test_twins_of_a_weight_file_are_left_out(tmp_path, beside):
+    """A file that macOS leaves beside another, and weights in another type."""
+    save_file({"x": np.ones(3, np.float32)}, tmp_path / "w.safetensors")
+    if beside.startswith("."):
+        (tmp_path / beside).write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X" + bytes(4080))
+    else:
+        save_file({"x": np.ones(3, np.float16)}, tmp_path / beside)
+    assert tensor_files.model_files(tmp_path) == [tmp_path / "w.safetensors"]
+    index = '{"weight_map": {"x": "w.safetensors"}}'
+    (tmp_path / "w.safetensors.index.json").write_text(index)
+    (tmp_path / "._w.safetensors.index.json").write_bytes(b"\0\5\26\7")
+    variant = index.replace("w.safe", "w.fp16.safe")
+    (tmp_path / "w.fp16.safetensors.index.json").write_text(variant)
+    assert tensor_files.model_files(tmp_path) == [tmp_path / "w.safetensors"]
+
+
+def test_a_variant_by_itself_is_read(tmp_path):
+    save_file({"x": np.ones(3, np.float16)}, tmp_path / "w.fp16.safetensors")
+    assert [p.name for p in tensor_files.model_files(tmp_path)] == [
+        "w.fp16.safetensors"
+    ]
+
+
+def test_two_whole_models_in_a_folder_are_refused(tmp_path):
+    for name in ("w.safetensors", "w (1).safetensors"):
+        save_file({"x": np.ones(3, np.float32)}, tmp_path / name)
+    with pytest.raises(ValueError, match=r"'x' is also in w \(1\)\.safetensors; give"):
+        open_tensors(tensor_files.model_files(tmp_path))

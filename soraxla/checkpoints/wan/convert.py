@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from soraxla.checkpoints.load import named_tensors
@@ -36,6 +35,7 @@ from soraxla.core.errors import UserError
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
 from soraxla.diffusion.process import Process
 from soraxla.files.atomic_folder import atomic_folder
+from soraxla.files.disk import save_tensors
 from soraxla.files.hub import local
 from soraxla.files.tensor_files import (
     INDEX,
@@ -178,7 +178,7 @@ def import_wan(
 
     Args:
         text_encoder: the encoder of prompts; None takes the umT5 of diffusers' folder.
-        adapter: a LoRA file that is added to the transformer's weights.
+        adapter: a LoRA file, or its folder, that is added to the transformer's weights.
 
     Raises:
         UserError: `out` exists, or a source is refused. Nothing is written then.
@@ -190,7 +190,7 @@ def import_wan(
     if adapter is not None:
         if "dit" not in parts:
             raise UserError(f"{adapter}: adapts a transformer; give its weights too")
-        parts["dit"].adapt(adapter)
+        parts["dit"].adapt(local(adapter))
     if text_encoder is not None:
         text_encoder = full_name(text_encoder)
     elif "dit" in parts:
@@ -292,7 +292,7 @@ def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
             places[n].name: np.ascontiguousarray(places[n].to_theirs(read(n)))
             for n in members
         }
-        save_file(tensors, out / file, metadata={"format": "pt"})
+        save_tensors(tensors, out / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
         total += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
@@ -302,7 +302,7 @@ def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
     ours = {n: read(n) for n in names if n not in places}
     ours = {n: tensor for n, tensor in ours.items() if np.any(tensor)}
     if ours:
-        save_file(ours, out / OURS)
+        save_tensors(ours, out / OURS)
     return sorted(ours)
 
 

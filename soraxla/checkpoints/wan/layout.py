@@ -127,6 +127,23 @@ _ORIGINAL = [
 ]
 
 
+_ORIGINAL_LAYERS = (
+    *("patch_embedding", "time_embedding.0", "time_embedding.2", "time_projection.1"),
+    *("text_embedding.0", "text_embedding.2", "head.head"),
+)
+_ORIGINAL_BLOCK = (
+    *(f"self_attn.{part}" for part in _ATTENTION),
+    *(f"cross_attn.{part}" for part in _ATTENTION),
+    *("norm3", "ffn.0", "ffn.2"),
+)
+
+
+def original_layers(blocks: int) -> list[str]:
+    """Returns the layers of Wan's transformer of so many blocks, in Wan's names."""
+    inner = [f"blocks.{i}.{name}" for i in range(blocks) for name in _ORIGINAL_BLOCK]
+    return [*_ORIGINAL_LAYERS, *inner]
+
+
 def is_original(names: Mapping[str, object]) -> bool:
     """Returns whether these are Wan's names of a transformer, not diffusers'."""
     return any(name.endswith("head.modulation") for name in names)

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 from soraxla.checkpoints.load import load_transformer
 from soraxla.checkpoints.training_folder import settings_of_kind, trained_ema
 from soraxla.checkpoints.wan import import_wan
-from soraxla.checkpoints.wan.adapter import ADAPTER, export_adapter
+from soraxla.checkpoints.wan.adapter import ADAPTER
+from soraxla.checkpoints.wan.adapter_export import export_adapter
 from soraxla.core.config import to_dict
 from soraxla.core.trees import nested
 from soraxla.core.types import LatentGrid
