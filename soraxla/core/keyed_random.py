@@ -30,7 +30,7 @@ def uniforms(
     return (words >> np.uint64(11)) * 2.0**-53
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _key(seed: int, purpose: str) -> Shaped[np.ndarray, "2"]:
     spawn_key = (int.from_bytes(purpose.encode(), "big"),)
     return np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(2, "u8")

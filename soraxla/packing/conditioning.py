@@ -7,11 +7,12 @@ end, encoded by themselves and placed at their true time: in place they would sh
 frames before them. One mixture of them trains every task.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from soraxla.core.errors import UserError
 from soraxla.core.types import latent_frames
@@ -21,7 +22,7 @@ GREYED = 0.05  # share of clips that are encoded with a hole as well
 TAILS = (5, 9)  # frames of a clip's ends that are encoded by themselves
 _GREY = 128  # fills a hole: the nearest value to the middle of −1…1
 MEAN_FEW = 4.25  # latent frames of `a_few`, about: 3.5 without ends, 4.5 with them
-_FEW_ENDS = 0.25  # share of those that lead into an end
+FEW_ENDS = 0.25  # share of those that lead into an end
 _TAIL_LATENTS = np.array([0, *map(latent_frames, TAILS)])
 
 
@@ -110,6 +111,7 @@ class Conditions(NamedTuple):
 
 def conditions_of(
     mixture: ConditioningMixture,
+    chances: Mapping[str, Float[np.ndarray, " k"]],
     u: Float[np.ndarray, "k 4"],
     frames: Int[np.ndarray, " k"],
     stored: Stored,
@@ -117,19 +119,20 @@ def conditions_of(
     """Chooses the conditions of visits; a clip that lacks one is visited without.
 
     Few clips have an encoding with a hole. They choose it often enough to give it its
-    share of all visits.
+    share of all visits. Every other choice is that of `first_to_arrive`.
 
     Args:
-        u: random numbers in [0, 1).
+        chances: random numbers in [0, 1), keyed by the name of each share above 0.
+        u: further random numbers in [0, 1).
         frames: latent frames of each clip, which are all of it if anything is stored.
     """
     holes = np.where(stored.spatial > 0, min(1.0, mixture.spatial / GREYED), 0.0)
-    around = u[:, 0] < holes
-    left = (u[:, 0] - holes) / np.where(around, 1.0, 1.0 - holes)  # even again
-    surroundings = shares_with(in_place="surroundings")
-    others = np.where(np.isin(SHARES, surroundings), 0.0, mixture.shares)
-    edges = np.cumsum(others / max(others.sum(), 1e-9))[:-1]
-    share = np.array(SHARES)[np.searchsorted(edges, left, side="right")]
+    around = chances.get("spatial", np.ones(len(u))) < holes
+    share = first_to_arrive(
+        {name: getattr(mixture, name) for name in SHARES if name != "spatial"},
+        chances,
+        len(u),
+    )
 
     def asked(
         *, in_place: InPlace | None = None, appended: Appended | None = None
@@ -160,6 +163,25 @@ def conditions_of(
     some = 1 + (u[:, 1] * (2**stored.alone - 1)).astype(np.int64)
     single = np.where(asked(appended="frames") & (stored.alone > 0), some, single)
     return Conditions(start, prefix, single, tail, around)
+
+
+def first_to_arrive(
+    shares: Mapping[str, float],
+    chances: Mapping[str, Float[np.ndarray, " k"]],
+    length: int,
+) -> Shaped[np.ndarray, " k"]:
+    """Returns a name for each of k visits, in proportion to the shares.
+
+    Each name arrives after an exponential time, at its share as the rate, and the first
+    is chosen. A time depends on its name's numbers and share only: a name that is given
+    a share s, while the others keep their proportions, changes the choice of a fraction
+    s of the visits, each to itself. A share of 0 changes none.
+    """
+    names = [name for name, share in shares.items() if share > 0]
+    if not names:
+        return np.full(length, "none")
+    times = [-np.log1p(-chances[name]) / shares[name] for name in names]
+    return np.array(names)[np.argmin(times, axis=0)]
 
 
 def cut(
@@ -197,7 +219,7 @@ def a_few(
         frames: latent frames of each clip; a clip of one has no condition.
         tails: stored ends that may be appended, of clips that are packed whole.
     """
-    ends = (u[:, 0] < _FEW_ENDS) & (tails > 0) & (frames >= 3)
+    ends = (u[:, 0] < FEW_ENDS) & (tails > 0) & (frames >= 3)
     prefix = np.minimum(1 + (3 * u[:, 1]).astype(np.int64), frames - 1 - ends)
     new = np.where(ends, 2 + (3 * u[:, 2]).astype(np.int64), 1 + (u[:, 2] >= 0.5))
     kept = np.minimum(prefix + new, frames)

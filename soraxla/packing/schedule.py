@@ -20,6 +20,8 @@ from jaxtyping import Int
 from soraxla.core.keyed_random import permutation, uniforms
 from soraxla.packing.bin_packing import ScheduledRow, Visit, balance, fewest_rows
 from soraxla.packing.conditioning import (
+    FEW_ENDS,
+    GREYED,
     MEAN_FEW,
     Conditions,
     Stored,
@@ -35,6 +37,7 @@ from soraxla.packing.schedule_index import (
     frame_tokens,
     most_tokens,
 )
+from soraxla.packing.tasks import SHARES
 
 # About the rows of a window. Its last row stays half empty on average: 128 rows of
 # 16,384 tokens of `benchmarks/sizes.json` are 0.992 full, 64 are 0.989. Ten small
@@ -46,6 +49,17 @@ _WINDOW_ROWS = 128
 # With fewer steps, the
 # rows of a step are more varied.
 _GROUP_STEPS = 16
+
+# A training folder records these. A training of other ones cannot be continued: its
+# visits, or their weights in the objective, would change.
+SCHEDULE_VERSION = 2
+SCHEDULE_CONSTANTS = {
+    "window_rows": _WINDOW_ROWS,
+    "group_steps": _GROUP_STEPS,
+    "mean_few": MEAN_FEW,
+    "few_ends": FEW_ENDS,
+    "greyed": GREYED,
+}
 
 
 class SchedulePosition(NamedTuple):
@@ -125,6 +139,22 @@ def schedule_window(
     return [tuple(rows[place]) for place in order]
 
 
+def mean_row_weight(index: ScheduleIndex, config: PackConfig, *, seed: int) -> float:
+    """Returns the mean Σ√n of the first window's rows; n are the generated tokens.
+
+    The surroundings of a hole count as generated: the schedule does not know the holes.
+    """
+    rows = schedule_window(index, config, seed=seed, window=0)
+    a_step, pt = frame_tokens(index, slice(None)), index.patch[0]
+    generated = (
+        (visit.latent_frames - visit.prefix) // pt * int(a_step[visit.sample])
+        for row in rows
+        for visit in row
+    )
+    # Rounded once, so every machine finds the same number.
+    return math.fsum(map(math.sqrt, generated)) / len(rows)
+
+
 @lru_cache(maxsize=2)
 def window_visits(index: ScheduleIndex, config: PackConfig) -> int:
     """Returns how many visits fill about 128 rows, and so are packed together.
@@ -170,8 +200,13 @@ def _parts(
         stored = Stored(*(of_all[samples] for of_all in index.stored))
     whole, packed = (n == index.t[samples] for n in (frames, most))
     u = uniforms(seed, "given", first, len(samples))
+    chances = {
+        name: uniforms(seed, f"share {name}", first, len(samples))[:, 0]
+        for name in SHARES
+        if getattr(config.mixture, name) > 0
+    }
     parts = conditions_of(
-        config.mixture, u, frames, Stored(*(whole * x for x in stored))
+        config.mixture, chances, u, frames, Stored(*(whole * x for x in stored))
     )
     u = uniforms(seed, "next", first, len(samples))
     few = u[:, 0] < config.next_share

@@ -40,8 +40,8 @@ TASKS: dict[str, Task] = {
     "outpaint": Task("--inpaint V --canvas WxH", "spatial", "surroundings"),
 }
 
-# Shares in the order in which a visit's random number chooses one. The order is part of
-# every schedule: a new share goes last.
+# The shares in the order of the mixture's fields. A visit chooses one by numbers that
+# are keyed by the names, so a schedule does not depend on their order.
 SHARES = (
     *("none", "first", "prefix", "tail", "first_last", "both_ends", "frames"),
     "spatial",

@@ -22,6 +22,11 @@ from soraxla.files.disk import copy_tree
 from soraxla.models import dit
 from soraxla.models.dit import lora
 from soraxla.models.dit.sharding import trained_rules
+from soraxla.packing.schedule import (
+    SCHEDULE_CONSTANTS,
+    SCHEDULE_VERSION,
+    mean_row_weight,
+)
 from soraxla.packing.schedule_index import check_index, longest
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
@@ -85,15 +90,16 @@ def dit_experiment(
     if held_out is not None:
         check_index(held_out.sizes, cfg.pack)  # the loader checks the others
     batches = _batches(cfg, training, own)
+    weight = mean_row_weight(training.sizes, cfg.pack, seed=cfg.step.seed)
     if workdir is not None:  # last, so that a refused start leaves nothing behind
         _keep_vae(dataset, workdir)
     return Experiment(
-        settings=_settings(cfg, training, start),
+        settings=_settings(cfg, training, start, weight),
         init=fresh
         if start is None or adapted
         else functools.partial(_fine_tuned, cfg=cfg.step),
         init_args=(start.dit.params,) if start and not adapted else (),
-        step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
+        step=_step(cfg, weight),
         frozen=(_frozen(start, cfg, mesh),) if start and adapted else (),
         batches=batches,
         unit="tokens",
@@ -107,17 +113,28 @@ def dit_experiment(
 
 
 def _settings(
-    cfg: DiTTrainingConfig, training: Dataset, start: Start | None
+    cfg: DiTTrainingConfig, training: Dataset, start: Start | None, weight: float
 ) -> dict[str, Any]:
     """Returns the content of `train.json`."""
     return {
         "kind": "dit",
+        "schedule": SCHEDULE_VERSION,
+        "schedule_constants": {**SCHEDULE_CONSTANTS, "mean_row_weight": weight},
         **to_dict(cfg),
         "text_encoder": training.card["text_encoder"],
         "vae_sha256": training.card["vae_sha256"],
         "max_latent_frames": longest(training.sizes, cfg.pack),
         **({"init": start.record()} if start else {}),
     }
+
+
+def _step(cfg: DiTTrainingConfig, mean_row_weight: float):
+    return functools.partial(
+        dit_step,
+        cfg=cfg.step,
+        accumulate=cfg.accumulate,
+        mean_weight=cfg.batch_rows * mean_row_weight,
+    )
 
 
 def _batches(cfg: DiTTrainingConfig, training: Dataset, host_rows: list[int]):

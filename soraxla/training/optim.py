@@ -79,15 +79,18 @@ def schedule(settings: OptimConfig, peak: float) -> optax.Schedule:
     )
 
 
-def optimizer(settings: OptimConfig) -> optax.GradientTransformation:
-    """Returns clipping by global norm, then AdamW (arXiv 1711.05101) or Muon; fp32."""
+def optimizer(settings: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """Returns clipping by global norm, then AdamW (arXiv 1711.05101) or Muon; fp32.
+
+    Its `update` takes a `weight`: a factor of the clipped gradient.
+    """
     adamw = optax.adamw(
         schedule(settings, settings.learning_rate),
         b1=settings.b1,
         b2=settings.b2,
         weight_decay=settings.weight_decay,
     )
-    clip = optax.clip_by_global_norm(settings.clip_norm)
+    clip = optax.chain(optax.clip_by_global_norm(settings.clip_norm), _weighted())
     if settings.muon_learning_rate is None:
         return optax.chain(clip, adamw)
     hidden = muon(
@@ -104,6 +107,15 @@ def optimizer(settings: OptimConfig) -> optax.GradientTransformation:
     )
     return optax.chain(
         clip, optax.partition({"hidden": hidden, "other": adamw}, _hidden_or_other)
+    )
+
+
+def _weighted() -> optax.GradientTransformationExtraArgs:
+    def update(updates, state, params=None, *, weight=1.0, **_):
+        return jax.tree.map(lambda g: weight * g, updates), state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
     )
 
 

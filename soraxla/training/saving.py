@@ -26,6 +26,9 @@ from soraxla.parallel.multihost import is_main
 _MAY_CHANGE = ("loop.", "mesh.", "accumulate", "step.model.remat", "init.folder")
 
 
+_SCHEDULE = ("schedule", "schedule_constants")
+
+
 class Checkpoints:
     """The checkpoints of one training folder; the newest `keep` are kept.
 
@@ -95,11 +98,18 @@ def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
     Settings of `_MAY_CHANGE` may change from run to run.
 
     Raises:
-        UserError: the folder was trained with other settings; names the first.
+        UserError: the folder was trained with other settings (names the first), or with
+            another version of the schedule.
     """
     path = workdir / SETTINGS
     if path.exists():
         found = read_settings(workdir)
+        if any(found.get(key) != settings.get(key) for key in _SCHEDULE):
+            raise UserError(
+                f"{path}: was trained with another schedule of its visits than this "
+                f"version's; finish it with {_version(found)}, or start from it: "
+                f"--init {workdir} --workdir NEW"
+            )
         for key, expected, value in _differences(found, settings):
             if not key.startswith(_MAY_CHANGE):
                 raise UserError(
@@ -111,6 +121,11 @@ def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _version(found: dict[str, Any]) -> str:
+    # Trainings of 0.1.0 do not record their schedule.
+    return "the version that began it" if "schedule" in found else "soraxla 0.1.0"
 
 
 def _differences(a: Any, b: Any, prefix: str = ""):

@@ -47,16 +47,21 @@ def update(
     grads: PyTree,
     extra: PyTree,
     settings: OptimConfig,
+    weight: Float[Array, ""] | float = 1.0,
 ) -> tuple[TrainState, Metrics]:
     """Returns the next state, and metrics.
 
     If loss or gradient is not finite, only step and counts change.
 
-    `extra` replaces `state.extra`.
+    Args:
+        extra: replaces `state.extra`.
+        weight: of this step among others; multiplies the clipped gradient.
     """
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updates, opt = optimizer(settings).update(grads, state.opt, state.params)
+    updates, opt = optimizer(settings).update(
+        grads, state.opt, state.params, weight=weight
+    )
     params = optax.apply_updates(state.params, updates)
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(settings.ema_decay, (1.0 + step) / (10.0 + step))

@@ -117,16 +117,22 @@ def dit_step(
     *,
     cfg: DiTStepConfig,
     accumulate: int = 1,
+    mean_weight: float | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one update, and metrics.
 
-    Noise and time are functions of (seed, visit), never of the step.
+    Noise and time are functions of (seed, visit), never of the step. The loss is the
+    mean over the step's clips. The gradient of that mean is clipped and then multiplied
+    by the weight of these clips over `mean_weight`, a constant: a clip has the same
+    weight in the training whatever clips share its step.
 
     Args:
         base: the frozen parameters beside which adapters are trained; None without
             LoRA.
         accumulate: parts of the batch, computed one after the other with the memory of
             one; the loss and its gradient are those of the whole batch.
+        mean_weight: Σ√n of a step's clips in the mean over steps, see `packed_mse`;
+            None is the batch's own, for a step by itself.
     """
     keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.visit)
     t_BS = sample_times(keys_BS, batch.shift)
@@ -154,7 +160,8 @@ def dit_step(
     )
     weight = jnp.maximum(weight, 1e-9)
     loss, grads = jax.tree.map(lambda x: x / weight, (total, grads))
-    state, metrics = update(state, loss, grads, {}, cfg.optim)
+    of_step = 1.0 if mean_weight is None else weight / mean_weight
+    state, metrics = update(state, loss, grads, {}, cfg.optim, of_step)
     return state, {**metrics, "tokens": jnp.sum(batch.segment_ids > 0)}
 
 

@@ -19,6 +19,7 @@ from soraxla.files.hashing import sha256_of_tree
 from soraxla.media.read import MEDIA_SUFFIXES
 from soraxla.models.vae.model import VAEConfig
 from soraxla.models.vae.statistics import latent_statistics
+from soraxla.packing.schedule import SCHEDULE_VERSION
 from soraxla.parallel.mesh import (
     host_rows,
     make_mesh,
@@ -79,7 +80,12 @@ def vae_experiment(
         return create(jax.tree.map(jnp.copy, params), cfg.step.optim, moments)
 
     return Experiment(
-        settings={"kind": "vae", **to_dict(cfg), **init},
+        settings={
+            "kind": "vae",
+            "schedule": SCHEDULE_VERSION,
+            **to_dict(cfg),
+            **init,
+        },
         init=fine_tuned if start else functools.partial(vae_init, cfg.step),
         init_args=(jax.device_get(start.params),) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from soraxla.core.keyed_random import uniforms
 from soraxla.packing.conditioning import (
     EVERY_TASK,
     GREYED,
     ConditioningMixture,
     Stored,
     conditions_of,
+    first_to_arrive,
 )
 from soraxla.packing.tasks import SHARES
 
@@ -16,10 +18,11 @@ N = 40_000
 
 
 def drawn(mixture, frames, *, alone=3, tails=2, spatial=1, seed=0):
-    u = np.random.default_rng(seed).random((N, 4))
+    u, *each = np.random.default_rng(seed).random((1 + len(SHARES), N, 4))
+    chances = {name: x[:, 0] for name, x in zip(SHARES, each, strict=True)}
     frames = np.broadcast_to(np.asarray(frames), (N,))
     full = [np.broadcast_to(np.asarray(x), (N,)) for x in (alone, tails, spatial)]
-    return conditions_of(mixture, u, frames, Stored(*full))
+    return conditions_of(mixture, chances, u, frames, Stored(*full))
 
 
 def only(task, **changes):
@@ -48,6 +51,26 @@ def test_every_task_has_its_share():
     windows = parts.start > 0
     assert abs(windows.sum() / found["prefix"].sum() - EVERY_TASK.middle) < 0.02
     assert (parts.prefix[windows] >= 2).all()
+
+
+def choices(shares):
+    """The names of N visits, by numbers that are keyed by the names."""
+    chances = {name: uniforms(0, name, 0, N)[:, 0] for name in shares}
+    return first_to_arrive(shares, chances, N)
+
+
+@pytest.mark.parametrize("new", ["a new name", "zzz"])
+def test_a_new_share_takes_its_visits_and_moves_no_other(new):
+    """The old shares keep their proportions; the order of names changes nothing."""
+    old = {"none": 0.5, "first": 0.3, "tail": 0.2}
+    before = choices(old)
+    for share in (0.0, 0.01, 0.2):
+        scaled = {name: s * (1 - share) for name, s in old.items()}
+        for shares in ({new: share, **scaled}, {**scaled, new: share}):
+            after = choices(shares)
+            moved = before != after
+            assert set(after[moved]) <= {new}
+            assert abs(moved.mean() - share) <= 4 * (share / N) ** 0.5
 
 
 @pytest.mark.parametrize("task", SHARES)

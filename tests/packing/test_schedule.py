@@ -10,14 +10,17 @@ from grain.experimental import FirstFitPackIterDataset
 
 from benchmarks.sizes import published_sizes
 from soraxla.packing.bin_packing import Visit, balance, fill, imbalance, row_cost
+from soraxla.packing.conditioning import ConditioningMixture
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import (
+    mean_row_weight,
     schedule_rows,
     schedule_steps,
     schedule_window,
     window_visits,
 )
 from soraxla.packing.schedule_index import ScheduleIndex
+from soraxla.packing.tasks import SHARES
 from tests.marks import slow
 
 TEN = [100, 77, 70, 80, 96, 360, 392, 360, 650, 792]  # tokens of ten small samples
@@ -321,6 +324,29 @@ def test_steps_deal_every_row_of_the_plan_once(batch_rows):
         dealt = [row for step in steps[group] for row in step]
         begin = batch_rows * group.start
         assert sorted(dealt) == sorted(rows[begin : begin + len(dealt)])
+
+
+def test_the_mean_weight_of_rows_is_that_of_their_clips():
+    """Condition tokens have no weight."""
+    index = make_index([9, 100], frames=9)
+    rows = schedule_window(index, SPEC, seed=0, window=0)
+    expected = np.mean([sum(visit.tokens**0.5 for visit in row) for row in rows])
+    found = mean_row_weight(index, SPEC, seed=0)
+    assert found == pytest.approx(expected)
+    prefixed = ConditioningMixture(none=0.0, prefix=1.0)
+    given = mean_row_weight(index, replace(SPEC, mixture=prefixed), seed=0)
+    assert 0.5 * found < given < 0.9 * found
+
+
+def test_a_share_of_0_changes_no_bit_of_the_schedule(monkeypatch):
+    """A task that this version does not know yet has no share in its trainings."""
+    index = make_index([9, 100], frames=9)
+    spec = replace(SPEC, mixture=ConditioningMixture(none=0.6, first=0.1, prefix=0.3))
+    before = plan(index, spec, 1)
+    for names in (SHARES[::-1], ("none", "first", "prefix")):
+        monkeypatch.setattr("soraxla.packing.schedule.SHARES", names)
+        monkeypatch.setattr("soraxla.packing.conditioning.SHARES", names)
+        assert plan(index, spec, 1) == before
 
 
 def test_a_step_lasts_on_64_devices_about_as_long_as_a_mean_device_needs():

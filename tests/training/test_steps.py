@@ -16,9 +16,11 @@ from soraxla.models import vae
 from soraxla.models.dit.config import dit_config
 from soraxla.models.vae.model import VAEConfig
 from soraxla.models.vae.statistics import latent_statistics
+from soraxla.packing.bin_packing import Visit, balance, fewest_rows
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
 from soraxla.training.optim import OptimConfig
+from soraxla.training.state import create
 from soraxla.training.steps import (
     DiTStepConfig,
     VAEStepConfig,
@@ -224,6 +226,49 @@ def test_accumulation_changes_neither_loss_nor_update(step, state, parts):
     atol = 1e-6 * max(np.abs(leaf).max() for leaf in one)
     for a, b in zip(one, other, strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=atol)
+
+
+def test_dealing_rows_by_cost_does_not_change_the_objective(monkeypatch):
+    """Over an epoch, the gradients of the dealt steps add up to those of the others.
+
+    Long clips have rows to themselves, and small ones share a row, so steps of rows
+    of like cost differ in the weight of their clips. The model is one factor a channel.
+    """
+    grids = [(2, 8, 8)] * 4 + [(1, 4, 4)] * 32  # 32 or 4 tokens: 8 rows of one epoch
+    tokens = np.array([t * h * w // 4 for t, h, w in grids])
+    clips = [replace(clip(i % 3, g, i), visit=i) for i, g in enumerate(grids)]
+    spec = PackConfig(row_length=32, text_length=24, max_segments=8)
+    visits = [Visit(i, i, int(n), 1, 1, True) for i, n in enumerate(tokens)]
+    rows = [tuple(row) for row in fewest_rows(visits, spec)]
+    assert [len(row) for row in rows] == [1] * 4 + [8] * 4
+    mixed = [rows[i] for i in (0, 4, 1, 5, 2, 6, 3, 7)]
+    undealt = [mixed[i : i + 2] for i in range(0, 8, 2)]
+    dealt = balance(mixed, 2)
+    assert [{len(row) for row in step} for step in dealt] == [{1}, {1}, {8}, {8}]
+
+    def error(params, batch, *_, **__):
+        return packed_mse(
+            params["factors"][None, None] * batch.latents, batch.latents, batch
+        )
+
+    monkeypatch.setattr("soraxla.training.steps.dit_error", error)
+    cfg = replace(DIT, optim=replace(FAST, clip_norm=np.inf))
+    state = create({"factors": jnp.arange(2.0, 10.0)}, cfg.optim, {})
+
+    def summed(steps, mean_weight):
+        step = quick(functools.partial(dit_step, cfg=cfg, mean_weight=mean_weight))
+        total = np.zeros(8)
+        for of_step in steps:
+            batch = pack([[clips[v.sample] for v in row] for row in of_step], spec)
+            # The gradient, multiplied by 1 - b1.
+            total += step(state, batch)[0].opt[1][0].mu["factors"]
+        return total
+
+    mean = float(np.sqrt(tokens).sum()) / 4
+    expected = summed(undealt, mean)
+    np.testing.assert_allclose(summed(dealt, mean), expected, rtol=1e-5)
+    # Divided by its own weight, a step of long clips would count as much as others.
+    assert np.abs(summed(dealt, None) / expected - 1).max() > 0.05
 
 
 def test_the_transformer_learns_a_batch_by_heart(fresh, step):
