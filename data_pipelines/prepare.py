@@ -27,6 +27,7 @@ from array_record.python.array_record_module import (
 from jaxtyping import Float
 
 from data_pipelines import records, transforms
+from data_pipelines.bad_media import check_there
 from data_pipelines.encode_conditions import EncodeVideo, condition_counts
 from data_pipelines.encoders import Encoders, EncodeText, Unreadable
 from data_pipelines.progress import Progress, tokens
@@ -117,6 +118,7 @@ def prepare(
         conditions=conditions,
     )
     samples = open_source(source, data_dir=data_dir)
+    check_there(samples, max_bad)
     encode = Encoders(encode_video, encode_text, vae_spatial)
     meter = partial(_progress, len(samples), max_bad=max_bad, shown=progress)
     return _encode(samples, Path(out), encode, settings, meter, vae_dir)

@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipelines import records, transforms
-from soraxla.core.errors import UserError
+from data_pipelines.bad_media import check_share
 
 
 class Progress:
@@ -52,14 +52,15 @@ class Progress:
     def skip(self, entry: dict[str, str], out: Path) -> None:
         """Notes a bad sample; raises UserError if there are more than allowed."""
         self._skipped.append(entry)
-        bad = len(self._skipped)
-        if bad <= self._max_bad * self._total:
-            return
-        records.write_lines(out / records.SKIPPED, self._skipped)
-        raise UserError(
-            f"{out}: {bad} of {self._total} samples cannot be used, more than max_bad "
-            f"{self._max_bad:.1%}; the last is {entry['file']}: {entry['reason']}; see "
-            f"{out / records.SKIPPED}, then repair or remove them, or raise --max-bad"
+        if len(self._skipped) > self._max_bad * self._total:
+            records.write_lines(out / records.SKIPPED, self._skipped)
+        check_share(
+            self._skipped,
+            self._total,
+            self._max_bad,
+            f"{entry['file']}: {entry['reason']}",
+            f"see {out / records.SKIPPED}, then repair or remove them, or raise "
+            "--max-bad",
         )
 
 

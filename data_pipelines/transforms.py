@@ -62,16 +62,23 @@ def piece_frames(box: Box, max_tokens: int, spatial: int = SPATIAL) -> int:
     Raises:
         UserError: a single frame makes more.
     """
+    tokens = frame_tokens(box, spatial)
+    if tokens > max_tokens:
+        raise UserError(_too_large("one frame", box, tokens, max_tokens))
+    return 1 + TEMPORAL * (max_tokens // tokens - 1)
+
+
+def frame_tokens(box: Box, spatial: int = SPATIAL) -> int:
+    """Returns the tokens of a frame's latents."""
     multiple = spatial * PATCH[1]
-    frame_tokens = (box.height // multiple) * (box.width // multiple)
-    latents = max_tokens // frame_tokens
-    if latents < 1:
-        raise UserError(
-            f"one frame of {box.width}x{box.height} pixels makes {frame_tokens} "
-            f"tokens, more than the {max_tokens} allowed; raise --max-tokens or scale "
-            "it down"
-        )
-    return 1 + TEMPORAL * (latents - 1)
+    return (box.height // multiple) * (box.width // multiple)
+
+
+def _too_large(what: str, box: Box, tokens: int, most: int) -> str:
+    return (
+        f"{what} of {box.width}x{box.height} pixels makes {tokens} tokens, more than "
+        f"the {most} allowed; raise --max-tokens or scale it down"
+    )
 
 
 def pieces(
@@ -84,11 +91,16 @@ def pieces(
     action does not happen in it. At most one piece is in memory.
 
     Raises:
-        UserError: the frames are too small or too large for any piece.
+        UserError: the frames are too small for a piece, or so large that a clip's
+            pieces would have one frame each.
     """
     held: list[np.ndarray] = []
     start, box, longest = 0, None, 0
     for frame in frames:
+        if start and longest == 1:  # the second frame of a film
+            assert box is not None
+            most, tokens = 1 + TEMPORAL, 2 * frame_tokens(box, spatial)
+            raise UserError(_too_large(f"{most} frames", box, tokens, max_tokens))
         if box is None:
             box = crop_box(frame.shape[0], frame.shape[1], spatial)
             longest = piece_frames(box, max_tokens, spatial)

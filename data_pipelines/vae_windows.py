@@ -6,9 +6,10 @@ picture those of one frame.
 """
 
 import copy
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +18,12 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
+from data_pipelines.bad_media import check_share
+from soraxla.core.config import NEW
 from soraxla.core.errors import UserError
 from soraxla.media.read import VideoInfo, probe, read_frames
 
+_LOG = logging.getLogger(__name__)
 _MAX_SHAPES = 4
 _SHAPE, _WINDOW = 0, 1  # purposes of a random stream
 
@@ -46,10 +50,12 @@ class WindowConfig:
         shapes: at most four crop shapes, each with `frames`, `height`, `width`, `batch`
             and `weight`. A step uses a shape with probability proportional to `weight`.
         cache_bytes: memory for decoded clips.
+        max_bad: share of the files that may be unusable; they are left out.
     """
 
     shapes: tuple[WindowShape, ...]
     cache_bytes: int = 2 << 30
+    max_bad: float = field(default=0.05, metadata={NEW: True})
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.shapes) <= _MAX_SHAPES:
@@ -63,6 +69,10 @@ class WindowConfig:
                 or not shape.weight > 0
             ):
                 raise UserError(f"{shape}: every number must be positive")
+        if not 0 <= self.max_bad <= 1:
+            raise UserError(
+                f"windows.max_bad is {self.max_bad}, expected a share between 0 and 1"
+            )
 
 
 class WindowDataset(grain.IterDataset):
@@ -71,19 +81,31 @@ class WindowDataset(grain.IterDataset):
     Batch k is a function of (seed, k) and the files only; the iterator's whole state is
     {"step": k}. A step's shape is drawn by weight among the shapes for which some file
     is large enough, each window's file uniformly among those files, and its corner
-    uniformly in the file.
+    uniformly in the file. A file that cannot be used, now or when a window is cut from
+    it, is left out, and another one is drawn in its place.
 
     Attributes:
+        files: the files that are used.
+        unusable: the reason for each file that was left out, shared by all copies.
         skipped: number of files that are smaller than every shape.
         shapes: the shapes for which at least one file is large enough.
 
     Raises:
-        UserError: no file is large enough for any shape, or one cannot be read.
+        UserError: no file is large enough for any shape, or more than the
+            configuration's `max_bad` cannot be used.
     """
 
     def __init__(self, files: Sequence[Path], config: WindowConfig, *, seed: int):
         super().__init__()
-        infos = [_measured(Path(file)) for file in files]
+        self.unusable: dict[Path, str] = {}
+        self._total, self._max_bad = len(files), config.max_bad
+        infos, self.files = [], []
+        for file in map(Path, files):
+            try:
+                infos.append(_measured(file))
+                self.files.append(file)
+            except (UserError, OSError) as error:
+                self._leave_out(file, error)
         fits = [
             [i for i, info in enumerate(infos) if _fits(info, shape)]
             for shape in config.shapes
@@ -93,7 +115,6 @@ class WindowDataset(grain.IterDataset):
             raise UserError(_too_small(config, infos))
         self.skipped = len(infos) - len(used)
         self.shapes = tuple(s for s, m in zip(config.shapes, fits, strict=True) if m)
-        self._files = [Path(file) for file in files]
         self._infos = infos
         self._fits = [members for members in fits if members]
         self._clips = _ClipCache(config.cache_bytes)
@@ -125,14 +146,42 @@ class WindowDataset(grain.IterDataset):
         self, shape: WindowShape, members: list[int], step: int, row: int
     ) -> np.ndarray:
         rng = np.random.default_rng([self._seed, _WINDOW, step, row])
-        member = members[rng.integers(len(members))]
+        failed: set[int] = set()
+        while True:
+            member = members[rng.integers(len(members))]
+            try:
+                return self._crop(shape, member, rng)
+            except (UserError, OSError) as error:
+                file = self.files[member]
+                if file not in self.unusable:
+                    self._leave_out(file, error)
+                    _LOG.warning("%s is left out (%s)", file, self.unusable[file])
+                failed.add(member)
+                if len(failed) == len(members):
+                    raise
+
+    def _crop(
+        self, shape: WindowShape, member: int, rng: np.random.Generator
+    ) -> np.ndarray:
         info = self._infos[member]
         assert info.frames is not None
         start = int(rng.integers(info.frames - shape.frames + 1))
         top = int(rng.integers(info.height - shape.height + 1))
         left = int(rng.integers(info.width - shape.width + 1))
         crop = slice(top, top + shape.height), slice(left, left + shape.width)
-        return self._clips.window(self._files[member], info, start, shape.frames, crop)
+        return self._clips.window(self.files[member], info, start, shape.frames, crop)
+
+    def _leave_out(self, file: Path, error: Exception) -> None:
+        """Notes a file that cannot be used; raises UserError if they are too many."""
+        reason = str(error).removeprefix(f"{file}: ")
+        self.unusable[file] = reason
+        check_share(
+            self.unusable,
+            self._total,
+            self._max_bad,
+            f"{file}: {reason}",
+            "repair or remove them, or raise windows.max_bad",
+        )
 
 
 class WindowIterator(grain.DatasetIterator):
@@ -158,13 +207,15 @@ class WindowIterator(grain.DatasetIterator):
 class _ClipCache:
     """A cache of decoded clips up to a number of bytes, least recently used first out.
 
-    A video larger than the whole budget is never cached: its windows are streamed. If
-    it has fewer frames than its container states, windows beyond its end are its last.
+    A video that failed is not decoded again. A video larger than the whole budget is
+    never cached: its windows are streamed. If it has fewer frames than its container
+    states, windows beyond its end are its last.
     """
 
     def __init__(self, budget: int):
         self._budget, self._held = budget, 0
         self._clips: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._failed: dict[Path, UserError | OSError] = {}
 
     def window(
         self,
@@ -176,6 +227,8 @@ class _ClipCache:
     ) -> UInt8[np.ndarray, "t h w 3"]:
         assert info.frames is not None
         size = info.frames * info.height * info.width * 3
+        if file in self._failed:
+            raise self._failed[file]
         if file in self._clips:
             self._clips.move_to_end(file)
         elif size > self._budget:
@@ -186,11 +239,18 @@ class _ClipCache:
         else:
             while self._clips and self._held + size > self._budget:
                 self._held -= self._clips.popitem(last=False)[1].nbytes
-            self._clips[file] = np.stack(list(_cropped(file, info, _WHOLE)))
+            self._clips[file] = self._decoded(file, info)
             self._held += self._clips[file].nbytes
         clip = self._clips[file]
         start = max(0, min(start, len(clip) - count))
         return _enough(file, info, clip[start : start + count, *crop], count)
+
+    def _decoded(self, file: Path, info: VideoInfo) -> np.ndarray:
+        try:
+            return np.stack(list(_cropped(file, info, _WHOLE)))
+        except (UserError, OSError) as error:
+            self._failed[file] = error
+            raise
 
 
 def _cropped(

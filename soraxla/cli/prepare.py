@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-bad",
         type=float,
         default=0.05,
-        help="share of unreadable media to accept (default: %(default)s)",
+        help="share of media that may be missing or unusable; they are left out "
+        "(default: %(default)s)",
     )
 
 
@@ -65,6 +66,11 @@ def run(args: argparse.Namespace) -> None:
     )
     card = dataset.card
     print(f"{args.out}: {card['samples']} samples, {card['tokens']:,} tokens")
+    if card["skipped"]:
+        print(
+            f"{args.out}: {card['skipped']} files could not be used and were left out; "
+            f"{args.out / 'skipped.jsonl'} lists them with the reasons"
+        )
     if cut := card.get("cut_clips", 0):  # older datasets do not count them
         print(
             f"{args.out}: {cut} captioned clips have more than {card['max_tokens']} "

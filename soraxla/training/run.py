@@ -11,7 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from data_pipelines import records
 from data_pipelines.dataset import open_dataset
+from data_pipelines.vae_windows import WindowDataset
 from soraxla.checkpoints.load import load_vae
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
@@ -91,6 +93,7 @@ class Opened(NamedTuple):
     loop: LoopConfig
     data: str
     work: StepWork
+    unusable: Mapping[Path, str] = {}  # media that are left out, with the reasons
 
     def summary(self) -> list[str]:
         """Returns the lines on the model, the mesh, the data and a step's work."""
@@ -127,10 +130,28 @@ def run_training(
     opened = open_experiment(config, data=data, workdir=workdir, init=init, mesh=mesh)
     _say([*indented("not as in the preset:", changes(config)), *opened.summary()])
     loop = opened.loop
-    state = train(opened.experiment, loop, workdir, interrupts=interrupts)
+    try:
+        state = train(opened.experiment, loop, workdir, interrupts=interrupts)
+    finally:
+        left_out = _listed(opened.unusable, workdir)
     step = int(state.step)
-    _say(ending(opened.experiment.settings["kind"], workdir, step, loop.steps))
+    end = ending(opened.experiment.settings["kind"], workdir, step, loop.steps)
+    _say([*left_out, *end])
     return Run(workdir=workdir, step=step)
+
+
+def _listed(unusable: Mapping[Path, str], workdir: Path) -> list[str]:
+    """Writes the list of media that were left out; returns a line on them."""
+    if not unusable or not is_main():
+        return []
+    listed = workdir / records.SKIPPED
+    workdir.mkdir(parents=True, exist_ok=True)
+    rows = [{"file": str(file), "reason": why} for file, why in unusable.items()]
+    records.write_lines(listed, rows)
+    return [
+        f"{len(rows)} files could not be used and were left out; {listed} lists them "
+        "with the reasons"
+    ]
 
 
 def dry_run(
@@ -201,8 +222,11 @@ def _open_vae(
         start = load_vae(init) if init else None
         files = media_files(media)
         experiment = vae_experiment(cfg, media, start=start, mesh=mesh)
-    data = f"{media}: {len(files):,} files"
-    return Opened(experiment, cfg.loop, data, window_work(cfg.windows))
+    assert isinstance(experiment.batches, WindowDataset)
+    unusable, data = experiment.batches.unusable, f"{media}: {len(files):,} files"
+    if unusable:
+        data += f", of which {len(unusable):,} cannot be used"
+    return Opened(experiment, cfg.loop, data, window_work(cfg.windows), unusable)
 
 
 def _open_dit(

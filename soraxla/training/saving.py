@@ -22,8 +22,12 @@ from soraxla.files.atomic_file import atomic_file
 from soraxla.parallel.multihost import is_main
 
 # These settings do not change the result of a run: its length, its intervals, its
-# devices and memory, and the path of the folder that it starts from.
-_MAY_CHANGE = ("loop.", "mesh.", "accumulate", "step.model.remat", "init.folder")
+# devices and memory, the path of the folder that it starts from, and the share of
+# unusable media that stops it.
+_MAY_CHANGE = (
+    *("loop.", "mesh.", "accumulate", "step.model.remat", "init.folder"),
+    "windows.max_bad",
+)
 
 
 _SCHEDULE = ("schedule", "schedule_constants")

@@ -92,7 +92,9 @@ def vae_experiment(
         convolves=True,
         batches=batches.for_host(functools.partial(host_rows, mesh=mesh)),
         unit="px",
-        context=functools.partial(_vae_context, cfg=cfg, media=files, mesh=mesh),
+        context=functools.partial(
+            _vae_context, cfg=cfg, media=batches.files, mesh=mesh
+        ),
         mesh=mesh,
         put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
     )

@@ -37,10 +37,11 @@ def film(
     options=None,
     title=None,
     draw=bars,
+    muxer=None,
     **context,
 ):
     """A film whose frame i shows draw(i) at times[i] / base seconds."""
-    with av.open(str(path), "w", format=container) as file:
+    with av.open(str(path), "w", format=container, options=muxer or {}) as file:
         file.metadata.update({"title": title} if title else {})
         stream = file.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width = draw(0).shape[:2]
