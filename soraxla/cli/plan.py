@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import shlex
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soraxla.cli.pulse import pulse
 from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,8 +80,11 @@ def run(args: argparse.Namespace) -> None:
 
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    made = _plan(args)
+    compiled = _planner(args)
+    with pulse(f"compiling {args.what} for {args.topology}, in 1 to 20 minutes"):
+        made = compiled()
     print(report(made))
+    print(f"next: {_following(args, made)}")
     if args.json:
         written = {"command": _words(args), **made.to_dict()}
         args.json.write_text(json.dumps(written, indent=1) + "\n")
@@ -94,7 +101,20 @@ def _words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def _plan(args: argparse.Namespace) -> "Plan":
+def _following(args: argparse.Namespace, made: "Plan") -> str:
+    """Returns the command that does on the chips what was planned."""
+    if made.what != "train":
+        return 'soraxla generate --checkpoint FOLDER --prompt "…"'
+    sets = [f"batch_rows={made.settings['batch_rows']}"]
+    if args.row_length is not None:
+        sets.append(f"pack.row_length={args.row_length}")
+    words = ["soraxla", "train", "--config", args.config]
+    words += [word for each in [*sets, *args.set] for word in ("--set", each)]
+    return f"{shlex.join(words)} --data DATASET --workdir FOLDER"
+
+
+def _planner(args: argparse.Namespace) -> "Callable[[], Plan]":
+    """Returns the compiling of the options' program, once they are found right."""
     from soraxla.checkpoints.wan.families import WAN_VAES
     from soraxla.cli.generate import parse_size
     from soraxla.cli.train import configured
@@ -106,8 +126,8 @@ def _plan(args: argparse.Namespace) -> "Plan":
         plan_decoding,
         plan_sampling,
         plan_training,
-        topology_name,
     )
+    from soraxla.tools.topologies import topology_name
     from soraxla.training.experiment import DiTTrainingConfig
     from soraxla.training.presets import split
 
@@ -121,41 +141,49 @@ def _plan(args: argparse.Namespace) -> "Plan":
     topology = topology_name(args.topology)
     cfg = fitted(cfg, topology, what=args.what, rows=rows)
     if args.what == "train":
-        return plan_training(cfg, topology)
+        return partial(plan_training, cfg, topology)
     if args.what == "sample":
-        return plan_sampling(cfg, topology)
+        return partial(plan_sampling, cfg, topology)
     channels = cfg.step.model.latent_channels
     vae = WAN_VAES.get(channels, VAEConfig(latent_channels=channels))
     size = parse_size(args.size)
     latents = chunk(size[0] * size[1]) if args.latents is None else args.latents
-    return plan_decoding(vae, cfg.mesh, topology, size=size, latents=latents)
+    return partial(plan_decoding, vae, cfg.mesh, topology, size=size, latents=latents)
 
 
 def report(made: "Plan") -> str:
     """Returns the plan as a page of text."""
+    from soraxla.tools.topologies import chip_of
 
-    def gib(n: float) -> str:
+    def gib(n: float | int) -> str:
         return f"{n / 2**30:.2f} GiB"
 
+    devices = chip_of(made.topology).devices
+    unit = "chip" if devices == 1 else f"device, {devices} a chip"
     mesh = " x ".join(f"{name} {size}" for name, size in made.mesh.items())
+    chips = made.chips // devices
     lines = [
-        f"{made.what} on {made.topology}, {made.chips} chips as {mesh}",
+        f"FITS: {made.what} on {made.topology}, {chips} chips as {mesh}",
         f"  compiled in   {made.compile_seconds:.0f} s",
-        f"  arguments     {gib(made.arguments)} a chip",
+        f"  arguments     {gib(made.arguments)} a {unit}",
         f"  temporaries   {gib(made.temporaries)}",
         f"  peak          {gib(made.peak)} of {gib(made.hbm)}, {made.free:.0%} free",
     ]
+    if made.filling_rows:
+        lines.append(f"  rows          about {made.filling_rows} would fill it")
     if made.flops is not None:
+        rate = f", at most {made.tokens_a_second:,.0f} a second"
         lines += [
-            f"  tokens        {made.tokens:,} a step",
-            f"  FLOPs         {made.flops:.3g} a step, counted",
-            f"  estimate      at least {made.estimate_seconds:.3f} s a step, were "
+            f"  tokens        {made.tokens:,} a step{rate * (made.what == 'train')}",
+            f"  FLOPs         {made.flops:.3g} a step, counted; MFU at most "
+            f"{made.mfu:.0%}",
+            f"  estimate      at least {made.estimate_seconds:.3g} s a step, were "
             "products and links at their peaks (not measured)",
         ]
     for place, inside in (("inside", True), ("outside", False)):
         found = [c for c in made.collectives if c.in_loop == inside]
         total = gib(sum(c.bytes for c in found))
-        lines.append(f"  sent {place} loops: {total} a chip in {len(found)} shapes")
+        lines.append(f"  sent {place} loops: {total} a {unit} in {len(found)} shapes")
         lines += [
             f"    {c.kind:<20} {c.shape:<26} {c.calls:>6} x {gib(c.bytes / c.calls)}"
             for c in found[:_SHOWN]

@@ -4,9 +4,7 @@ The real programs are compiled ahead of time for a named topology. The result sh
 they fit and which bytes they send, but not their speed, since no TPU has run them.
 """
 
-import difflib
 import functools
-import math
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from soraxla.core.config import to_dict
@@ -32,52 +29,22 @@ from soraxla.models.vae.model import VAEConfig
 from soraxla.parallel.collectives import Collective, collectives
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
+    MESH_AXES,
     PACKED_AXES,
     REPLICATED,
     MeshConfig,
+    axis_size,
     make_mesh,
     param_shardings,
     partition_spec,
     with_shardings,
 )
+from soraxla.tools.topologies import chip_of, topology_devices
 from soraxla.training.dit_experiment import check_mesh
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import Experiment
 from soraxla.training.steps import dit_init, dit_step
-
-
-@dataclass(frozen=True)
-class Chip:
-    """A TPU generation: the memory that a program may use, and published peaks."""
-
-    hbm_gib: float
-    bf16_teraflops: float
-    ici_gigabytes: float  # a second, all links of a chip together
-
-
-# By the first part of a topology's name; cloud.google.com/tpu/docs has the peaks.
-CHIPS = {
-    "v5e": Chip(15.75, 197.0, 200.0),
-    "v5p": Chip(95.74, 459.0, 600.0),
-    "v6e": Chip(31.25, 918.0, 448.0),
-}
-_SHAPES = {
-    "v5e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
-    "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
-    "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
-}
-
-# By the names that Cloud TPU has for them; those of v5p count cores, two a chip.
-_CLOUD = {
-    f"{prefix}-{cores * math.prod(map(int, shape.split('x')))}": f"{chip}:{shape}"
-    for prefix, chip, cores in (
-        ("v5litepod", "v5e", 1),
-        ("v5e", "v5e", 1),
-        ("v5p", "v5p", 2),
-        ("v6e", "v6e", 1),
-    )
-    for shape in _SHAPES[chip]
-}
+from soraxla.training.summary import device_bytes
 
 SAMPLED = SamplingConfig()
 
@@ -94,6 +61,8 @@ class Plan:
         flops: counted, not the compiler's; None for the VAE.
         estimate_seconds: the larger of FLOPs at the chip's peak and bytes sent at its
             links' peak, as if they overlapped wholly: a bound, not a measurement.
+        filling_rows: the rows that would fill the memory, were all but the weights and
+            the optimizer's state proportional to rows; None for the VAE.
     """
 
     what: str
@@ -110,11 +79,25 @@ class Plan:
     tokens: int
     flops: int | None
     estimate_seconds: float | None
+    filling_rows: int | None
 
     @property
     def free(self) -> float:
         """Share of the chip's memory that is left."""
         return 1.0 - self.peak / self.hbm
+
+    @property
+    def tokens_a_second(self) -> float | None:
+        """Tokens per second of all chips at most."""
+        return self.estimate_seconds and self.tokens / self.estimate_seconds
+
+    @property
+    def mfu(self) -> float | None:
+        """Share of the chips' peak FLOPs at most (MFU)."""
+        if self.flops is None or self.estimate_seconds is None:
+            return None
+        peak = self.chips * chip_of(self.topology).bf16_teraflops * 1e12
+        return self.flops / (peak * self.estimate_seconds)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan ready for JSON."""
@@ -123,37 +106,6 @@ class Plan:
 
 class DoesNotFit(UserError):
     """The compiler ran out of a chip's memory."""
-
-
-def topology_name(name: str) -> str:
-    """Returns the topology of a name, or of a Cloud TPU slice such as `v5p-128`."""
-    return _CLOUD.get(name, name)
-
-
-def topology_devices(name: str) -> list[Any]:
-    """Returns the devices of a topology, such as `v5p:4x4x4` (chips, not cores).
-
-    Raises:
-        UserError: libtpu is not installed, or there is no such topology.
-    """
-    try:
-        import libtpu  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "the TPU compiler is missing; pip install 'soraxla[plan]'"
-        ) from None
-    slices = [f"{chip}:{shape}" for chip, shapes in _SHAPES.items() for shape in shapes]
-    near = ", ".join(difflib.get_close_matches(name, slices, n=4, cutoff=0.0))
-    unknown = f"unknown topology {name!r}, expected such as {near}"
-    if name.partition(":")[0] not in CHIPS:
-        raise UserError(unknown)
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if "INVALID_ARGUMENT" in str(error):
-            raise UserError(unknown) from None
-        raise UserError(f"the TPU compiler does not start: {error}") from error
-    return list(found.devices)
 
 
 def plan_training(cfg: DiTTrainingConfig, topology: str, *, clips: int = 4) -> Plan:
@@ -236,18 +188,21 @@ def _plan(
     steps: int = 1,
 ) -> Plan:
     """Compiles a program and reads its plan; `flops` are of one of its steps."""
-    (build, arguments), chip = program, CHIPS[topology.partition(":")[0]]
+    (build, arguments), chip = program, chip_of(topology)
     hbm = int(chip.hbm_gib * 2**30)
+    fill = functools.partial(
+        filling_rows, asked, mesh, held=device_bytes(arguments[0]), hbm=hbm
+    )
     with jax.set_mesh(mesh):
         started = time.monotonic()
         try:
             compiled = build().lower(*arguments).compile()
         except jax.errors.JaxRuntimeError as error:
-            raise _refusal(error, what, topology) from error
+            raise _refusal(error, what, topology, fill) from error
     seconds = time.monotonic() - started
     memory, sent = compiled.memory_analysis(), collectives(compiled.as_text())
-    arguments = memory.argument_size_in_bytes
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = memory.argument_size_in_bytes + new + memory.temp_size_in_bytes
     estimate = None
     if flops is not None:
         computing = flops / (mesh.size * chip.bf16_teraflops * 1e12)
@@ -260,9 +215,9 @@ def _plan(
         mesh=dict(mesh.shape),
         settings=asked if isinstance(asked, dict) else to_dict(asked),
         compile_seconds=round(seconds, 1),
-        arguments=arguments,
+        arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        peak=arguments + new + memory.temp_size_in_bytes,
+        peak=peak,
         hbm=hbm,
         collectives=sent,
         tokens=0
@@ -270,20 +225,45 @@ def _plan(
         else asked.batch_rows * asked.pack.row_length,
         flops=flops,
         estimate_seconds=estimate,
+        filling_rows=fill(peak),
     )
 
 
-def _refusal(error: Exception, what: str, topology: str) -> Exception:
+def filling_rows(
+    asked: Any, mesh: Mesh, peak: float | int, *, held: int, hbm: int
+) -> int | None:
+    """Returns the rows that would fill `hbm`, see `Plan`; None if there are no rows.
+
+    Args:
+        asked: the configuration that was planned.
+        peak: bytes of a chip with the configuration's rows.
+        held: bytes among them that do not depend on the rows.
+    """
+    if not isinstance(asked, DiTTrainingConfig):
+        return None
+    unit = asked.accumulate * axis_size(mesh, MESH_AXES["batch"])
+    rows = asked.batch_rows * (hbm - held) / max(1, peak - held)
+    return unit * max(0, int(rows / unit))
+
+
+def _refusal(
+    error: Exception, what: str, topology: str, fill: Callable[[float], int | None]
+) -> Exception:
     """Returns the error to raise: a clear one for a program that is too large."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         return error
-    amounts = re.findall(r"([\d.]+)([KMGT])\b", text)
-    used = " of ".join(f"{number} {unit}iB" for number, unit in amounts[:2])
+    amounts = re.findall(r"([\d.]+)([KMGT])\b", text)[:2]
+    used = " of ".join(f"{number} {unit}iB" for number, unit in amounts)
+    advice = "take more chips, shorter rows, fewer rows a chip, or cut along "
+    if amounts:
+        number, unit = amounts[0]
+        rows = fill(float(number) * 2 ** (10 * (1 + "KMGT".index(unit))))
+        if rows:
+            advice = f"about {rows} rows would fill it; {advice}"
     return DoesNotFit(
         f"{what} does not fit a chip of {topology}: it needs {used or 'too much'}; "
-        "take more chips, shorter rows, fewer rows a chip, or cut along mesh.context "
-        "or mesh.tensor"
+        f"{advice}mesh.context or mesh.tensor"
     )
 
 

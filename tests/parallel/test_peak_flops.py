@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from soraxla.parallel.peak_flops import peak_flops
-from soraxla.tools.memory_plan import CHIPS
+from soraxla.tools.topologies import CHIPS
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from soraxla.tools.memory_plan import CHIPS
         ("TPU v5 lite", CHIPS["v5e"].bf16_teraflops),
         ("TPU v5p", CHIPS["v5p"].bf16_teraflops),
         ("TPU v6 lite", CHIPS["v6e"].bf16_teraflops),
-        ("TPU7x", 1153.5),
+        ("TPU7x", CHIPS["tpu7x"].bf16_teraflops),
         ("NVIDIA A100-SXM4-80GB", 312.0),
         ("NVIDIA H100 80GB HBM3", 989.4),
         ("NVIDIA H100 PCIe", 756.0),

@@ -1,22 +1,30 @@
 """Plans of topologies: what is wrong is one line, what is shipped does not grow."""
 
+import functools
+import io
 import json
 import os
 import subprocess
 import sys
+import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
+from soraxla.cli import plan, pulse
+from soraxla.cli.main import parser
 from soraxla.core.config import build
+from soraxla.core.errors import UserError
 from soraxla.generation.request import SamplingConfig
 from soraxla.models.dit.config import dit_config
 from soraxla.models.dit.flops import forward_flops, token_flops, train_flops
-from soraxla.parallel.mesh import MeshConfig
-from soraxla.tools import memory_plan
-from soraxla.tools.memory_plan import fitted
+from soraxla.parallel.mesh import MeshConfig, make_mesh
+from soraxla.tools import memory_plan, topologies
+from soraxla.tools.memory_plan import filling_rows, fitted
+from soraxla.tools.topologies import CHIPS, topology_devices, topology_name
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.presets import load_preset, split
 
@@ -98,7 +106,7 @@ def refusal(*arguments):
 @pytest.mark.slow
 def test_what_cannot_be_planned_is_one_line():
     pytest.importorskip("libtpu")
-    assert "such as v5e:8x8, v5e:4x8" in refusal("--topology", "v5e:3x3")
+    assert "v5e has 2x2, 2x4" in refusal("--topology", "v5e:3x3")
     assert "unknown topology 'v9:2x2'" in refusal("--topology", "v9:2x2")
     assert "batch_rows is 0" in refusal("--topology", "v5e:2x2", "--rows", "0")
     mesh = ("--topology", "v5e:2x2", "--set")
@@ -113,9 +121,9 @@ def test_what_cannot_be_planned_is_one_line():
 
 
 def test_a_slice_may_have_the_name_that_cloud_tpu_has_for_it():
-    names = "v5litepod-8", "v5e-4", "v5p-128", "v6e-64", "v5p:2x2x1"
-    shapes = "v5e:2x4", "v5e:2x2", "v5p:4x4x4", "v6e:8x8", "v5p:2x2x1"
-    assert tuple(map(memory_plan.topology_name, names)) == shapes
+    names = "v5litepod-8", "v5p-128", "v6e-64", "tpu7x-8", "v7x:2x2x1"
+    shapes = "v5e:2x4", "v5p:4x4x4", "v6e:8x8", "tpu7x:2x2x1", "tpu7x:2x2x1"
+    assert tuple(map(topology_name, names)) == shapes
 
 
 @pytest.mark.slow
@@ -157,8 +165,8 @@ def test_a_sampler_s_step_is_guided_and_the_estimate_is_of_one(tmp_path):
     assert made["mesh"]["context"] == 4 and made["tokens"] == 1024
     assert made["flops"] == 2 * token_flops(dit_config("debug"), [1024], [text])
     steps = SamplingConfig().steps
-    sending = sent(made) / steps / (memory_plan.CHIPS["v5e"].ici_gigabytes * 1e9)
-    computing = made["flops"] / (4 * memory_plan.CHIPS["v5e"].bf16_teraflops * 1e12)
+    sending = sent(made) / steps / (CHIPS["v5e"].ici_gigabytes * 1e9)
+    computing = made["flops"] / (4 * CHIPS["v5e"].bf16_teraflops * 1e12)
     assert made["estimate_seconds"] == pytest.approx(max(sending, computing))
 
 
@@ -182,11 +190,103 @@ def test_a_train_step_cut_along_every_axis_compiles(tmp_path):
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
-    from soraxla.tools.memory_plan import topology_devices
-
+    """In a clone: no index has soraxla."""
     monkeypatch.setitem(sys.modules, "libtpu", None)
-    with pytest.raises(ValueError, match=r"pip install 'soraxla\[plan\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[plan\]'"):
         topology_devices("v5e:2x2")
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "absent"),
+    [
+        ("ironwood-128", ("v5e has 2x2,", "v5p has 2x2x1,", "tpu7x has 2x2x1"), "mean"),
+        ("v4-8", ("v5e has 2x2,", "v5p has 2x2x1,", "tpu7x has 2x2x1"), "v4 has"),
+        ("tpu7x", ("tpu7x has 2x2x1, 2x2x2", "CHIP:SHAPE"), "v5e has"),
+        ("v5e-3", ("v5e has 2x2, 2x4", "v5p-128"), "v6e has"),
+    ],
+)
+def test_a_name_that_is_no_topology_gets_a_list(name, listed, absent):
+    with pytest.raises(UserError) as error:
+        topology_devices(name)
+    assert all(words in str(error.value) for words in (name, *listed))
+    assert absent not in str(error.value)
+
+
+def test_a_compiler_that_is_older_than_a_chip_says_so(monkeypatch):
+    def refused(**_):
+        raise ValueError("INVALID_ARGUMENT: Invalid TPU external name: TPU7x")
+
+    older = types.SimpleNamespace(__version__="0.0.17")
+    monkeypatch.setitem(sys.modules, "libtpu", older)
+    monkeypatch.setattr(topologies.topologies, "get_topology_desc", refused)
+    with pytest.raises(UserError, match=r"libtpu 0\.0\.17 does not compile for tpu7x"):
+        topology_devices("tpu7x:2x2x1")
+    with pytest.raises(UserError, match="unknown topology 'tpu7x:3x3x3'"):
+        topology_devices("tpu7x:3x3x3")
+
+
+def planned(**changes):
+    """A plan of 16 rows that take 6 of 16 GiB a chip, 2 of them for the weights."""
+    gib, what = 2**30, {"batch_rows": 16}
+    numbers = {"arguments": 2 * gib, "temporaries": 4 * gib, "peak": 6 * gib}
+    made = memory_plan.Plan(
+        **{"what": "train", "topology": "v5e:2x2", "chips": 4, "settings": what},
+        **{"mesh": {"data": 4}, "compile_seconds": 3.0, **numbers, "hbm": 16 * gib},
+        **{"collectives": [], "tokens": 1000, "flops": int(4 * 197e12 * 0.25)},
+        **{"estimate_seconds": 0.5, "filling_rows": 56},
+    )
+    return replace(made, **changes)
+
+
+def test_a_report_says_that_it_fits_and_how_fast_and_full():
+    page = plan.report(planned())
+    assert page.startswith("FITS: train on v5e:2x2, 4 chips as data 4")
+    assert "about 56 would fill it" in page
+    assert "at most 2,000 a second" in page and "MFU at most 50%" in page
+    # A TPU7x chip is two devices for JAX.
+    page = plan.report(planned(topology="tpu7x:2x2x1", chips=8))
+    assert "tpu7x:2x2x1, 4 chips" in page and "2.00 GiB a device, 2 a chip" in page
+
+
+def test_the_next_command_trains_what_was_planned():
+    words = ["--config", "dit:xl", "--topology", "v5e:2x2", "--set", "accumulate=2"]
+    args = parser().parse_args(["plan", *words])
+    assert plan._following(args, planned()) == (
+        "soraxla train --config dit:xl --set batch_rows=16 --set accumulate=2 "
+        "--data DATASET --workdir FOLDER"
+    )
+
+
+def test_rows_fill_the_memory_that_the_weights_leave():
+    """16 rows take 4 GiB beside 2 of weights; 14 are free for them."""
+    _, config = split(load_preset("dit:debug"))
+    cfg = build(DiTTrainingConfig, {**config, "batch_rows": 16, "accumulate": 3})
+    mesh = make_mesh(MeshConfig(fsdp=1, data=4), jax.devices()[:4])
+    rows = functools.partial(filling_rows, cfg, mesh, held=2, hbm=16)
+    assert rows(6) == 48  # of 56, those that 3 parts of 4 devices share
+    assert rows(200) == 0
+    assert filling_rows({"vae": {}}, mesh, 6, held=2, hbm=16) is None
+    oom = "RESOURCE_EXHAUSTED: temporaries (33.58G) exceeds available HBM (15.75G)."
+    found = memory_plan._refusal(ValueError(oom), "train", "v5e:2x2", lambda peak: 8)
+    assert "needs 33.58 GiB of 15.75 GiB; about 8 rows would fill it" in str(found)
+    assert "rows would" not in str(
+        memory_plan._refusal(ValueError(oom), "train", "v5e:2x2", lambda peak: 0)
+    )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_pulse_shows_that_a_command_is_alive(terminal, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(pulse, "_TERMINAL", 0.01)
+    with pulse.pulse("compiling"):
+        time.sleep(0.05)
+    text = shown.getvalue()
+    if terminal:
+        assert text.count("\rcompiling: 0:00") > 1 and text.endswith(" \r")
+    else:
+        assert text == "compiling: 0:00\n"
 
 
 @pytest.mark.parametrize("path", sorted(PLANS.glob("*.json")), ids=lambda p: p.stem)
