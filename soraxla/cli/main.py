@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import os
 import sys
 import traceback
@@ -34,10 +35,30 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class VerbParser(Parser):
+    """The parser of one verb; it refuses arguments that it does not know.
+
+    argparse would leave them to the parser of all verbs, whose help lacks the verb's
+    options.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            option = unknown[0].partition("=")[0]
+            known = self._option_string_actions
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.8)
+            hint = f": did you mean {near[0]}?" if near else ""
+            self.error(f"unknown argument {unknown[0]}{hint}")
+        return found, unknown
+
+
 def parser() -> Parser:
     """Returns the parser of all commands, without loading JAX or a large package."""
     top = Parser(prog="soraxla", description="One packed video diffusion transformer.")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = top.add_subparsers(
+        dest="verb", required=True, metavar="VERB", parser_class=VerbParser
+    )
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=summary)
         _module(verb).add_arguments(sub)

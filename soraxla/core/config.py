@@ -39,9 +39,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """
     hints = typing.get_type_hints(cls)
     fields = _fields(cls)
-    for key in values:
-        if key not in fields:
-            raise UserError(f"unknown setting {where + key!r}{nearest(key, fields)}")
+    if unknown := [key for key in values if key not in fields]:
+        raise _unknown(unknown[0], cls, where)
     missing = [n for n, f in fields.items() if n not in values and _required(f)]
     if missing:
         raise UserError(f"setting {where + missing[0]!r} is missing; add it")
@@ -179,21 +178,23 @@ def _value_of(text: str) -> Any:
         return text
 
 
-def _unknown(key: str, cls: type) -> UserError:
-    """Returns the error of a key that is no setting, with the leaf most like it."""
-    if key in RENAMED:
-        return UserError(f"setting {key!r} is called {RENAMED[key]!r} now")
+def likely_leaf(key: str, cls: type) -> str | None:
+    """Returns the setting most like a key, or like its last name; None if none is."""
 
     def likeness(leaf: str) -> float:
-        ends = key.rpartition(".")[2], leaf.rpartition(".")[2]
-        return sum(
-            difflib.SequenceMatcher(None, *pair).ratio() for pair in ((key, leaf), ends)
-        )
+        pairs = (key, leaf), (key.rpartition(".")[2], leaf.rpartition(".")[2])
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
     near = max((leaf for leaf, *_ in leaves(cls)), key=likeness)
-    if likeness(near) < 1:
-        return UserError(f"unknown setting {key!r}; docs/configuration.md lists all")
-    return UserError(f"unknown setting {key!r}: did you mean {near!r}?")
+    return near if likeness(near) >= 1 else None
+
+
+def _unknown(key: str, cls: type, where: str = "") -> UserError:
+    if (whole := where + key) in RENAMED:
+        return UserError(f"setting {whole!r} is called {RENAMED[whole]!r} now")
+    near, hint = likely_leaf(key, cls), "; docs/configuration.md lists all"
+    hint = f": did you mean {where + near!r}?" if near else hint
+    return UserError(f"unknown setting {whole!r}{hint}")
 
 
 def _checked(cls: type, key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -59,6 +59,21 @@ def test_a_wrong_command_line_is_one_line(refusal, arguments, text):
     assert text in line and "--help" in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["generate", "--promt", "a"], "argument --promt: did you mean --prompt?"),
+        (["generate", "--promt=a"], "argument --promt=a: did you mean --prompt?"),
+        (["worlds", "--out", "b", "c"], "argument c;"),
+    ],
+)
+def test_an_unknown_argument_names_the_verb_and_the_one_meant(refusal, arguments, text):
+    line = refusal(*arguments)
+    verb = f"soraxla {arguments[0]}"
+    assert line.startswith(f"{verb}: ") and line.endswith(f"see {verb} --help")
+    assert text in line and "soraxla --help" not in line
+
+
 def test_every_solver_is_in_the_help(monkeypatch, capsys):
     """The help loads no solver, so that their names stand there once more."""
     from soraxla.diffusion.solvers import SOLVERS

@@ -133,7 +133,8 @@ def test_values_take_the_types_of_their_fields():
     ("change", "message"),
     [
         ({"rat": 1.0}, r"unknown setting 'rat': did you mean 'rate'\?"),
-        ({"inner": {"dept": 1}}, r"'inner\.dept': did you mean 'depth'\?"),
+        ({"inner": {"dept": 1}}, r"'inner\.dept': did you mean 'inner\.depth'\?"),
+        ({"depth": 1}, r"'depth': did you mean 'inner\.depth'\?"),
         ({"inner": {}}, r"'inner\.depth' is missing"),
         ({"inner": 3}, r"'inner' is 3, expected a group"),
         (

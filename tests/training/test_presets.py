@@ -146,7 +146,13 @@ def test_a_mistake_in_a_file_is_one_line_with_its_number(tmp_path, text, message
     [
         (
             "c.step.optim.lerning_rate = 1",
-            "mine.py:5: unknown setting 'lerning_rate': did you mean 'learning_rate'?",
+            "mine.py:5: unknown setting 'lerning_rate': did you mean "
+            "'step.optim.learning_rate'?",
+        ),
+        (
+            "c.learning_rate = 1",
+            "mine.py:5: unknown setting 'learning_rate': did you mean "
+            "'step.optim.learning_rate'?",
         ),
         ("c['lop'] = 1", "mine.py:5: unknown setting 'lop': did you mean 'loop'?"),
         ("c.update(zzz=1)", "mine.py:5: unknown setting 'zzz'"),
