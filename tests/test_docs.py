@@ -65,7 +65,6 @@ _DIT = (
     *(*_LOOP, "pack.row_length=64", "pack.text_length=32", "pack.max_segments=4"),
     "step.model.remat=none",  # compiles faster
 )
-_NEW = ("step.model.latent_channels=4", "step.model.text_width=16")  # as in tests.tiny
 
 
 def _sets(*settings: str) -> list[str]:
@@ -73,8 +72,8 @@ def _sets(*settings: str) -> list[str]:
 
 
 EXTRA = {  # options that a command gains; the last of a name counts
-    "train vae": _sets(*_LOOP, _NEW[0]),
-    "train": _sets(*_DIT, *_NEW),
+    "train vae": _sets(*_LOOP, "step.model.latent_channels=4"),
+    "train": _sets(*_DIT),
     "train --init": _sets(*_DIT),
     "prepare": ["--vae", "tiny_vae", "--text-encoder", "hashed:16"],
     "generate": ["--size", "32x32", "--frames", "5", "--steps", "1"],
@@ -109,7 +108,7 @@ def _literal(word: str) -> object:
 
 
 SETTINGS = {  # of soraxla.config
-    key: _literal(value) for key, value in (word.split("=") for word in (*_DIT, *_NEW))
+    key: _literal(value) for key, value in (word.split("=") for word in _DIT)
 }
 
 

@@ -178,21 +178,21 @@ def _value_of(text: str) -> Any:
         return text
 
 
-def likely_leaf(key: str, cls: type) -> str | None:
-    """Returns the setting most like a key, or like its last name; None if none is."""
+def likely_key(key: str, cls: type) -> str | None:
+    """Returns the key most like another, or like its last name; None if none is."""
 
     def likeness(leaf: str) -> float:
         pairs = (key, leaf), (key.rpartition(".")[2], leaf.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    near = max((leaf for leaf, *_ in leaves(cls)), key=likeness)
+    near = max([*_fields(cls), *(leaf for leaf, *_ in leaves(cls))], key=likeness)
     return near if likeness(near) >= 1 else None
 
 
 def _unknown(key: str, cls: type, where: str = "") -> UserError:
     if (whole := where + key) in RENAMED:
         return UserError(f"setting {whole!r} is called {RENAMED[whole]!r} now")
-    near, hint = likely_leaf(key, cls), "; docs/configuration.md lists all"
+    near, hint = likely_key(key, cls), "; docs/configuration.md lists all"
     hint = f": did you mean {where + near!r}?" if near else hint
     return UserError(f"unknown setting {whole!r}{hint}")
 

@@ -1,6 +1,7 @@
 """The experiment of a transformer: its settings and a dataset for the loop."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ from soraxla.training.steps import (
     dit_init,
     dit_step,
 )
+
+# Settings of the model that are entries of a dataset's card.
+_WIDTHS = ("latent_channels", "text_width")
 
 
 def dit_experiment(
@@ -160,17 +164,24 @@ def _fine_tuned(params: PyTree, *, cfg: DiTStepConfig) -> TrainState:
     return create({**dit_init(cfg).params, **params}, cfg.optim, {})
 
 
+def with_widths(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Returns settings of a fresh model for the dataset's latents and text.
+
+    No other widths could be trained on it, so those of the configuration do not count.
+    """
+    step, widths = config["step"], {k: dataset.card[k] for k in _WIDTHS}
+    return {**config, "step": {**step, "model": {**step["model"], **widths}}}
+
+
 def _check_widths(cfg: DiTTrainingConfig, dataset: Dataset) -> None:
     """Raises UserError unless the dataset's latents and text fit the model."""
     model, card = cfg.step.model, dataset.card
-    for what, expected, found in (
-        ("latent channels", model.latent_channels, card["latent_channels"]),
-        ("text width", model.text_width, card["text_width"]),
-    ):
+    for name in _WIDTHS:
+        expected, found = getattr(model, name), card[name]
         if expected != found:
             raise UserError(
-                f"{dataset.path}: has {found} {what}, the model expects {expected}; "
-                "set step.model to the dataset's, or prepare it with other encoders"
+                f"{dataset.path}: has {found} {name.replace('_', ' ')}, the model "
+                f"expects {expected}; prepare it with the encoders of the model"
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from soraxla.core.config import RENAMED, build, likely_leaf, lock, nearest, set_key
+from soraxla.core.config import RENAMED, build, likely_key, lock, nearest, set_key
 from soraxla.core.errors import UserError
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.finetune import needs_start
@@ -212,7 +212,7 @@ def _unknown(key: str, near: str | None) -> str:
     for old, new in RENAMED.items():
         if old.rpartition(".")[2] == key:
             return f"setting {old!r} is called {new!r} now"
-    whole = (likely_leaf(key, cls) for cls in KINDS.values())
+    whole = (likely_key(key, cls) for cls in KINDS.values())
     near = next((leaf for leaf in whole if leaf), near)
     hint = f": did you mean {near!r}?" if near else ""
     return f"unknown setting {key!r}{hint}"

@@ -19,7 +19,7 @@ from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.parallel.mesh import make_mesh
 from soraxla.parallel.multihost import is_main
-from soraxla.training.dit_experiment import dit_experiment
+from soraxla.training.dit_experiment import dit_experiment, with_widths
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
@@ -237,13 +237,18 @@ def _open_dit(
     mesh: Mesh | None,
 ) -> Opened:
     start = open_start(init) if init else None
-    cfg = build(DiTTrainingConfig, settings_of(config, start))
+    dataset, settings = open_dataset(data), settings_of(config, start)
+    if start is None:
+        settings = with_widths(settings, dataset)
+    cfg = build(DiTTrainingConfig, settings)
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
     with jax.set_mesh(mesh):
-        dataset = open_dataset(data)
         experiment = dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)
     card = dataset.card
-    words = f"{data}: {card['samples']:,} samples, text encoder {card['text_encoder']}"
+    words = (
+        f"{data}: {card['samples']:,} samples, {card['latent_channels']} latent "
+        f"channels, text encoder {card['text_encoder']} of width {card['text_width']}"
+    )
     work = packed_work(cfg, dataset.sizes)
     if work.flops and cfg.step.lora is None and cfg.step.part == "all":
         # A step that trains a part of the parameters computes less than is counted.

@@ -185,7 +185,7 @@ def quantised(tensors):
         (
             CONFIG,
             lambda c: c["model"].update(base_witdh=4),
-            "did you mean 'base_width'",
+            "did you mean 'model.base_width'",
         ),
         (CONFIG, lambda c: c["model"].update(base_width=8), "mis-shaped"),
         (CONFIG, lambda c: c["model"].update(latent_mean=[0.0]), "latent_mean"),

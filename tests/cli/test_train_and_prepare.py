@@ -207,8 +207,6 @@ def packed(tmp_path_factory):
 # The dataset holds no conditions, so that most shares of the preset are 0.
 NONE = dict.fromkeys(("tail", "first_last", "both_ends", "frames", "spatial"), 0.0)
 TINY = (
-    "step.model.latent_channels=4",
-    "step.model.text_width=16",
     "loop.steps=3",
     f"pack.mixture={ {**NONE, 'none': 0.7} }",
 )
@@ -244,7 +242,9 @@ def test_a_dry_run_says_what_a_training_comes_to_and_writes_nothing(
     assert lines[lines.index("settings:") + 1 :] == sorted(
         lines[lines.index("settings:") + 1 :]
     )
+    # Taken from the dataset: the preset has 16 channels, and text of width 256.
     assert "  step.model.latent_channels = 4" in lines
+    assert "  step.model.text_width = 16" in lines
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -285,7 +285,7 @@ def test_adapters_of_an_adapted_model(adapted, dataset, tmp_path):
         ({"model": {"layers": "two"}}, "'step.model.layers' is 'two', expected int"),
         ({"model": 3}, "'model' is 3, expected a group"),
         ({"process": {"prediction": "x0"}}, "'step.process.prediction' is 'x0', but"),
-        ({"lora": {"rnak": 3}}, "'step.lora.rnak': did you mean 'rank'"),
+        ({"lora": {"rnak": 3}}, "'step.lora.rnak': did you mean 'step.lora.rank'"),
         ({"lora": {"rank": 2.5}}, "'step.lora.rank' is 2.5, expected int"),
         ({"lora": {"rank": -1}}, "rank is -1, expected at least 1"),
         ({"lora": {"targets": "blocks.*"}}, r"'step.lora.targets' is 'blocks.\*'"),

@@ -19,9 +19,9 @@ class DiTConfig:
         width: channels of a token.
         heads: attention heads.
         mlp_width: hidden units of a block's MLP.
-        latent_channels: channels of the VAE's latents.
+        latent_channels: channels of the VAE's latents; a training takes its dataset's.
         patch: latents of one token, (time, height, width).
-        text_width: width of the text encoder's embeddings.
+        text_width: width of the text encoder's embeddings; taken as the channels.
         text_refiner_layers: self-attention blocks over a segment's text tokens.
         text_pad_to: the length to which prompts were padded, without a mask, in
             training; None if the model attends to real tokens only.
