@@ -121,6 +121,7 @@ def train(
     workdir: str | os.PathLike[str],
     init: str | os.PathLike[str] | None = None,
     mesh: "Mesh | None" = None,
+    change: Mapping[str, Any] | None = None,
 ) -> "Run":
     """Trains a diffusion transformer or a VAE; a folder that exists is continued.
 
@@ -133,6 +134,8 @@ def train(
         workdir: the training folder.
         init: the folder of a model to fine-tune.
         mesh: the devices; None is `cfg.mesh` over all devices.
+        change: new values for a training that goes on, such as
+            {"step.optim.learning_rate": 1e-5}; docs/training.md lists the keys.
 
     Raises:
         UserError: a setting, the data or the model to fine-tune does not fit.
@@ -150,6 +153,7 @@ def train(
         init=None if init is None else Path(init),
         mesh=mesh,
         interrupts=True,
+        change=change,
     )
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from soraxla.checkpoints.model_folder import LoadedModel, abstract_params
-from soraxla.core.config import build, to_dict, upgraded
+from soraxla.core.config import build, to_dict
 from soraxla.core.errors import UserError
+from soraxla.core.older_settings import filled, upgraded
 from soraxla.core.trees import named_leaves
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.dit import lora
@@ -29,6 +30,8 @@ from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
 from soraxla.models.vae.statistics import latent_statistics
 from soraxla.parallel.mesh import REPLICATED, Rules, current_shardings, with_shardings
+
+C = TypeVar("C")
 
 CHECKPOINTS = "checkpoints"
 SETTINGS = "train.json"
@@ -79,6 +82,11 @@ def settings_of_kind(folder: Path, kind: str) -> dict[str, Any]:
     return settings
 
 
+def _model(cls: type[C], step: dict[str, Any]) -> C:
+    """Returns the model of a training's `step`, which may lack newer settings."""
+    return build(cls, filled(cls, step.get("model", {})), "step.model.")
+
+
 def trained_vae(folder: Path) -> LoadedModel:
     """Returns the EMA of a VAE's training, with the statistics of its latents.
 
@@ -86,7 +94,7 @@ def trained_vae(folder: Path) -> LoadedModel:
         UserError: see `settings_of_kind` and `restore_part`.
     """
     step = settings_of_kind(folder, "vae")["step"]
-    model = build(VAEConfig, step.get("model", {}), "step.model.")
+    model = _model(VAEConfig, step)
     moment = jax.ShapeDtypeStruct((model.latent_channels,), jnp.float32)
     part = {
         "ema": abstract_params(model),
@@ -136,7 +144,7 @@ def trained_ema(
         UserError: a wrong setting; see `restore_part`.
     """
     step = settings["step"]
-    model = build(DiTConfig, step.get("model", {}), "step.model.")
+    model = _model(DiTConfig, step)
     adapters = None
     abstract = abstract_params(model)
     if step.get("lora") is not None:

@@ -41,6 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "docs/configuration.md lists all",
     )
     parser.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="give a training that goes on another learning rate, warm-up, decay, "
+        "weight decay or clip_norm, such as step.optim.learning_rate=1e-5; train.json "
+        "records it (repeatable)",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print settings, parameters, mesh, data, work of a step and memory; stop",
@@ -55,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from soraxla.core.config import parted
     from soraxla.parallel.cluster import find_group
     from soraxla.parallel.rendezvous import join
 
@@ -72,9 +82,17 @@ def run(args: argparse.Namespace) -> None:
     from soraxla.training.run import dry_run, run_training
 
     if workdir is None or args.dry_run:
+        if args.change:
+            raise UserError("--change: needs a training that goes on, not --dry-run")
         print("\n".join(dry_run(config, data=args.data, init=args.init)))
         return
-    run_training(config, data=args.data, workdir=workdir, init=args.init)
+    run_training(
+        config,
+        data=args.data,
+        workdir=workdir,
+        init=args.init,
+        change=dict(map(parted, args.change)),
+    )
 
 
 def configured(spec: str, assignments: list[str]) -> dict[str, Any]:

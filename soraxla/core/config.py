@@ -24,8 +24,6 @@ NEW = "new"
 
 # Settings that were renamed: the dotted key in older training folders and the new one.
 RENAMED: dict[str, str] = {"loop.preview_every": "loop.evaluators.preview.every"}
-# Settings that older training folders lack, by kind, and the value of their training.
-ADDED: dict[str, dict[str, Any]] = {"dit": {"eval_share": 0.0}, "vae": {}}
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -57,7 +55,7 @@ def to_dict(settings: Any) -> dict[str, Any]:
         value = getattr(settings, field.name)
         if NEW not in field.metadata or value != field.default:
             nested = dataclasses.is_dataclass(value)
-            made[field.name] = to_dict(value) if nested else _plain(value)
+            made[field.name] = to_dict(value) if nested else plain(value)
     return made
 
 
@@ -69,7 +67,7 @@ def to_config_dict(kind: str, settings: Any) -> "ConfigDict":
     """
     from ml_collections import ConfigDict
 
-    config = ConfigDict({"kind": kind, **_plain(dataclasses.asdict(settings))})
+    config = ConfigDict({"kind": kind, **plain(dataclasses.asdict(settings))})
     lock(config, type(settings))
     return config
 
@@ -98,19 +96,6 @@ def nearest(value: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
     hint = f": did you mean {near[0]!r}?" if near else ":"
     return f"{hint} Known: {', '.join(known)}"
-
-
-def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings of any age as today's, see `RENAMED` and `ADDED`."""
-    made: dict[str, Any] = {}
-    new = {RENAMED.get(key, key): value for key, value in flat(settings)}
-    for key, value in {**ADDED.get(settings.get("kind", ""), {}), **new}.items():
-        *groups, last = key.split(".")
-        node = made
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[last] = value
-    return made
 
 
 def flat(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
@@ -149,10 +134,19 @@ def set_from_text(config: "ConfigDict", cls: type, assignment: str) -> None:
     Raises:
         UserError: there is no `=`; see `set_key`.
     """
+    set_key(config, cls, *parted(assignment))
+
+
+def parted(assignment: str) -> tuple[str, Any]:
+    """Returns the key and the value of `KEY=VALUE`, see `set_from_text`.
+
+    Raises:
+        UserError: there is no `=`.
+    """
     key, separator, text = assignment.partition("=")
     if not separator:
         raise UserError(f"{assignment}: expected KEY=VALUE, such as loop.steps=1000")
-    set_key(config, cls, key.strip(), _value_of(text.strip()))
+    return key.strip(), _value_of(text.strip())
 
 
 def leaves(cls: type, where: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
@@ -277,7 +271,7 @@ def _assign(node: "ConfigDict", name: str, value: Any) -> None:
         # The dataclass has said that the type is right.
         stack.enter_context(node.ignore_type())
         stack.enter_context(node.unlocked())
-        node[name] = _plain(value)
+        node[name] = plain(value)
 
 
 # --- Types ------------------------------------------------------------------------
@@ -312,12 +306,13 @@ def _holds_keys(hint: Any) -> bool:
     return bool(groups_of(hint)) or any(map(_is_mapping, _options(hint)))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Returns a value as JSON has it: tuples as lists, dataclasses as dicts."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+        return plain(dataclasses.asdict(value))
+    return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -36,11 +36,10 @@ or on the command line:
 step and memory.
 
 A value is a Python literal, `inf`, or a text. None removes an optional group. Setting a
-key of a group that is None creates the group with its defaults. A resume may change
-`loop`, `mesh`, `accumulate`, `step.model.remat` and the path of the base model
-(`--init`).
+key of a group that is None creates the group with its defaults.
 
-[training.md](training.md) explains rows, visits, the conditioning mixture and the mesh.
+[training.md](training.md) explains rows, visits, the conditioning mixture and the mesh,
+and says which settings may change when a training goes on.
 `python -m soraxla.tools.config_reference` writes this page.
 """
 _TITLES = {"dit": "Diffusion transformer", "vae": "VAE"}

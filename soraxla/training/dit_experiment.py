@@ -99,6 +99,7 @@ def dit_experiment(
         _keep_vae(dataset, workdir)
     return Experiment(
         settings=_settings(cfg, training, start, weight),
+        config=DiTTrainingConfig,
         init=fresh
         if start is None or adapted
         else functools.partial(_fine_tuned, cfg=cfg.step),
@@ -123,7 +124,9 @@ def _settings(
     return {
         "kind": "dit",
         "schedule": SCHEDULE_VERSION,
-        "schedule_constants": {**SCHEDULE_CONSTANTS, "mean_row_weight": weight},
+        "schedule_constants": SCHEDULE_CONSTANTS,
+        "mean_row_weight": weight,
+        "data": training.card.get("fingerprint"),
         **to_dict(cfg),
         "text_encoder": training.card["text_encoder"],
         "vae_sha256": training.card["vae_sha256"],

@@ -73,6 +73,6 @@ def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:
     if optim.decay_steps is not None and loop.steps > optim.decay_steps:
         raise UserError(
             f"loop.steps is {loop.steps}, but from step.optim.decay_steps = "
-            f"{optim.decay_steps} on the rate is 0: set both alike; to continue a "
-            "finished folder, pass it as --init with another --workdir"
+            f"{optim.decay_steps} on the rate is 0: set both alike; a training that "
+            f"goes on takes --change step.optim.decay_steps={loop.steps}"
         )

@@ -1,7 +1,7 @@
 """The training loop, the same for the VAE and the diffusion transformer."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,7 +30,8 @@ from soraxla.parallel.peak_flops import peak_flops
 from soraxla.parallel.preemption import Preemption
 from soraxla.training.metrics_log import MetricsLog, NoLog
 from soraxla.training.profiling import Profiler
-from soraxla.training.saving import Checkpoints, write_settings
+from soraxla.training.record import check_record, write_record
+from soraxla.training.saving import Checkpoints
 from soraxla.training.state import Metrics, TrainState
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -80,6 +81,7 @@ class Experiment:
 
     Attributes:
         settings: all settings that determine the result, as plain JSON.
+        config: their dataclass, for records that are older than some of them.
         init: (*init_args) → the state before the first step.
         init_args: trees of NumPy arrays that are sharded as the state is.
         step: (state, batch, *frozen) → (state, metrics).
@@ -100,6 +102,7 @@ class Experiment:
     step: Callable[..., tuple[TrainState, Metrics]]
     batches: Iterable[Any]
     unit: str
+    config: type | None = None
     init_args: tuple[Any, ...] = ()
     context: Callable[..., EvaluationContext] | None = None
     frozen: tuple[Any, ...] = ()
@@ -149,12 +152,18 @@ class Experiment:
 
 
 def train(
-    experiment: Experiment, loop: LoopConfig, workdir: Path, *, interrupts: bool = False
+    experiment: Experiment,
+    loop: LoopConfig,
+    workdir: Path,
+    *,
+    interrupts: bool = False,
+    change: Collection[str] = (),
 ) -> TrainState:
     """Trains until `loop.steps`, going on from the newest checkpoint in `workdir`.
 
     SIGTERM, to any of its processes, saves and returns early, and with `interrupts`
-    SIGINT does, once; SIGUSR1 traces some steps (`Profiler`).
+    SIGINT does, once; SIGUSR1 traces some steps (`Profiler`). The settings that
+    `change` names may differ from the recorded ones.
 
     Raises:
         UserError: another training runs in `workdir`.
@@ -163,19 +172,16 @@ def train(
     """
     with ExitStack() as stack:
         stack.enter_context(folder_lock(workdir))
-        write_settings(workdir, experiment.settings)
+        record = experiment.settings, experiment.config, change
+        check_record(workdir, *record)
         preemption = stack.enter_context(Preemption(interrupts=interrupts))
         profiler = stack.enter_context(Profiler(workdir))
         stack.enter_context(jax.set_mesh(experiment.mesh))
         # ---- Restore -------------------------------------------------------------
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, keep=loop.keep)))
-        batches: Any = iter(experiment.batches)
-        if checkpoints.latest() is None:
-            state = experiment.start()
-        else:
-            state, position = checkpoints.restore(experiment.state)
-            batches.set_state(position)
+        state, batches = _restored(experiment, checkpoints)
         first = int(state.step)
+        write_record(workdir, *record, step=first)
 
         # ---- Loop ----------------------------------------------------------------
         step_fn = experiment.step_fn()
@@ -197,17 +203,24 @@ def train(
                 break
             if experiment.context is not None and (due := loop.due(step)):
                 log.flush()
-                context = partial(
-                    experiment.context,
-                    state,
-                    *experiment.frozen,
-                    step=step,
-                    workdir=workdir,
-                )
+                context = partial(experiment.context, state, *experiment.frozen)
+                context = partial(context, step=step, workdir=workdir)
                 _evaluate(due, context, log)
         log.flush()
         checkpoints.save(int(state.step), state, batches.get_state())
     return state
+
+
+def _restored(
+    experiment: Experiment, checkpoints: Checkpoints
+) -> tuple[TrainState, Any]:
+    """Returns the newest state, or that before the first step, and its batches."""
+    batches: Any = iter(experiment.batches)
+    if checkpoints.latest() is None:
+        return experiment.start(), batches
+    state, position = checkpoints.restore(experiment.state)
+    batches.set_state(position)
+    return state, batches
 
 
 def _shardings(abstract: TrainState) -> TrainState:

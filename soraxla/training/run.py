@@ -25,6 +25,7 @@ from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
 from soraxla.training.presets import changes, split
+from soraxla.training.record import recorded_init, resumed
 from soraxla.training.summary import (
     StepWork,
     ending,
@@ -108,6 +109,7 @@ def run_training(
     init: str | Path | None = None,
     mesh: Mesh | None = None,
     interrupts: bool = False,
+    change: Mapping[str, Any] | None = None,
 ) -> Run:
     """Trains the model that `config["kind"]` names, "dit" or "vae", in `workdir`.
 
@@ -118,6 +120,8 @@ def run_training(
         init: the folder of a model to fine-tune.
         mesh: the devices; None is `config["mesh"]` over all devices.
         interrupts: SIGINT saves and returns, as SIGTERM does.
+        change: settings of a training that goes on, by dotted keys; see
+            `soraxla.training.record.RESUME`.
 
     Raises:
         UserError: a setting, the data or the model to fine-tune does not fit.
@@ -127,11 +131,14 @@ def run_training(
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir}: is a file, expected a folder")
+    config = resumed(config, workdir, change or {})
     opened = open_experiment(config, data=data, workdir=workdir, init=init, mesh=mesh)
     _say([*indented("not as in the preset:", changes(config)), *opened.summary()])
     loop = opened.loop
     try:
-        state = train(opened.experiment, loop, workdir, interrupts=interrupts)
+        state = train(
+            opened.experiment, loop, workdir, interrupts=interrupts, change=change or ()
+        )
     finally:
         left_out = _listed(opened.unusable, workdir)
     step = int(state.step)
@@ -203,8 +210,8 @@ def open_experiment(
         OSError: a file cannot be read.
     """
     kind, settings = split(config)
-    start = None if init is None else Path(init)
     folder = None if workdir is None else Path(workdir)
+    start = recorded_init(folder) if init is None else Path(init)
     open_kind = _open_dit if kind == "dit" else _open_vae
     return open_kind(settings, Path(data), folder, start, mesh)
 
@@ -222,6 +229,10 @@ def _open_vae(
         start = load_vae(init) if init else None
         files = media_files(media)
         experiment = vae_experiment(cfg, media, start=start, mesh=mesh)
+    if init:
+        begun = {**experiment.settings["init"], "folder": str(init.resolve())}
+        settings = {**experiment.settings, "init": begun}
+        experiment = replace(experiment, settings=settings)
     assert isinstance(experiment.batches, WindowDataset)
     unusable, data = experiment.batches.unusable, f"{media}: {len(files):,} files"
     if unusable:

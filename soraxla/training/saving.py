@@ -1,6 +1,5 @@
 """Training state on disk: Orbax, asynchronous, with the position in the schedule."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +9,11 @@ from jaxtyping import PyTree
 
 from soraxla.checkpoints.training_folder import (
     CHECKPOINTS,
-    SETTINGS,
     check_shapes,
     newest_step,
     on_a_device,
-    read_settings,
     restoring,
 )
-from soraxla.core.errors import UserError
-from soraxla.files.atomic_file import atomic_file
-from soraxla.parallel.multihost import is_main
-
-# These settings do not change the result of a run: its length, its intervals, its
-# devices and memory, the path of the folder that it starts from, and the share of
-# unusable media that stops it.
-_MAY_CHANGE = (
-    *("loop.", "mesh.", "accumulate", "step.model.remat", "init.folder"),
-    "windows.max_bad",
-)
-
-
-_SCHEDULE = ("schedule", "schedule_constants")
 
 
 class Checkpoints:
@@ -94,47 +77,3 @@ class Checkpoints:
         """Waits for running writes."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def write_settings(workdir: Path, settings: dict[str, Any]) -> None:
-    """Records the settings of a training, or checks them against the recorded ones.
-
-    Settings of `_MAY_CHANGE` may change from run to run.
-
-    Raises:
-        UserError: the folder was trained with other settings (names the first), or with
-            another version of the schedule.
-    """
-    path = workdir / SETTINGS
-    if path.exists():
-        found = read_settings(workdir)
-        if any(found.get(key) != settings.get(key) for key in _SCHEDULE):
-            raise UserError(
-                f"{path}: was trained with another schedule of its visits than this "
-                f"version's; finish it with {_version(found)}, or start from it: "
-                f"--init {workdir} --workdir NEW"
-            )
-        for key, expected, value in _differences(found, settings):
-            if not key.startswith(_MAY_CHANGE):
-                raise UserError(
-                    f"{path}: was trained with {key} = {expected!r}, not {value!r}; "
-                    "use the same settings or another folder"
-                )
-    if not is_main():
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def _version(found: dict[str, Any]) -> str:
-    # Trainings of 0.1.0 do not record their schedule.
-    return "the version that began it" if "schedule" in found else "soraxla 0.1.0"
-
-
-def _differences(a: Any, b: Any, prefix: str = ""):
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(a.keys() | b.keys()):
-            yield from _differences(a.get(key), b.get(key), f"{prefix}{key}.")
-    elif a != b:
-        yield prefix.rstrip("."), a, b

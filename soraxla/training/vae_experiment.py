@@ -1,6 +1,8 @@
 """The experiment of a VAE: its settings and a folder of media for the loop."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from soraxla.parallel.mesh import (
 from soraxla.training.experiment import VAETrainingConfig
 from soraxla.training.linear_start import components_start, linear_start
 from soraxla.training.loop import Experiment
+from soraxla.training.optim import OptimConfig
 from soraxla.training.state import TrainState, create
 from soraxla.training.steps import (
     vae_init,
@@ -70,23 +73,18 @@ def vae_experiment(
     if start is None and (model.linear or model.patched):
         from_components = linear_start if model.linear else components_start
         start = from_components(model, batches, seed=cfg.step.seed)
-
-    def fine_tuned(params: PyTree) -> TrainState:
-        assert start is not None
-        mean = jnp.asarray(start.model.latent_mean)
-        square = mean**2 + jnp.asarray(start.model.latent_std) ** 2
-        moments = {"mean": mean, "square": square}
-        # Copies: the loop donates its state, and `start` stays the caller's.
-        return create(jax.tree.map(jnp.copy, params), cfg.step.optim, moments)
-
     return Experiment(
         settings={
             "kind": "vae",
             "schedule": SCHEDULE_VERSION,
+            "data": _identity(media, files),
             **to_dict(cfg),
             **init,
         },
-        init=fine_tuned if start else functools.partial(vae_init, cfg.step),
+        config=VAETrainingConfig,
+        init=functools.partial(_fine_tuned, model=start.model, optim=cfg.step.optim)
+        if start
+        else functools.partial(vae_init, cfg.step),
         init_args=(jax.device_get(start.params),) if start else (),
         step=functools.partial(vae_step, cfg=cfg.step),
         convolves=True,
@@ -98,6 +96,15 @@ def vae_experiment(
         mesh=mesh,
         put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
     )
+
+
+def _fine_tuned(params: PyTree, *, model: VAEConfig, optim: OptimConfig) -> TrainState:
+    """Returns the state before the first step from a model's parameters."""
+    mean = jnp.asarray(model.latent_mean)
+    square = mean**2 + jnp.asarray(model.latent_std) ** 2
+    moments = {"mean": mean, "square": square}
+    # Copies: the loop donates its state, and the model stays the caller's.
+    return create(jax.tree.map(jnp.copy, params), optim, moments)
 
 
 def _vae_context(
@@ -134,6 +141,17 @@ def _widths(model: VAEConfig) -> tuple:
         model.frame_patch,
         model.linear,
     )
+
+
+def _identity(folder: Path, files: Sequence[Path]) -> str:
+    """Returns a hash of the names, sizes and times of files below a folder."""
+    found = []
+    for file in files:
+        status = file.stat()
+        # Copies keep times in whole seconds at least.
+        size, time = status.st_size, int(status.st_mtime)
+        found.append([file.relative_to(folder).as_posix(), size, time])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def media_files(folder: Path) -> list[Path]:

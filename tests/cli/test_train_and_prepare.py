@@ -1,7 +1,9 @@
 """Inputs that `train`, `prepare`, `export` and `demo` refuse early, in one line."""
 
 import json
+import os
 import re
+import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
-from soraxla.checkpoints.model_folder import save_folder
+from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.checkpoints.training_folder import SETTINGS
 from soraxla.cli.main import main
 from soraxla.cli.train import configured
 from soraxla.models.text import load_text_encoder
+from soraxla.training.record import check_record, write_record
 from soraxla.training.run import open_experiment
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
@@ -281,3 +284,57 @@ def test_a_training_says_so_at_its_start_and_what_to_type_at_its_end(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'run'}: step 3 of 3")
     assert lines[1].startswith("next: soraxla prepare --source MEDIA --vae ")
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """A training ends at once, and its folder is recorded as trained."""
+
+    def train(experiment, loop, workdir, *, change, **_):
+        record = experiment.settings, experiment.config, change
+        check_record(workdir, *record)
+        write_record(workdir, *record, step=loop.steps)
+        return SimpleNamespace(step=np.asarray(loop.steps))
+
+    monkeypatch.setattr("soraxla.training.run.train", train)
+
+
+def test_a_vae_goes_on_with_its_own_media_only(media, tmp_path, refusal, untrained):
+    """The message on settings gives the command that does what was meant."""
+    copy, run, rate = tmp_path / "media", tmp_path / "run", "step.optim.learning_rate"
+    shutil.copytree(media, copy)
+    words = train_words(VAE, copy, run, ["loop.steps=3"])
+    assert main(words) == 0
+    line = refusal(*words, "--set", f"{rate}=1e-5")
+    assert f"--change {rate}=1e-05 in place of --set" in line
+    before = (run / SETTINGS).read_bytes()
+    os.utime(next(copy.glob("*.mp4")), (1, 1))
+    assert "was trained on another dataset" in refusal(*words)
+    assert (run / SETTINGS).read_bytes() == before
+    shutil.rmtree(copy)
+    shutil.copytree(media, tmp_path / "moved")  # with their times
+    words[words.index(str(copy))] = str(tmp_path / "moved")
+    assert main([*words, "--change", f"{rate}=1e-5"]) == 0
+    [change] = json.loads((run / SETTINGS).read_text())["changes"]
+    assert change["key"] == rate and change["step"] == 3 and change["new"] == 1e-5
+    assert main(words) == 0
+
+
+def test_a_transformer_goes_on_with_its_own_dataset_only(
+    packed, tmp_path, refusal, untrained
+):
+    """A dataset of longer clips is named as such, not by a length that nobody set."""
+    run, one, other = (tmp_path / name for name in ("run", "one", "other"))
+    for folder, grid in ((one, (3, 4, 4)), (other, (9, 4, 4))):
+        write_dataset(folder, grids=[grid], text_width=16)
+        shutil.copytree(packed / "vae", folder / "vae")
+        card = json.loads((folder / "dataset.json").read_text())
+        card["vae_sha256"] = sha256_of_folder(folder / "vae")
+        card["fingerprint"] = folder.name
+        (folder / "dataset.json").write_text(json.dumps(card))
+    assert main(train_words(DIT, one, run, TINY)) == 0
+    line = refusal(*train_words(DIT, other, run, TINY))
+    assert "was trained on another dataset" in line
+    assert "max_latent_frames" not in line
+    line = refusal(*train_words(DIT, one, run, [*TINY, "pack.row_length=512"]))
+    assert "was trained with pack.row_length = 1024, not 512; leave" in line

@@ -20,9 +20,9 @@ from soraxla.core.config import (
     set_key,
     to_config_dict,
     to_dict,
-    upgraded,
 )
 from soraxla.core.errors import UserError
+from soraxla.core.older_settings import upgraded
 from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import dit_config
 from soraxla.models.vae.model import VAEConfig
@@ -337,11 +337,6 @@ def test_leaves_are_the_settings_that_hold_no_others():
     assert {"outer.inner.depth", "maybe.depth", "look.every", "looks"} <= set(keys)
     assert {"table.look.every", "table.inner.depth"} <= set(keys)
     assert not {"outer", "outer.inner", "look"} & set(keys)
-
-
-def test_a_setting_that_an_old_folder_lacks_is_the_one_of_its_training():
-    assert upgraded({"kind": "dit"}) == {"kind": "dit", "eval_share": 0.0}
-    assert upgraded({"kind": "dit", "eval_share": 0.5})["eval_share"] == 0.5
 
 
 def test_a_renamed_setting_is_read_by_its_old_name(monkeypatch):

@@ -236,7 +236,8 @@ def one_line(error):
     ("other", "message"),
     [
         ({"step": {"rate": 0.1}}, r"step\.rate = 0\.05, not 0\.1"),
-        ({"seed": 1}, r"seed = None, not 1"),
+        ({"seed": 1}, r"seed = None, not 1; leave that out, or start a new"),
+        ({"step": {"rate": 0.1}, "seed": 1}, r"seed = .*, step\.rate = 0\.05, not"),
         ({"step": {}}, r"step\.rate = 0\.05, not None"),
     ],
 )
