@@ -24,8 +24,12 @@ def check_share(
         )
 
 
-def check_there(samples: Sequence[Sample], max_bad: float | int) -> None:
-    """Raises UserError at once if too many of the listed files do not exist."""
+def there(samples: Sequence[Sample], max_bad: float | int) -> Sequence[Sample]:
+    """Returns the samples, unless too many of their files do not exist.
+
+    Raises:
+        UserError: more than the share `max_bad` are missing.
+    """
     items = (sample for sample in samples if isinstance(sample, Item))
     missing = [item.file for item in items if not item.file.is_file()]
     if missing:
@@ -36,3 +40,4 @@ def check_there(samples: Sequence[Sample], max_bad: float | int) -> None:
             f"{missing[-1]}: no such file",
             "correct the list of captions, or raise --max-bad",
         )
+    return samples

@@ -104,6 +104,10 @@ class Dataset:
                 f"record {self.record[i]}: holds {latents.shape} and {text.shape}, the"
                 f" index says {tuple(map(int, grid))} and {tuple(map(int, length))}",
             )
+        for name, tensor in (("latents", latents), ("text", text), *tensors.items()):
+            if not np.isfinite(tensor).all():
+                reason = f"record {self.record[i]}: {name} are not finite"
+                raise _damaged(file, reason)
         steering = {k: tensors.pop(k) for k in STEERING if k in tensors}
         return Record(latents, text, tensors, steering)
 
@@ -166,7 +170,7 @@ def _allow_open(path: Path, files: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < files:
         raise UserError(
             f"{path}: needs {files} open files, of which {hard} are allowed here; "
-            "allow more (ulimit -Hn), or prepare it with a larger --shard-size"
+            "allow more (ulimit -Hn)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 

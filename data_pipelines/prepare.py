@@ -27,7 +27,7 @@ from array_record.python.array_record_module import (
 from jaxtyping import Float
 
 from data_pipelines import records, transforms
-from data_pipelines.bad_media import check_there
+from data_pipelines.bad_media import there
 from data_pipelines.encode_conditions import EncodeVideo, condition_counts
 from data_pipelines.encoders import Encoders, EncodeText, Unreadable
 from data_pipelines.progress import Progress, tokens
@@ -117,8 +117,7 @@ def prepare(
         vae_spatial=vae_spatial,
         conditions=conditions,
     )
-    samples = open_source(source, data_dir=data_dir)
-    check_there(samples, max_bad)
+    samples = there(open_source(source, data_dir=data_dir), max_bad)
     encode = Encoders(encode_video, encode_text, vae_spatial)
     meter = partial(_progress, len(samples), max_bad=max_bad, shown=progress)
     return _encode(samples, Path(out), encode, settings, meter, vae_dir)
@@ -321,6 +320,9 @@ def _read(
     try:
         media = sample.open()
         limits = settings.max_tokens, settings.vae_spatial
+        if media.size is not None:  # refused before it is decoded
+            box = transforms.crop_box(*media.size, settings.vae_spatial)
+            transforms.piece_frames(box, *limits)
         for piece in transforms.pieces(media.frames, *limits):
             yield media, piece
     except (UserError, OSError) as error:

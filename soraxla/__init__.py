@@ -100,8 +100,10 @@ def prepare(
             media, or an `out` that holds something else.
         OSError: `out` cannot be written, or another run writes it.
     """
+    from soraxla.core.paths import refuse_urls
     from soraxla.tools.prepare import prepare_dataset
 
+    refuse_urls(source=source, out=out, vae=vae, data_dir=data_dir)
     return prepare_dataset(
         source if isinstance(source, str) else Path(source),
         Path(out),
@@ -144,8 +146,10 @@ def train(
     """
     from ml_collections import ConfigDict
 
+    from soraxla.core.paths import refuse_urls
     from soraxla.training.run import run_training
 
+    refuse_urls(data=data, workdir=workdir, init=init)
     return run_training(
         cfg.to_dict() if isinstance(cfg, ConfigDict) else cfg,
         data=Path(data),
@@ -171,9 +175,11 @@ def load(
     Raises:
         UserError: the folder is missing, incomplete, damaged, or holds something else.
     """
+    from soraxla.core.paths import refuse_urls
     from soraxla.generation import pipeline
     from soraxla.parallel.mesh import sampling_mesh
 
+    refuse_urls(path=path)
     where = path if path is None or isinstance(path, str) else Path(path)
     return pipeline.load(where, sampling_mesh() if mesh is None else mesh)
 
@@ -186,8 +192,10 @@ def save(video: "Video", path: str | os.PathLike[str]) -> None:
             that the format does not take.
         OSError: the folder is missing or cannot be written.
     """
+    from soraxla.core.paths import refuse_urls
     from soraxla.generation import video as videos
 
+    refuse_urls(path=path)
     videos.save(video, path)
 
 

@@ -11,11 +11,14 @@ no_arguments
 read_config
 
 if [[ -z ${SOURCE:-} ]]; then
+    git -C "$HERE" ls-files --error-unmatch setup.sh >/dev/null 2>&1 ||
+        die "${HERE%/*} is no git checkout of yours, so its files are unknown; set" \
+            "SOURCE in the configuration, or clone the repository with git"
     archive=${TMPDIR:-/tmp}/soraxla-source.$$.tar.gz
     trap 'rm -f "$archive"' EXIT
     # Files that git tracks, and new source files beside them: no data, no runs.
     # shellcheck disable=SC2016 # the inner shell expands its own arguments
-    run bash -c 'cd "$1" && {
+    run bash -c 'set -o pipefail && cd "$1" && {
         git ls-files -z --cached
         git ls-files -z --others --exclude-standard \
             soraxla configs data_pipelines tpu_scripts

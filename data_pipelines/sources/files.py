@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,7 +32,9 @@ class Item:
 
     def open(self) -> Media:
         """Opens the file; see `Sample.open`."""
-        return Media(self.caption, probe(self.file).fps, read_frames(self.file))
+        info, frames = probe(self.file), read_frames(self.file)
+        size = info.height, info.width
+        return Media(self.caption, info.fps, frames, size=size)
 
 
 def open_source(
@@ -133,16 +136,33 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: is not JSON ({error.msg})") from None
+            row = json.loads(line, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", str(error))
+            raise UserError(
+                f"{where}: is not JSON ({reason}); write one object a line, without "
+                "commas between them"
+            ) from None
         if not isinstance(row, dict):
             raise UserError(f'{where}: expected {{"file": …, "caption": …}}')
         yield where, row.get("file"), row.get("caption")
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    for key in ("file", "caption"):
+        if sum(name == key for name, _ in pairs) > 1:
+            raise ValueError(f"it has {key!r} twice")
+    return made
+
+
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    text = _text(path)
+    header = text.partition("\n")[0].partition("\r")[0]
+    # Spreadsheets of some languages separate cells by semicolons or tabs.
+    marks = (mark for mark in ",;\t" if _is_header(header.split(mark)))
+    mark = next(marks, ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     columns: list[str] | None = None
     while True:
         where = f"{path}:{reader.line_num + 1}"  # a quoted caption may span lines
@@ -153,16 +173,27 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
         except csv.Error as error:
             raise UserError(f"{where}: is not CSV ({error})") from None
         if columns is None:
-            columns = cells
-            if "file" not in columns or "caption" not in columns:
+            columns = _names(cells)
+            if not _is_header(cells):
                 break
-        elif len(cells) > len(columns):
+        elif any(cells[len(columns) :]):
             raise UserError(f"{where}: has too many columns; quote the caption")
-        elif cells:
+        elif any(cells):
             row = dict(zip(columns, cells, strict=False))
             yield where, row.get("file"), row.get("caption")
-    if columns is None or "file" not in columns or "caption" not in columns:
-        raise UserError(f"{path}:1: expected the columns file,caption")
+    if columns is None or not _is_header(columns):
+        raise UserError(
+            f"{path}:1: expected the columns file,caption, found {header[:80]!r}; name "
+            "them in the first line"
+        )
+
+
+def _names(cells: list[str]) -> list[str]:
+    return [cell.strip().strip('"').lower() for cell in cells]
+
+
+def _is_header(cells: list[str]) -> bool:
+    return {"file", "caption"} <= set(_names(cells))
 
 
 def _text(path: Path) -> str:
@@ -189,8 +220,17 @@ def _listed(root: Path, rows: Iterable[_Row]) -> list[Item]:
                 f"{where}: {name} is listed already, at {seen[file.resolve()]}"
             )
         seen[file.resolve()] = where
-        if not isinstance(caption, str) or not caption.strip():
+        if caption is not None and not isinstance(caption, str):
+            raise UserError(
+                f"{where}: {name} has the caption {str(caption)[:40]!r}, expected text "
+                "in quotes"
+            )
+        if not caption or not caption.strip():
             raise UserError(f'{where}: {name} has no "caption", or an empty one')
+        if "\0" in caption:
+            raise UserError(
+                f"{where}: the caption of {name} has a zero byte; remove it"
+            )
         items.append(
             Item(
                 file=file,
@@ -207,6 +247,12 @@ def _inside(root: Path, name: str, where: str) -> Path:
     file = root / relative
     if relative.is_absolute() or Path(name).is_absolute() or ".." in relative.parts:
         raise UserError(f"{where}: {name} leaves the folder; name a file inside it")
+    # macOS separates accents from their letters in names, and lists do not.
+    for form in ("NFC", "NFD"):
+        other = root / unicodedata.normalize(form, name)
+        file = other if not file.exists() and other.exists() else file
+    if "\\" in name and not file.exists():
+        raise UserError(f"{where}: {name} does not exist; write folders with /")
     if not file.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{where}: {name} is a link out of the folder")
     return file
@@ -215,13 +261,36 @@ def _inside(root: Path, name: str, where: str) -> Path:
 def _beside(root: Path) -> list[Item]:
     """Returns media with a .txt each, by name, without hidden files and folders."""
     rows = []
-    for file in sorted(root.rglob("*")):
-        name = file.relative_to(root)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if hidden or file.suffix.lower() not in MEDIA_SUFFIXES or not file.is_file():
-            continue
+    for file in media_below(root):
         text = file.with_suffix(".txt")
         if not text.is_file():
-            raise UserError(f"{file}: has no caption; expected it in {text.name}")
-        rows.append((str(text), name.as_posix(), _text(text)))
+            raise UserError(
+                f"{file}: has no caption; expected it in {text.name}{_unread(root)}"
+            )
+        rows.append((str(text), file.relative_to(root).as_posix(), _text(text)))
     return _listed(root, rows)
+
+
+def _unread(root: Path) -> str:
+    """Returns words on lists of captions that have another name or form."""
+    kinds = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+    names = sorted(p.name for p in root.iterdir() if p.suffix.lower() in kinds)
+    if not names:
+        return ""
+    return f" ({', '.join(names[:3])} is no captions.jsonl or captions.csv)"
+
+
+def media_below(root: Path) -> list[Path]:
+    """Returns all videos and pictures below a folder, sorted.
+
+    Hidden files are left out, and the previews of training folders.
+    """
+    trainings = {path.parent for path in root.rglob("train.json")} - {root}
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in MEDIA_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and not trainings.intersection(path.parents)
+    )

@@ -14,6 +14,7 @@ class Media(NamedTuple):
     frames: Iterator[np.ndarray]
     actions: np.ndarray | None = None  # (T, a), between the previous frame and this one
     camera: np.ndarray | None = None  # (T, 4, 4), camera to world
+    size: tuple[int, int] | None = None  # (H, W), if known before a frame is decoded
 
 
 @runtime_checkable

@@ -192,6 +192,7 @@ def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any
     Raises:
         UserError: there is no checkpoint, it is damaged, or it is of another model.
     """
+    check_path(folder)
     manager = ocp.CheckpointManager(
         (folder / CHECKPOINTS).resolve(),
         options=ocp.CheckpointManagerOptions(read_only=True),
@@ -209,6 +210,16 @@ def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any
                 partial_restore=True,
             )
             return manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+
+
+def check_path(folder: Path) -> None:
+    """Raises UserError for a path in which Orbax would look for other files."""
+    for char in "[]*?\\":
+        if char in str(folder.resolve()):
+            raise UserError(
+                f"{folder.resolve()}: has {char!r} in its path, so its checkpoints "
+                "could not be restored; rename the folder"
+            )
 
 
 def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:

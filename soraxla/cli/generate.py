@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,7 +170,7 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
         and defaults.onward is not None
     ):
         window = args.overlap + defaults.onward
-    requests = []
+    requests, seen = [], Counter()
     for where, prompt in prompts:
         try:
             request = Request(
@@ -182,10 +183,12 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
                 fit=args.fit,
                 window=window,
                 overlap=args.overlap,
+                noise=seen[prompt],  # as of this prompt without the file
             )
         except UserError as error:
             raise UserError(f"{where}: {error}" if where else str(error)) from None
         requests.append(request)
+        seen[prompt] += 1
     media.note_fit(requests[0])
     return requests
 

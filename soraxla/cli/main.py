@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from soraxla.core.errors import UserError
+from soraxla.core.paths import refuse_urls
 
 VERBS = {
     "demo": "train on real clips and generate videos, in one command",
@@ -87,8 +88,12 @@ def main(argv: list[str] | None = None) -> int:
     # Orbax logs an error at length and then raises it, which suffices for our line.
     logging.set_verbosity(logging.FATAL)
     _keep_compiled()
+    texts = ("prompt", "negative_prompt", "actions", "set", "traceback", "verb")
     try:
-        _module(args.verb).run(args)
+        places = {k: v for k, v in vars(args).items() if k not in texts}
+        refuse_urls(**{f"--{k.replace('_', '-')}": v for k, v in places.items()})
+        with contextlib.redirect_stdout(_Reader(sys.stdout)):
+            _module(args.verb).run(args)
     except (UserError, OSError, FloatingPointError) as error:
         if isinstance(error, OSError) and error.filename is None:
             raise  # it names no file for the user
@@ -100,6 +105,30 @@ def main(argv: list[str] | None = None) -> int:
         print(f"soraxla {args.verb}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+class _Reader:
+    """A standard output whose reader may go, such as `head`: the work goes on."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._tried(self._stream.write, text) or len(text)
+
+    def flush(self) -> None:
+        self._tried(self._stream.flush)
+
+    def _tried(self, call: Any, *args: Any) -> Any:
+        try:
+            return call(*args)
+        except BrokenPipeError:
+            # All that follows goes nowhere, at the interpreter's end too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            return None
 
 
 def _keep_compiled() -> None:

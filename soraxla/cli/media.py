@@ -23,6 +23,8 @@ _BESIDE = {
     "invert": ("mask",),
 }
 
+_CLIP_BYTES = 8 << 30  # of an input clip's pixels
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
@@ -244,9 +246,20 @@ def _check_together(args: argparse.Namespace) -> None:
 
 
 def _clip(path: Path) -> "np.ndarray":
-    from soraxla.media.read import read_clip
+    from soraxla.media.read import probe, read_clip
 
-    return read_clip(path)
+    info = probe(path)
+    most = max(1, _CLIP_BYTES // (info.height * info.width * 3))
+    count, stated = info.frames or 0, f"{info.frames:,}" if info.frames else ""
+    if count <= most:  # decoded no further than it may be long
+        clip = read_clip(path, most + 1)
+        if len(clip) <= most:
+            return clip
+    raise UserError(
+        f"{path}: has {stated or f'more than {most:,}'} frames of {info.width}x"
+        f"{info.height}, of which {most:,} fit into {_CLIP_BYTES >> 30} GiB; cut it or "
+        "scale it down"
+    )
 
 
 def _picture(path: Path) -> "np.ndarray":

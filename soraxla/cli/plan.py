@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -78,8 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import os
 
+    from soraxla.files.atomic_file import atomic_file
+
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if args.json:
+        _check_writable(args.json)
     compiled = _planner(args)
     with pulse(f"compiling {args.what} for {args.topology}, in 1 to 20 minutes"):
         made = compiled()
@@ -87,7 +92,19 @@ def run(args: argparse.Namespace) -> None:
     print(f"next: {_following(args, made)}")
     if args.json:
         written = {"command": _words(args), **made.to_dict()}
-        args.json.write_text(json.dumps(written, indent=1) + "\n")
+        with atomic_file(args.json) as partial:
+            partial.write_text(json.dumps(written, indent=1) + "\n")
+
+
+def _check_writable(path: Path) -> None:
+    """Raises UserError or OSError if a file cannot be written, before long work."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"--json {path}: the folder {folder} does not exist; make it")
+    if path.is_dir():
+        raise UserError(f"--json {path}: is a folder; name a file")
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _words(args: argparse.Namespace) -> list[str]:

@@ -57,14 +57,18 @@ def pack_clips(
     *,
     layout: Layout,
     guidance: Guidance,
+    numbers: Mapping[int, int] = {},
 ) -> Iterator[Rows]:
-    """Yields rows of about `_TOKENS_AT_ONCE` tokens; clip i has text i and visit i."""
+    """Yields rows of about `_TOKENS_AT_ONCE` tokens.
+
+    Clip i has text i and the visit `numbers[i]`, or i if there is none.
+    """
     tokens_of = {
         i: lay_out(clip, layout.patch, layout.rope_fps) for i, clip in clips.items()
     }
     visits = [
         Visit(
-            number=i,
+            number=numbers.get(i, i),
             sample=i,
             tokens=len(tokens_of[i].condition_mask),
             text_tokens=len(texts[i]),

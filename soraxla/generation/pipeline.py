@@ -121,7 +121,8 @@ class Pipeline:
         """Yields (index in `requests`, video) as they are done.
 
         Requests of all sizes and tasks are sampled together in packed rows; the other
-        requests do not change a video, but its index does. If a task samples several
+        requests do not change a video, but its index does, unless it names the number
+        of its noise. If a task samples several
         clips in sequence, each waits for the next round.
 
         Raises:
@@ -160,11 +161,17 @@ class Pipeline:
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         prompts = self.text_encoder([r.prompt for r in requests.values()])
         texts = dict(zip(requests, prompts, strict=True))
+        numbers = {
+            i: i if r.noise is None else i // _TAKE * _TAKE + r.noise
+            for i, r in requests.items()
+        }
         running = {i: sampling(self.context(r)) for i, r in requests.items()}
         clips, turn = {i: next(steps) for i, steps in running.items()}, 0
         while clips:
             following = {}
-            for i, latents in self.sample_clips(clips, texts, settings, turn):
+            for i, latents in self.sample_clips(
+                clips, texts, settings, turn, numbers=numbers
+            ):
                 try:
                     following[i] = running[i].send(latents)
                 except StopIteration as stop:
@@ -208,11 +215,14 @@ class Pipeline:
         texts: Mapping[int, np.ndarray],
         settings: SamplingConfig,
         turn: int = 0,
+        *,
+        numbers: Mapping[int, int] = {},
     ) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
         """Yields latents of clips, by their keys, as they are done.
 
-        Clip i has text i and the noise of visit i, which differs in every `turn`. Clips
-        of one strength are sampled together, since they have equally many steps.
+        Clip i has text i and the noise of visit `numbers[i]`, or i if there is none,
+        which differs in every `turn`. Clips of one strength are sampled together, since
+        they have equally many steps.
         """
         run = sampler(self.dit.model, self.process, settings.solver, settings.guidance)
         condition_t = np.float32(settings.condition_noise)
@@ -221,7 +231,7 @@ class Pipeline:
             chosen = {i: c for i, c in clips.items() if c.strength == strength}
             # 0.28 · 25 is 7, but more in floating point.
             steps = max(1, math.ceil(round(strength * settings.steps, 6)))
-            for rows in self.rows(chosen, texts, settings):
+            for rows in self.rows(chosen, texts, settings, numbers):
                 shift = rows.batches[0].shift
                 grid = SOLVERS[settings.solver].grid(steps, shift, strength)
                 out = run(self.dit.params, rows.batches, grid, key, condition_t)
@@ -234,6 +244,7 @@ class Pipeline:
         clips: Mapping[int, Clip],
         texts: Mapping[int, np.ndarray],
         settings: SamplingConfig,
+        numbers: Mapping[int, int] = {},
     ) -> Iterator[Rows]:
         """Yields the packed clips, with the rows that guidance needs."""
         model = self.dit.model
@@ -250,6 +261,7 @@ class Pipeline:
             self.text_encoder([settings.negative_prompt])[0],
             layout=layout,
             guidance=settings.guidance,
+            numbers=numbers,
         )
 
 

@@ -31,6 +31,7 @@ class Request:
         actions: float32 (frames, a), 1 for an action between the frame before and this
             one; for steerable models and tasks.
         camera: float32 (frames, 4, 4), camera to world; likewise.
+        noise: number of the request's noise; None is its place in the call.
 
     Raises:
         UserError: no prompt and no input frame, a prompt of over 1,000 words, or a
@@ -49,6 +50,7 @@ class Request:
     overlap: int = 9
     actions: np.ndarray | None = field(default=None, repr=False)
     camera: np.ndarray | None = field(default=None, repr=False)
+    noise: int | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -132,7 +134,8 @@ class SamplingConfig:
         negative_prompt: the prompt that guidance leads away from; "" is any video.
         takes: samples of each video; the sample whose joins with input frames show
             least is kept.
-        seed: request number i of a call always gets the noise of (seed, i) first.
+        seed: request number i of a call gets the noise of (seed, i) first, unless it
+            names another number.
     """
 
     steps: int = 30

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from soraxla.core.errors import UserError
 from soraxla.media.timing import Timed
 
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20  # profiles of printers exceed Pillow's 1 MB
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "AVIF")
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # MPO and TIFF hold separate pictures
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -51,8 +52,17 @@ def opened_picture(path: Path) -> Iterator[Image.Image | None]:
         raise UserError(f"{path}: is larger than {limit}") from None
     except MemoryError:
         raise too_large(path) from None
+    except UserError:
+        raise
     # These are what Pillow raises for damaged files.
-    except (OSError, SyntaxError, EOFError, IndexError, struct.error) as error:
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        ValueError,
+        struct.error,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise UserError(f"{path}: is corrupt or truncated ({reason})") from None
 

@@ -1,6 +1,7 @@
 """TPU topologies: their names, and the peaks and memory of their chips."""
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ class Chip(NamedTuple):
     devices: int = 1  # of a chip
 
 
-_2D = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 
 # By the first part of a topology's name. cloud.google.com/tpu/docs has the peaks of a
@@ -29,6 +30,7 @@ CHIPS = {
     "v5p": Chip(95.74, 459.0, 600.0),
     "tpu7x": Chip(94.74, 2307.0 / 2, 600.0 / 2, devices=2),
 }
+_CUBE, _MOST_CUBES = 128, 96  # cores of 4x4x4 chips of v5p; cubes of its largest slice
 _SHAPES = {"v5e": _2D, "v6e": _2D, "v5p": _3D, "tpu7x": _3D}
 
 # By the names that Cloud TPU has for them; those of v5p and tpu7x count cores, two a
@@ -49,8 +51,24 @@ _CLOUD = {
 
 def topology_name(name: str) -> str:
     """Returns the topology of a name, or of a Cloud TPU slice such as `v5p-128`."""
+    found = re.fullmatch(r"v5p-(\d+)", name)
+    cubes, rest = divmod(int(found[1]), _CUBE) if found else (0, 0)
+    if 1 <= cubes <= _MOST_CUBES and not rest:
+        return "v5p:" + "x".join(str(4 * side) for side in _sides(cubes))
     name = _CLOUD.get(name, name)
     return f"tpu7x:{name[4:]}" if name.startswith("v7x:") else name
+
+
+def _sides(volume: int) -> tuple[int, int, int]:
+    """Returns the sides, in order, of the box of a volume that is most like a cube."""
+    divisors = [n for n in range(1, volume + 1) if volume % n == 0]
+    boxes = [
+        (a, b, volume // (a * b))
+        for a in divisors
+        for b in divisors
+        if volume % (a * b) == 0 and a <= b <= volume // (a * b)
+    ]
+    return min(boxes, key=sum)
 
 
 def chip_of(topology: str) -> Chip:
@@ -98,5 +116,5 @@ def _unknown(name: str) -> UserError:
     )
     return UserError(
         f"unknown topology {name!r}, expected CHIP:SHAPE such as v5p:4x4x4, or Cloud "
-        f"TPU's name for it, such as v5p-128; {known}"
+        f"TPU's name for it, such as v5p-128; {known}, and more boxes of 4x4x4"
     )

@@ -50,7 +50,7 @@ def load_preset(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
         raise UserError(f"{spec}: takes no argument, remove ':{argument}'")
     try:
         config = get_config(argument) if argument else get_config()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if path.parent == presets_folder() and isinstance(error, UserError):
             raise  # a preset refuses its argument
         raise _fault(path, error) from error
@@ -175,7 +175,7 @@ def _run(path: Path) -> ModuleType:
     module.__file__ = str(path.absolute())
     try:
         exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _fault(path, error) from error
     return module
 
@@ -188,7 +188,7 @@ def _place(path: Path, function: Any) -> str:
     return f"{path}:{code.co_firstlineno}"
 
 
-def _fault(path: Path, error: Exception) -> UserError:
+def _fault(path: Path, error: BaseException) -> UserError:
     """Returns the one-line error of a mistake in a configuration file."""
     file = str(path.absolute())
     lines = [

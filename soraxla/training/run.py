@@ -15,6 +15,7 @@ from data_pipelines import records
 from data_pipelines.dataset import open_dataset
 from data_pipelines.vae_windows import WindowDataset
 from soraxla.checkpoints.load import load_vae
+from soraxla.checkpoints.training_folder import check_path
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.parallel.mesh import make_mesh
@@ -131,6 +132,9 @@ def run_training(
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir}: is a file, expected a folder")
+    check_path(workdir)
+    if (workdir / records.CARD).exists() or (workdir / records.PROGRESS).exists():
+        raise UserError(f"workdir {workdir}: is a dataset; name a folder for the run")
     config = resumed(config, workdir, change or {})
     opened = open_experiment(config, data=data, workdir=workdir, init=init, mesh=mesh)
     _say([*indented("not as in the preset:", changes(config)), *opened.summary()])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from data_pipelines.sources.files import media_below
 from data_pipelines.vae_windows import WindowDataset
 from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.core.config import to_dict
@@ -61,13 +62,13 @@ def vae_experiment(
     mesh = make_mesh(cfg.mesh) if mesh is None else mesh
     for i, shape in enumerate(cfg.windows.shapes):
         host_rows(shape.batch, mesh, what=f"windows.shapes[{i}].batch")
-    files = media_files(media)
     if start is not None and _widths(start.model) != _widths(cfg.step.model):
         raise UserError(
             f"the VAE to start from has widths {_widths(start.model)}, the "
             f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
         )
-    batches = WindowDataset(files, cfg.windows, seed=cfg.step.seed)
+    batches = WindowDataset(media_files(media), cfg.windows, seed=cfg.step.seed)
+    files = batches.files
     init = {} if start is None else {"init": {"sha256": sha256_of_tree(start.params)}}
     model = cfg.step.model
     if start is None and (model.linear or model.patched):
@@ -90,9 +91,7 @@ def vae_experiment(
         convolves=True,
         batches=batches.for_host(functools.partial(host_rows, mesh=mesh)),
         unit="px",
-        context=functools.partial(
-            _vae_context, cfg=cfg, media=batches.files, mesh=mesh
-        ),
+        context=functools.partial(_vae_context, cfg=cfg, media=files, mesh=mesh),
         mesh=mesh,
         put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
     )
@@ -155,20 +154,14 @@ def _identity(folder: Path, files: Sequence[Path]) -> str:
 
 
 def media_files(folder: Path) -> list[Path]:
-    """Returns all videos and pictures below a folder, sorted.
+    """Returns the media of `media_below`.
 
     Raises:
         UserError: there is no such folder, or no media in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder of videos")
-    files = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in MEDIA_SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
+    files = media_below(folder)
     if not files:
         raise UserError(
             f"{folder}: no media, expected files ending in "

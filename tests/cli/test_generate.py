@@ -235,3 +235,22 @@ def test_an_odd_size_and_length_come_out_exactly(checkpoint, tmp_path):
     assert main(["generate", *options, *alone]) == 0
     first, again = read_clip(tmp_path / "000.mp4"), read_clip(tmp_path / "alone.mp4")
     assert abs(first.astype(int) - again).max() <= 2
+
+
+@pytest.mark.usefixtures("without_network")
+def test_one_video_of_a_prompts_file_can_be_made_again(checkpoint, tmp_path):
+    """By its prompt, whatever is before it in the file; a repetition is another."""
+    options = ["--checkpoint", str(checkpoint), "--size", "32x32", "--frames", "5"]
+    options = ["generate", *options, "--steps", "1", "--fps", "12"]
+
+    def made(name, *words):
+        assert main([*options, *words, "--out", str(tmp_path / name)]) == 0
+        return [path.read_bytes() for path in sorted(tmp_path.glob(name.format("*")))]
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\n\na blue cube\na blue cube\n")
+    _, cube, other = made("all_{}.gif", "--prompts-file", str(prompts))
+    assert cube != other
+    assert made("cube.gif", "--prompt", "a blue cube") == [cube]
+    prompts.write_text("a blue cube\na green tree\na blue cube\n")
+    assert made("less_{}.gif", "--prompts-file", str(prompts))[::2] == [cube, other]

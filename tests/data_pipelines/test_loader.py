@@ -348,3 +348,20 @@ def test_as_many_files_may_be_open_as_there_are_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 257))
     with pytest.raises(ValueError, match="needs 258 open files, of which 257"):
         open_dataset(data)
+
+
+@pytest.mark.parametrize("name", ["latents", "text"])
+def test_a_record_that_is_not_finite_is_named(folder, tmp_path, monkeypatch, name):
+    """Else a single NaN ends a training that blames the learning rate."""
+    decode = records.decode_record
+
+    def damaged(data):
+        tensors = dict(decode(data))
+        tensors[name] = tensors[name].copy()
+        tensors[name].flat[0] = np.nan
+        return tensors
+
+    dataset = open_dataset(folder)
+    monkeypatch.setattr(records, "decode_record", damaged)
+    with pytest.raises(UserError, match=rf"data-0.*record 0: {name} are not finite"):
+        dataset.read(0)

@@ -3,7 +3,9 @@
 import functools
 import io
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import jax
 import pytest
 
 from soraxla.cli import plan, pulse
-from soraxla.cli.main import parser
+from soraxla.cli.main import main, parser
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.generation.request import SamplingConfig
@@ -106,7 +108,9 @@ def refusal(*arguments):
 @pytest.mark.slow
 def test_what_cannot_be_planned_is_one_line():
     pytest.importorskip("libtpu")
-    assert "v5e has 2x2, 2x4" in refusal("--topology", "v5e:3x3")
+    assert "v5e has 1x1, 2x2, 2x4" in refusal("--topology", "v5e:3x3")
+    folder = refusal("--topology", "v5e:2x2", "--json", "/no/such/folder/x.json")
+    assert "the folder /no/such/folder does not exist" in folder
     assert "unknown topology 'v9:2x2'" in refusal("--topology", "v9:2x2")
     assert "batch_rows is 0" in refusal("--topology", "v5e:2x2", "--rows", "0")
     mesh = ("--topology", "v5e:2x2", "--set")
@@ -124,6 +128,41 @@ def test_a_slice_may_have_the_name_that_cloud_tpu_has_for_it():
     names = "v5litepod-8", "v5p-128", "v6e-64", "tpu7x-8", "v7x:2x2x1"
     shapes = "v5e:2x4", "v5p:4x4x4", "v6e:8x8", "tpu7x:2x2x1", "tpu7x:2x2x1"
     assert tuple(map(topology_name, names)) == shapes
+
+
+def test_every_slice_that_can_be_created_can_be_planned():
+    """`read_accelerator` of lib.sh has the sizes that Cloud TPU sells."""
+    script = (ROOT / "tpu_scripts" / "lib.sh").read_text(encoding="utf-8")
+    one_core, v5p = re.findall(r"sizes='([^']+)'", script)
+    small = [int(size) for size in v5p.split(" or ")[0].split()]
+    sizes = {
+        "v5litepod": [int(size) for size in one_core.split()],
+        "v6e": [int(size) for size in one_core.split()],
+        "v5p": [*small, *range(128, 12288 + 1, 128)],
+    }
+    for prefix, numbers in sizes.items():
+        for number in numbers:
+            name = topology_name(f"{prefix}-{number}")
+            chip, _, shape = name.partition(":")
+            chips = math.prod(map(int, shape.split("x")))
+            assert chip in CHIPS
+            assert chips * (2 if prefix == "v5p" else 1) == number
+    assert topology_name("v5p-2048") == "v5p:8x8x16"
+    assert topology_name("v5p-100") == "v5p-100"
+
+
+def test_a_plan_that_cannot_be_written_is_refused_before_it_is_made(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr("soraxla.cli.plan._planner", lambda args: 1 / 0)
+    words = ["plan", "--config", "dit:debug", "--topology", "v6e-8", "--json"]
+    for path, text in (
+        (tmp_path / "no" / "x.json", f"the folder {tmp_path / 'no'} does not exist"),
+        (tmp_path, "is a folder; name a file"),
+    ):
+        assert main([*words, str(path)]) == 2
+        assert text in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -199,10 +238,14 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "listed", "absent"),
     [
-        ("ironwood-128", ("v5e has 2x2,", "v5p has 2x2x1,", "tpu7x has 2x2x1"), "mean"),
-        ("v4-8", ("v5e has 2x2,", "v5p has 2x2x1,", "tpu7x has 2x2x1"), "v4 has"),
+        (
+            "ironwood-128",
+            ("v5e has 1x1, 2x2,", "v5p has 2x2x1,", "tpu7x has 2x2x1"),
+            "mean",
+        ),
+        ("v4-8", ("v5e has 1x1, 2x2,", "v5p has 2x2x1,", "tpu7x has 2x2x1"), "v4 has"),
         ("tpu7x", ("tpu7x has 2x2x1, 2x2x2", "CHIP:SHAPE"), "v5e has"),
-        ("v5e-3", ("v5e has 2x2, 2x4", "v5p-128"), "v6e has"),
+        ("v5e-3", ("v5e has 1x1, 2x2, 2x4", "v5p-128"), "v6e has"),
     ],
 )
 def test_a_name_that_is_no_topology_gets_a_list(name, listed, absent):

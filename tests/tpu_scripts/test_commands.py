@@ -145,6 +145,15 @@ def test_setup_from_git_names_repository_and_revision(cloud):
     ]
 
 
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_setup_of_an_archive_without_git_is_refused(cloud, words):
+    """Else the workers would get an archive of nothing."""
+    shutil.rmtree(cloud.root / "repo" / ".git")
+    line = cloud.refused("setup.sh", *words)
+    assert "repo is no git checkout of yours" in line and "set SOURCE" in line
+    assert cloud.calls() == []
+
+
 @pytest.mark.parametrize(
     ("script", "words", "call"),
     [

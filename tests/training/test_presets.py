@@ -221,3 +221,57 @@ def test_a_wrong_spec_is_one_line(tmp_path, spec, message):
     with pytest.raises(UserError) as error:
         load_preset(spec.format(tmp_path), {"loop.steps": 1})
     assert message in str(error.value)
+
+
+MADE = "from configs.vae import get_config as made\n\ndef get_config():\n"
+MADE += "    c = made('debug')\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a", f"{MADE}    c.loop.steps = stepz\n    return c\n", ":5: NameError: "),
+        ("a", f"{MADE}    c.loop.steps = 3 + '4'\n    return c\n", ":5: TypeError: "),
+        ("a", f"{MADE}    x = {{}}['steps']\n    return c\n", ":5: KeyError: 'steps'"),
+        ("a", "x = 1 / 0\n", ":1: ZeroDivisionError: "),
+        ("a", f"{MADE}    c.loop.stepz.x = 3\n    return c\n", ":5: "),
+        ("a", f"{MADE}    c.loop['stepz'] = 3\n    return c\n", ":5: unknown setting"),
+        ("a", f"{MADE}    c.loop.steps = 'many'\n    return c\n", "a.py:"),
+        ("a", "def get_config():\n    return {}\n", ":1: get_config returns dict, ex"),
+        ("a", "x = 1\n", r"has no get_config\(\)"),
+        ("a", "raise SystemExit('not today')\n", ":1: SystemExit: not today"),
+        ("a", "def f(:\n", ":1: SyntaxError: "),
+        ("not a name", "def get_config(x):\n    raise ValueError(x)\n", ":2: ValueErr"),
+    ],
+)
+def test_a_slip_in_a_configuration_of_ones_own_is_one_line(
+    tmp_path, name, text, message
+):
+    file = tmp_path / f"{name}.py"
+    file.write_text(text)
+    spec = str(file) if name == "a" else f"{file}:debug"
+    with pytest.raises(UserError, match=message) as error:
+        load_preset(spec)
+    assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
+
+
+def test_a_configuration_that_is_no_python_file(tmp_path):
+    with pytest.raises(UserError, match="not a Python file"):
+        load_preset(f"{tmp_path}/notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("loop.steps=many", "'loop.steps' is 'many', expected int"),
+        ("loop.steps=-1", "loop.steps is -1, expected at least 1"),
+        ("loop=3", "'loop' is 3"),
+        ("step.optim.learning_rate=1e-3x", "is '1e-3x', expected float"),
+    ],
+)
+def test_a_slip_in_an_assignment_is_one_line(assignment, message):
+    config = load_preset("vae:debug")
+    with pytest.raises(UserError, match=message) as error:
+        set_from_text(config, KINDS["vae"], assignment)
+        build(KINDS["vae"], split(config)[1])
+    assert "\n" not in str(error.value)

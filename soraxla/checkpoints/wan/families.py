@@ -12,6 +12,8 @@ from soraxla.models.dit.config import DiTConfig
 from soraxla.models.vae.model import VAEConfig
 
 _HEAD_DIM = 128  # of every public Wan
+_FREQUENCIES = 256
+_LAYERS = {1536: 30, 3072: 30, 5120: 40}  # by width
 SUPPORTED = "Wan 2.1 text-to-video 1.3B and 14B, Wan 2.2 TI2V 5B, and their VAEs"
 
 # AutoencoderKLWan's defaults; Wan's VAE file does not contain them.
@@ -102,10 +104,23 @@ def dit_config_of(
             f"{where}: a Wan model with {channels} input channels that takes images in "
             f"a second way (image-to-video); supported: {SUPPORTED}"
         )
-    blocks = [re.match(r"blocks\.(\d+)\.", name) for name in shapes]
+    layers = _layers(shapes, config, width, where)
     is_5b = channels == 48
+    _check_config(
+        config,
+        where,
+        num_layers=layers,
+        in_channels=channels,
+        in_dim=channels,
+        out_channels=channels,
+        ffn_dim=mlp_width,
+        text_dim=text_width,
+        dim=width,
+        freq_dim=_frequencies(shapes, where),
+        patch_size=list(patch),
+    )
     return DiTConfig(
-        layers=1 + max(int(found[1]) for found in blocks if found),
+        layers=layers,
         width=width,
         heads=config.get("num_attention_heads", max(1, width // _HEAD_DIM)),
         mlp_width=mlp_width,
@@ -118,6 +133,60 @@ def dit_config_of(
         rope_fps=24.0 if is_5b else 16.0,
         shift=shift or (3.0 if width <= 1536 and not is_5b else 5.0),
     )
+
+
+def _layers(shapes: Shapes, config: Mapping[str, Any], width: int, where: Path) -> int:
+    """Returns the number of blocks.
+
+    Raises:
+        UserError: a public model has more, and no `config.json` says how many.
+    """
+    blocks = [re.match(r"blocks\.(\d+)\.", name) for name in shapes]
+    layers, known = 1 + max(int(found[1]) for found in blocks if found), _LAYERS
+    if "num_layers" not in config and layers < known.get(width, 0):
+        raise UserError(
+            f"{where}: has {layers} of the {known[width]} blocks of a Wan transformer "
+            f"of width {width}; download the other files, or put its config.json "
+            "beside it"
+        )
+    return layers
+
+
+def _frequencies(shapes: Shapes, where: Path) -> int:
+    """Returns the sinusoids of the time embedding.
+
+    Raises:
+        UserError: there are not as many as ours has.
+    """
+    name = "condition_embedder.time_embedder.linear_1.weight"
+    found = shapes.get(name, (0, _FREQUENCIES))[-1]
+    if found != _FREQUENCIES:
+        raise UserError(
+            f"{where}: its freq_dim is {found}, and only {_FREQUENCIES} is supported, "
+            "that of every public Wan"
+        )
+    return found
+
+
+def _check_config(config: Mapping[str, Any], where: Path, **found: Any) -> None:
+    """Raises UserError unless a `config.json` says what the tensors have."""
+    for key, value in found.items():
+        if config.get(key, value) != value:
+            raise UserError(
+                f"{where}: its config.json says {key} = {config[key]}, the weights "
+                f"have {value}; the files are incomplete or of another model"
+            )
+    for key, supported in (
+        ("_class_name", ("WanTransformer3DModel", "WanModel")),
+        ("qk_norm", ("rms_norm_across_heads", True)),
+        ("cross_attn_norm", (True,)),
+        ("model_type", ("t2v", "ti2v")),
+    ):
+        if config.get(key, supported[0]) not in supported:
+            raise UserError(
+                f"{where}: its config.json says {key} = {config[key]!r}, and only "
+                f"{supported[0]!r} is supported; supported: {SUPPORTED}"
+            )
 
 
 def vae_config_of(

@@ -7,8 +7,9 @@ only.
 
 Text is normalised to NFKC and lower case, then split: a run of letters, digits and
 combining marks is a word. A Han or kana character is one word, since those scripts
-write no spaces; so is a symbol (emoji, currency, mathematics). Spaces and punctuation
-only separate: "A cat!" equals "a cat".
+write no spaces, and so is a Thai, Lao, Burmese or Khmer letter with its marks; so is a
+symbol (emoji, currency, mathematics). Spaces and punctuation only separate: "A cat!"
+equals "a cat".
 """
 
 import hashlib
@@ -28,6 +29,7 @@ _GRAM_LENGTHS = (3, 4, 5)
 # cosine of at least 0.88, two words without a common gram have about 0.
 _POSITION_SCALE = 0.25
 # Kana, and the CJK unified ideographs of every plane.
+_SYLLABIC = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))  # by letters
 _UNSPACED = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x3FFFF))
 
 
@@ -81,9 +83,11 @@ def split_words(text: str) -> Iterator[str]:
     word = ""
     for char in unicodedata.normalize("NFKC", text).lower():
         kind = unicodedata.category(char)[0]  # Letter, Number, Mark, Symbol, …
-        is_word = kind == "S" or any(
-            low <= ord(char) <= high for low, high in _UNSPACED
-        )
+        is_word = kind == "S" or _is_in(_UNSPACED, char)
+        is_letter = kind == "L" and _is_in(_SYLLABIC, char)
+        if word and kind in "LN" and (is_letter or _is_in(_SYLLABIC, word[0])):
+            yield word
+            word = ""
         if not is_word and (kind in "LN" or (kind == "M" and word)):
             word += char
             continue
@@ -94,6 +98,10 @@ def split_words(text: str) -> Iterator[str]:
             yield char
     if word:
         yield word
+
+
+def _is_in(ranges: tuple[tuple[int, int], ...], char: str) -> bool:
+    return any(low <= ord(char) <= high for low, high in ranges)
 
 
 @lru_cache(maxsize=4096)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -113,3 +114,21 @@ def test_encoding_needs_no_jax():
         " load_text_encoder('hashed')(['a cat']); sys.exit('jax' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("แมวสีแดง", ["แ", "ม", "ว", "สี", "แ", "ด", "ง"]),
+        ("ຫມາ", ["ຫ", "ມ", "າ"]),
+        ("ကြောင်", ["ကြော", "င်"]),
+        ("ឆ្មាក្រហម", ["ឆ្", "មា", "ក្", "រ", "ហ", "ម"]),
+        ("cat แมว2 dog", ["cat", "แ", "ม", "ว", "2", "dog"]),
+        ("naïve café हिन्दी", ["naïve", "café", "हिन्दी"]),
+    ],
+)
+def test_scripts_without_spaces_are_split_by_letters(text, words):
+    """A letter keeps its marks; scripts with spaces keep their words."""
+    found = list(split_words(text))
+    assert found == [unicodedata.normalize("NFKC", word) for word in words]
+    assert abs(cosine("แมว", "หมา")) < 0.9
