@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from benchmarks.harness import ROOT
 from data_pipelines.worlds import WORLDS
-from soraxla.assets import WORLDS as DEFAULTS
 from soraxla.evals.worldbench.cases import FIRST_SEED
+from soraxla.generation.defaults import model_defaults, read_usage
 from soraxla.media.write import write_video
 
 FOLDER = ROOT / "docs" / "gallery"
@@ -44,11 +44,12 @@ def commands(readme: str) -> list[list[str]]:
 
 def write_inputs(folder: Path) -> None:
     """Writes the input files of the commands."""
-    size = {"width": DEFAULTS.width, "height": DEFAULTS.height, "fps": DEFAULTS.fps}
+    usual = model_defaults(read_usage(None))
+    size = {"width": usual.width, "height": usual.height, "fps": usual.fps}
     for name, world, seed, frames in INPUTS:
         clip = WORLDS[world](FIRST + seed, frames=33, **size)
         write_video(folder / name, clip.video[frames], clip.fps)
-    mask = np.zeros((DEFAULTS.height, DEFAULTS.width), np.uint8)
+    mask = np.zeros((usual.height, usual.width), np.uint8)
     mask[HOLE] = 255
     Image.fromarray(mask).save(folder / "hole.png")
 

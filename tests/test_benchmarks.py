@@ -19,18 +19,19 @@ from benchmarks.harness import (
     write_report,
 )
 from benchmarks.sizes import published_sizes, tokens_of
-from soraxla.assets import WORLDS as USUAL
 from soraxla.assets import worlds_model
 from soraxla.cli.main import parser
 from soraxla.files.hashing import sha256_of_tree
+from soraxla.generation.defaults import model_defaults, read_usage
 from soraxla.generation.pipeline import load
 from soraxla.generation.request import SamplingConfig
 from soraxla.parallel.mesh import sampling_mesh
 
+USUAL = model_defaults(read_usage(None))
 # What `soraxla generate` does where no checkpoint is named.
 AS_USED = {
     "takes": USUAL.takes,
-    "condition_noise": USUAL.condition_noise,
+    "condition_noise": USUAL.sampling["condition_noise"],
     "strength": USUAL.bridge,
     "window": joins.OVERLAP + (USUAL.onward or 0),
 }

@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,13 @@ from soraxla.checkpoints.model_folder import (
 )
 from soraxla.checkpoints.training_folder import (
     is_training_folder,
+    records_usage,
+    settings_of_kind,
+    trained_config,
     trained_dit,
     trained_vae,
 )
+from soraxla.checkpoints.usage import usage_of
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.vae.model import VAEConfig
 
@@ -58,6 +63,28 @@ def load_transformer(checkpoint: Path) -> LoadedModel:
     return load_dit(
         checkpoint if is_training_folder(checkpoint) else checkpoint / "dit"
     )
+
+
+def read_transformer(checkpoint: Path) -> tuple[DiTConfig, dict[str, Any]]:
+    """Returns the settings and the `config.json` of a transformer, not its weights.
+
+    Raises:
+        UserError: as `load_transformer`, for a damaged or missing record.
+    """
+    if not is_training_folder(checkpoint):
+        folder = checkpoint / "dit"
+        config = read_config(folder, "dit")
+    else:
+        folder, base = checkpoint, None
+        settings = settings_of_kind(checkpoint, "dit")
+        adapted = settings["step"].get("lora") is not None
+        if adapted and not records_usage(settings):
+            model, config = read_transformer(Path(settings["init"]["folder"]))
+            base = usage_of(config, model)
+        config = trained_config(settings, base)
+    model = model_config(folder, config)
+    assert isinstance(model, DiTConfig)
+    return model, config
 
 
 def named_tensors(

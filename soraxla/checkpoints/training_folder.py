@@ -18,6 +18,13 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from soraxla.checkpoints.model_folder import LoadedModel, abstract_params
+from soraxla.checkpoints.usage import (
+    RECORDED,
+    GenerationDefaults,
+    Usage,
+    trained_usage,
+    usage_of,
+)
 from soraxla.core.config import build, to_dict
 from soraxla.core.errors import UserError
 from soraxla.core.older_settings import filled, upgraded
@@ -29,6 +36,7 @@ from soraxla.models.dit.lora import LoRAConfig
 from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
 from soraxla.models.vae.statistics import latent_statistics
+from soraxla.packing.conditioning import ConditioningMixture, trained_tasks
 from soraxla.parallel.mesh import REPLICATED, Rules, current_shardings, with_shardings
 
 C = TypeVar("C")
@@ -122,15 +130,49 @@ def trained_dit(
     settings = settings_of_kind(folder, "dit")
     model, adapters, ema = trained_ema(folder, settings)
     base = None if adapters is None else _base(folder, settings, load_base)
-    config = {
-        "kind": "dit",
-        "model": to_dict(model),
-        "process": settings["step"]["process"],
-        "text_encoder": settings["text_encoder"],
-        "max_latent_frames": settings["max_latent_frames"],
-    }
-    params = lora.merged(ema, base, adapters)
+    config = trained_config(settings, base and usage_of(base.config, base.model))
+    params = lora.merged(ema, base and base.params, adapters)
     return LoadedModel(params=params, model=model, config=config)
+
+
+def trained_config(settings: dict[str, Any], base: Usage | None) -> dict[str, Any]:
+    """Returns the `config.json` of the transformer that a training folder trains.
+
+    Args:
+        base: the usage of the base of adapters, for folders that do not record their
+            own; None if there are no adapters.
+
+    Raises:
+        UserError: a wrong setting.
+    """
+    step = settings["step"]
+    return {
+        "kind": "dit",
+        "model": to_dict(build(DiTConfig, step.get("model", {}), "step.model.")),
+        "process": step["process"],
+        "text_encoder": settings["text_encoder"],
+        **_recorded_usage(settings, base),
+    }
+
+
+def records_usage(settings: dict[str, Any]) -> bool:
+    """Returns whether a training folder records the usage of its model."""
+    return "generation_defaults" in settings
+
+
+def _recorded_usage(settings: dict[str, Any], base: Usage | None) -> dict[str, Any]:
+    if records_usage(settings):
+        return {name: settings[name] for name in RECORDED if name in settings}
+    longest, pack = settings["max_latent_frames"], settings.get("pack", {})
+    if base is None and (not pack or "init" in settings):
+        return {"max_latent_frames": longest}  # the rest is not known
+    mixture = build(ConditioningMixture, pack.get("mixture", {}), "pack.mixture.")
+    return trained_usage(
+        base,
+        longest=longest,
+        tasks=trained_tasks(mixture, pack.get("next_share", 0.0)),
+        median=GenerationDefaults(),
+    ).record()
 
 
 def trained_ema(
@@ -158,8 +200,8 @@ def trained_ema(
 
 def _base(
     folder: Path, settings: dict[str, Any], load_base: Callable[[Path], LoadedModel]
-) -> PyTree:
-    """Returns the frozen parameters that a training folder's adapters add to."""
+) -> LoadedModel:
+    """Returns the frozen model that a training folder's adapters add to."""
     init = settings.get("init")
     if not isinstance(init, dict) or not {"folder", "sha256"} <= init.keys():
         raise UserError(
@@ -168,17 +210,17 @@ def _base(
         )
     start = Path(init["folder"])
     try:
-        params = load_base(start).params
+        base = load_base(start)
     except UserError as error:
         raise UserError(f"the base of the adapters in {folder}: {error}") from error
-    found, expected = sha256_of_tree(params), init["sha256"]
+    found, expected = sha256_of_tree(base.params), init["sha256"]
     if found != expected:
         raise UserError(
             f"{start}: is not the model that the adapters in {folder} were trained on "
             f"(SHA-256 {expected[:12]}…, this one is {found[:12]}…); put the base back "
             f"or its place in init.folder of {folder / SETTINGS}"
         )
-    return params
+    return base
 
 
 def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any:

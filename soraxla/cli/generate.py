@@ -5,15 +5,16 @@ import dataclasses
 import math
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from soraxla.assets import DEFAULTS, WORLDS, GenerationDefaults
 from soraxla.cli import media, sampling
 from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
+    from soraxla.generation.defaults import ModelDefaults
     from soraxla.generation.pipeline import Pipeline
     from soraxla.generation.request import Request
+    from soraxla.generation.task_inputs import Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clip on, for models with such actions: forward*8 left+jump*4 dig",
     )
     sampling.add_arguments(parser)
-    parser.set_defaults(condition_noise=None)
     parser.add_argument(
         "--takes",
         type=int,
         metavar="N",
         help="samples of each video; the one whose joins with input "
-        "frames show least is "
-        f"kept (default: 1; {WORLDS.takes} for videos with joins without --checkpoint)",
+        "frames show least is kept (default: 1; for videos with joins the model's)",
     )
 
 
@@ -66,16 +65,15 @@ def _add_length(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--size",
         metavar="WxH",
-        help="in pixels (default: the input frames' size, or 256x256; 64x64 without "
-        "--checkpoint)",
+        help="in pixels (default: the input clip's, or the model's; of an input "
+        "picture, the model's if its folder states one)",
     )
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--frames",
         type=int,
-        help="frames of the video, 1 for a picture (default: the task's, "
-        "or 1; 33 without "
-        "--checkpoint)",
+        help="frames of the video, 1 for a picture (default: the task's, or the "
+        "model's)",
     )
     length.add_argument(
         "--seconds", type=float, help="length of the video, in place of --frames"
@@ -83,17 +81,14 @@ def _add_length(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fps",
         type=float,
-        help="frames a second (default: the input clip's, or 24; 16 "
-        "without --checkpoint)",
+        help="frames a second (default: the input clip's, or the model's)",
     )
     group.add_argument(
         "--window",
         type=int,
         metavar="FRAMES",
         help="most frames to sample at once, from the overlap + 4 on; "
-        "longer videos are "
-        "sampled window by window (default: the model's limit; the overlap + 8 to "
-        "extend a clip forward without --checkpoint)",
+        "longer videos are sampled window by window (default: the model's limit)",
     )
     group.add_argument(
         "--overlap",
@@ -109,23 +104,22 @@ def run(args: argparse.Namespace) -> None:
     import jax
     from tqdm import tqdm
 
+    from soraxla.generation.defaults import model_defaults, read_usage
     from soraxla.generation.pipeline import load
     from soraxla.media.write import check_writable, write_video
     from soraxla.parallel.mesh import sampling_mesh
 
     # Mistakes of the user are found before the long work starts.
-    defaults = _defaults(args)
-    if args.condition_noise is None:
-        args.condition_noise = defaults.condition_noise
-    settings = sampling.settings_of(args)
+    defaults = model_defaults(read_usage(args.checkpoint))
+    settings = sampling.settings_of(args, defaults.sampling)
     if args.takes is not None:
         settings = dataclasses.replace(settings, takes=args.takes)
-    requests = _requests(args)
+    requests, taken = _requests(args, defaults)
     outs = _outs(args.out, len(requests))
     for out in outs:
         check_writable(out, codec=args.codec)
         media.check_kept(args, out)
-    _rehearse(outs[0], requests[0], args.codec)
+    _rehearse(outs[0], requests[0], requests[0].fps or defaults.fps, args.codec)
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(args.checkpoint)
         if args.actions is not None:
@@ -134,35 +128,70 @@ def run(args: argparse.Namespace) -> None:
             settings = dataclasses.replace(settings, takes=defaults.takes)
         _note_windows(pipeline, requests[0])
         videos = pipeline.generate_each(requests, settings)
+        _note_defaults(args, defaults, taken)
         for place, video in tqdm(videos, total=len(requests), unit="video"):
-            write_video(outs[place], video, requests[place].fps, codec=args.codec)
+            fps = requests[place].fps or defaults.fps
+            write_video(outs[place], video, fps, codec=args.codec)
             tqdm.write(str(outs[place]))
 
 
-def _defaults(args: argparse.Namespace) -> GenerationDefaults:
-    return DEFAULTS if args.checkpoint else WORLDS
+def _note_defaults(
+    args: argparse.Namespace, defaults: "ModelDefaults", taken: list[str]
+) -> None:
+    """Notes the values that the model's defaults have set, by their source."""
+    from soraxla.generation.defaults import OTHERWISE
+
+    values: dict[str, Any] = {name: getattr(defaults, name) for name in taken}
+    for name, value in defaults.sampling.items():
+        if getattr(args, name) is None:
+            values[name] = value
+    by_origin: dict[str, list[str]] = {}
+    for name, value in values.items():
+        origin = defaults.origins.get(name, OTHERWISE)
+        option = name.replace("_", "-")
+        by_origin.setdefault(origin, []).append(f"{option} {value}")
+    for origin, words in by_origin.items():
+        media.note(f"{', '.join(words)}: from {origin}")
 
 
-def _requests(args: argparse.Namespace) -> "list[Request]":
-    from soraxla.generation.request import Request
-
-    prompts, defaults = _prompts(args), _defaults(args)
-    task = media.task_of(args, defaults.bridge)
-    size = args.canvas or args.size
-    if size is None and not args.checkpoint and task.single_frames:
-        # The shipped model knows the sizes of its worlds, not those of photographs.
-        size = f"{defaults.width}x{defaults.height}"
-    own = None if size else media.own_size(task)
-    if own is None:
+def _size(
+    args: argparse.Namespace, task: "Task", defaults: "ModelDefaults"
+) -> "tuple[Task, int, int, bool]":
+    """Returns the task, width, height, and whether they are the model's default."""
+    if (asked := args.canvas or args.size) is not None:
         option = "--canvas" if args.canvas else "--size"
-        width, height = parse_size(
-            size or f"{defaults.width}x{defaults.height}", option
-        )
-    else:
-        task, width, height = own
-    fps = (media.own_fps(args) or defaults.fps) if args.fps is None else args.fps
+        return task, *parse_size(asked, option), False
+    # A model of a stated size does not know those of photographs.
+    if not (defaults.sizes_pictures and task.single_frames):
+        own = media.own_size(task)
+        if own is not None:
+            return *own, False
+    return task, defaults.width, defaults.height, True
+
+
+def _requests(
+    args: argparse.Namespace, defaults: "ModelDefaults"
+) -> "tuple[list[Request], list[str]]":
+    """Returns the requests, and the names of defaults that they have."""
+    from soraxla.generation.request import Request
+    from soraxla.media.write import PICTURES
+
+    prompts, taken = _prompts(args), []
+    task = media.task_of(args, defaults.bridge)
+    task, width, height, default = _size(args, task, defaults)
+    if default:
+        taken += ["width", "height"]
+    fps = media.own_fps(args) if args.fps is None else args.fps
+    if fps is None:
+        fps = defaults.fps
+        taken.append("fps")
     frames = _frames(args, fps)
-    frames = (task.default_frames() or defaults.frames) if frames is None else frames
+    if frames is None and (frames := task.default_frames()) is None:
+        if Path(args.out).suffix.lower() in PICTURES:
+            frames = 1
+        else:
+            frames = defaults.frames
+            taken.append("frames")
     window = args.window
     if (
         window is None
@@ -190,7 +219,7 @@ def _requests(args: argparse.Namespace) -> "list[Request]":
         requests.append(request)
         seen[prompt] += 1
     media.note_fit(requests[0])
-    return requests
+    return requests, taken
 
 
 def _acting(steps: list[str], request: "Request", pipeline: "Pipeline") -> "Request":
@@ -228,11 +257,16 @@ def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
                 f"{context.frames(context.window)} that are sampled at once: they are "
                 "sampled window by window (--window)"
             )
+            if pipeline.usage.trained_tasks is None:
+                notes.append(
+                    "the model's config.json has no trained_tasks: windows are "
+                    "sampled as if it was trained to continue a clip"
+                )
     for note in dict.fromkeys(notes):  # both directions may need the same note
         media.note(note)
 
 
-def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
+def _rehearse(out: Path, request: "Request", fps: float, codec: str | None) -> None:
     """Raises the error that writing `out` would: encoders refuse sizes and rates."""
     import tempfile
 
@@ -246,7 +280,7 @@ def _rehearse(out: Path, request: "Request", codec: str | None) -> None:
         try:
             # libx265 fails at random on one or two frames.
             frames = [black] * min(request.frames, 5)
-            write_video(trial, frames, request.fps, codec=codec)
+            write_video(trial, frames, fps, codec=codec)
         except (UserError, OSError) as error:
             message = str(error).replace(str(trial), str(out))
             raise UserError(message) from None

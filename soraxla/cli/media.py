@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soraxla.assets import WORLDS
 from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
         type=float,
         help="where sampling starts, for --edit, --connect and --loop: "
         "from 0, the clip unchanged or a cross-fade, to 1, noise (default: 0.6 for "
-        f"--edit; for the others 1, and {WORLDS.bridge:g} without --checkpoint)",
+        "--edit; for the others the model's, or 1)",
     )
     group.add_argument(
         "--mask",

@@ -1,9 +1,8 @@
 """The options of sampling that `generate` and `worldbench` share."""
 
 import argparse
-from typing import TYPE_CHECKING
-
-from soraxla.assets import WORLDS
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from soraxla.generation.request import SamplingConfig
@@ -12,19 +11,17 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--steps", type=int, default=30, help="sampler steps (default: %(default)s)"
+        "--steps", type=int, help="sampler steps (default: the model's, or 30)"
     )
     group.add_argument(
         "--solver",
-        default="euler",
         help="euler, ddim, euler-ancestral, heun, wan-euler or unipc "
-        "(default: %(default)s)",
+        "(default: the model's, or euler)",
     )
     group.add_argument(
         "--cfg-scale",
         type=float,
-        default=4.0,
-        help="classifier-free guidance; 1 is none (default: %(default)s)",
+        help="classifier-free guidance; 1 is none (default: the model's, or 4)",
     )
     group.add_argument(
         "--cfg-interval",
@@ -43,14 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--condition-noise",
         type=float,
-        default=0.0,
         metavar="T",
-        help="time to which condition tokens are noised for the network (default: 0; "
-        f"{WORLDS.condition_noise} for `generate` without --checkpoint)",
+        help="time to which condition tokens are noised for the network (default: "
+        "the model's, or 0)",
     )
-    group.add_argument(
-        "--negative-prompt", default="", help="prompt that guidance leads away from"
-    )
+    group.add_argument("--negative-prompt", help="prompt that guidance leads away from")
     group.add_argument(
         "--seed",
         type=int,
@@ -59,16 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(args: argparse.Namespace) -> "SamplingConfig":
+# Options that a model's folder may have a default of.
+OF_THE_MODEL = ("steps", "solver", "cfg_scale", "condition_noise", "negative_prompt")
+
+
+def settings_of(
+    args: argparse.Namespace, defaults: Mapping[str, Any] | None = None
+) -> "SamplingConfig":
+    """Returns the settings of the options; of others, `defaults` or the class's."""
     from soraxla.generation.request import SamplingConfig
 
+    asked = {name: getattr(args, name) for name in OF_THE_MODEL}
+    asked = {name: value for name, value in asked.items() if value is not None}
     return SamplingConfig(
-        steps=args.steps,
-        solver=args.solver,
-        cfg_scale=args.cfg_scale,
         cfg_interval=tuple(args.cfg_interval),
         image_scale=args.image_scale,
-        condition_noise=args.condition_noise,
-        negative_prompt=args.negative_prompt,
         seed=args.seed,
+        **{**(defaults or {}), **asked},
     )

@@ -33,6 +33,13 @@ class TaskContext:
     vae: LoadedModel
     patch: Patch
     limit: int | None  # latent frames the model was trained with at most
+    trained_tasks: tuple[str, ...] | None = None  # None if that is not known
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of the video; `Pipeline.context` fills in a default."""
+        assert self.request.fps is not None
+        return self.request.fps
 
     @property
     def cell(self) -> tuple[int, int]:
@@ -108,13 +115,16 @@ class TaskContext:
         """Returns the latents at which the windows of a span end.
 
         Raises:
-            UserError: windows are no longer than their overlap, or the last one, the
-                only one with the appended condition, has no new frame.
+            UserError: windows are no longer than their overlap; the last one, the only
+                one with the appended condition, has no new frame; or the model was not
+                trained to continue one window by the next.
         """
         before, new, after = span
         ends = window_ends(
             self.latents(before + new + after), self.window, self.overlap
         )
+        if len(ends) > 1:
+            self._check_taught(span)
         if (
             len(ends) > 1
             and before
@@ -128,6 +138,20 @@ class TaskContext:
                 f"{after} after them: give a longer window or a shorter overlap"
             )
         return ends
+
+    def _check_taught(self, span: Span) -> None:
+        """Raises UserError if windows of the span need a task the model lacks."""
+        backward = span.after and not span.before
+        task = "extend_backward" if backward else "extend_forward"
+        if self.trained_tasks is None or task in self.trained_tasks:
+            return
+        assert self.window is not None
+        total, most = sum(span), self.frames(self.window)
+        raise UserError(
+            f"{total} frames are more than the {most} that are sampled at once, and "
+            f"the model was not trained to continue a clip ({task} is not in its "
+            f"trained_tasks): ask for at most {most} frames, or for a window of {total}"
+        )
 
     @property
     def _temporal(self) -> int:

@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree, UInt8
 
-from soraxla.assets import DEFAULTS, WORLDS, GenerationDefaults, worlds_model
 from soraxla.checkpoints.load import load_transformer, load_vae
 from soraxla.checkpoints.model_folder import LoadedModel
+from soraxla.checkpoints.usage import Usage, usage_of
 from soraxla.checkpoints.wan import load_wan
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
@@ -26,11 +26,11 @@ from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.diffusion.sampler import sample
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.diffusion.time_grid import Grid
-from soraxla.files.hub import local
 from soraxla.generation.batching import Layout, Rows, pack_clips, unpack_clips
 from soraxla.generation.blending import join_ratio
 from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
+from soraxla.generation.defaults import ModelDefaults, find_folder, model_defaults
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.tasks import joins, sampling, spans
 from soraxla.generation.video import Video
@@ -48,7 +48,6 @@ class Pipeline:
     """A diffusion transformer with its VAE and text encoder, ready to generate.
 
     Attributes:
-        defaults: size, length and rate of `generate` where none is asked for.
         mesh: the devices of `generate`; None is the mesh that is set.
     """
 
@@ -56,8 +55,17 @@ class Pipeline:
     vae: LoadedModel
     process: Process
     text_encoder: TextEncoder
-    defaults: GenerationDefaults = DEFAULTS
     mesh: Mesh | None = None
+
+    @functools.cached_property
+    def usage(self) -> Usage:
+        """The lengths, tasks and defaults that the transformer's folder records."""
+        return usage_of(self.dit.config, self.dit.model)
+
+    @functools.cached_property
+    def defaults(self) -> ModelDefaults:
+        """Size, length, rate and sampling of `generate` where none is asked for."""
+        return model_defaults(self.usage)
 
     @overload
     def generate(self, prompt: str | Request, **options: Any) -> Video: ...
@@ -81,9 +89,10 @@ class Pipeline:
         Args:
             prompt: a text, or a `Request`, which has its size and may have a task.
             size: (width, height) in pixels; like `frames` and `fps` of texts only, and
-                None is the model's default.
+                None is the model's default, see `Pipeline.defaults`.
             frames: 1 is an image.
-            settings: fields of `SamplingConfig`, such as `steps`, `cfg_scale`, `seed`.
+            settings: fields of `SamplingConfig`, such as `steps`, `cfg_scale`, `seed`;
+                others are the model's defaults.
 
         Raises:
             UserError: an unknown option, or a size, length or number out of its range.
@@ -99,18 +108,19 @@ class Pipeline:
                 width=width,
                 height=height,
                 frames=default.frames if frames is None else frames,
-                fps=default.fps if fps is None else fps,
+                fps=fps,
             )
             for each in prompts
         ]
-        settings = {"condition_noise": default.condition_noise, **settings}
+        requests = [self.with_rate(request) for request in requests]
+        settings = {**default.sampling, **settings}
         with nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
             if requests and all(map(self.joins, requests)):
                 settings = {"takes": default.takes, **settings}
             sampling_config = build(SamplingConfig, settings)
             made = dict(self.generate_each(requests, sampling_config))
         videos = [
-            Video(frames=made[place], fps=request.fps, request=request)
+            Video(frames=made[place], fps=request.fps or default.fps, request=request)
             for place, request in enumerate(requests)
         ]
         return videos[0] if isinstance(prompt, str | Request) else videos
@@ -178,6 +188,12 @@ class Pipeline:
                     yield i, stop.value
             clips, turn = following, turn + 1
 
+    def with_rate(self, request: Request) -> Request:
+        """Returns the request with the model's frame rate if it states none."""
+        if request.fps is not None:
+            return request
+        return replace(request, fps=self.defaults.fps)
+
     def joins(self, request: Request) -> list[int]:
         """Returns the first frame after each join; see `generation.tasks.joins`."""
         return joins(self.context(request))
@@ -200,10 +216,11 @@ class Pipeline:
                 "the request has a camera, but the model takes none; leave it out"
             )
         context = TaskContext(
-            request=request,
+            request=self.with_rate(request),
             vae=self.vae,
             patch=self.dit.model.patch,
-            limit=self.dit.config.get("max_latent_frames"),
+            limit=self.usage.max_latent_frames,
+            trained_tasks=self.usage.trained_tasks,
         )
         for span in spans(context):
             context.window_ends(span)
@@ -247,12 +264,12 @@ class Pipeline:
         numbers: Mapping[int, int] = {},
     ) -> Iterator[Rows]:
         """Yields the packed clips, with the rows that guidance needs."""
-        model = self.dit.model
+        model, shift = self.dit.model, self.defaults.shift
         layout = Layout(
             patch=model.patch,
             rope_fps=model.rope_fps,
             controls=model.controls,
-            shift=model.shift,
+            shift=model.shift if shift is None else shift,
             spatial=self.vae.model.spatial,
         )
         return pack_clips(
@@ -351,14 +368,7 @@ def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipe
     if mesh is not None:
         with jax.set_mesh(mesh):
             return replace(load(checkpoint), mesh=mesh)
-    if checkpoint is None:
-        return replace(load(worlds_model()), defaults=WORLDS)
-    folder = local(checkpoint)
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; give the folder that `soraxla train` or "
-            "`soraxla export` wrote"
-        )
+    folder = find_folder(checkpoint)
     if (folder / "transformer").is_dir():
         return assemble(*load_wan(folder))
     return assemble(load_transformer(folder), load_vae(folder / "vae"))
@@ -386,11 +396,6 @@ def assemble(loaded: LoadedModel, vae: LoadedModel) -> Pipeline:
             "the VAE has no latent statistics, so its latents cannot be normalised; "
             "train it, or use the one the transformer was trained with"
         )
-    limit = loaded.config.get("max_latent_frames", 1)
-    if not isinstance(limit, int) or limit < 1:
-        raise UserError(
-            f"the transformer's max_latent_frames is {limit!r}, expected a whole "
-            "number of at least 1; correct its config.json"
-        )
+    usage_of(loaded.config, loaded.model)  # checked before anything is sampled
     process = build(Process, loaded.config["process"], "process.")
     return Pipeline(dit=loaded, vae=vae, process=process, text_encoder=encoder)

@@ -23,6 +23,7 @@ class Request:
     Attributes:
         prompt: may be empty if the task has input frames.
         frames: of the whole video, input frames included.
+        fps: of the video and its motion; None is the model's default.
         fit: brings frames of another size to the request's; see `blending.fit`.
         window: most frames to sample at once, rounded down to 1 + 4k; longer videos are
             sampled window by window. None is the model's own limit, if it has one.
@@ -43,7 +44,7 @@ class Request:
     width: int
     height: int
     frames: int = 1
-    fps: float = 24.0
+    fps: float | None = None
     task: Task = field(default_factory=Animate)
     fit: str = "cover"
     window: int | None = None

@@ -124,7 +124,7 @@ def _edit(task: Edit, context: TaskContext) -> Sampling:
     clip = Clip(
         latents=latents,
         condition_mask=np.zeros(latents.shape[:3], bool),
-        fps=context.request.fps,
+        fps=context.fps,
         strength=task.strength,
     )
     return context.decode((yield from by_windows(clip, context)), len(video))
@@ -191,7 +191,7 @@ def _fill(
     latents = context.encode(greyed(video, hole))
     step = context.vae.model.spatial
     condition_mask = np.broadcast_to(~whole[::step, ::step], latents.shape[:3])
-    clip = Clip(latents=latents, condition_mask=condition_mask, fps=context.request.fps)
+    clip = Clip(latents=latents, condition_mask=condition_mask, fps=context.fps)
     made = context.decode((yield from by_windows(clip, context)), len(video))
     return with_surroundings(made, video, hole)
 

@@ -58,7 +58,7 @@ def between(
         first = context.place(total - len(after))
         appended = (AppendedLatents(latents=context.encode(after), place=first),)
     prefix = context.encode(before)
-    clip = starting_with(prefix, ends[-1], context.request.fps, appended, steering)
+    clip = starting_with(prefix, ends[-1], context.fps, appended, steering)
     if start is not None:
         latents = context.encode(np.concatenate([before, start, after]))
         latents[: len(prefix)] = prefix

@@ -61,7 +61,7 @@ _FILMS = {
         muxer={"loop": "0"},
     ),
 }
-_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _ANY_SIZE = ("libvpx", "libvpx-vp9", "libaom-av1", "libwebp")  # 4:2:0 of odd sizes
 _HEVC = ("libx265", "hevc_nvenc", "hevc_qsv", "hevc_vaapi", "hevc_videotoolbox")
 _BT709 = 1  # the code of its primaries and of its transfer function, ITU-T H.273
@@ -78,8 +78,8 @@ def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) ->
         OSError: the folder is missing or read-only.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
-    known = ", ".join((*_FILMS, *_PICTURES))
-    if suffix not in _FILMS and suffix not in _PICTURES:
+    known = ", ".join((*_FILMS, *PICTURES))
+    if suffix not in _FILMS and suffix not in PICTURES:
         raise UserError(f"{path}: unknown suffix {suffix!r}; use one of {known}")
     if codec is not None:
         if suffix not in (".mp4", ".webm"):
@@ -133,8 +133,8 @@ def write_video(
     suffix, temporary = path.suffix.lower(), _temporary(path)
     checked = _same_size(path, frames)
     try:
-        if suffix in _PICTURES:
-            _write_picture(path, temporary, checked, _PICTURES[suffix])
+        if suffix in PICTURES:
+            _write_picture(path, temporary, checked, PICTURES[suffix])
         else:
             _write_film(path, temporary, checked, fps, codec)
         os.replace(temporary, path)

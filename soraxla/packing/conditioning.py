@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from soraxla.core.errors import UserError
 from soraxla.core.types import latent_frames
-from soraxla.packing.tasks import SHARES, Appended, InPlace, shares_with
+from soraxla.packing.tasks import SHARES, TASKS, Appended, InPlace, shares_with
 
 GREYED = 0.05  # share of clips that are encoded with a hole as well
 TAILS = (5, 9)  # frames of a clip's ends that are encoded by themselves
@@ -84,6 +84,18 @@ EVERY_TASK = ConditioningMixture(
     frames=0.05,
     spatial=0.03,
 )
+
+
+def trained_tasks(mixture: ConditioningMixture, next_share: float) -> tuple[str, ...]:
+    """Returns the names of the tasks that a training teaches, in order of `TASKS`.
+
+    Args:
+        next_share: see `PackConfig`; its visits continue a clip's beginning.
+    """
+    taught = {share for share in SHARES if getattr(mixture, share) > 0}
+    if next_share > 0:
+        taught.add(TASKS["extend_forward"].share)
+    return tuple(name for name, task in TASKS.items() if task.share in taught)
 
 
 class Stored(NamedTuple):

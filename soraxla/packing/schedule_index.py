@@ -133,3 +133,29 @@ def most_tokens(
 def longest(index: ScheduleIndex, config: PackConfig) -> int:
     """Returns the most latent frames that a row has of one clip."""
     return int(most_tokens(index, config, slice(None))[0].max())
+
+
+def median_clip(
+    index: ScheduleIndex, config: PackConfig, *, temporal: int
+) -> dict[str, float | int]:
+    """Returns width, height, frames and fps of the median sample, as rows have it.
+
+    The size is that of the sample of median area; fps is that of clips only, and left
+    out without any. Of an even number of samples, the larger middle one counts.
+
+    Args:
+        temporal: frames of a latent frame.
+    """
+
+    def middle(values: np.ndarray) -> int:
+        return int(np.argsort(values, kind="stable")[len(values) // 2])
+
+    latents = most_tokens(index, config, slice(None))[0]
+    at = middle(index.height.astype(np.int64) * index.width)
+    found: dict[str, float | int] = {
+        "width": int(index.width[at]),
+        "height": int(index.height[at]),
+        "frames": 1 + temporal * (int(latents[middle(latents)]) - 1),
+    }
+    rates = index.fps[index.t > 1]
+    return {"fps": float(rates[middle(rates)]), **found} if len(rates) else found

@@ -96,7 +96,7 @@ def demo(workdir: Path, config: DemoConfig) -> dict[str, Any]:
     for place, video in pipeline.generate_each(requests, sampling):
         path = workdir / "videos" / names[place]
         path.parent.mkdir(exist_ok=True)
-        write_video(path, video, requests[place].fps)
+        write_video(path, video, requests[place].fps or pipeline.defaults.fps)
         say(f"  {path}")
         generated[place] = video
     report = measure(workdir, dataset, pipeline, cfg, generated)

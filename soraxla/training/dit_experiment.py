@@ -13,8 +13,15 @@ from jaxtyping import PyTree
 from data_pipelines.dataset import Dataset, check_vae
 from data_pipelines.held_out import split
 from data_pipelines.loader import packed_batches
+from data_pipelines.transforms import TEMPORAL
 from soraxla.checkpoints.model_folder import sha256_of_folder
-from soraxla.core.config import to_dict
+from soraxla.checkpoints.usage import (
+    GenerationDefaults,
+    Usage,
+    trained_usage,
+    usage_of,
+)
+from soraxla.core.config import build, to_dict
 from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.evals.evaluator import EvaluationContext
@@ -23,12 +30,13 @@ from soraxla.files.disk import copy_tree
 from soraxla.models import dit
 from soraxla.models.dit import lora
 from soraxla.models.dit.sharding import trained_rules
+from soraxla.packing.conditioning import trained_tasks
 from soraxla.packing.schedule import (
     SCHEDULE_CONSTANTS,
     SCHEDULE_VERSION,
     mean_row_weight,
 )
-from soraxla.packing.schedule_index import check_index, longest
+from soraxla.packing.schedule_index import check_index, longest, median_clip
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import (
     MESH_AXES,
@@ -130,7 +138,7 @@ def _settings(
         **to_dict(cfg),
         "text_encoder": training.card["text_encoder"],
         "vae_sha256": training.card["vae_sha256"],
-        "max_latent_frames": longest(training.sizes, cfg.pack),
+        **_usage(cfg, training, start).record(),
         **({"init": start.record()} if start else {}),
     }
 
@@ -141,6 +149,18 @@ def _step(cfg: DiTTrainingConfig, mean_row_weight: float):
         cfg=cfg.step,
         accumulate=cfg.accumulate,
         mean_weight=cfg.batch_rows * mean_row_weight,
+    )
+
+
+def _usage(cfg: DiTTrainingConfig, training: Dataset, start: Start | None) -> Usage:
+    """Returns how the trained model is used: its data's lengths and its tasks."""
+    temporal = training.card.get("vae_temporal", TEMPORAL)
+    median = median_clip(training.sizes, cfg.pack, temporal=temporal)
+    return trained_usage(
+        start and usage_of(start.dit.config, start.dit.model),
+        longest=longest(training.sizes, cfg.pack),
+        tasks=trained_tasks(cfg.pack.mixture, cfg.pack.next_share),
+        median=build(GenerationDefaults, median),
     )
 
 

@@ -11,6 +11,7 @@ from soraxla.checkpoints.training_folder import (
     is_training_folder,
     read_settings,
 )
+from soraxla.checkpoints.usage import RECORDED
 from soraxla.core.errors import UserError
 from soraxla.core.older_settings import filled
 from soraxla.files.atomic_file import atomic_file
@@ -38,7 +39,7 @@ RESUME: dict[str, Literal["free", "change"]] = {
 # Parts of a record that follow from the settings, the data or the base model.
 _DERIVED = (
     *("kind", "schedule", "schedule_constants", "data", "init", "changes"),
-    *("mean_row_weight", "text_encoder", "vae_sha256", "max_latent_frames"),
+    *("mean_row_weight", "text_encoder", "vae_sha256", *RECORDED),
 )
 
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from data_pipelines.worlds import WORLDS
-from soraxla.assets import WORLDS as USUAL
 from soraxla.assets import worlds_model
 from soraxla.cli.main import main
 from soraxla.evals.worldbench.cases import FIRST_SEED
+from soraxla.generation.defaults import model_defaults, read_usage
 from soraxla.generation.pipeline import load
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.task_inputs import Extend
 from soraxla.media.read import probe
 from soraxla.media.write import write_video
 
+USUAL = model_defaults(read_usage(None))
 SIZE = {"width": USUAL.width, "height": USUAL.height, "fps": USUAL.fps}
 
 

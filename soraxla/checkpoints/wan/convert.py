@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from soraxla.checkpoints.load import named_tensors
 from soraxla.checkpoints.model_folder import LoadedModel, abstract_params, write_folder
+from soraxla.checkpoints.usage import family_usage
 from soraxla.checkpoints.wan.adapter import Adapter
 from soraxla.checkpoints.wan.families import (
     SUPPORTED,
@@ -205,7 +206,7 @@ def import_wan(
         for kind, source in parts.items():
             config: dict[str, Any] = {"kind": kind, "model": to_dict(source.model)}
             if text_encoder is not None and kind == "dit":
-                config |= _dit_config(text_encoder)
+                config |= _dit_config(source.model, text_encoder)
             write_folder(partial / kind, source.names, source.read, config)
 
 
@@ -218,12 +219,18 @@ def load_wan(folder: Path) -> tuple[LoadedModel, LoadedModel]:
         UserError: as `open_transformer`.
     """
     transformer, autoencoder = open_transformer(folder), open_vae(folder)
-    config = _dit_config(f"umt5:{folder / 'text_encoder'}")
+    config = _dit_config(transformer.model, f"umt5:{folder / 'text_encoder'}")
     return transformer.load(**config), autoencoder.load()
 
 
-def _dit_config(text_encoder: str) -> dict[str, Any]:
-    return {"process": to_dict(Process()), "text_encoder": text_encoder}
+def _dit_config(model: DiTConfig | VAEConfig, text_encoder: str) -> dict[str, Any]:
+    usage = family_usage(model)
+    assert usage is not None  # the layout is Wan's
+    return {
+        "process": to_dict(Process()),
+        "text_encoder": text_encoder,
+        **usage.record(),
+    }
 
 
 def _parts(sources: list[Path]) -> dict[str, Source]:
