@@ -5,6 +5,7 @@ Names are the paths of our parameter tree. Stacked blocks are stored one by one
 """
 
 import dataclasses
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -179,8 +180,11 @@ class LoadedModel:
     config: dict[str, Any]
 
 
-def load_model(folder: Path, kind: str) -> LoadedModel:
+def load_model(folder: Path, kind: str, *, computed: bool = False) -> LoadedModel:
     """Loads the `kind`, "vae" or "dit", of a model folder.
+
+    Args:
+        computed: see `abstract_params`.
 
     Raises:
         UserError: as `load_folder` and `read_config`.
@@ -188,7 +192,7 @@ def load_model(folder: Path, kind: str) -> LoadedModel:
     config = read_config(folder, kind)
     model = model_config(folder, config)
     rules = dit.RULES if kind == "dit" else REPLICATED
-    params = load_folder(folder, abstract_params(model), rules)
+    params = load_folder(folder, abstract_params(model, computed=computed), rules)
     return LoadedModel(params=params, model=model, config=config)
 
 
@@ -205,7 +209,15 @@ def model_config(folder: Path, config: dict[str, Any]) -> DiTConfig | VAEConfig:
         raise UserError(f"{folder / CONFIG}: {error}") from error
 
 
-def abstract_params(model: DiTConfig | VAEConfig) -> PyTree:
-    """Returns shapes and dtypes of a model's parameters, stacked."""
+def abstract_params(model: DiTConfig | VAEConfig, *, computed: bool = False) -> PyTree:
+    """Returns shapes and dtypes of a model's parameters, stacked.
+
+    Args:
+        computed: the kernels of a transformer have the dtype of their products, as in
+            `dit.cast_kernels`, and not float32.
+    """
     module: Any = dit if isinstance(model, DiTConfig) else vae
-    return jax.eval_shape(lambda: module.init(jax.random.key(0), model))
+    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), model))
+    if computed and isinstance(model, DiTConfig):
+        return jax.eval_shape(functools.partial(dit.cast_kernels, cfg=model), abstract)
+    return abstract

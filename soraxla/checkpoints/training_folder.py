@@ -30,6 +30,7 @@ from soraxla.core.errors import UserError
 from soraxla.core.older_settings import filled, upgraded
 from soraxla.core.trees import named_leaves
 from soraxla.files.hashing import sha256_of_tree
+from soraxla.models import dit
 from soraxla.models.dit import lora
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.lora import LoRAConfig
@@ -116,22 +117,25 @@ def trained_vae(folder: Path) -> LoadedModel:
 
 
 def trained_dit(
-    folder: Path, *, load_base: Callable[[Path], LoadedModel]
+    folder: Path, *, load_base: Callable[[Path], LoadedModel], computed: bool = False
 ) -> LoadedModel:
     """Returns the EMA of a transformer's training; adapters are merged into their base.
 
     Args:
         load_base: returns the model of the folder that adapters were trained on.
+        computed: see `abstract_params`.
 
     Raises:
         UserError: see `settings_of_kind` and `restore_part`; or the base of the
             adapters is missing or another one.
     """
     settings = settings_of_kind(folder, "dit")
-    model, adapters, ema = trained_ema(folder, settings)
+    model, adapters, ema = trained_ema(folder, settings, computed=computed)
     base = None if adapters is None else _base(folder, settings, load_base)
     config = trained_config(settings, base and usage_of(base.config, base.model))
     params = lora.merged(ema, base and base.params, adapters)
+    if computed and adapters is not None:  # a product is added in float32
+        params = dit.cast_kernels(params, model)
     return LoadedModel(params=params, model=model, config=config)
 
 
@@ -176,11 +180,14 @@ def _recorded_usage(settings: dict[str, Any], base: Usage | None) -> dict[str, A
 
 
 def trained_ema(
-    folder: Path, settings: dict[str, Any]
+    folder: Path, settings: dict[str, Any], *, computed: bool = False
 ) -> tuple[DiTConfig, LoRAConfig | None, PyTree]:
     """Returns (model, LoRA settings or None, EMA) of a transformer's training.
 
-    With LoRA the EMA is the adapters'.
+    With LoRA the EMA is the adapters', in float32.
+
+    Args:
+        computed: see `abstract_params`.
 
     Raises:
         UserError: a wrong setting; see `restore_part`.
@@ -188,7 +195,7 @@ def trained_ema(
     step = settings["step"]
     model = _model(DiTConfig, step)
     adapters = None
-    abstract = abstract_params(model)
+    abstract = abstract_params(model, computed=computed)
     if step.get("lora") is not None:
         adapters = build(LoRAConfig, step["lora"], "step.lora.")
         abstract = jax.eval_shape(

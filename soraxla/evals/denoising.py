@@ -45,11 +45,15 @@ def denoising_ratio(
     segments: Sequence[Segment],
     *,
     seed: int = 0,
+    mesh: Mesh | None = None,
 ) -> float:
     """Returns Σ|prediction − target|² / Σ|target|² over 64 triples; predicting zero: 1.
 
     Triple i is sample i mod N at u = (i + ½)/64 in the order of a fixed shuffle,
     shifted as in training.
+
+    Args:
+        mesh: as in `denoising_errors`.
     """
     order = np.random.default_rng(0).permutation(TRIPLES)
     chosen = [segments[i % len(segments)] for i in range(TRIPLES)]
@@ -59,7 +63,7 @@ def denoising_ratio(
     length = 128 * -(-max(len(segment.tokens) for segment in chosen) // 128)
     config = PackConfig(row_length=max(1024, length), text_length=512, max_segments=16)
     errors, scales = denoising_errors(
-        params, model, process, triples, config, seed=seed
+        params, model, process, triples, config, seed=seed, mesh=mesh
     )
     return float(errors.sum() / scales.sum())
 

@@ -356,6 +356,9 @@ def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance)
 def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipeline:
     """Returns the pipeline of a model folder, with its parameters on the mesh.
 
+    The transformer's kernels have the dtype of their products, so that a model that
+    computes in bfloat16 takes two bytes a parameter.
+
     Args:
         checkpoint: a training folder (its EMA is loaded), a folder that `soraxla
             import` or `export` wrote, diffusers' folder of a Wan model, which may be
@@ -371,7 +374,8 @@ def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipe
     folder = find_folder(checkpoint)
     if (folder / "transformer").is_dir():
         return assemble(*load_wan(folder))
-    return assemble(load_transformer(folder), load_vae(folder / "vae"))
+    transformer = load_transformer(folder, computed=True)
+    return assemble(transformer, load_vae(folder / "vae"))
 
 
 def assemble(loaded: LoadedModel, vae: LoadedModel) -> Pipeline:

@@ -21,7 +21,8 @@ from soraxla.evals.denoising import TRIPLES, denoising_ratio
 from soraxla.evals.preview import crop
 from soraxla.generation.vae_streaming import decode_clip, encode_clip, psnr
 from soraxla.media.read import read_clip
-from soraxla.training.dit_experiment import dit_experiment
+from soraxla.parallel.mesh import make_mesh
+from soraxla.training.dit_experiment import dit_experiment, put_computed
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Experiment
@@ -58,7 +59,7 @@ def examine(
         trial = _Trial(cfg, start, dataset, Path(workdir))
         checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
             ("dataset matches", lambda: _matches(start, dataset)),
-            ("weights are loaded", lambda: _denoises(start, dataset)),
+            ("weights are loaded", lambda: _denoises(cfg, start, dataset)),
             ("VAE round trip", lambda: _round_trip(start.folder / "vae", media)),
             ("memory", trial.memory),
             (f"first {STEPS} steps", trial.steps),
@@ -77,12 +78,16 @@ def _matches(start: Start, dataset: Dataset) -> tuple[bool, str]:
     return True, f"text encoder {dataset.card['text_encoder']}, VAE {vae}…"
 
 
-def _denoises(start: Start, dataset: Dataset) -> tuple[bool, str]:
+def _denoises(
+    cfg: DiTTrainingConfig, start: Start, dataset: Dataset
+) -> tuple[bool, str]:
     model = start.dit.model
+    mesh = make_mesh(cfg.mesh, width=model.width)
     process = build(Process, start.dit.config["process"], "process.")
     shift = partial(time_shift, model.shift)
     some = segments(dataset, shift, model.rope_fps, model.controls, most=TRIPLES)
-    ratio = denoising_ratio(start.dit.params, model, process, some)
+    params = put_computed(start.dit.params, model, mesh)
+    ratio = denoising_ratio(params, model, process, some, mesh=mesh)
     found = f"error on samples {ratio:.3f} of predicting zero's"
     return ratio <= MAX_RATIO, f"{found}, expected at most {MAX_RATIO}"
 

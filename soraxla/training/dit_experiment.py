@@ -29,6 +29,7 @@ from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.disk import copy_tree
 from soraxla.models import dit
 from soraxla.models.dit import lora
+from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.sharding import trained_rules
 from soraxla.packing.conditioning import trained_tasks
 from soraxla.packing.schedule import (
@@ -113,7 +114,9 @@ def dit_experiment(
         else functools.partial(_fine_tuned, cfg=cfg.step),
         init_args=(start.dit.params,) if start and not adapted else (),
         step=_step(cfg, weight),
-        frozen=(_frozen(start, cfg, mesh),) if start and adapted else (),
+        frozen=(put_computed(start.dit.params, cfg.step.model, mesh),)
+        if start and adapted
+        else (),
         batches=batches,
         unit="tokens",
         context=functools.partial(
@@ -242,10 +245,13 @@ def _dit_context(
     )
 
 
-def _frozen(start: Start, cfg: DiTTrainingConfig, mesh: Mesh) -> PyTree:
-    """Returns the base of adapters on the devices, sharded as if it were trained."""
-    made = functools.partial(dit.cast_kernels, cfg=cfg.step.model)
-    params = put_tree(start.dit.params, dit.RULES, mesh)
+def put_computed(params: PyTree, model: DiTConfig, mesh: Mesh) -> PyTree:
+    """Returns a model's parameters on the devices, for use without training.
+
+    They are sharded as if they were trained; kernels have the dtype of their products.
+    """
+    made = functools.partial(dit.cast_kernels, cfg=model)
+    params = put_tree(params, dit.RULES, mesh)
     abstract = jax.eval_shape(made, params)
     return jit(made, out_shardings=param_shardings(abstract, dit.RULES, mesh))(params)
 

@@ -22,41 +22,18 @@ from soraxla.core.errors import UserError
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.text.folder import settings as text_settings
 from soraxla.models.vae.model import VAEConfig
-from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import DiTStepConfig, VAEStepConfig, dit_init, vae_init
 from tests import tiny
 from tests.checkpoints.test_model_folder import assert_same, one_line, truncate
-from tests.training.toy import Batches
+from tests.training import toy
 
 
-def trained(workdir, kind, step, init, extra):
-    """A training folder whose EMA is not its parameters, without training."""
-
-    def started():
-        state = init(step)
-        ema = tiny.random_like(jax.eval_shape(lambda: state.params), seed=5)
-        return state._replace(ema=ema, **extra)
-
-    def count(state, _):
-        zero = state.skipped * 1.0
-        metrics = {"loss": zero, "skipped_in_a_row": state.skipped_in_a_row}
-        metrics["batches"] = zero + 1
-        return state._replace(step=state.step + 1), metrics
-
-    job = Experiment(
-        settings={
-            "kind": kind,
-            "step": to_dict(step),
-            "text_encoder": "hashed:8",
-            "max_latent_frames": 5,
-        },
-        init=started,
-        step=count,
-        batches=Batches(),
-        unit="batches",
-    )
-    return train(job, LoopConfig(steps=1), workdir)
+def trained(workdir, kind, step, init, **extra):
+    """A training folder whose EMA is not its parameters."""
+    state = toy.zeros(init, step)
+    ema = tiny.random_like(state.params, seed=5)
+    return toy.folder_of(workdir, kind, step, state._replace(ema=ema, **extra))
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +47,8 @@ def vae_run(tmp_path_factory):
         workdir,
         "vae",
         VAEStepConfig(model=model, optim=OptimConfig(warmup_steps=1)),
-        lambda step: tiny_init(vae_init, step),
-        {"extra": moments},
+        vae_init,
+        extra=moments,
     )
     return workdir, state
 
@@ -81,15 +58,7 @@ def dit_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "dit"
     model = DiTConfig(layers=2, width=12, heads=2, mlp_width=8, text_width=8)
     step = DiTStepConfig(model=model)
-    return workdir, trained(
-        workdir, "dit", step, lambda step: tiny_init(dit_init, step), {}
-    )
-
-
-def tiny_init(init, step):
-    """The state of the shapes of `init`, without compiling it."""
-    shapes = jax.eval_shape(lambda: init(step))
-    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
+    return workdir, trained(workdir, "dit", step, dit_init)
 
 
 @pytest.fixture(scope="module")

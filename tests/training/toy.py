@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soraxla.core.config import to_dict
 from soraxla.evals.evaluator import EvaluationContext
 from soraxla.parallel.mesh import one_device
-from soraxla.training.loop import Experiment
+from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create, update
 from tests import tiny
@@ -69,6 +70,40 @@ def context(state, *, step, workdir):
         workdir=workdir,
         seed=0,
     )
+
+
+def folder_of(workdir, kind, step, state, **settings):
+    """Writes a model's training folder that holds `state`, which nothing has trained.
+
+    Returns the state that the folder holds.
+    """
+
+    def count(state, _):
+        zero = state.skipped * 1.0
+        metrics = {"loss": zero, "skipped_in_a_row": state.skipped_in_a_row}
+        metrics["batches"] = zero + 1
+        return state._replace(step=state.step + 1), metrics
+
+    made = Experiment(
+        settings={
+            "kind": kind,
+            "step": to_dict(step),
+            "text_encoder": "hashed:8",
+            "max_latent_frames": 5,
+            **settings,
+        },
+        init=lambda: state,
+        step=count,
+        batches=Batches(),
+        unit="batches",
+    )
+    return train(made, LoopConfig(steps=1), workdir)
+
+
+def zeros(init, step):
+    """Returns a state of the shapes of `init`, without compiling it."""
+    shapes = jax.eval_shape(lambda: init(step))
+    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
 
 
 def job(*, settings=None, width=WIDTH, **batches):

@@ -113,11 +113,16 @@ class Source:
         places = self._places.values()
         self._adapter = Adapter(path, {p.name: p.their_shape for p in places})
 
-    def load(self, **config: Any) -> LoadedModel:
-        """Loads the model with its parameters in fp32."""
+    def load(self, *, computed: bool = False, **config: Any) -> LoadedModel:
+        """Loads the model.
+
+        Args:
+            computed: see `abstract_params`.
+        """
         rules = dit.RULES if isinstance(self.model, DiTConfig) else REPLICATED
-        shardings = current_shardings(self.abstract, rules)
-        params = load_tensors(self.read, self.abstract, shardings)
+        abstract = abstract_params(self.model, computed=computed)
+        shardings = current_shardings(abstract, rules)
+        params = load_tensors(self.read, abstract, shardings)
         return LoadedModel(params=params, model=self.model, config=config)
 
 
@@ -211,16 +216,17 @@ def import_wan(
 
 
 def load_wan(folder: Path) -> tuple[LoadedModel, LoadedModel]:
-    """Loads transformer and VAE of diffusers' folder; writes nothing.
+    """Loads transformer and VAE of diffusers' folder for sampling; writes nothing.
 
-    The folder's umT5 reads the prompts.
+    The transformer's kernels have the dtype of their products. The folder's umT5 reads
+    the prompts.
 
     Raises:
         UserError: as `open_transformer`.
     """
     transformer, autoencoder = open_transformer(folder), open_vae(folder)
     config = _dit_config(transformer.model, f"umt5:{folder / 'text_encoder'}")
-    return transformer.load(**config), autoencoder.load()
+    return transformer.load(computed=True, **config), autoencoder.load()
 
 
 def _dit_config(model: DiTConfig | VAEConfig, text_encoder: str) -> dict[str, Any]:

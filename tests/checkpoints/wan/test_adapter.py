@@ -13,7 +13,6 @@ from soraxla.checkpoints.training_folder import settings_of_kind, trained_ema
 from soraxla.checkpoints.wan import import_wan
 from soraxla.checkpoints.wan.adapter import ADAPTER
 from soraxla.checkpoints.wan.adapter_export import export_adapter
-from soraxla.core.config import to_dict
 from soraxla.core.trees import nested
 from soraxla.core.types import LatentGrid
 from soraxla.models import dit
@@ -22,11 +21,10 @@ from soraxla.models.dit.lora import LoRAConfig
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import patchify, positions, unpatchify
 from soraxla.training.finetune import open_start
-from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.steps import DiTStepConfig, dit_init
 from tests.golden.wan import LORA, part, write_transformer
 from tests.tiny import quick
-from tests.training.toy import Batches
+from tests.training import toy
 
 GOLDEN = np.load(LORA)
 THEIRS = {
@@ -50,31 +48,10 @@ def start(tmp_path_factory):
 def trained(workdir, start, settings, adapters=None):
     """A training folder with these averaged adapters, without training."""
     step = DiTStepConfig(model=start.dit.model, lora=settings)
-    shapes = jax.eval_shape(lambda: dit_init(step))
-    state = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
+    state = toy.zeros(dit_init, step)
     if adapters is not None:
         state = state._replace(ema=adapters)
-
-    def count(state, _):
-        zero = state.skipped * 1.0
-        metrics = {"loss": zero, "skipped_in_a_row": state.skipped_in_a_row}
-        metrics["batches"] = zero + 1
-        return state._replace(step=state.step + 1), metrics
-
-    job = Experiment(
-        settings={
-            "kind": "dit",
-            "step": to_dict(step),
-            "text_encoder": "hashed:8",
-            "max_latent_frames": 5,
-            "init": start.record(),
-        },
-        init=lambda: state,
-        step=count,
-        batches=Batches(),
-        unit="batches",
-    )
-    train(job, LoopConfig(steps=1), workdir)
+    toy.folder_of(workdir, "dit", step, state, init=start.record())
     return workdir
 
 
