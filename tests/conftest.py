@@ -32,6 +32,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(50_000, 20, 20)
 
 
+# A check takes longer than most calls of a simulator. A function that is called often
+# is checked at its first ALWAYS calls, and then at one in OFTEN.
+ALWAYS, OFTEN = 100, 20
+
+
 def checked_once(jaxtyped):
     """Returns a `jaxtyped` that makes few checkers.
 
@@ -61,11 +66,14 @@ def checked_once(jaxtyped):
 
 
 def checked_when_called(function, check):
-    checked = None
+    checked, calls = None, 0
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        nonlocal checked
+        nonlocal checked, calls
+        calls += 1
+        if calls > ALWAYS and calls % OFTEN:
+            return function(*args, **kwargs)
         if checked is None:
             checked = check(function)
         return checked(*args, **kwargs)

@@ -13,8 +13,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` that replaces it when the block ends.
 
     An exception removes the new file and leaves the old one. A process that is killed
-    leaves it under its temporary name; the next call with the same `path` overwrites
-    it.
+    leaves the new file under its temporary name, which the next call with the same
+    `path` overwrites.
     """
     partial = path.with_name(f".{path.name}.tmp")
     try:

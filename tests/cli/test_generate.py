@@ -111,7 +111,7 @@ def test_outputs_that_cannot_be_written(refuse, tmp_path, out, changes, text):
 def test_x265_is_not_refused_for_a_short_rehearsal(tmp_path):
     request = Request(prompt="x", height=64, width=64, frames=9, fps=16.0)
     for _ in range(8):
-        generate._rehearse(tmp_path / "a.mp4", request, "libx265")
+        generate._rehearse(tmp_path / "a.mp4", request, 16.0, "libx265")
 
 
 def test_an_output_below_a_file(refuse, tmp_path):

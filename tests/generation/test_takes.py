@@ -25,7 +25,7 @@ def request(task, frames):
 
 @pytest.fixture(scope="module")
 def pipeline():
-    """The choice is of what was made, whatever makes it."""
+    """The models are replaced: a take is chosen by its frames."""
     with pytest.MonkeyPatch.context() as patch:
         fake.replace_models(patch)
         yield assemble(tiny.loaded_dit(), tiny.loaded_vae())
