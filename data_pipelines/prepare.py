@@ -78,12 +78,12 @@ def prepare(
     shard_size: int = 256,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Encodes a source of captioned media into the folder `out`; see docs/dataset.md.
+    """Encodes captioned media into the folder `out`, and returns its `dataset.json`.
 
     Sides are cropped to whole patches; a clip is trimmed to 1 + 4k frames and cut into
     pieces of at most `max_tokens` tokens; nothing is resampled. Unusable media are
     skipped, and listed with the reason in `skipped.jsonl`. Called again after an
-    interruption, it continues, and the result has the same bytes.
+    interruption, it continues, and the result has the same bytes; see docs/dataset.md.
 
     Args:
         source, data_dir: see `sources.open_source`.
@@ -99,9 +99,6 @@ def prepare(
             `encode_conditions`. It doubles the encoding.
         max_bad: the largest share of the source's samples that may be skipped.
         shard_size: records per shard; more if one video's pieces exceed it.
-
-    Returns:
-        The content of `dataset.json`.
 
     Raises:
         UserError: a bad source or setting, too many bad samples, or an `out` with other

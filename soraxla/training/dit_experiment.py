@@ -89,9 +89,7 @@ def dit_experiment(
     if start is not None:
         check_start(start, dataset)
     elif adapted:
-        raise UserError(
-            "step.lora trains adapters of a model; name its folder with --init"
-        )
+        raise UserError("step.lora trains adapters: name their model with --init")
     if mesh is None:
         mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
     own = check_mesh(cfg, mesh)

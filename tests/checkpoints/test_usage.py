@@ -20,7 +20,7 @@ from soraxla.training.dit_experiment import _settings
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import Start
 from soraxla.training.presets import load_preset, split
-from soraxla.training.saving import write_settings
+from soraxla.training.record import check_record
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 from tests.golden.wan import write_transformer
@@ -45,7 +45,7 @@ def recorded(dataset, config, model=tiny.DIT):
         start = Start(folder=dataset.path, dit=loaded)
     _, settings = split(load_preset("dit:debug"))
     settings["pack"]["mixture"] = to_dict(ConditioningMixture(none=0.5, prefix=0.5))
-    return _settings(build(DiTTrainingConfig, settings), dataset, start)
+    return _settings(build(DiTTrainingConfig, settings), dataset, start, 1.0)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, None), (2, 3), (21, 21)])
@@ -89,8 +89,9 @@ def test_the_record_is_kept_by_export_and_read_without_the_weights(dataset, tmp_
     config = trained_config(settings, None)
     save_folder(tmp_path / "exported" / "dit", {}, config)
     assert read_usage(tmp_path / "exported") == usage
-    # A resume on other data, or by a version that records more, goes on.
-    write_settings(run, settings | {"max_latent_frames": 9, "training_median": {}})
+    # A resume by a version that records more goes on.
+    newer = settings | {"max_latent_frames": 9, "training_median": {}}
+    check_record(run, newer, DiTTrainingConfig)
 
 
 def test_an_old_training_folder_has_the_tasks_of_its_mixture(dataset):

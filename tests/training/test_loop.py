@@ -384,7 +384,7 @@ def test_evaluators_may_change_and_a_resume_keeps_their_records(table, tmp_path)
     ("evaluators", "message"),
     [
         ({"val_los": {"every": 1}}, r"'loop\.evaluators\.val_los'.*'val_loss'"),
-        ({"val_loss": {"evry": 1}}, r"'loop\.evaluators\.val_loss\.evry'.*'every'"),
+        ({"val_loss": {"evry": 1}}, r"val_loss\.evry': did you mean '.*every'"),
         ({"preview": {}}, r"'loop\.evaluators\.preview\.every' is missing"),
         ({"preview": 250}, r"'loop\.evaluators\.preview' is 250, expected a group"),
         ({"preview": {"every": -1}}, "every is -1, expected at least 0"),
