@@ -21,12 +21,14 @@ class OptimConfig:
             RMS of AdamW's. Muon trains the matrices in a transformer's blocks, local
             and forecast layers, or the kernels in a VAE's blocks; AdamW trains all
             other parameters. None trains all parameters by AdamW.
-        warmup_steps: steps of a linear warm-up from 0.
+        warmup_steps: length of a linear warm-up; its k-th step has the rate's k-th
+            part, so that the first one trains too.
         decay_steps: length of a cosine decay to 0, counted from step 0; None keeps
             the rate constant after the warm-up.
         b1: AdamW's decay of the mean gradient.
         b2: AdamW's decay of the mean squared gradient.
-        weight_decay: weight decay of AdamW and Muon.
+        weight_decay: weight decay of AdamW and Muon, for kernels and adapters; biases,
+            norms, tables and embedded constants have none.
         clip_norm: largest global gradient norm; inf clips nothing.
         ema_decay: the EMA's decay; at step k it is at most (1+k)/(10+k).
     """
@@ -65,17 +67,21 @@ class OptimConfig:
 
 
 def schedule(settings: OptimConfig, peak: float) -> optax.Schedule:
-    """Returns a linear warm-up from 0, then a constant rate or a cosine down to 0."""
-    warmup = settings.warmup_steps
+    """Returns a linear warm-up, then a constant rate or a cosine down to 0.
+
+    The rate at 0 is that of the first step.
+    """
+    warmup = max(settings.warmup_steps, 1)
+    first = peak / warmup
     if settings.decay_steps is None:
-        return optax.warmup_constant_schedule(0.0, peak, max(warmup, 1))
-    if settings.decay_steps <= warmup:
+        return optax.warmup_constant_schedule(first, peak, warmup - 1)
+    if settings.decay_steps <= settings.warmup_steps:
         raise UserError(
             f"optim.decay_steps is {settings.decay_steps}, expected more than the "
             f"{warmup} warm-up steps; raise it or shorten the warm-up"
         )
     return optax.warmup_cosine_decay_schedule(
-        0.0, peak, max(warmup, 1), settings.decay_steps
+        first, peak, warmup - 1, settings.decay_steps
     )
 
 
@@ -89,6 +95,7 @@ def optimizer(settings: OptimConfig) -> optax.GradientTransformationExtraArgs:
         b1=settings.b1,
         b2=settings.b2,
         weight_decay=settings.weight_decay,
+        mask=_decays,
     )
     clip = optax.chain(optax.clip_by_global_norm(settings.clip_norm), _weighted())
     if settings.muon_learning_rate is None:
@@ -107,6 +114,13 @@ def optimizer(settings: OptimConfig) -> optax.GradientTransformationExtraArgs:
     )
     return optax.chain(
         clip, optax.partition({"hidden": hidden, "other": adamw}, _hidden_or_other)
+    )
+
+
+def _decays(params: PyTree) -> PyTree:
+    """Returns True for what multiplies activations: kernels, taps and adapters."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key in ("kernel", "taps", "a", "b"), params
     )
 
 

@@ -246,10 +246,25 @@ def _sum_of_parts(
 
 
 def vae_init(cfg: VAEStepConfig) -> TrainState:
-    """Returns fresh weights of the seed, and latent moments (0, 1)."""
+    """Returns fresh weights of the seed, and latent moments (0, 1) of no step."""
     channels = cfg.model.latent_channels
     moments = {"mean": jnp.zeros(channels), "square": jnp.ones(channels)}
+    moments["steps"] = jnp.zeros(())
     return create(vae.init(_init_key(cfg.seed), cfg.model), cfg.optim, moments)
+
+
+def vae_fine_tuned(
+    params: PyTree, *, cfg: VAEStepConfig, start: vae.VAEConfig
+) -> TrainState:
+    """Returns the state before the first step from a model's parameters.
+
+    Its latent moments are those of `start`, as if they were of a full window of steps.
+    """
+    mean, std = jnp.asarray(start.latent_mean), jnp.asarray(start.latent_std)
+    steps = jnp.asarray(1.0 / (1.0 - _MOMENT_DECAY), jnp.float32)
+    moments = {"mean": mean, "square": mean**2 + std**2, "steps": steps}
+    # Copies: the loop donates its state, and the model stays the caller's.
+    return create(jax.tree.map(jnp.copy, params), cfg.optim, moments)
 
 
 def vae_step(
@@ -283,11 +298,15 @@ def vae_step(
         state.params
     )
     # Exact means over the steps so far until the window of 1/(1−decay) steps is full.
-    decay = jnp.minimum(_MOMENT_DECAY, state.step / (state.step + 1.0))
+    steps = state.extra["steps"]
+    decay = jnp.minimum(_MOMENT_DECAY, steps / (steps + 1.0))
     decay = 1.0 if cfg.model.linear else decay
-    moments = jax.tree.map(
-        lambda old, new: old + (1.0 - decay) * (new - old), state.extra, moments
-    )
+    moments = {
+        name: old + (1.0 - decay) * (moments[name] - old)
+        for name, old in state.extra.items()
+        if name != "steps"
+    }
+    moments["steps"] = steps + 1.0
     state, metrics = update(state, loss, grads, moments, cfg.optim)
     pixels = jnp.asarray(video.size // 3)
     return state, {**metrics, **parts, "px": pixels}

@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from data_pipelines.sources.files import media_below
 from data_pipelines.vae_windows import WindowDataset
@@ -31,9 +29,9 @@ from soraxla.parallel.mesh import (
 from soraxla.training.experiment import VAETrainingConfig
 from soraxla.training.linear_start import components_start, linear_start
 from soraxla.training.loop import Experiment
-from soraxla.training.optim import OptimConfig
-from soraxla.training.state import TrainState, create
+from soraxla.training.state import TrainState
 from soraxla.training.steps import (
+    vae_fine_tuned,
     vae_init,
     vae_step,
 )
@@ -83,7 +81,7 @@ def vae_experiment(
             **init,
         },
         config=VAETrainingConfig,
-        init=functools.partial(_fine_tuned, model=start.model, optim=cfg.step.optim)
+        init=functools.partial(vae_fine_tuned, cfg=cfg.step, start=start.model)
         if start
         else functools.partial(vae_init, cfg.step),
         init_args=(jax.device_get(start.params),) if start else (),
@@ -95,15 +93,6 @@ def vae_experiment(
         mesh=mesh,
         put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
     )
-
-
-def _fine_tuned(params: PyTree, *, model: VAEConfig, optim: OptimConfig) -> TrainState:
-    """Returns the state before the first step from a model's parameters."""
-    mean = jnp.asarray(model.latent_mean)
-    square = mean**2 + jnp.asarray(model.latent_std) ** 2
-    moments = {"mean": mean, "square": square}
-    # Copies: the loop donates its state, and the model stays the caller's.
-    return create(jax.tree.map(jnp.copy, params), optim, moments)
 
 
 def _vae_context(

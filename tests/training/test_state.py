@@ -115,14 +115,36 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 def test_the_rate_warms_up_then_stays_or_decays_to_nothing():
+    """No step has a rate of 0, neither the first nor the last."""
     constant = schedule(OptimConfig(warmup_steps=4), 2.0)
     np.testing.assert_allclose(
-        [constant(k) for k in (0, 1, 4, 5, 1000)], [0.0, 0.5, 2.0, 2.0, 2.0]
+        [constant(k) for k in (0, 1, 3, 4, 1000)], [0.5, 1.0, 2.0, 2.0, 2.0]
     )
-    cosine = schedule(OptimConfig(warmup_steps=4, decay_steps=12), 2.0)
+    cosine = schedule(OptimConfig(warmup_steps=4, decay_steps=13), 2.0)
     np.testing.assert_allclose(
-        [cosine(k) for k in (0, 2, 4, 8, 12, 20)], [0, 1, 2, 1, 0, 0], atol=1e-6
+        [cosine(k) for k in (0, 1, 3, 8, 13, 20)], [0.5, 1, 2, 1, 0, 0], atol=1e-6
     )
+    assert cosine(12) > 0.01
+    for short in (0, 1):
+        assert schedule(OptimConfig(warmup_steps=short), 2.0)(0) == 2.0
+        ends = schedule(OptimConfig(warmup_steps=short, decay_steps=2), 2.0)
+        assert ends(0) == 2.0 and abs(ends(1) - 1.0) < 1e-6
+
+
+def test_the_first_update_trains_and_weights_decay_only_in_kernels():
+    """A gradient of 0 leaves the decay; biases, norms and tables have none."""
+    settings = OptimConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.5)
+    names = {
+        **{"kernel": True, "taps": True, "a": True, "b": True},
+        **{"bias": False, "scale": False, "table": False, "known_embed": False},
+    }
+    params = {name: jnp.ones((2, 2)) for name in names}
+    fresh = create({"layer": params}, settings, {})
+    grads = jax.tree.map(jnp.zeros_like, fresh.params)
+    after, _ = step(fresh, grads=grads, extra={}, settings=settings)
+    for name, decays in names.items():
+        expected = 1 - 0.05 * 0.5 if decays else 1.0
+        np.testing.assert_allclose(after.params["layer"][name], expected, err_msg=name)
     with pytest.raises(ValueError, match="decay_steps is 4, expected more") as error:
         schedule(OptimConfig(warmup_steps=4, decay_steps=4), 2.0)
     assert "\n" not in str(error.value)
@@ -181,7 +203,7 @@ def test_muon_turns_the_matrices_of_blocks_and_adamw_the_rest():
             state, _ = step(state, grads=grads, extra={}, settings=settings)
         return state.params
 
-    muon = moved(steps[:2], muon_learning_rate=0.1)  # the first has a rate of 0
+    muon = moved(steps[:1], muon_learning_rate=0.1)
     for matrix in muon["blocks"]["kernel"]:
         values = np.linalg.svd(matrix, compute_uv=False)
         assert values.max() < 2.5 * values.min()
@@ -209,9 +231,8 @@ def test_muon_turns_the_matrices_of_local_layers_too():
 
     settings = OptimConfig(learning_rate=1e-3, warmup_steps=1, muon_learning_rate=0.1)
     state = create(params, settings, {})
-    for _ in range(2):  # the first has a rate of 0
-        grads = jax.tree.map(gradient, params)
-        state, _ = step(state, grads=grads, extra={}, settings=settings)
+    grads = jax.tree.map(gradient, params)
+    state, _ = step(state, grads=grads, extra={}, settings=settings)
     matrix = state.params["local"]["layer_0"]["mlp"]["kernel"]
     values = np.linalg.svd(matrix, compute_uv=False)
     assert values.max() < 2.5 * values.min()

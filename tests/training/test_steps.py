@@ -27,6 +27,7 @@ from soraxla.training.steps import (
     _sum_of_parts,
     dit_init,
     dit_step,
+    vae_fine_tuned,
     vae_init,
     vae_step,
 )
@@ -351,6 +352,22 @@ def test_posterior_noise_changes_with_the_step(vae_state, train_vae, windows):
         float(train_vae(s, windows)[1]["l1"]) for s in (vae_state, vae_state, later)
     )
     assert one == same != other
+
+
+def test_a_fine_tuning_keeps_the_latent_statistics_it_starts_from(
+    vae_state, train_vae, windows
+):
+    """One step moves them by a hundredth of the way, not to those of its windows."""
+    fresh = train_vae(vae_state, windows)[0].extra["mean"]
+    mean, std = (5.0, -3.0, 1.0), (2.0, 1.0, 0.5)
+    start = replace(VAE.model, latent_mean=mean, latent_std=std)
+    state = quick(functools.partial(vae_fine_tuned, cfg=VAE, start=start))(
+        vae_state.params
+    )
+    np.testing.assert_allclose(latent_statistics(state.extra), (mean, std), rtol=1e-6)
+    after = train_vae(state, windows)[0].extra["mean"]
+    expected = 0.99 * np.asarray(mean) + 0.01 * np.asarray(fresh)
+    np.testing.assert_allclose(after, expected, rtol=1e-5)
 
 
 def test_latent_statistics_are_means_over_the_steps(vae_state, train_vae, windows):
