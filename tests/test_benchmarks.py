@@ -82,6 +82,7 @@ def test_outputs_that_differ_stop_a_benchmark():
             check_equal(other, one, tolerance=1e-3)
 
 
+@pytest.mark.slow
 def test_a_peer_runs_in_turn_and_exchanges_arrays(tmp_path):
     with Peer(sys.executable, "tests.fake_peer", ["5"]) as peer:
         assert peer.about == {"versions": {"numpy": np.__version__}}
@@ -110,6 +111,7 @@ def test_a_peer_that_dies_is_named(capfd):
     assert "IndexError" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_fails_on_a_gpu_says_so_and_stops_nothing(tmp_path, monkeypatch, capsys):
     def broken(sizes):
         yield "broken", lambda: {}["no such thing"]

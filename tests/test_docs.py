@@ -37,6 +37,7 @@ SLOW = (
     "generate",
     "worldbench",
     "api/index",
+    "api/model",
     "api/generation",
 )
 ALTERNATIVES = ("README",)  # its blocks do the same thing, each in an own folder

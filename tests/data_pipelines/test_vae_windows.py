@@ -9,6 +9,7 @@ from data_pipelines import SAMPLES, vae_windows
 from data_pipelines.sources.files import folder
 from data_pipelines.vae_windows import WindowConfig, WindowDataset, WindowShape
 from soraxla.media.read import probe, read_clip, read_frames
+from tests.marks import slow
 
 CLIP = WindowShape(frames=5, height=48, width=64, batch=3)
 STILL = WindowShape(frames=1, height=112, width=112, batch=2, weight=0.5)
@@ -119,7 +120,7 @@ def test_the_memory_budget_changes_nothing_but_memory(files, budget, monkeypatch
     assert decoded == 0
 
 
-@pytest.mark.parametrize("budget", [0, 2_000_000])
+@pytest.mark.parametrize("budget", [0, *slow(2_000_000)])
 @pytest.mark.parametrize("missing", [3, 40])
 def test_a_film_shorter_than_it_says_gives_its_last_frames(
     files, budget, missing, monkeypatch

@@ -148,6 +148,7 @@ def test_a_solver_converges_with_its_order(solver):
     np.testing.assert_allclose(ratios, 2.0**order, rtol=0.15)
 
 
+@pytest.mark.slow
 def test_unipc_converges_faster_than_its_order_and_is_ahead_of_heun():
     """Its corrector is of order 3 but where it begins; Heun asks twice a step."""
     errors = [_error(Process(), UniPC(), steps) for steps in (20, 40, 80, 160)]

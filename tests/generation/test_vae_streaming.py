@@ -64,6 +64,7 @@ def test_481_frames_decoded_in_chunks_are_decoded_whole(params):
     assert (streamed == whole).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_481_frames_need_little_more_memory_than_33(params, monkeypatch):
     """At 128x96, by what XLA says of every program that runs."""
     monkeypatch.setattr(vae_streaming, "CHUNK", CHUNK)

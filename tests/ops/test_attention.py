@@ -121,6 +121,7 @@ def test_blocks_of_other_segments_are_never_visited():
         assert np.all(np.asarray(x)[ids == 0] == 0.0)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_length_alone():
     def temporaries(length):
         x = jax.ShapeDtypeStruct((1, length, 1, 16), jnp.bfloat16)
@@ -138,6 +139,7 @@ def test_memory_grows_with_the_length_alone():
     assert temporaries(16384) < 4.2 * temporaries(4096)
 
 
+@pytest.mark.slow
 def test_it_works_in_a_rematerialized_scan():
     """As in the model: layers scanned, their residuals recomputed; remat == plain."""
     q, k, v = _qkv(m=12)

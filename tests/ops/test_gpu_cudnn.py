@@ -119,6 +119,7 @@ def test_what_is_made_of_the_kernels_is_the_dense_one(name, kernels):
     assert kernels.visits == 2 * sum(map(len, segments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["too many segments", "ids descend", "a gap"])
 def test_rows_that_the_kernels_do_not_take_are_right_too(reason, kernels):
     ids = {

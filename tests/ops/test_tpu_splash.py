@@ -60,6 +60,7 @@ def test_rows_are_the_dense_ones():
     _assert_exact(*_inputs(q_ids, kv_ids, biased=False))
 
 
+@pytest.mark.slow
 def test_biased_cross_attention_is_the_dense_one():
     """Text of another length, segments without text, and a head dim of 126: with the
     three columns of the bias it is more than the lanes."""

@@ -12,6 +12,7 @@ from soraxla.packing.schedule_index import longest
 from tests.packing.test_schedule import make_index, plan
 
 
+@pytest.mark.slow
 def test_clips_are_cut_so_that_every_length_gets_as_many_tokens():
     index = make_index([40, 40], frames=6)
     spec = PackConfig(row_length=1000, text_length=999, max_segments=30, cut_share=1.0)

@@ -22,6 +22,7 @@ from soraxla.parallel.mesh import (
 )
 from soraxla.training.optim import OptimConfig
 from soraxla.training.steps import DiTStepConfig, dit_init
+from tests.marks import slow
 
 ALL = {"fsdp": 2, "context": 2, "tensor": 2}
 
@@ -40,7 +41,11 @@ GATED = dit_config(
 )
 
 
-@pytest.mark.parametrize("model", [*SIZES.values(), GATED], ids=[*SIZES, "gated"])
+@pytest.mark.parametrize(
+    "model",
+    [SIZES["debug"], SIZES["xl"], GATED, *slow(*SIZES.values())],
+    ids=["debug", "xl", "gated", *(f"every-{size}" for size in SIZES)],
+)
 def test_every_size_matches_every_rule_and_nothing_large_is_whole(model):
     state = jax.eval_shape(lambda: dit_init(DiTStepConfig(model=model)))
     found = specs(state, dit.RULES, **ALL)

@@ -214,6 +214,7 @@ def test_muon_turns_the_matrices_of_blocks_and_adamw_the_rest():
         np.testing.assert_allclose(muon[room][name], adamw[room][name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_muon_turns_the_matrices_of_local_layers_too():
     rng = np.random.default_rng(0)
     params = {

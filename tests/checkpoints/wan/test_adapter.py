@@ -119,6 +119,7 @@ def predicted(params, model, adapters=None):
     return clip.transpose(3, 0, 1, 2)[None]
 
 
+@pytest.mark.slow
 def test_adapters_predict_as_diffusers_with_the_adapter(start, run):
     """Merged, as a training folder is read, and beside the weights, as in training."""
     model = replace(start.dit.model, dtype="float32")

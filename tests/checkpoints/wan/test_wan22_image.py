@@ -23,7 +23,7 @@ from tests.golden.wan import GOLDEN, write_wan22
 from tests.marks import slow
 from tests.tiny import quick
 
-SOLVER_NAMES = ["unipc", *slow("wan-euler")]
+SOLVER_NAMES = slow("unipc", "wan-euler")
 
 
 @pytest.fixture(scope="module")

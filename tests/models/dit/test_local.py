@@ -136,6 +136,7 @@ def forecasting(seed=0):
     return forecast, x, start
 
 
+@pytest.mark.slow
 def test_a_forecast_is_told_by_the_two_frames_before_and_by_nothing_else():
     forecast, x, _ = forecasting()
     base, frame = forecast(x), 2 * 2  # of the clip of one frame, behind one of two

@@ -38,7 +38,7 @@ from tests.models.dit.rows import (
 
 @pytest.mark.parametrize(
     "cfg",
-    [CFG, GATED, *slow(LOCAL, TOLD)],
+    [CFG, *slow(GATED, LOCAL, TOLD)],
 )
 def test_a_packed_clip_is_computed_as_if_alone(cfg):
     """Nor do its place in the row and the padding's content matter."""

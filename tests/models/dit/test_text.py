@@ -8,6 +8,7 @@ from tests.marks import slow
 from tests.models.dit.rows import CFG, A, B, C, clip, jit, pack, random_params, run, wan
 
 
+@pytest.mark.slow
 def test_one_pad_token_is_all_the_pads():
     """Segments of 3, 1 and 12 words padded to 12: 9, 11 and no pad tokens each."""
     full = clip(3, 2, 12)

@@ -44,7 +44,9 @@ RUN = {
 KINDS = ("t5/umt5", "clip/clip", "bert/bert")  # one of each
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name", [*KINDS, *slow(*(name for name in ENCODERS if name not in KINDS))]
+)
 def test_hidden_states_are_the_reference_s(name, tmp_path):
     load, apply = ENCODERS[name]
     case = read_case(*name.split("/"))
@@ -74,6 +76,7 @@ def test_padding_changes_no_token(name, tmp_path):
     np.testing.assert_allclose(alone, padded, atol=1e-5 * np.abs(padded).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_bfloat16_is_near(name, tmp_path):
     load, apply = ENCODERS[name]
@@ -114,7 +117,7 @@ def test_umt5_needs_its_biases_in_every_layer(tmp_path):
     assert relative_error(hidden[case["valid"]], case["hidden"]) > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["clip", "clip_gelu"])
+@pytest.mark.parametrize("name", ["clip", *slow("clip_gelu")])
 def test_texts_and_pictures_lie_where_the_reference_puts_them(name, tmp_path):
     case = read_case("clip", name)
     folder = write_model(tmp_path, case)

@@ -52,6 +52,7 @@ def windows(clips=CLIPS):
     return [{"video": part} for part in np.split(pixels, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cfg", "shape"), [(SMALL, (1, 5, 8, 8, 6)), *slow((CFG, (1, 3, 4, 4, 6)))]
 )

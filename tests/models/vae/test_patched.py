@@ -197,6 +197,7 @@ def start():
     return components_start(WIDE, BATCHES, seed=0)
 
 
+@pytest.mark.slow
 def test_a_start_is_as_good_as_the_components_of_its_latents_pixels(start):
     x = np.concatenate([b["video"] for b in BATCHES]) / np.float32(127.5) - 1
 
