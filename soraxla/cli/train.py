@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     group = parser.add_argument_group(
-        "several processes", "found by themselves on a Cloud TPU of several workers"
+        "several processes", "found by themselves on Cloud TPUs, Slurm and Open MPI"
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     group.add_argument("--processes", type=int, metavar="N", help="in all")

@@ -1,13 +1,11 @@
-"""Process groups: named by the user, or found by the metadata of a Cloud TPU."""
+"""Process groups: named by the user, or found by JAX on clusters that it knows."""
 
-import urllib.request
-from pathlib import Path
+import os
 from typing import NamedTuple
 
 from soraxla.core.errors import UserError
 
-_PORT = 8476
-_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes"
+_TIMEOUT = 300  # seconds until the name of process 0 must be known
 
 
 class ProcessGroup(NamedTuple):
@@ -16,22 +14,22 @@ class ProcessGroup(NamedTuple):
     coordinator: str  # host:port of process 0
     processes: int
     process_id: int
+    local_devices: tuple[int, ...] | None = None  # None is all of the machine
 
 
 def find_group(
     coordinator: str | None, processes: int | None, process_id: int | None
 ) -> ProcessGroup | None:
-    """Returns the named group, or the one that a Cloud TPU's metadata names.
+    """Returns the named group, or the one that JAX finds; None is a process by itself.
 
-    None is a process without a group.
+    JAX knows Cloud TPUs, also of several slices and on GKE, Slurm and Open MPI.
 
     Raises:
-        UserError: only some of the three are named, or they are no group.
+        UserError: only some of the three are named, they are no group, or a cluster
+            does not say which group it is.
     """
     if (coordinator, processes, process_id) == (None, None, None):
-        return (
-            _tpu_group() if any(map(_exists, ("/dev/accel*", "/dev/vfio/*"))) else None
-        )
+        return _found()
     if coordinator is None or processes is None or process_id is None:
         raise UserError(
             "a group of processes needs --coordinator, --processes and --process-id; "
@@ -48,26 +46,32 @@ def find_group(
     return ProcessGroup(coordinator, processes, process_id)
 
 
-def _exists(pattern: str) -> bool:
-    return any(Path("/").glob(pattern.lstrip("/")))
+def _found() -> ProcessGroup | None:
+    # JAX has no public name for its detection apart from `jax.distributed.initialize`,
+    # which does not name processes that are missing.
+    from jax._src import cloud_tpu_init
+    from jax._src.clusters import ClusterEnv
 
-
-def _tpu_group() -> ProcessGroup | None:
-    """Returns the group that a Cloud TPU's metadata server names to each worker."""
-
-    def attribute(name: str) -> str:
-        request = urllib.request.Request(
-            f"{_METADATA}/{name}", headers={"Metadata-Flavor": "Google"}
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.read().decode()
-
+    if "KUBERNETES_SERVICE_HOST" in os.environ and not (
+        cloud_tpu_init.running_in_cloud_tpu_vm
+    ):
+        return None  # JAX would ask Kubernetes about a pod that may be by itself
     try:
-        endpoints = attribute("worker-network-endpoints").split(",")
-        worker = int(attribute("agent-worker-number"))
-    except (OSError, ValueError):
+        coordinator, processes, process_id, local_devices = (
+            ClusterEnv.auto_detect_unset_distributed_params(
+                None, None, None, None, None, _TIMEOUT
+            )
+        )
+    except OSError:
         return None  # a TPU outside Google Cloud's virtual machines
-    if len(endpoints) == 1:
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the cluster does not say which processes compute together ({error}); "
+            "name them by --coordinator, --processes and --process-id"
+        ) from error
+    if coordinator is None or processes is None or process_id is None:
         return None
-    first = endpoints[0].split(":")[-1]  # the entry is an address, or name:id:address
-    return ProcessGroup(f"{first}:{_PORT}", len(endpoints), worker)
+    if processes == 1:
+        return None
+    local = None if local_devices is None else tuple(local_devices)
+    return ProcessGroup(coordinator, processes, process_id, local)

@@ -108,31 +108,51 @@ def make_mesh(
     settings = settings or MeshConfig()
     devices = jax.devices() if devices is None else devices
     count = len(devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     sizes = {name: getattr(settings, name) for name in AXES}
     left = max(1, count // math.prod(n for n in sizes.values() if n))
+    across = slices if sizes["data"] is None and left % slices == 0 else 1
+    left //= across  # slices are joined along `data`, whose traffic is the least
     if sizes["fsdp"] is None:
         sizes["fsdp"] = left
         if sizes["data"] is None and width is not None:
             sizes["fsdp"] = _of_whole_tiles(left, width // sizes["context"])
         left //= sizes["fsdp"]
     if sizes["data"] is None:
-        sizes["data"] = left
+        sizes["data"] = left * across
     if math.prod(sizes.values()) != count:
         product = " x ".join(f"{name} {size}" for name, size in sizes.items())
         raise UserError(
             f"the mesh {product} has {math.prod(sizes.values())} devices, but there "
             f"are {count}; change mesh.{', mesh.'.join(AXES)} to multiply to {count}"
         )
-    slices = {getattr(device, "slice_index", 0) for device in devices}
-    if len(slices) > 1:
-        raise UserError(
-            f"{len(slices)} TPU slices were found, expected one: start a run on each"
-        )
-    # A mesh axis may be part of an axis of the torus.
-    placed = mesh_utils.create_device_mesh(
-        tuple(sizes.values()), devices, allow_split_physical_axes=True
-    )
+    placed = _placed(tuple(sizes.values()), devices, slices)
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _placed(sizes: tuple[int, ...], devices: Sequence[Any], slices: int) -> np.ndarray:
+    """Returns the devices in the order of a mesh; several slices are parts of `data`.
+
+    Raises:
+        UserError: the slices do not divide `data`.
+    """
+    # A mesh axis may be part of an axis of the torus.
+    if slices == 1:
+        return mesh_utils.create_device_mesh(
+            sizes, devices, allow_split_physical_axes=True
+        )
+    data, *others = sizes
+    if data % slices:
+        raise UserError(
+            f"mesh.data is {data}, which {slices} TPU slices do not divide; set it to "
+            f"a multiple of {slices}"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *others),
+        (slices, *(1 for _ in others)),
+        devices,
+        allow_split_physical_axes=True,
+    )
 
 
 def _of_whole_tiles(devices: int, width: int) -> int:

@@ -125,6 +125,7 @@ def test_the_other_kind_of_training_folder_is_refused(vae_run, dit_run, tmp_path
     with pytest.raises(ValueError, match="no whole checkpoint") as error:
         load_vae(broken)
     one_line(error)
+    assert not (broken / "checkpoints").exists()  # a reader makes no folder
 
 
 def corrupt(workdir, *items):

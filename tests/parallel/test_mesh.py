@@ -1,5 +1,7 @@
 """Two tables place every array, and say so where they cannot."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +127,29 @@ def test_the_mesh_takes_all_devices_or_says_what_is_wrong():
         mesh(tensor=9)
     with pytest.raises(ValueError, match=r"mesh.data is 0, expected at least 1"):
         mesh(data=0)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A device as a mesh sees it."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "chip"
+
+
+def test_slices_are_joined_along_data():
+    """Parameters are sharded within a slice, whose network is fast."""
+    chips = [Chip(i, i // 4) for i in (7, 0, 4, 1, 5, 2, 6, 3)]
+    found = make_mesh(devices=chips, width=128)
+    assert (found.shape["data"], found.shape["fsdp"]) == (2, 4)
+    for number, part in enumerate(found.devices):
+        assert {chip.slice_index for chip in part.ravel()} == {number}
+    assert make_mesh(MeshConfig(fsdp=2), chips).shape["data"] == 4
+    for settings in (MeshConfig(fsdp=8), MeshConfig(data=1)):
+        with pytest.raises(ValueError, match="2 TPU slices do not divide"):
+            make_mesh(settings, chips)
 
 
 def test_rows_that_do_not_divide_are_refused_with_the_nearest_that_do():

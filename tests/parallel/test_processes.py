@@ -5,9 +5,11 @@ import threading
 import time
 
 import pytest
+from jax._src import cloud_tpu_init
+from jax._src.clusters import cloud_tpu_cluster, cluster
 
 from soraxla.core.errors import UserError
-from soraxla.parallel import cluster, rendezvous
+from soraxla.parallel import rendezvous
 from soraxla.parallel.cluster import ProcessGroup, find_group
 from soraxla.parallel.file_lock import folder_lock
 from soraxla.parallel.rendezvous import join
@@ -43,6 +45,7 @@ def test_half_a_group_is_refused(named, message):
 @pytest.fixture
 def metadata(monkeypatch):
     """A metadata server with the attributes of the dict, for a machine with chips."""
+    pytest.importorskip("requests")  # JAX reads metadata with it
     attributes = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -57,9 +60,12 @@ def metadata(monkeypatch):
 
     server = http.server.HTTPServer(("localhost", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://localhost:{server.server_port}/attributes"
-    monkeypatch.setattr(cluster, "_METADATA", address)
-    monkeypatch.setattr(cluster, "_exists", lambda pattern: True)
+    monkeypatch.setenv("GCE_METADATA_IP", f"localhost:{server.server_port}")
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    for module in (cloud_tpu_init, cluster, cloud_tpu_cluster):
+        monkeypatch.setattr(module, "running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr(cloud_tpu_cluster.socket, "gethostbyname", lambda name: name)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     yield attributes
     server.shutdown()
     server.server_close()
@@ -67,13 +73,51 @@ def metadata(monkeypatch):
 
 @pytest.mark.parametrize("endpoints", ["ten,eleven", "a:x:ten,b:y:eleven"])
 def test_a_worker_of_a_pod_knows_its_group(metadata, endpoints):
-    metadata |= {ENDPOINTS: endpoints, "agent-worker-number": "1"}
-    assert find_group(None, None, None) == ProcessGroup("ten:8476", 2, 1)
+    metadata |= {ENDPOINTS: endpoints, "agent-worker-number": "1", "tpu-env": ""}
+    assert find_group(None, None, None) == ProcessGroup("ten:8482", 2, 1)
 
 
-def test_one_worker_or_another_kind_of_machine_is_by_itself(metadata):
+def test_a_worker_on_gke_knows_its_group(metadata, monkeypatch):
+    """Before it was by itself, and each worker trained in the one folder."""
+    metadata["tpu-env"] = ""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "ten,eleven,twelve")
+    monkeypatch.setenv("TPU_WORKER_ID", "2")
+    assert find_group(None, None, None) == ProcessGroup("ten:8482", 3, 2)
+
+
+def test_workers_of_several_slices_are_one_group(metadata, monkeypatch):
+    for name, value in {
+        "TPU_WORKER_HOSTNAMES": "ten,eleven",
+        "TPU_WORKER_ID": "1",
+        "MEGASCALE_COORDINATOR_ADDRESS": "first:8080",
+        "MEGASCALE_NUM_SLICES": "3",
+        "MEGASCALE_SLICE_ID": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert find_group(None, None, None) == ProcessGroup("first:8482", 6, 5)
+
+
+def test_one_worker_or_another_kind_of_machine_is_by_itself(metadata, monkeypatch):
     assert find_group(None, None, None) is None
-    metadata |= {ENDPOINTS: "ten", "agent-worker-number": "0"}
+    one = {ENDPOINTS: "ten", "agent-worker-number": "0", "tpu-env": ""}
+    metadata |= one
+    assert find_group(None, None, None) is None
+    monkeypatch.setenv("GCE_METADATA_IP", f"localhost:{free_port()}")
+    assert find_group(None, None, None) is None
+
+
+def test_a_group_that_cannot_be_found_is_named_by_the_user(metadata, monkeypatch):
+    metadata |= {ENDPOINTS: "a:b", "agent-worker-number": "0", "tpu-env": ""}
+    with pytest.raises(UserError, match="name them by --coordinator"):
+        find_group(None, None, None)
+
+
+def test_a_pod_without_tpus_is_by_itself(monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(
+        cluster.ClusterEnv, "auto_detect_unset_distributed_params", None
+    )
     assert find_group(None, None, None) is None
 
 
