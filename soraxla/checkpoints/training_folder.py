@@ -289,12 +289,13 @@ def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:
 @contextlib.contextmanager
 def restoring(folder: Path, step: int) -> Iterator[None]:
     """Turns any exception of a restore into one UserError that names the checkpoint."""
+    checkpoint = folder / CHECKPOINTS / str(step)
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many types
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise UserError(
-            f"{folder / CHECKPOINTS / str(step)}: cannot be restored, it is damaged or "
+            f"{checkpoint}: cannot be restored, it is damaged or "
             f"of another configuration ({reason}); remove it to use the previous "
             "checkpoint"
         ) from error

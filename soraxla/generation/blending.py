@@ -222,3 +222,13 @@ def join_ratio(
     others = np.delete(errors, places)
     median = np.median(others) if len(others) else 0.0
     return float(errors[places].max() / max(median, 0.5))
+
+
+def best_take(takes: Mapping[int, np.ndarray], places: list[int]) -> np.ndarray:
+    """Returns the take with the least visible joins; of equals, the first."""
+    if len(takes) == 1:
+        return takes[0]
+    closed = 0 in places  # only in a loop does the first frame follow a join
+    return takes[
+        min(sorted(takes), key=lambda i: join_ratio(takes[i], places, closed=closed))
+    ]

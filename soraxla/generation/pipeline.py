@@ -27,7 +27,7 @@ from soraxla.diffusion.sampler import sample
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.diffusion.time_grid import Grid
 from soraxla.generation.batching import Layout, Rows, pack_clips, unpack_clips
-from soraxla.generation.blending import join_ratio
+from soraxla.generation.blending import best_take
 from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
 from soraxla.generation.defaults import ModelDefaults, find_folder, model_defaults
@@ -163,7 +163,7 @@ class Pipeline:
             take, place = divmod(i, _TAKE)
             done_takes[place][take] = video
             if len(done_takes[place]) == settings.takes:
-                yield place, _best(done_takes[place], places[place])
+                yield place, best_take(done_takes[place], places[place])
                 done_takes[place].clear()
 
     def _takes(
@@ -280,16 +280,6 @@ class Pipeline:
             guidance=settings.guidance,
             numbers=numbers,
         )
-
-
-def _best(takes: Mapping[int, np.ndarray], places: list[int]) -> np.ndarray:
-    """Returns the take with the least visible joins; of equals, the first."""
-    if len(takes) == 1:
-        return takes[0]
-    closed = 0 in places  # only in a loop does the first frame follow a join
-    return takes[
-        min(sorted(takes), key=lambda i: join_ratio(takes[i], places, closed=closed))
-    ]
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,5 +1,7 @@
 """Training state on disk: Orbax, asynchronous, with the position in the schedule."""
 
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,24 @@ from soraxla.checkpoints.training_folder import (
     on_a_device,
     restoring,
 )
+from soraxla.files.checksums import CHECKSUMS, remove_stale, verify, write_checksums
+from soraxla.parallel.multihost import everywhere, is_main
+
+_LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
     """The checkpoints of one training folder; the newest `keep` are kept.
 
     A checkpoint that was being written when the process died is not listed: Orbax
-    gives it its final name when it is whole.
+    gives it its final name when it is whole. Its checksums are written after that, with
+    the next one or at the end, and `restore` verifies them.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._workdir = workdir
+        self._checksums = ThreadPoolExecutor(1)
         self._manager = ocp.CheckpointManager(
             (workdir / CHECKPOINTS).resolve(),
             options=options,
@@ -43,6 +51,7 @@ class Checkpoints:
         """Starts to write; returns before it is done."""
         if step == self.latest():
             return
+        self._write_checksums()  # of those before, which are whole by now
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -63,6 +72,8 @@ class Checkpoints:
         step = newest_step(self._manager, self._workdir)
         target = jax.tree.map(on_a_device, abstract)
         with restoring(self._workdir, step):
+            checkpoint = self._workdir / CHECKPOINTS / str(step)
+            everywhere(lambda: verify(checkpoint, self._workdir / CHECKSUMS))
             check_shapes(self._manager, step, abstract)
             restored = self._manager.restore(
                 step,
@@ -76,4 +87,22 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for running writes."""
         self._manager.wait_until_finished()
+        self._write_checksums()
+        self._checksums.shutdown()
         self._manager.close()
+
+    def _write_checksums(self) -> None:
+        """Starts to write the checksums that whole checkpoints lack."""
+        folder, place = self._workdir / CHECKPOINTS, self._workdir / CHECKSUMS
+        steps = self._manager.all_steps()
+
+        def write() -> None:
+            try:
+                for step in steps:
+                    write_checksums(folder / str(step), place)
+                if is_main():
+                    remove_stale(folder, place)
+            except OSError as error:  # a full disk; the checkpoint itself is whole
+                _LOG.warning("%s: no checksums (%s)", folder, error)
+
+        self._checksums.submit(write)

@@ -23,7 +23,7 @@ def noise(tmp_path):
 
 
 @pytest.mark.parametrize("size", [200, 8000])
-@pytest.mark.parametrize("spool", [0, 1 << 20])
+@pytest.mark.parametrize("spool", [1, 1 << 20])
 def test_prepare_names_the_file_and_goes_on_later(
     noise, tmp_path, monkeypatch, size, spool
 ):
