@@ -1,6 +1,7 @@
 """`soraxla generate`: videos and images from prompts, pictures and clips."""
 
 import argparse
+import contextlib
 import dataclasses
 import math
 from collections import Counter
@@ -13,6 +14,7 @@ from soraxla.core.errors import UserError
 if TYPE_CHECKING:
     from soraxla.generation.defaults import ModelDefaults
     from soraxla.generation.pipeline import Pipeline
+    from soraxla.generation.progress import Progress
     from soraxla.generation.request import Request
     from soraxla.generation.task_inputs import Task
 
@@ -127,12 +129,35 @@ def run(args: argparse.Namespace) -> None:
         if args.takes is None and defaults.takes > 1 and pipeline.joins(requests[0]):
             settings = dataclasses.replace(settings, takes=defaults.takes)
         _note_windows(pipeline, requests[0])
-        videos = pipeline.generate_each(requests, settings)
+        bar = _Bar()
+        videos = pipeline.generate_each(requests, settings, bar.show)
         _note_defaults(args, defaults, taken)
-        for place, video in tqdm(videos, total=len(requests), unit="video"):
-            fps = requests[place].fps or defaults.fps
-            write_video(outs[place], video, fps, codec=args.codec)
-            tqdm.write(str(outs[place]))
+        with contextlib.closing(bar):
+            for place, video in videos:
+                fps = requests[place].fps or defaults.fps
+                write_video(outs[place], video, fps, codec=args.codec)
+                tqdm.write(str(outs[place]))
+
+
+class _Bar:
+    """A bar of the sampler's steps over all requests; nothing until there are some."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def show(self, progress: "Progress") -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=progress.total, unit="step", desc=progress.phase)
+        self._bar.total = progress.total
+        self._bar.set_description(progress.phase, refresh=False)
+        self._bar.update(progress.done - self._bar.n)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _note_defaults(
@@ -178,6 +203,11 @@ def _requests(
 
     prompts, taken = _prompts(args), []
     task = media.task_of(args, defaults.bridge)
+    if not (args.prompt or args.prompts_file or task.videos()):
+        raise UserError(
+            "--prompt is missing: describe the video, such as --prompt 'a red ball "
+            "rolls to the left', or name a file of prompts with --prompts-file"
+        )
     task, width, height, default = _size(args, task, defaults)
     if default:
         taken += ["width", "height"]

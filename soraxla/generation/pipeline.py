@@ -2,17 +2,16 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, PyTree, UInt8
+from jaxtyping import Float, UInt8
 
 from soraxla.checkpoints.load import load_transformer, load_vae
 from soraxla.checkpoints.model_folder import LoadedModel
@@ -20,25 +19,19 @@ from soraxla.checkpoints.usage import Usage, usage_of
 from soraxla.checkpoints.wan import load_wan
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
-from soraxla.core.types import Array, PackedBatch
-from soraxla.diffusion.guidance import Guidance, Unconditional, guided
-from soraxla.diffusion.process import Process, Purpose, noise, token_times
-from soraxla.diffusion.sampler import sample
+from soraxla.diffusion.process import Process
 from soraxla.diffusion.solvers import SOLVERS
-from soraxla.diffusion.time_grid import Grid
 from soraxla.generation.batching import Layout, Rows, pack_clips, unpack_clips
 from soraxla.generation.blending import best_take
 from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
 from soraxla.generation.defaults import ModelDefaults, find_folder, model_defaults
+from soraxla.generation.progress import Progress
 from soraxla.generation.request import Request, SamplingConfig
-from soraxla.generation.tasks import joins, sampling, spans
+from soraxla.generation.sampling import sampler
+from soraxla.generation.tasks import clip_count, joins, sampling, spans
 from soraxla.generation.video import Video
-from soraxla.models import dit
-from soraxla.models.dit.config import DiTConfig
 from soraxla.models.text import TextEncoder, load_text_encoder
-from soraxla.parallel.compiler import jit
-from soraxla.parallel.mesh import constrain
 
 _TAKE = 2**24  # between the visits of one take and those of the next
 
@@ -126,14 +119,17 @@ class Pipeline:
         return videos[0] if isinstance(prompt, str | Request) else videos
 
     def generate_each(
-        self, requests: Sequence[Request], settings: SamplingConfig
+        self,
+        requests: Sequence[Request],
+        settings: SamplingConfig,
+        show: Callable[[Progress], None] = lambda _: None,
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         """Yields (index in `requests`, video) as they are done.
 
         Requests of all sizes and tasks are sampled together in packed rows; the other
         requests do not change a video, but its index does, unless it names the number
-        of its noise. If a task samples several
-        clips in sequence, each waits for the next round.
+        of its noise. If a task samples several clips in sequence, each waits for the
+        next round. `show` is called after every step of the sampler.
 
         Raises:
             UserError: several takes of a task without joins.
@@ -144,13 +140,14 @@ class Pipeline:
                 f"takes is {settings.takes}, but a request has no join with input "
                 "frames to choose by: set it to 1"
             )
-        return self._kept(requests, settings, places)
+        return self._kept(requests, settings, places, Progress(show))
 
     def _kept(
         self,
         requests: Sequence[Request],
         settings: SamplingConfig,
         places: Sequence[list[int]],
+        progress: Progress,
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         """Yields the best take of each request, once all are done."""
         done_takes = [{} for _ in requests]
@@ -159,7 +156,7 @@ class Pipeline:
             for take in range(settings.takes)
             for place, request in enumerate(requests)
         }
-        for i, video in self._takes(takes, settings):
+        for i, video in self._takes(takes, settings, progress):
             take, place = divmod(i, _TAKE)
             done_takes[place][take] = video
             if len(done_takes[place]) == settings.takes:
@@ -167,7 +164,10 @@ class Pipeline:
                 done_takes[place].clear()
 
     def _takes(
-        self, requests: Mapping[int, Request], settings: SamplingConfig
+        self,
+        requests: Mapping[int, Request],
+        settings: SamplingConfig,
+        progress: Progress,
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
         prompts = self.text_encoder([r.prompt for r in requests.values()])
         texts = dict(zip(requests, prompts, strict=True))
@@ -175,15 +175,19 @@ class Pipeline:
             i: i if r.noise is None else i // _TAKE * _TAKE + r.noise
             for i, r in requests.items()
         }
-        running = {i: sampling(self.context(r)) for i, r in requests.items()}
+        contexts = {i: self.context(r) for i, r in requests.items()}
+        progress.expect(settings.steps * sum(map(clip_count, contexts.values())))
+        running = {i: sampling(context) for i, context in contexts.items()}
         clips, turn = {i: next(steps) for i, steps in running.items()}, 0
         while clips:
             following = {}
-            for i, latents in self.sample_clips(
-                clips, texts, settings, turn, numbers=numbers
-            ):
+            sampled = self.sample_clips(
+                clips, texts, settings, turn, numbers=numbers, progress=progress
+            )
+            for i, latents in sampled:
                 try:
-                    following[i] = running[i].send(latents)
+                    with progress.during("decoding"):
+                        following[i] = running[i].send(latents)
                 except StopIteration as stop:
                     yield i, stop.value
             clips, turn = following, turn + 1
@@ -234,6 +238,7 @@ class Pipeline:
         turn: int = 0,
         *,
         numbers: Mapping[int, int] = {},
+        progress: Progress | None = None,
     ) -> Iterator[tuple[int, Float[np.ndarray, "_ _ _ z"]]]:
         """Yields latents of clips, by their keys, as they are done.
 
@@ -241,6 +246,7 @@ class Pipeline:
         which differs in every `turn`. Clips of one strength are sampled together, since
         they have equally many steps.
         """
+        progress = progress or Progress()
         run = sampler(self.dit.model, self.process, settings.solver, settings.guidance)
         condition_t = np.float32(settings.condition_noise)
         key = jax.random.fold_in(jax.random.key(settings.seed), turn)
@@ -251,10 +257,13 @@ class Pipeline:
             for rows in self.rows(chosen, texts, settings, numbers):
                 shift = rows.batches[0].shift
                 grid = SOLVERS[settings.solver].grid(steps, shift, strength)
-                out = run(self.dit.params, rows.batches, grid, key, condition_t)
-                yield from unpack_clips(
-                    np.asarray(out), rows, chosen, self.dit.model.patch
-                )
+                told = functools.partial(progress.step, len(rows.keys))
+                progress.expect(len(rows.keys) * (steps - settings.steps))
+                with progress.during("compiling"):
+                    out = run(
+                        self.dit.params, rows.batches, grid, key, condition_t, told
+                    )
+                yield from unpack_clips(out, rows, chosen, self.dit.model.patch)
 
     def rows(
         self,
@@ -280,67 +289,6 @@ class Pipeline:
             guidance=settings.guidance,
             numbers=numbers,
         )
-
-
-@functools.lru_cache(maxsize=8)
-def sampler(model: DiTConfig, process: Process, solver: str, guidance: Guidance):
-    """Returns the whole sampler, one compiled function of all data.
-
-    Generated tokens start at the grid's first point, from `batch.latents`, which are 0
-    without a start; the network sees condition tokens at time `condition_t`.
-    """
-
-    def run(
-        params: PyTree,
-        batches: tuple[PackedBatch, ...],
-        grid: Grid,
-        key: Any,
-        condition_t: Float[Array, ""],
-    ) -> Array:
-        batch = batches[0]
-        eps = noise(
-            key,
-            batch.visit,
-            batch.segment_ids,
-            batch.token_index,
-            batch.latents.shape[-1],
-            purpose=Purpose.SAMPLE,
-        )
-        eps = constrain(eps, "batch", "tokens", None)
-
-        def corrupted(t_BS: Array, condition_t: Array | None = None) -> Array:
-            t_BL = token_times(t_BS, batch.segment_ids)
-            if condition_t is not None:
-                t_BL = jnp.where(batch.condition_mask, condition_t, t_BL)
-            return process.corrupt(batch.latents, eps, t_BL)
-
-        def unconditional_input(x: Array, t_BS: Array) -> Array:
-            return jnp.where(batch.condition_mask[:, :, None], corrupted(t_BS), x)
-
-        negative = batches[1] if len(batches) > 1 else None
-        unconditional = (
-            Unconditional(batches[2], unconditional_input) if len(batches) > 2 else None
-        )
-        denoise = guided(
-            functools.partial(dit.denoiser, params, model, condition_t=condition_t),
-            batch,
-            negative,
-            unconditional,
-            guidance=guidance,
-        )
-        x = corrupted(jnp.minimum(grid.t[0], process.max_time), condition_t)
-        x = sample(
-            denoise,
-            x,
-            batch,
-            grid,
-            process=process,
-            solver=SOLVERS[solver],
-            seed=key,
-        )
-        return constrain(x, None, None, None)  # replicated on every host
-
-    return jit(run)
 
 
 def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipeline:

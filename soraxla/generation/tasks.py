@@ -71,6 +71,11 @@ def spans(context: TaskContext) -> list[Span]:
     return found
 
 
+def clip_count(context: TaskContext) -> int:
+    """Returns the number of clips that a task samples, one after the other."""
+    return sum(len(context.window_ends(span)) for span in spans(context))
+
+
 def _runs(context: TaskContext) -> list[Run]:
     request = context.request
     return request.task.runs(request.frames, context.overlap_frames)

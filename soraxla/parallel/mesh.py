@@ -313,6 +313,22 @@ def put_rows(batch: PyTree, axes: PyTree, mesh: Mesh) -> Any:
     return jax.tree.map(put, batch, axes)
 
 
+def put_whole(tree: PyTree, axes: PyTree) -> Any:
+    """Puts NumPy arrays that every host holds on the current mesh; see `put_rows`.
+
+    Without a mesh they are put on the default device.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.device_put(tree)
+
+    def put(array: np.ndarray, names: LogicalAxes) -> jax.Array:
+        sharding = NamedSharding(mesh, partition_spec(array.shape, names, mesh))
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+    return jax.tree.map(put, tree, axes)
+
+
 def host_rows(
     rows: int, mesh: Mesh, what: str = "batch_rows", *, process: int | None = None
 ) -> list[int]:

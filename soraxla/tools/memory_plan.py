@@ -19,9 +19,11 @@ from soraxla.core.config import to_dict
 from soraxla.core.errors import UserError
 from soraxla.core.types import PackedBatch
 from soraxla.diffusion.guidance import Guidance
+from soraxla.diffusion.sampler import start
+from soraxla.diffusion.solvers import SOLVERS
 from soraxla.diffusion.time_grid import Grid
-from soraxla.generation.pipeline import sampler
 from soraxla.generation.request import SamplingConfig
+from soraxla.generation.sampling import state_sharding, steps_program
 from soraxla.models import dit, vae
 from soraxla.models.dit.flops import token_flops, train_flops
 from soraxla.models.dit.sharding import trained_rules
@@ -128,7 +130,7 @@ def plan_sampling(cfg: DiTTrainingConfig, topology: str) -> Plan:
     mesh = _mesh(cfg, topology)
     work = 2 * token_flops(cfg.step.model, *_clips(cfg, 1))
     program = sample_program(cfg, mesh)
-    return _plan("sample", topology, mesh, program, cfg, work, steps=SAMPLED.steps)
+    return _plan("sample", topology, mesh, program, cfg, work)
 
 
 def plan_decoding(
@@ -184,10 +186,8 @@ def _plan(
     program: Program,
     asked: Any,
     flops: int | None,
-    *,
-    steps: int = 1,
 ) -> Plan:
-    """Compiles a program and reads its plan; `flops` are of one of its steps."""
+    """Compiles a program and reads its plan."""
     (build, arguments), chip = program, chip_of(topology)
     hbm = int(chip.hbm_gib * 2**30)
     fill = functools.partial(
@@ -206,7 +206,7 @@ def _plan(
     estimate = None
     if flops is not None:
         computing = flops / (mesh.size * chip.bf16_teraflops * 1e12)
-        sending = sum(c.bytes for c in sent) / steps / (chip.ici_gigabytes * 1e9)
+        sending = sum(c.bytes for c in sent) / (chip.ici_gigabytes * 1e9)
         estimate = max(computing, sending)
     return Plan(
         what=what,
@@ -291,7 +291,7 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
 
 
 def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
-    """Returns the sampler's program, as of `soraxla generate`'s defaults."""
+    """Returns the program of a sampler's step, as of `soraxla generate`'s defaults."""
     model, batch = cfg.step.model, abstract_batch(cfg, mesh)
     abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), model))
     params = with_shardings(abstract, param_shardings(abstract, dit.RULES, mesh))
@@ -301,13 +301,20 @@ def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     grid = Grid(times, times)
     key = jax.eval_shape(lambda: jax.random.key(0))
     process = cfg.step.process
-    # `sampler` caches by settings, but its compiler options depend on the platform.
+    # The steps are cached by settings, but compiler options depend on the platform.
     guidance = Guidance(cfg_scale=SAMPLED.cfg_scale)
+    sharding = state_sharding(batch, mesh)
     build = functools.partial(
-        sampler.__wrapped__, model, process, SAMPLED.solver, guidance
+        steps_program.__wrapped__, model, process, SAMPLED.solver, guidance, sharding
     )
+    number = jax.ShapeDtypeStruct((), jnp.int32)
     condition_t = jax.ShapeDtypeStruct((), jnp.float32)
-    return build, (params, (batch, batch), grid, key, condition_t)
+    solver = SOLVERS[SAMPLED.solver]
+    begin = functools.partial(start, process=process, solver=solver)
+    state = jax.eval_shape(begin, batch.latents, batch, grid)
+    state = with_shardings(state, jax.tree.map(lambda _: sharding, state))
+    inputs = params, (batch, batch), grid, key, condition_t, state, number, number
+    return build, inputs
 
 
 def decode_program(

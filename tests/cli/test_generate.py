@@ -44,8 +44,8 @@ def refuse(refusal, tmp_path, checkpoint):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"prompt": ""}, "the prompt has 0 words"),
-        ({"prompt": None}, "the prompt has 0 words"),
+        ({"prompt": ""}, "--prompt is missing: describe the video"),
+        ({"prompt": None}, "--prompt is missing: describe the video"),
         ({"prompt": " \n\t"}, "0 words"),
         ({"prompt": "word " * 10_000}, "10000 words, expected 1 to 1000"),
         ({"size": "large"}, "'large', expected WIDTHxHEIGHT"),

@@ -69,7 +69,7 @@ def refuse(refusal, tmp_path, checkpoint, clips, monkeypatch):
         ),
         ("--loop a.mp4 --overlap 13", "the video clip has 9 frames, fewer than"),
         ("--loop --prompt x --frames 17", "too few for a loop with an overlap of 9"),
-        ("--loop", "the prompt has 0 words"),
+        ("--loop", "--prompt is missing: describe the video"),
         ("--edit a.mp4 --strength 0", "strength is 0.0, expected above 0"),
         ("--edit a.mp4 --strength 1.5", "strength is 1.5, expected above 0"),
         ("--edit a.mp4 --strength nan", "strength is nan, expected above 0"),

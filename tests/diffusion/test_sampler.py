@@ -5,12 +5,13 @@ import itertools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from soraxla.diffusion.noise_schedule import SCHEDULES
 from soraxla.diffusion.process import PREDICTIONS, Process, token_times
-from soraxla.diffusion.sampler import sample
+from soraxla.diffusion.sampler import advance, sample, start
 from soraxla.diffusion.solvers import SOLVERS, Euler, Heun, UniPC
 from soraxla.diffusion.time_grid import Grid
 from tests.diffusion.oracle import (
@@ -273,6 +274,29 @@ def leading_to_truth(solver):
             denoise, x, batch, grid, process=Process(), solver=solver
         )
     )
+
+
+@pytest.mark.parametrize("name", ["unipc", *slow("euler-ancestral")])
+def test_a_sampling_in_parts_is_the_whole_one(name):
+    """To the bit; UniPC remembers two points, and ancestral steps draw noise."""
+    process, solver, batch = Process(), SOLVERS[name], row(4, shift=[3.0])
+    noise = np.random.default_rng(0).normal(size=(1, 4, 2)).astype(np.float32)
+    grid, settings = solver.grid(5, batch.shift), {"process": process, "solver": solver}
+
+    @quick
+    def part(state, first, last):
+        begun = start(noise, batch, grid, **settings)
+        state = jax.tree.map(lambda a, b: jnp.where(first == 0, a, b), begun, state)
+        return advance(
+            oracle(process, batch), noise, batch, grid, state, (first, last), **settings
+        )
+
+    state = jax.eval_shape(lambda: start(noise, batch, grid, **settings))
+    state = blank = jax.tree.map(lambda leaf: np.ones(leaf.shape, "f"), state)
+    for first, last in ((0, 2), (2, 3), (3, 5)):
+        state, out = part(state, np.int32(first), np.int32(last))
+    _, whole = part(blank, np.int32(0), np.int32(5))
+    np.testing.assert_array_equal(out, whole)
 
 
 @pytest.mark.parametrize("start", [1e-6, 0.4, 1.0])

@@ -7,7 +7,9 @@ import numpy as np
 def sampler(*settings):
     """Stands in for `soraxla.generation.pipeline.sampler`; its noise goes by visit."""
 
-    def run(params, batches, grid, key, condition_t):
+    def run(params, batches, grid, key, condition_t, told=lambda: None):
+        for _ in grid.t[1:]:
+            told()
         batch, seed = batches[0], int(jax.random.key_data(key)[-1])
         out = np.zeros(batch.latents.shape, np.float32)
         for b, s in np.ndindex(*batch.visit.shape):

@@ -9,8 +9,9 @@ import pytest
 from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.process import Process
 from soraxla.diffusion.solvers import SOLVERS
-from soraxla.generation.pipeline import Pipeline, assemble, sampler
+from soraxla.generation.pipeline import Pipeline, assemble
 from soraxla.generation.request import Request, SamplingConfig
+from soraxla.generation.sampling import sampler, steps_program
 from soraxla.generation.task_inputs import Animate, Connect, Edit, Extend
 from soraxla.generation.tasks import sampling
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
@@ -136,13 +137,14 @@ def watch(monkeypatch, pipeline, guidance, condition_t):
 
         return denoise
 
-    monkeypatch.setattr("soraxla.generation.pipeline.dit.denoiser", denoiser)
+    monkeypatch.setattr("soraxla.generation.sampling.dit.denoiser", denoiser)
     clip = next(sampling(pipeline.context(CONNECT)))
     settings = SamplingConfig(
         cfg_scale=guidance.cfg_scale, image_scale=guidance.image_scale
     )
     [rows] = pipeline.rows({0: clip}, {0: np.ones((3, 16), np.float32)}, settings)
-    run = sampler.__wrapped__(tiny.DIT, Process(), "euler", guidance)
+    steps_program.cache_clear()  # of the network that is watched
+    run = sampler(tiny.DIT, Process(), "euler", guidance)
     grid = SOLVERS["euler"].grid(1, rows.batches[0].shift, 0.8)
     out = run({}, rows.batches, grid, jax.random.key(3), np.float32(condition_t))
     jax.effects_barrier()
@@ -202,7 +204,7 @@ def test_windows_have_noise_of_their_own_and_are_decoded_in_one_stream(
     )
     rng, visits, made = np.random.default_rng(0), [], []
 
-    def fake(self, clips, texts, settings, turn):
+    def fake(self, clips, texts, settings, turn, **_):
         visits.append((turn, sorted(clips)))
         for i, clip in clips.items():
             z = rng.normal(size=clip.latents.shape).astype(np.float32)

@@ -7,6 +7,7 @@ import pytest
 
 from soraxla.generation.blending import join_ratio
 from soraxla.generation.pipeline import assemble
+from soraxla.generation.progress import Progress
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.task_inputs import Animate, Connect, Edit, Extend, Loop
 from tests import tiny
@@ -59,7 +60,7 @@ def test_the_take_whose_joins_show_least_is_kept(pipeline):
     kept = dict(pipeline.generate_each(asked, dataclasses.replace(ONCE, takes=3)))
     assert sorted(kept) == [0, 1]
     again = {2**24 * i + place: asked[place] for i in range(3) for place in range(2)}
-    single = dict(pipeline._takes(again, ONCE))
+    single = dict(pipeline._takes(again, ONCE, Progress()))
     for place, wanted in enumerate(asked):
         joins, closed = pipeline.joins(wanted), isinstance(wanted.task, Loop)
         takes = [single[place + 2**24 * i] for i in range(3)]
