@@ -50,6 +50,8 @@ class Usage:
             limit.
         trained_tasks: names in `packing.tasks.TASKS`; None if nothing recorded them.
         training_median: size, frames and rate of the median training sample.
+        trained_words: words of the captions in training, for an encoder that knows no
+            other language; None if nothing recorded them, or they are very many.
         family: the public model whose values stand in for a folder that has none.
     """
 
@@ -57,6 +59,7 @@ class Usage:
     trained_tasks: tuple[str, ...] | None = None
     generation_defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     training_median: GenerationDefaults = field(default_factory=GenerationDefaults)
+    trained_words: tuple[str, ...] | None = None
     family: str | None = None
 
     def record(self) -> dict[str, Any]:
@@ -64,6 +67,8 @@ class Usage:
         entries: dict[str, Any] = {"max_latent_frames": self.max_latent_frames}
         if self.trained_tasks is not None:
             entries["trained_tasks"] = list(self.trained_tasks)
+        if self.trained_words is not None:
+            entries["trained_words"] = list(self.trained_words)
         return entries | {
             "generation_defaults": self.generation_defaults.stated(),
             "training_median": self.training_median.stated(),
@@ -158,6 +163,7 @@ def trained_usage(
     longest: int,
     tasks: Iterable[str],
     median: GenerationDefaults,
+    words: Iterable[str] | None = None,
 ) -> Usage:
     """Returns the usage of a model that was trained from `base`, or from nothing.
 
@@ -166,17 +172,24 @@ def trained_usage(
     Args:
         longest: latent frames of the longest clip in training.
         tasks: the names that training taught.
+        words: see `Usage.trained_words`.
     """
     if base is None:
         return Usage(
             max_latent_frames=longest,
             trained_tasks=tuple(tasks),
             training_median=median,
+            trained_words=None if words is None else tuple(words),
         )
     limit, known = base.max_latent_frames, base.trained_tasks
+    if words is not None and base.trained_words is not None:
+        words = tuple(sorted({*base.trained_words, *words}))
+    else:
+        words = None
     return Usage(
         max_latent_frames=None if limit is None else max(limit, longest),
         trained_tasks=None if known is None else tuple(dict.fromkeys((*known, *tasks))),
         generation_defaults=base.generation_defaults,
         training_median=median,
+        trained_words=words,
     )

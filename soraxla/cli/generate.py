@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     import jax
     from tqdm import tqdm
 
-    from soraxla.generation.defaults import model_defaults, read_usage
+    from soraxla.generation.defaults import model_defaults, read_usage, unlike_training
     from soraxla.generation.pipeline import load
     from soraxla.media.write import check_writable, write_video
     from soraxla.parallel.mesh import sampling_mesh
@@ -129,6 +129,8 @@ def run(args: argparse.Namespace) -> None:
         if args.takes is None and defaults.takes > 1 and pipeline.joins(requests[0]):
             settings = dataclasses.replace(settings, takes=defaults.takes)
         _note_windows(pipeline, requests[0])
+        for text in unlike_training(pipeline.usage, requests):
+            media.note(text)
         bar = _Bar()
         videos = pipeline.generate_each(requests, settings, bar.show)
         _note_defaults(args, defaults, taken)

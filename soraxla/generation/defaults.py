@@ -1,6 +1,6 @@
 """The defaults of generation with a model, and the source of each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,8 @@ from soraxla.checkpoints.usage import Usage, family_usage, usage_of
 from soraxla.checkpoints.wan.convert import open_transformer
 from soraxla.core.errors import UserError
 from soraxla.files.hub import local
+from soraxla.generation.request import Request
+from soraxla.models.text.hashed import split_words
 
 RECORDED = "the model folder's generation_defaults"
 MEDIAN = "the median of the training data"
@@ -78,6 +80,59 @@ def read_usage(checkpoint: str | Path | None) -> Usage:
         return family_usage(open_transformer(folder).model) or Usage()
     model, config = read_transformer(folder)
     return usage_of(config, model)
+
+
+def unlike_training(usage: Usage, requests: Sequence[Request]) -> list[str]:
+    """Returns notes on requests far from what a model was trained on; none if unknown.
+
+    A size is far from the recorded ones if its pixels are fewer than a fourth or more
+    than four times theirs, a rate if it is less than half or more than twice.
+    """
+    notes: list[str] = []
+    recorded = [usage.training_median, usage.generation_defaults]
+    sizes = [(m.width, m.height) for m in recorded if m.width and m.height]
+    rates = [m.fps for m in recorded if m.fps]
+    for request in requests:
+        pixels = request.width * request.height
+        if sizes and not any(w * h / 4 <= pixels <= 4 * w * h for w, h in sizes):
+            notes.append(
+                f"{request.width}x{request.height} is far from the size that the model "
+                f"was trained on, about {sizes[0][0]}x{sizes[0][1]}: expect noise "
+                "(--size)"
+            )
+        fps = request.fps
+        if rates and fps and not any(rate / 2 <= fps <= 2 * rate for rate in rates):
+            notes.append(
+                f"{fps:g} frames a second are far from the rate that the model was "
+                f"trained on, about {rates[0]:g} (--fps)"
+            )
+        if _says_nothing(request.prompt, usage.trained_words):
+            notes.append(
+                f"no word of the prompt {request.prompt!r} was in the training "
+                f"captions, whose words are {_some(usage.trained_words or ())}: the "
+                "model does not know what it means"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _says_nothing(prompt: str, words: tuple[str, ...] | None) -> bool:
+    """Returns whether a prompt has words, and none like one of the trained ones.
+
+    A word that begins another is like it: *rabbit* and *rabbits* have near embeddings.
+    """
+    if words is None or not (asked := set(split_words(prompt))):
+        return False
+    return not any(
+        word == own
+        or (min(len(word), len(own)) > 2 and word[: len(own)] == own[: len(word)])
+        for word in asked
+        for own in words
+    )
+
+
+def _some(words: tuple[str, ...]) -> str:
+    longest = sorted(words, key=len, reverse=True)[:8]  # articles say little
+    return ", ".join(sorted(longest)) + (", …" if len(words) > 8 else "")
 
 
 def find_folder(checkpoint: str | Path | None) -> Path:

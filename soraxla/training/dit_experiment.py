@@ -31,6 +31,7 @@ from soraxla.models import dit
 from soraxla.models.dit import lora
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.sharding import trained_rules
+from soraxla.models.text.hashed import split_words
 from soraxla.packing.conditioning import trained_tasks
 from soraxla.packing.schedule import (
     SCHEDULE_CONSTANTS,
@@ -60,6 +61,7 @@ from soraxla.training.steps import (
     dit_step,
 )
 
+_MOST_WORDS = 2000  # a prompt has hardly none of so many
 # Settings of the model that are entries of a dataset's card.
 _WIDTHS = ("latent_channels", "text_width")
 
@@ -162,7 +164,23 @@ def _usage(cfg: DiTTrainingConfig, training: Dataset, start: Start | None) -> Us
         longest=longest(training.sizes, cfg.pack),
         tasks=trained_tasks(cfg.pack.mixture, cfg.pack.next_share),
         median=build(GenerationDefaults, median),
+        words=_words(training),
     )
+
+
+def _words(training: Dataset) -> list[str] | None:
+    """Returns the captions' words, if they are all that the text encoder tells apart.
+
+    They are few enough for a small file, or None.
+    """
+    if training.card["text_encoder"].partition(":")[0] != "hashed":
+        return None
+    words: set[str] = set()
+    for caption in training.index.column("caption").unique().to_pylist():
+        words.update(split_words(caption))
+        if len(words) > _MOST_WORDS:
+            return None
+    return sorted(words)
 
 
 def _batches(cfg: DiTTrainingConfig, training: Dataset, host_rows: list[int]):

@@ -69,8 +69,13 @@ def differences(preset: Mapping[str, Any], config: Mapping[str, Any]) -> list[st
 
 
 def setting_lines(settings: Mapping[str, Any]) -> list[str]:
-    """Returns `key = value` of every setting, sorted."""
-    return [f"{key} = {value!r}" for key, value in sorted(flat(settings))]
+    """Returns `key = value` of every setting, sorted; a long list by its length."""
+
+    def shown(value: Any) -> str:
+        many = isinstance(value, list) and len(value) > 20
+        return f"[{len(value)} entries]" if many else repr(value)
+
+    return [f"{key} = {shown(value)}" for key, value in sorted(flat(settings))]
 
 
 def count(params: PyTree) -> int:

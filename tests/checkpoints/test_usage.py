@@ -145,3 +145,20 @@ def test_a_mixture_teaches_the_tasks_that_its_shares_name():
     assert trained_tasks(ConditioningMixture(), 0.0) == ("text", "edit")
     assert "extend_forward" in trained_tasks(ConditioningMixture(), 0.5)
     assert len(trained_tasks(EVERY_TASK, 0.0)) == 11
+
+
+def test_the_words_of_the_captions_are_recorded_for_the_hashed_encoder(
+    dataset, monkeypatch
+):
+    captions = dataset.index.column("caption").to_pylist()
+    words = sorted({word for caption in captions for word in caption.lower().split()})
+    assert words and recorded(dataset, None)["trained_words"] == words
+    base = {"trained_tasks": ["text"], "trained_words": ["zebra"]}
+    assert recorded(dataset, base)["trained_words"] == [*words, "zebra"]
+    # The base's words are not known.
+    assert "trained_words" not in recorded(dataset, {"trained_tasks": ["text"]})
+    monkeypatch.setattr("soraxla.training.dit_experiment._MOST_WORDS", len(words) - 1)
+    assert "trained_words" not in recorded(dataset, None)
+    monkeypatch.setitem(dataset.card, "text_encoder", "umt5:/x")
+    monkeypatch.setattr("soraxla.training.dit_experiment._MOST_WORDS", len(words))
+    assert "trained_words" not in recorded(dataset, None)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from soraxla.checkpoints.model_folder import save_folder
+from soraxla.checkpoints.usage import GenerationDefaults, Usage
 from soraxla.cli.main import main
 from soraxla.core.errors import UserError
+from soraxla.generation.defaults import unlike_training
 from soraxla.generation.pipeline import assemble
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.task_inputs import Extend
@@ -38,8 +40,8 @@ def test_a_pipeline_takes_the_folder_s_defaults_and_what_is_asked_for(monkeypatc
     seen = []
     rows = type(pipe).rows
 
-    def watched(self, clips, texts, settings):
-        for each in rows(self, clips, texts, settings):
+    def watched(self, clips, texts, settings, *rest):
+        for each in rows(self, clips, texts, settings, *rest):
             seen.append((settings, each.batches[0]))
             yield each
 
@@ -66,9 +68,9 @@ def windows(pipe, request):
     counts = []
     sample = type(pipe).sample_clips
 
-    def counted(self, clips, *rest):
+    def counted(self, clips, *rest, **named):
         counts.append(len(clips))
-        return sample(self, clips, *rest)
+        return sample(self, clips, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(pipe), "sample_clips", counted)
@@ -142,3 +144,40 @@ def test_the_command_says_what_it_took_from_where(
     assert len(lines) == len(notes)
     for line, note in zip(lines, notes, strict=True):
         assert note in line
+
+
+TRAINED = Usage(
+    training_median=GenerationDefaults(width=64, height=48, frames=9, fps=12.0),
+    trained_words=("a", "ball", "rolls"),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, None),
+        ({"width": 128, "height": 96, "fps": 24.0}, None),
+        ({"width": 272}, "272x48 is far from the size"),
+        ({"width": 16, "height": 16}, "about 64x48"),
+        ({"fps": 30.0}, "30 frames a second are far"),
+        ({"prompt": "The balls!"}, None),  # as near as its beginning
+        ({"prompt": "..."}, None),  # no word at all
+        ({"prompt": "the cat sat"}, "no word of the prompt 'the cat sat' was in"),
+        ({"prompt": "an aardvark"}, "whose words are a, ball, rolls"),
+    ],
+)
+def test_a_request_far_from_the_training_is_said(changes, text):
+    request = Request(
+        **{"prompt": "a cat", "width": 64, "height": 48, "fps": 12.0, **changes}
+    )
+    notes = unlike_training(TRAINED, [request, request])
+    assert len(notes) == (text is not None)
+    assert text is None or text in notes[0]
+    assert unlike_training(Usage(), [request]) == []
+
+
+def test_a_base_s_own_size_is_not_far_after_a_training_on_small_clips():
+    wide = GenerationDefaults(width=832, height=480, fps=16.0)
+    usage = dataclasses.replace(TRAINED, generation_defaults=wide, trained_words=None)
+    request = Request(prompt="x", width=832, height=480, fps=16.0)
+    assert unlike_training(usage, [request]) == []
