@@ -101,8 +101,9 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"soraxla {args.verb}: {_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"soraxla {args.verb}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        said = str(error) or "interrupted"
+        print(f"soraxla {args.verb}: {said}", file=sys.stderr)
         return 130
     return 0
 

@@ -86,13 +86,19 @@ def run(args: argparse.Namespace) -> None:
             raise UserError("--change: needs a training that goes on, not --dry-run")
         print("\n".join(dry_run(config, data=args.data, init=args.init)))
         return
-    run_training(
+    run = run_training(
         config,
         data=args.data,
         workdir=workdir,
         init=args.init,
         change=dict(map(parted, args.change)),
+        interrupts=True,
     )
+    if 10 * run.skipped > run.step:
+        raise FloatingPointError(
+            f"{run.skipped} of {run.step} steps had no finite gradient; lower the "
+            "rates in step.optim and begin again in another --workdir"
+        )
 
 
 def configured(spec: str, assignments: list[str]) -> dict[str, Any]:

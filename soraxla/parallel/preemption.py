@@ -1,5 +1,6 @@
 """Notice of a machine that is about to be reclaimed."""
 
+import os
 import signal
 from typing import Any
 
@@ -10,19 +11,21 @@ from jax.experimental import multihost_utils
 class Preemption:
     """A context that notes SIGTERM: the machine is about to be reclaimed.
 
-    With `interrupts` a run of one process also stops at the first SIGINT (Ctrl-C, or a
-    notebook's stop button); a second one raises KeyboardInterrupt at once.
+    With `interrupts` the first SIGINT (Ctrl-C, or a notebook's stop button) stops a run
+    as SIGTERM does, and says so; a second one raises KeyboardInterrupt at once.
     """
 
     def __init__(self, *, interrupts: bool = False) -> None:
         self._seen = False
-        self._signals = [signal.SIGTERM, *([signal.SIGINT] if interrupts else [])]
+        # With several processes, JAX handles SIGTERM.
+        alone = jax.process_count() == 1
+        self._signals = [signal.SIGTERM] if alone else []
+        self._signals += [signal.SIGINT] if interrupts else []
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        if jax.process_count() == 1:  # with several processes, JAX handles the signal
-            for number in self._signals:
-                self._previous[number] = signal.signal(number, self._note)
+        for number in self._signals:
+            self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -30,8 +33,13 @@ class Preemption:
             signal.signal(number, previous)
 
     def _note(self, number: int, _: object) -> None:
-        if number == signal.SIGINT and self._seen:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._seen:
+                raise KeyboardInterrupt
+            # Python's streams must not be written to inside a signal's handler.
+            os.write(2, b"\ninterrupted: saving after this step; again: end at once\n")
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)
         self._seen = True
 
     def reached(self, step: int) -> bool:

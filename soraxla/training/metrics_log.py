@@ -62,11 +62,13 @@ class MetricsLog:
             record["mfu"] = rate / self._peak_rate
         self._file.write(json.dumps(_finite(record)) + "\n")
         for name, value in record.items():
-            if name != "step":
+            if name != "step" and math.isfinite(value):
                 self._board.add_scalar(name, value, step)
         postfix = f"loss {metrics['loss']:.4f}, {self._rate:,.0f} {self._unit}/s"
         if self._peak_rate:
             postfix += f", MFU {self._rate / self._peak_rate:.0%}"
+        if skipped := metrics.get("skipped"):
+            postfix += f", {skipped:,} skipped"
         self._bar.set_postfix_str(postfix, refresh=False)
         self._bar.update(1)
 
@@ -84,7 +86,8 @@ class MetricsLog:
         for name, metric in metrics.items():
             key = f"eval/{evaluator}/{name}"
             record[key] = _finite(asdict(metric))
-            self._board.add_scalar(key, metric.value, step)
+            if math.isfinite(metric.value):
+                self._board.add_scalar(key, metric.value, step)
         self._file.write(json.dumps(record) + "\n")
 
     def restart_clock(self) -> None:

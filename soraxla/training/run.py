@@ -15,7 +15,7 @@ from data_pipelines import records
 from data_pipelines.dataset import open_dataset
 from data_pipelines.vae_windows import WindowDataset
 from soraxla.checkpoints.load import load_vae
-from soraxla.checkpoints.training_folder import check_path
+from soraxla.checkpoints.training_folder import CHECKPOINTS, check_path
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.parallel.mesh import make_mesh
@@ -42,10 +42,15 @@ from soraxla.training.vae_experiment import media_files, vae_experiment
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training folder and the step that its training has reached."""
+    """A training folder and the step that its training has reached.
+
+    Attributes:
+        skipped: how many of the steps had no finite gradient, and changed nothing.
+    """
 
     workdir: Path
     step: int
+    skipped: int = 0
 
     def metrics(self) -> dict[str, np.ndarray]:
         """Returns the columns of the folder's `metrics.jsonl`, one row a step.
@@ -128,6 +133,7 @@ def run_training(
         UserError: a setting, the data or the model to fine-tune does not fit.
         OSError: a file cannot be read or written, or another training runs there.
         FloatingPointError: no finite gradient for 20 steps in a row.
+        KeyboardInterrupt: a second SIGINT; says where the training stands.
     """
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
@@ -143,12 +149,23 @@ def run_training(
         state = train(
             opened.experiment, loop, workdir, interrupts=interrupts, change=change or ()
         )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_standing(workdir, loop.steps)) from None
     finally:
         left_out = _listed(opened.unusable, workdir)
-    step = int(state.step)
-    end = ending(opened.experiment.settings["kind"], workdir, step, loop.steps)
-    _say([*left_out, *end])
-    return Run(workdir=workdir, step=step)
+    step, skipped = int(state.step), int(state.skipped)
+    kind = opened.experiment.settings["kind"]
+    _say([*left_out, *ending(kind, workdir, step, loop.steps, skipped)])
+    return Run(workdir=workdir, step=step, skipped=skipped)
+
+
+def _standing(workdir: Path, steps: int) -> str:
+    """Returns a line on a training that ended at once, and how it goes on."""
+    folder = workdir / CHECKPOINTS
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    saved = max((int(name) for name in names if name.isdecimal()), default=0)
+    where = f"checkpoint of step {saved:,} of {steps:,}" if saved else "first step"
+    return f"interrupted; the same command goes on from the {where} in {workdir}"
 
 
 def _listed(unusable: Mapping[Path, str], workdir: Path) -> list[str]:

@@ -155,11 +155,19 @@ def summary(
     return [f"{name:<8}{text}" for name, text in rows.items()]
 
 
-def ending(kind: str, workdir: Path, step: int, steps: int) -> list[str]:
-    """Returns the lines after a training: where things are, and what to type next."""
+def ending(
+    kind: str, workdir: Path, step: int, steps: int, skipped: int = 0
+) -> list[str]:
+    """Returns the lines after a training: where things are, and what to type next.
+
+    Args:
+        skipped: the number of steps without a finite gradient.
+    """
     made = ["checkpoints", "metrics.jsonl", "tensorboard", "previews"]
     there = [name for name in made if (workdir / name).exists()]
     lines = [f"{workdir}: step {step:,} of {steps:,}; {', '.join(there)}"]
+    if skipped:
+        lines.append(f"{skipped:,} of {step:,} steps had no finite gradient: skipped")
     if step < steps:
         return [*lines, "next: the same command again, which goes on from here"]
     command = (

@@ -277,7 +277,7 @@ def test_a_training_says_so_at_its_start_and_what_to_type_at_its_end(
 ):
     def train(experiment, loop, workdir, **_):
         assert "not as in the preset:" in capsys.readouterr().out
-        return SimpleNamespace(step=np.asarray(loop.steps))
+        return SimpleNamespace(step=np.asarray(loop.steps), skipped=np.asarray(0))
 
     monkeypatch.setattr("soraxla.training.run.train", train)
     assert main(train_words(VAE, media, tmp_path / "run", ["loop.steps=3"])) == 0
@@ -294,7 +294,7 @@ def untrained(monkeypatch):
         record = experiment.settings, experiment.config, change
         check_record(workdir, *record)
         write_record(workdir, *record, step=loop.steps)
-        return SimpleNamespace(step=np.asarray(loop.steps))
+        return SimpleNamespace(step=np.asarray(loop.steps), skipped=np.asarray(0))
 
     monkeypatch.setattr("soraxla.training.run.train", train)
 
@@ -338,3 +338,41 @@ def test_a_transformer_goes_on_with_its_own_dataset_only(
     assert "max_latent_frames" not in line
     line = refusal(*train_words(DIT, one, run, [*TINY, "pack.row_length=512"]))
     assert "was trained with pack.row_length = 1024, not 512; leave" in line
+
+
+@pytest.mark.parametrize(("skipped", "status"), [(0, 0), (1, 0), (2, 2)])
+def test_a_training_that_diverged_says_so_and_fails(
+    media, tmp_path, capsys, monkeypatch, skipped, status
+):
+    """More than a tenth of ten steps were skipped."""
+
+    def train(experiment, loop, workdir, *, interrupts, **_):
+        assert interrupts  # Ctrl-C saves
+        return SimpleNamespace(step=np.asarray(10), skipped=np.asarray(skipped))
+
+    monkeypatch.setattr("soraxla.training.run.train", train)
+    words = train_words(VAE, media, tmp_path / "run", ["loop.steps=10"])
+    assert main(words) == status
+    out, err = capsys.readouterr()
+    assert (f"{skipped} of 10 steps had no finite gradient: skipped" in out) == (
+        skipped > 0
+    )
+    assert ("lower the rates" in err) == (status == 2)
+
+
+def test_a_second_interrupt_says_where_the_training_stands(
+    media, tmp_path, capsys, monkeypatch
+):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "6").mkdir(parents=True)
+    (run / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir()
+
+    def train(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("soraxla.training.run.train", train)
+    assert main(train_words(VAE, media, run, ["loop.steps=10"])) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(
+        f"the same command goes on from the checkpoint of step 6 of 10 in {run}"
+    )

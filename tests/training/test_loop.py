@@ -1,7 +1,6 @@
 """The loop: resumed exactly, killed at any time, and clear about what is wrong."""
 
 import builtins
-import functools
 import json
 import math
 import os
@@ -161,48 +160,6 @@ def test_a_killed_training_ends_like_one_never_killed(tmp_path):
     assert done.returncode == 0, (stops, done.stderr[-3000:])
     assert done.stdout.split() == ["identical"], stops
     assert steps_of(tmp_path / "run") == list(range(1, 25)), stops
-
-
-# --- Signals ----------------------------------------------------------------------
-
-
-def test_sigterm_saves_and_returns(whole, tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
-    state = run(tmp_path, 11, job=toy.job(at={5: stop}))
-    assert state.step == 6 and saved_steps(tmp_path)[-1] == 6
-    assert steps_of(tmp_path) == list(range(1, 7))
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert_same(run(tmp_path, 11), whole[0])
-
-
-def traced_steps(workdir):
-    """The numbers of the steps in every trace of a training folder, oldest first."""
-    traces = sorted((workdir / "profile").glob("plugins/profile/*/*.xplane.pb"))
-    return [
-        sorted(
-            dict(event.stats)["step_num"]
-            for plane in jax.profiler.ProfileData.from_file(str(path)).planes
-            for line in plane.lines
-            for event in line.events
-            if event.name == "train"
-        )
-        for path in traces
-    ]
-
-
-def test_sigusr1_traces_the_next_five_steps_and_changes_nothing(whole, tmp_path):
-    before = signal.getsignal(signal.SIGUSR1)
-    ask = functools.partial(os.kill, os.getpid(), signal.SIGUSR1)
-    assert_same(run(tmp_path, 11, job=toy.job(at={3: ask})), whole[0])
-    assert traced_steps(tmp_path) == [[5, 6, 7, 8, 9]]  # batch 3 is drawn in step 4
-    assert signal.getsignal(signal.SIGUSR1) is before
-
-
-def test_a_trace_that_the_end_cuts_short_is_written(tmp_path):
-    ask = functools.partial(os.kill, os.getpid(), signal.SIGUSR1)
-    run(tmp_path, 6, job=toy.job(at={3: ask}))
-    assert traced_steps(tmp_path) == [[5, 6]]
 
 
 # --- Broken steps -----------------------------------------------------------------

@@ -26,6 +26,17 @@ def test_mfu_is_the_share_of_the_peak_in_log_and_bar(tmp_path, capsys):
     assert f"tokens/s, MFU {record['mfu']:.0%}" in capsys.readouterr().err
 
 
+def test_skipped_steps_are_in_the_bar_and_not_in_the_board(tmp_path, capsys, caplog):
+    """TensorBoard's writer would print a line for each NaN."""
+    log = MetricsLog(tmp_path, first_step=0, steps=2, unit="tokens")
+    log.write(1, {"loss": float("nan"), "tokens": 30, "skipped": 1})
+    log._bar.refresh()
+    log.close()
+    out, err = capsys.readouterr()
+    assert ", 1 skipped" in err
+    assert "nan" not in (out + caplog.text).lower() and records(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("peak", "unit_flops", "logged"),
     [(1e12, 4.0, True), (1e12, None, False), (None, 4.0, False)],
