@@ -43,7 +43,7 @@ setup(
         "ftfy>=6.3",
         "jaxtyping>=0.3",
         "einops>=0.8",
-        "av>=18",
+        "av>=18,<20",
         "pillow>=11.3",
         "tqdm>=4.66",
         "tensorboardX>=2.6",

@@ -62,6 +62,13 @@ _FILMS = {
     ),
 }
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+# For encoders whose own default shows: about the quality of the usual ones.
+_QUALITY = {
+    "libx265": {"crf": "20"},
+    "libsvtav1": {"crf": "22"},
+    "libvpx": {"crf": "8", "b": "8M"},
+    "mpeg4": {"flags": "+qscale", "global_quality": str(118 * 2)},  # 118 is q = 1
+}
 _ANY_SIZE = ("libvpx", "libvpx-vp9", "libaom-av1", "libwebp")  # 4:2:0 of odd sizes
 _HEVC = ("libx265", "hevc_nvenc", "hevc_qsv", "hevc_vaapi", "hevc_videotoolbox")
 _BT709 = 1  # the code of its primaries and of its transfer function, ITU-T H.273
@@ -198,9 +205,11 @@ def _write_film(
     with av.open(
         f"file:{temporary}", "w", format=film.container, options=film.muxer
     ) as container:
-        stream = container.add_stream(
-            name, rate=rate, options={} if codec else film.options
-        )
+        options = _QUALITY.get(name, {}) if codec else film.options
+        try:
+            stream = container.add_stream(name, rate=rate, options=options)
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be written ({error})") from None
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = width, height
         stream.pix_fmt = _pixel_format(path, name, height, width)

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 
+from data_pipelines import SAMPLES
 from soraxla.core.errors import UserError
 from soraxla.media.read import probe, read_clip
 from soraxla.media.write import check_writable, write_video
@@ -90,6 +91,23 @@ def test_another_codec_can_be_named(tmp_path):
     with av.open(str(tmp_path / "a.mp4")) as film:
         assert film.streams.video[0].codec_context.name == "mpeg4"
     assert read_clip(tmp_path / "a.mp4").shape == clip.shape
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("libx265", "mp4"), ("mpeg4", "mp4"), ("libsvtav1", "mp4"), ("libvpx", "webm")],
+)
+def test_a_named_codec_keeps_the_quality_of_the_usual_one(tmp_path, codec, suffix):
+    clip = read_clip(SAMPLES / "rabbit_stretches_wide.mp4", 9)[:, :96, :160]
+    write_video(tmp_path / f"a.{suffix}", clip, 24, codec=codec)
+    error = read_clip(tmp_path / f"a.{suffix}").astype(float) - clip
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 35
+
+
+def test_a_codec_that_the_container_does_not_hold_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"a\.mp4: cannot be written .*prores_ks"):
+        write_video(tmp_path / "a.mp4", ramps(2, 32, 32), 16, codec="prores_ks")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_frames_may_come_from_a_generator(tmp_path):
