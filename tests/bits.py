@@ -190,8 +190,9 @@ def training_parts(folder: Path) -> Parts:
     """Returns the settings of a training without places, its numbers without rates."""
     settings = without_none(read_json(folder / "train.json"))
     settings.get("init", {}).pop("folder", None)
-    for later in ("loop", "eval_share"):  # neither changes a parameter
-        settings.pop(later, None)
+    # None changes a parameter. `data` of a VAE is a hash of the media's times too.
+    for key in ("loop", "eval_share", "data"):
+        settings.pop(key, None)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     numbers = [{k: v for k, v in x.items() if "per_second" not in k} for x in lines]
     yield "settings", [json_bytes(settings)]

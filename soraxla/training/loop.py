@@ -296,7 +296,7 @@ def _evaluate(
         try:
             now = context()
             log.write_evaluation(now.step, name, evaluator.run(now))
-        except Exception:
+        except (Exception, SystemExit):
             _LOG.exception("evaluator %r failed; the training goes on", name)
     log.restart_clock()
     log.flush()

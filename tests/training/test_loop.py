@@ -308,7 +308,7 @@ def test_evaluators_measure_the_ema_at_their_steps(whole, table, tmp_path):
     assert not (tmp_path / "previews").exists()
 
 
-@pytest.mark.parametrize("error", ["FileNotFoundError", "MemoryError"])
+@pytest.mark.parametrize("error", ["FileNotFoundError", "MemoryError", "SystemExit"])
 def test_a_failing_evaluator_ends_no_training(whole, table, tmp_path, caplog, error):
     evaluators = {"failing": {"every": 3, "error": error}, "sum": {"every": 6}}
     assert_same(run(tmp_path, 11, evaluators=evaluators), whole[0])

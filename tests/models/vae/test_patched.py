@@ -252,12 +252,7 @@ def test_muon_moves_all_directions_of_a_block_kernel_alike():
     )
     tx = optimizer(optim)
 
-    @quick
-    def second_update():  # the first has a rate of 0
-        _, state = tx.update(grads, tx.init(params), params)
-        return tx.update(grads, state, params)[0]
-
-    updates = second_update()
+    updates = quick(lambda: tx.update(grads, tx.init(params), params)[0])()
     block = updates["encoder"]["stage_0_res_0"]
     for kernel in (block["conv1"]["kernel"], block["time"]["kernel"]):
         matrix = np.asarray(kernel).reshape(-1, kernel.shape[-1])
