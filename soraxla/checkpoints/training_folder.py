@@ -29,6 +29,7 @@ from soraxla.core.config import build, to_dict
 from soraxla.core.errors import UserError
 from soraxla.core.older_settings import filled, upgraded
 from soraxla.core.trees import named_leaves
+from soraxla.files.checksums import CHECKSUMS, verify
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models import dit
 from soraxla.models.dit import lora
@@ -259,6 +260,19 @@ def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any
                 partial_restore=True,
             )
             return manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+
+
+def verify_newest(folder: Path) -> None:
+    """Verifies all bytes of a training folder's newest checkpoint.
+
+    Raises:
+        UserError: they are not those that were written.
+    """
+    names = [path.name for path in (folder / CHECKPOINTS).glob("*")]
+    steps = [int(name) for name in names if name.isdecimal()]
+    if steps:
+        with restoring(folder, max(steps)):
+            verify(folder / CHECKPOINTS / str(max(steps)), folder / CHECKSUMS)
 
 
 def check_path(folder: Path) -> None:

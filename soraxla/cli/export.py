@@ -36,10 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import jax
 
+    from soraxla.checkpoints.training_folder import is_training_folder, verify_newest
     from soraxla.parallel.mesh import sampling_mesh
 
     if args.adapter and args.layout != "wan":
         raise UserError("--adapter is a file for diffusers; use export wan --adapter")
+    if is_training_folder(args.checkpoint):
+        verify_newest(args.checkpoint)
     with jax.set_mesh(sampling_mesh()):
         if args.layout == "wan":
             _export_wan(args)

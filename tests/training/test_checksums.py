@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraxla.checkpoints.training_folder import CHECKPOINTS
+from soraxla.checkpoints.training_folder import CHECKPOINTS, verify_newest
+from soraxla.cli.main import main
 from soraxla.core.errors import UserError
 from soraxla.files.checksums import CHECKSUMS, verify
 from soraxla.training.saving import Checkpoints
@@ -40,7 +41,8 @@ def test_whole_checkpoints_have_checksums_and_load(folder):
     np.testing.assert_array_equal(state["a"], STATE["a"])
 
 
-def test_a_flipped_bit_is_found_wherever_it_is(folder):
+def test_a_flipped_bit_is_found_wherever_it_is(folder, capsys):
+    (folder / "train.json").write_text('{"kind": "vae"}')
     newest = folder / CHECKPOINTS / "4"
     files = [path for path in newest.rglob("*") if path.is_file()]
     files = [path for path in files if path.stat().st_size and path.parent != newest]
@@ -57,8 +59,12 @@ def test_a_flipped_bit_is_found_wherever_it_is(folder):
                 verify(newest, folder / CHECKSUMS)
             flipped += 1
         if path.parent.name == "d":
-            with pytest.raises(UserError, match=r"4: cannot be restored, .* damaged"):
-                restored(folder)
+            for read in (restored, verify_newest):
+                with pytest.raises(UserError, match=r"4: cannot be restored, .* damag"):
+                    read(folder)
+            words = ["export", "--checkpoint", folder, "--out", folder / "out"]
+            assert main([*map(str, words)]) == 2
+            assert "cannot be restored, it is damaged" in capsys.readouterr().err
         path.write_bytes(whole)
     assert flipped >= 40
     verify(newest, folder / CHECKSUMS)
