@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from soraxla.cli.following import say_generate
 from soraxla.core.errors import UserError
 
 
@@ -28,3 +29,4 @@ def run(args: argparse.Namespace) -> None:
     report = demo(args.workdir, SMOKE if args.smoke else FULL)
     for key, value in report.items():
         print(f"{key}: {value}")
+    say_generate(args.workdir / "dit")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from soraxla.cli.following import say_next
 from soraxla.core.errors import UserError
 
 
@@ -53,3 +54,6 @@ def run(args: argparse.Namespace) -> None:
                 failed.append(check.name)
     if failed:
         raise UserError(f"not fit for training: {', '.join(failed)}")
+    words = ["--config", args.config, "--data", args.data, "--init", args.checkpoint]
+    words += [word for each in args.set for word in ("--set", each)]
+    say_next("soraxla", "train", *words, "--workdir", "FOLDER")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from soraxla.cli.following import say_generate, say_next, say_prepare
 from soraxla.core.errors import UserError
 
 
@@ -49,6 +50,16 @@ def run(args: argparse.Namespace) -> None:
         else:
             _export_ours(args)
     print(args.out)
+    if args.layout == "wan" and args.adapter:
+        words = ("--from", "WAN", "--adapter", args.out, "--out", "MODEL")
+        say_next("soraxla", "import", "wan", *words)
+    elif args.layout == "wan":
+        words = ("--from", args.out, "--out", "MODEL")
+        say_next("soraxla", "import", "wan", *words)
+    elif (args.out / "dit").is_dir():
+        say_generate(args.out)
+    else:
+        say_prepare(args.out)
 
 
 def _export_wan(args: argparse.Namespace) -> None:

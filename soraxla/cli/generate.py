@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,10 @@ def run(args: argparse.Namespace) -> None:
                 fps = requests[place].fps or defaults.fps
                 write_video(outs[place], video, fps, codec=args.codec)
                 tqdm.write(str(outs[place]))
+    print(
+        f"next: the same command with --seed {args.seed + 1}, for other samples",
+        file=sys.stderr,
+    )
 
 
 class _Bar:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from soraxla.cli.following import say_generate, say_prepare
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("family", choices=("wan",), help="whose weights")
@@ -39,3 +41,7 @@ def run(args: argparse.Namespace) -> None:
         args.sources, args.out, text_encoder=args.text_encoder, adapter=args.adapter
     )
     print(args.out)
+    if (args.out / "dit").is_dir():
+        say_generate(args.out)
+    else:
+        say_prepare(args.out / "vae")

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import shlex
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soraxla.cli.following import say_next
 from soraxla.cli.pulse import pulse
 from soraxla.core.errors import UserError
 
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     with pulse(f"compiling {args.what} for {args.topology}, in 1 to 20 minutes"):
         made = compiled()
     print(report(made))
-    print(f"next: {_following(args, made)}")
+    say_next(*_following(args, made))
     if args.json:
         written = {"command": _words(args), **made.to_dict()}
         with atomic_file(args.json) as partial:
@@ -118,16 +118,16 @@ def _words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def _following(args: argparse.Namespace, made: "Plan") -> str:
+def _following(args: argparse.Namespace, made: "Plan") -> list[str]:
     """Returns the command that does on the chips what was planned."""
     if made.what != "train":
-        return 'soraxla generate --checkpoint FOLDER --prompt "…"'
+        return ["soraxla", "generate", "--checkpoint", "FOLDER", "--prompt", "…"]
     sets = [f"batch_rows={made.settings['batch_rows']}"]
     if args.row_length is not None:
         sets.append(f"pack.row_length={args.row_length}")
     words = ["soraxla", "train", "--config", args.config]
     words += [word for each in [*sets, *args.set] for word in ("--set", each)]
-    return f"{shlex.join(words)} --data DATASET --workdir FOLDER"
+    return [*words, "--data", "DATASET", "--workdir", "FOLDER"]
 
 
 def _planner(args: argparse.Namespace) -> "Callable[[], Plan]":

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from soraxla.cli.following import say_next
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -77,3 +79,9 @@ def run(args: argparse.Namespace) -> None:
             "tokens and were cut into pieces, each with the whole caption; a larger "
             "--max-tokens keeps them whole"
         )
+    if card["text_encoder"].startswith("umt5"):  # Wan's, so a model of it is tuned
+        words = ("--checkpoint", "MODEL", "--data", args.out, "--media", args.source)
+        say_next("soraxla", "doctor", *words)
+    else:
+        words = ("--config", "dit:xs", "--data", args.out, "--workdir", "FOLDER")
+        say_next("soraxla", "train", *words)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from soraxla.cli import sampling
+from soraxla.cli.following import say_generate
 from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def run(args: argparse.Namespace) -> None:
     record.write_record(args.out, files)
     print(runner.table(outcomes))
     print(args.out / "report.html")
+    say_generate(plan.checkpoint)
 
 
 def _hashes(pipeline: "Pipeline") -> dict[str, str]:

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from soraxla.cli.following import say_next
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         pictures=args.pictures,
         workers=args.workers,
     )
-    print(
-        f"{folder}: {args.clips} clips; encode them with soraxla prepare "
-        f"--source tfds:soraxla_worlds/{args.world} --data-dir {args.out}"
-    )
+    print(f"{folder}: {args.clips} clips")
+    source = f"tfds:soraxla_worlds/{args.world}"
+    words = ("--source", source, "--data-dir", args.out, "--out", "DATASET")
+    say_next("soraxla", "prepare", *words)

@@ -1,13 +1,14 @@
 """Reports of the doctor on a sound model, and on a faulty one."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
-from soraxla.cli.main import main
+from soraxla.cli.main import main, parser
 from soraxla.media.write import write_video
 from soraxla.packing.pack import PackConfig
 from soraxla.tools import preflight
@@ -88,4 +89,9 @@ def test_all_well_is_status_0(patient, capsys, monkeypatch):
     well = preflight.Check("memory", True, "enough")
     monkeypatch.setattr(preflight, "examine", lambda *_: iter([well]))
     assert main(command(patient)) == 0
-    assert capsys.readouterr().out == "ok    memory: enough\n"
+    out, err = capsys.readouterr()
+    assert out == "ok    memory: enough\n"
+    data, init = patient / "dataset", patient / "weights"
+    assert err.startswith("next: soraxla train --config ")
+    assert f" --data {data} --init {init} " in err
+    parser().parse_args(shlex.split(err)[2:])

@@ -292,7 +292,7 @@ def test_a_report_says_that_it_fits_and_how_fast_and_full():
 def test_the_next_command_trains_what_was_planned():
     words = ["--config", "dit:xl", "--topology", "v5e:2x2", "--set", "accumulate=2"]
     args = parser().parse_args(["plan", *words])
-    assert plan._following(args, planned()) == (
+    assert " ".join(plan._following(args, planned())) == (
         "soraxla train --config dit:xl --set batch_rows=16 --set accumulate=2 "
         "--data DATASET --workdir FOLDER"
     )
