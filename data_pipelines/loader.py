@@ -7,7 +7,9 @@ Prefetched batches are not part of it, so a restored pipeline gives exactly the 
 batches.
 """
 
+import atexit
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -100,7 +102,31 @@ def packed_batches(
         )
 
     steps = ScheduledSteps(dataset.sizes, config, seed=seed, batch_rows=batch_rows)
-    return ThreadPrefetchIterDataset(steps.map(read), prefetch_buffer_size=prefetch)
+    return _Prefetched(steps.map(read), prefetch_buffer_size=prefetch)
+
+
+# Iterators whose threads read ahead.
+_READING: weakref.WeakSet[grain.DatasetIterator] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_reading() -> None:
+    """Ends the threads at the exit, before the modules that they need are gone.
+
+    Grain closes a deleted iterator, and a script's own iterator is deleted last.
+    """
+    for iterator in list(_READING):
+        iterator.close()
+        iterator.close = lambda: None
+
+
+class _Prefetched(ThreadPrefetchIterDataset):
+    """A dataset of batches that are read ahead, until the interpreter exits."""
+
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()
+        _READING.add(iterator)
+        return iterator
 
 
 def _checked_rows(host_rows: Sequence[int] | None, batch_rows: int) -> Sequence[int]:

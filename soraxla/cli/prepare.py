@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="hashed",
         metavar="NAME",
         help="hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH of local "
-        "weights (default: %(default)s)",
+        "weights or of hf:ORG/NAME[/FOLDER] (default: %(default)s)",
     )
     parser.add_argument(
         "--conditions",

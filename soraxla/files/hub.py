@@ -1,28 +1,41 @@
-"""Models named `hf:ORG/NAME`, downloaded from the Hugging Face hub."""
+"""Models of the Hugging Face hub, named `hf:ORG/NAME` or `hf:ORG/NAME/FOLDER`."""
 
 from pathlib import Path
 
 from soraxla.core.errors import UserError
 
 _SCHEME = "hf:"
+# The folder of a tokenizer beside that of a text encoder.
+_BESIDE = "tokenizer"
 # Weights, configurations and vocabularies; never a pickle.
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt")
 
 
+def is_remote(place: str | Path) -> bool:
+    """Returns whether a place is a name of the hub."""
+    return str(place).startswith(_SCHEME)
+
+
 def local(place: str | Path) -> Path:
-    """Returns a local path, or the folder that `hf:ORG/NAME` is downloaded to.
+    """Returns a local path, or the folder that a name of the hub is downloaded to.
+
+    Of `hf:ORG/NAME/FOLDER`, this folder is downloaded, and `tokenizer` beside it.
 
     Raises:
         UserError: the download fails.
     """
-    name = str(place)
-    if not name.startswith(_SCHEME):
+    if not is_remote(place):
         return Path(place)
+    name = str(place)
     from huggingface_hub import snapshot_download
 
-    repository = name.removeprefix(_SCHEME)
+    parts = name.removeprefix(_SCHEME).split("/")
+    repository, folder = "/".join(parts[:2]), "/".join(parts[2:])
+    wanted: list[str] = list(_WANTED)
+    if folder:
+        wanted = [f"{each}/{kind}" for each in (folder, _BESIDE) for kind in _WANTED]
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(repository, allow_patterns=wanted)) / folder
     except Exception as error:  # of the library, of the network or for the name
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise UserError(

@@ -11,8 +11,8 @@ import grain
 import numpy as np
 import pytest
 
+from data_pipelines import loader, records
 from data_pipelines import prepare as prepare_module
-from data_pipelines import records
 from data_pipelines.dataset import Dataset, check_vae, open_dataset
 from data_pipelines.loader import packed_batches, segments
 from data_pipelines.prepare import prepare
@@ -173,6 +173,20 @@ def test_the_models_own_shift_rule_fits(dataset):
 
 
 # --- Bad input --------------------------------------------------------------------
+
+
+def test_a_thread_that_reads_ahead_ends_before_the_interpreter(dataset, monkeypatch):
+    """A script's own iterator is deleted when Grain's modules are gone."""
+    config = PackConfig(row_length=64, text_length=16, max_segments=4)
+    shift = partial(time_shift, 1.0)
+    iterator = iter(packed_batches(dataset, config, seed=0, batch_rows=1, shift=shift))
+    next(iterator)
+    thread = iterator._prefetch_thread
+    assert thread.is_alive()
+    loader._stop_reading()
+    assert not thread.is_alive()
+    monkeypatch.setattr("grain._src.python.dataset.dataset.DatasetIterator", None)
+    iterator.close()
 
 
 def test_another_vae_is_refused_by_its_hash(dataset):

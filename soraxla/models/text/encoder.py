@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from soraxla.core.config import nearest
 from soraxla.core.errors import UserError
+from soraxla.files.hub import is_remote
 from soraxla.models.text.hashed import HashedTextEncoder
 
 
@@ -81,6 +82,8 @@ def full_name(name: str) -> str:
         return name
     if not argument:
         raise UserError(f"text encoder {name!r} names no folder: write {kind}:PATH")
+    if is_remote(argument):
+        return name
     folder = Path(argument).expanduser()
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -94,7 +97,8 @@ def load_text_encoder(name: str) -> TextEncoder:
 
     `hashed` is the encoder that needs no download, 256 features wide; `hashed:512` is
     512 wide. `umt5:PATH`, `t5:PATH`, `clip:PATH` and `bert:PATH` name a local folder of
-    pretrained weights, `minilm` those of an installed package.
+    pretrained weights, `minilm` those of an installed package. PATH may be
+    hf:ORG/NAME, or hf:ORG/NAME/FOLDER for a part of a model.
 
     Raises:
         UserError: the name or the argument is unknown; for a folder, as

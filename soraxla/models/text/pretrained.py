@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from soraxla.core.errors import UserError
+from soraxla.files.hub import is_remote, local
 from soraxla.models.text import bert, clip, t5
 from soraxla.models.text.folder import CONFIG
 from soraxla.models.text.tokens import Tokenizer, clean_markup, keep, load_tokenizer
@@ -71,6 +72,8 @@ class _Kind:
 def load_pretrained(kind: str, path: str) -> PretrainedTextEncoder:
     """Loads the encoder `kind:path`, computed in bfloat16, or in float32 on a CPU.
 
+    The path may be a name of the hub, see `soraxla.files.hub.local`.
+
     Raises:
         UserError: there is no path; or as `folder.load_params` and
             `tokens.load_tokenizer`.
@@ -80,6 +83,8 @@ def load_pretrained(kind: str, path: str) -> PretrainedTextEncoder:
             f"the text encoder {kind!r} needs a folder: write {kind}:PATH, a folder "
             f"with {CONFIG}, model.safetensors and the tokenizer"
         )
+    if is_remote(path):
+        return _load(kind, local(path), f"{kind}:{path}")
     folder = Path(path).expanduser().resolve()
     return _load(kind, folder, f"{kind}:{folder}")
 
