@@ -92,7 +92,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         places = {k: v for k, v in vars(args).items() if k not in texts}
         refuse_urls(**{f"--{k.replace('_', '-')}": v for k, v in places.items()})
-        with contextlib.redirect_stdout(_Reader(sys.stdout)):
+        with (
+            contextlib.redirect_stdout(_Reader(sys.stdout)),
+            contextlib.redirect_stderr(_Reader(sys.stderr)),
+        ):
             _module(args.verb).run(args)
     except (UserError, OSError, FloatingPointError) as error:
         if isinstance(error, OSError) and error.filename is None:
@@ -109,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class _Reader:
-    """A standard output whose reader may go, such as `head`: the work goes on."""
+    """An output whose reader may go, such as `head`: the work goes on."""
 
     def __init__(self, stream: Any):
         self._stream = stream

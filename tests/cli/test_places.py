@@ -53,17 +53,18 @@ def test_a_path_that_is_a_pattern_is_refused_before_the_work(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_that_leaves_does_not_end_a_batch(monkeypatch):
-    """As `soraxla generate … | head -1` does."""
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_reader_that_leaves_does_not_end_a_batch(monkeypatch, name):
+    """As `soraxla generate … | head -1` does, and with 2>&1."""
     reading, writing = os.pipe()
     stream = io.TextIOWrapper(os.fdopen(writing, "wb", 0), write_through=True)
-    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, name, stream)
     os.close(reading)
     done = []
 
     def run(args):
         for n in range(3):
-            print(n, flush=True)
+            print(n, file=getattr(sys, name), flush=True)
             done.append(n)
 
     monkeypatch.setattr("soraxla.cli.demo.run", run)
