@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -20,14 +21,16 @@ from soraxla.models.vae.model import VAEConfig
 from soraxla.parallel.multihost import everywhere, is_main
 
 _SHOWN, _FRAMES = 4, 17
+_TRIES = 64  # samples to look at for a caption that is not shown yet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preview(Evaluator):
     """A contact sheet in `previews/`; it has no metrics.
 
-    A transformer generates the first four captions of its dataset at their own sizes;
-    a VAE decodes at most 17 frames of each of its first four files.
+    A transformer generates the captions of four samples, from short to long ones, at
+    their own sizes; the samples themselves are beside them. A VAE decodes at most 17
+    frames of each of four files. All previews of a training show the same.
     """
 
     def run(self, context: EvaluationContext) -> dict[str, Metric]:
@@ -64,24 +67,47 @@ class _Stored:
 def _dit_sheet(context: EvaluationContext) -> Image.Image:
     dataset, model, process = context.dataset, context.model, context.process
     assert dataset is not None and process is not None
-    requests, encoder = everywhere(lambda: _requests(dataset))
+    samples = shown_samples(dataset)
+    requests, encoder = everywhere(lambda: _requests(dataset, samples))
     pipeline = Pipeline(
         dit=LoadedModel(params=context.params, model=model, config={}),
         vae=everywhere(lambda: load_vae(dataset.path / "vae")),
         process=process,
         text_encoder=encoder,
     )
-    videos = pipeline.generate_each(requests, SamplingConfig(steps=20))
-    return contact_sheet(
-        [
-            SheetRow(caption=requests[i].prompt, clips=[video])
-            for i, video in sorted(videos, key=lambda result: result[0])
-        ]
-    )
+    videos = dict(pipeline.generate_each(requests, SamplingConfig(steps=20)))
+    latents = everywhere(lambda: [dataset.read(i).latents for i in samples])
+    rows = []
+    for i, request in enumerate(requests):
+        real = pipeline.context(request).decode(latents[i], request.frames)
+        rows.append(SheetRow(caption=request.prompt, clips=[videos[i], real]))
+    return contact_sheet(rows, titles=["generated", "in the dataset"])
 
 
-def _requests(dataset: Dataset) -> tuple[list[Request], _Stored]:
-    rows = dataset.index.slice(0, _SHOWN).to_pylist()
+def shown_samples(dataset: Dataset) -> list[int]:
+    """Returns the samples that previews show, a few of spread sizes and captions.
+
+    They are the middle ones of as many parts of the samples, which are ordered by
+    tokens; a sample whose caption is shown gives way to the next one.
+    """
+    sizes, captions = dataset.sizes, dataset.index["caption"]
+    order = np.argsort(sizes.t.astype(np.int64) * sizes.h * sizes.w, kind="stable")
+    count = min(_SHOWN, len(order))
+    chosen: dict[str, int] = {}
+    for part in range(count):
+        first = (2 * part + 1) * len(order) // (2 * count)
+        for i in order[first : first + _TRIES]:
+            caption = captions[int(i)].as_py()
+            if caption not in chosen:
+                chosen[caption] = int(i)
+                break
+    return list(chosen.values())
+
+
+def _requests(
+    dataset: Dataset, samples: Sequence[int]
+) -> tuple[list[Request], _Stored]:
+    rows = dataset.index.take(samples).to_pylist()
     requests = [
         Request(
             prompt=" ".join(row["caption"].split()[:MAX_WORDS]),
@@ -92,7 +118,8 @@ def _requests(dataset: Dataset) -> tuple[list[Request], _Stored]:
         )
         for row in rows
     ]
-    stored = {r.prompt: dataset.read(i).text for i, r in enumerate(requests)}
+    texts = [dataset.read(i).text for i in samples]
+    stored = {r.prompt: text for r, text in zip(requests, texts, strict=True)}
     stored[""] = dataset.empty_text
     card = dataset.card
     return requests, _Stored(card["text_encoder"], card["text_width"], stored)
@@ -104,7 +131,8 @@ def _vae_sheet(context: EvaluationContext) -> Image.Image:
 
     def shown() -> list[tuple[str, np.ndarray]]:
         found = (
-            (path, crop(read_clip(path, _FRAMES), model)) for path in context.media
+            (path, crop(read_clip(path, _FRAMES), model))
+            for path in _spread(context.media)
         )
         clips = ((path.name, clip) for path, clip in found if clip.size)
         return list(islice(clips, _SHOWN))
@@ -114,6 +142,13 @@ def _vae_sheet(context: EvaluationContext) -> Image.Image:
         back = decode_clip(params, model, encode_clip(params, model, clip))
         rows.append(SheetRow(caption=name, clips=[clip, back]))
     return contact_sheet(rows, titles=["real", "reconstructed"])
+
+
+def _spread(files: Sequence[Path]) -> list[Path]:
+    """Returns the files in an order that begins with a few from all over the list."""
+    count = min(_SHOWN, len(files))
+    first = [(2 * part + 1) * len(files) // (2 * count) for part in range(count)]
+    return [files[i] for i in dict.fromkeys([*first, *range(len(files))])]
 
 
 def crop(clip: np.ndarray, model: VAEConfig) -> np.ndarray:

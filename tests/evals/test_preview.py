@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -11,7 +12,8 @@ from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.model_folder import save_folder
 from soraxla.diffusion.process import Process
 from soraxla.evals.evaluator import EvaluationContext
-from soraxla.evals.preview import Preview, preview_sheet
+from soraxla.evals.preview import Preview, preview_sheet, shown_samples
+from soraxla.media.contact_sheet import contact_sheet
 from soraxla.media.write import write_video
 from soraxla.parallel.mesh import one_device
 from tests import tiny
@@ -41,9 +43,38 @@ def test_the_text_encoder_need_not_be_there(tmp_path, monkeypatch):
         dataset=open_dataset(data),
         workdir=tmp_path,
     )
+    drawn = []
+
+    def draw(rows, titles):
+        drawn.append((rows, titles))
+        return contact_sheet(rows, titles=titles)
+
+    monkeypatch.setattr("soraxla.evals.preview.contact_sheet", draw)
     assert Preview(every=1).run(training) == {}
     sheet = Image.open(tmp_path / "previews" / "step_0000003.png")
     assert np.asarray(sheet).std() > 0
+    [(rows, _)] = drawn
+    for row in rows:
+        video, sample = row.clips
+        assert video.shape == sample.shape and np.any(video != sample)
+
+
+def test_previews_show_samples_of_all_sizes_and_other_captions(tmp_path):
+    grids = [(1, 4, 4)] * 6 + [(5, 4, 4)] * 2 + [(2, 4, 4)] * 4 + [(3, 8, 8)] * 4
+    dataset = open_dataset(write_dataset(tmp_path / "dataset", grids, text_width=16))
+    sizes, shown = dataset.sizes, shown_samples(dataset)
+    assert shown == shown_samples(dataset)
+    tokens = [int(sizes.t[i] * sizes.h[i] * sizes.w[i]) for i in shown]
+    assert tokens == [16, 32, 80, 192]
+    captions = dataset.index["caption"].to_pylist()
+    assert len({captions[i] for i in shown}) == len(shown) == 4
+
+
+def test_one_caption_is_shown_once(tmp_path, monkeypatch):
+    dataset = open_dataset(write_dataset(tmp_path / "dataset", text_width=16))
+    index = {"caption": pa.array(["a dot"] * len(dataset))}
+    monkeypatch.setitem(dataset.__dict__, "index", index)
+    assert len(shown_samples(dataset)) == 1
 
 
 def test_files_are_read_for_a_preview_alone_and_tiny_ones_left_out(
