@@ -17,6 +17,7 @@ from soraxla.parallel.mesh import MeshConfig, make_mesh
 from soraxla.training.finetune import open_start
 from soraxla.training.steps import DiTStepConfig, dit_init
 from tests import tiny
+from tests.marks import slow
 from tests.training import toy
 
 MODEL = replace(tiny.DIT, dtype="bfloat16")
@@ -53,7 +54,7 @@ def test_a_pipeline_holds_kernels_in_the_dtype_of_their_products(folder):
     assert not kernel.sharding.is_fully_replicated
 
 
-@pytest.mark.parametrize("adapters", [None, LoRAConfig(rank=2)])
+@pytest.mark.parametrize("adapters", [LoRAConfig(rank=2), *slow(None)])
 def test_a_training_is_sampled_with_computed_kernels(folder, tmp_path, adapters):
     """Adapters are added to their base in float32, and the sum is cast."""
     step = DiTStepConfig(model=MODEL, lora=adapters)

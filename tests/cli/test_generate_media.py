@@ -152,7 +152,9 @@ def make(checkpoint, clips, tmp_path, capsys, monkeypatch, without_network):
         common = ["--checkpoint", str(checkpoint), "--steps", "1", "--cfg-scale", "1"]
         assert main(["generate", *common, *options.split(), "--out", str(out)]) == 0
         notes = [
-            line for line in capsys.readouterr().err.splitlines() if "%|" not in line
+            line
+            for line in capsys.readouterr().err.splitlines()
+            if "%|" not in line and not line.startswith("next:")
         ]
         return read_clip(out), probe(out), " ".join(notes).strip()
 

@@ -111,6 +111,7 @@ sys.exit(main.main(["export", "--checkpoint", "a", "--out", "b"]))
 """
 
 
+@pytest.mark.slow
 def test_a_second_command_reads_what_the_first_compiled(tmp_path):
     """From the user's cache, where no other place is named."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}

@@ -68,7 +68,7 @@ A = {"file": "a.png", "caption": "A"}
     [
         ({"file": "a.png"}, 'a.png has no "caption"'),
         ({"file": "a.png", "caption": " \t"}, 'a.png has no "caption", or an empty'),
-        ({"file": "a.png", "caption": 3}, 'a.png has no "caption"'),
+        ({"file": "a.png", "caption": 3}, "the caption '3', expected text in quotes"),
         ({"caption": "A"}, 'has no "file"'),
         ({"file": "../secret.png", "caption": "A"}, "leaves the folder"),
         ({"file": "deep/../a.png", "caption": "A"}, "leaves the folder"),
