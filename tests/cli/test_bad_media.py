@@ -21,7 +21,13 @@ def test_a_training_goes_on_without_a_broken_film(tmp_path, capsys):
     (media / "2.mp4").write_bytes(b"no film")
     shape = {"frames": 5, "height": 32, "width": 32, "batch": 4}
     words = ["train", "--config", "vae:debug", "--data", media, "--workdir", run]
-    words += ["--set", f"windows.shapes=({shape},)", "--set", "windows.max_bad=0.5"]
+    tiny = ("base_width=4", "multipliers=(1, 1, 1, 1)", "res_blocks=1")
+    for setting in (
+        *(f"step.model.{width}" for width in tiny),
+        f"windows.shapes=({shape},)",
+        "windows.max_bad=0.5",
+    ):
+        words += ["--set", setting]
     for steps in (2, 3):  # resumed, it meets the film again
         assert main([*map(str, words), "--set", f"loop.steps={steps}"]) == 0
         out = capsys.readouterr().out
