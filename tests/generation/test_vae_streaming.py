@@ -51,6 +51,7 @@ def test_a_clip_encoded_in_chunks_is_the_clip_encoded_whole(params):
     np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_481_frames_decoded_in_chunks_are_decoded_whole(params):
     z = np.random.default_rng(0).normal(size=(121, 2, 2, 4)).astype(np.float32)
     parts = list(decode_stream(params, VAE, z))

@@ -90,6 +90,7 @@ def test_values_and_gradients_are_those_of_every_segment_alone(q_ids, kv_ids):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * scale)
 
 
+@pytest.mark.slow
 def test_the_block_changes_nothing(monkeypatch):
     """Nor the gradients, though the row is no multiple of the block."""
     ids = row(170, 90, length=300)[None]

@@ -129,6 +129,7 @@ def test_a_streamed_decoding_is_diffusers(steps, golden):
 # --- The transformer --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_time_of_its_own_for_every_token(folder, golden):
     """Both clips in one row: known tokens at 0, the others at their clip's time."""
     io, loaded = golden["transformer"], open_transformer(folder).load()

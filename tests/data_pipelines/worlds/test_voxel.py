@@ -104,6 +104,7 @@ def test_a_free_camera_passes_through_nothing(seed):
     assert steps.max() < 1.1
 
 
+@pytest.mark.slow
 def test_captions_vary_and_tell_what_is_there():
     captions = []
     for seed in range(16):

@@ -22,7 +22,11 @@ def case_of(place):
     return control.case(FIRST_SEED + place, SIZE)
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["moves", "edits"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(0, marks=pytest.mark.slow), 1],
+    ids=["moves", "edits"],
+)
 def case(request):
     return case_of(request.param)
 

@@ -69,6 +69,7 @@ def test_a_copied_frame_is_the_floor(requested):
     assert outcome.family_scores["least"] == 0.0
 
 
+@pytest.mark.slow
 def test_noise_is_no_better(requested):
     assert run(requested, noise).family_scores["mean"] < 0.1
 

@@ -190,8 +190,12 @@ def streamed(chunk_fn, x, sizes):
 @pytest.mark.parametrize(
     ("cfg", "sizes"),
     [
-        (SMALL, (1, 2, 4, 2)),
-        *slow((CFG, (1, 4, 8, 4)), (CFG, (1, 16)), (CFG, (9, 8))),
+        *slow(
+            (SMALL, (1, 2, 4, 2)),
+            (CFG, (1, 4, 8, 4)),
+            (CFG, (1, 16)),
+            (CFG, (9, 8)),
+        ),
     ],
 )
 def test_a_streamed_encoding_is_the_whole_one(cfg, sizes):
