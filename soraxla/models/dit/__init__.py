@@ -3,6 +3,7 @@
 from soraxla.models.dit.model import (
     DiT,
     apply,
+    capture,
     cast_kernels,
     denoiser,
     encode_text,
@@ -15,6 +16,7 @@ __all__ = [
     "RULES",
     "DiT",
     "apply",
+    "capture",
     "cast_kernels",
     "denoiser",
     "encode_text",

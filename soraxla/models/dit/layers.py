@@ -176,8 +176,12 @@ class Attention(nn.Module):
         source_bias: Float[Array, "b m"] | None = None,
     ) -> Float[Array, "b l d"]:
         """Returns the attention of x; `rotary` rotates its queries."""
+        queries = self._heads(self.norm_q(self.q(x)), rotary)
+        # Kept for `capture` only; nothing is computed or stored otherwise.
+        self.sow("intermediates", "queries", queries)
+        self.sow("intermediates", "keys", keys)
         out = attention(
-            self._heads(self.norm_q(self.q(x)), rotary),
+            queries,
             keys,
             values,
             q_segment_ids=segment_ids,

@@ -1,5 +1,6 @@
 """The packed diffusion transformer: Wan 2.1's layers on rows of several clips."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
 from soraxla.core.errors import UserError
+from soraxla.core.trees import named_leaves
 from soraxla.core.types import Array, PackedBatch
 from soraxla.models.dit.config import DiTConfig
-from soraxla.models.dit.layers import Attention
+from soraxla.models.dit.layers import MLP, Attention, Block
 from soraxla.models.dit.module import DiT, Text
 
 Params = dict[str, Any]
@@ -76,6 +78,41 @@ def apply(
     variables = {"params": params, "lora": adapters or {}}
     inputs = (x, t, batch, condition_t, text)
     return DiT(cfg).apply(variables, *inputs)  # pyright: ignore
+
+
+def capture(
+    params: Params,
+    cfg: DiTConfig,
+    x: Float[Array, "b l p"],
+    t: Float[Array, "b s"],
+    batch: PackedBatch,
+    condition_t: Float[Array, "b s"] | None = None,
+) -> tuple[Float[Array, "b l p"], dict[str, Array]]:
+    """Returns the prediction of `apply`, and what the blocks computed, by name.
+
+    Every array has a leading axis of layers. `blocks` has the tokens after each block;
+    `blocks.self_attn`, `blocks.cross_attn` and `blocks.mlp` have the branches, before
+    their gates; `blocks.self_attn.queries` and `.keys`, and those of `cross_attn`, have
+    rotated heads (n b l h k). The weights of an attention are the softmax of
+    queries·keys/√k over the keys of a segment; no engine computes them whole. In a jit,
+    arrays that are not returned cost nothing.
+    """
+    if condition_t is None:
+        condition_t = jnp.zeros(t.shape, jnp.float32)
+
+    def branches(module: Any, method: str) -> bool:
+        return method == "__call__" and isinstance(module, Block | Attention | MLP)
+
+    found, state = DiT(cfg).apply(
+        {"params": params},
+        *(x, t, batch, condition_t),
+        capture_intermediates=branches,
+        mutable=["intermediates"],
+    )  # pyright: ignore
+    blocks = named_leaves({"blocks": state["intermediates"]["blocks"]})
+    # Flax keeps a tuple of each call's result, and a block returns a pair.
+    pattern = re.compile(r"\.__call__|\.\d+")
+    return found, {pattern.sub("", name): leaf for name, leaf in blocks.items()}
 
 
 def forecast(

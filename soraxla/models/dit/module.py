@@ -68,7 +68,7 @@ class DiT(nn.Module):
             block = nn.remat(Block, prevent_cse=False, policy=POLICIES[cfg.remat])
         self.blocks = nn.scan(
             block,
-            variable_axes={"params": 0, "lora": 0},
+            variable_axes={"params": 0, "lora": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0),  # pyright: ignore
             length=cfg.layers,

@@ -186,6 +186,32 @@ def test_the_scan_is_a_loop_over_unstacked_blocks():
     )
 
 
+def captured(*inputs):
+    return dit.capture(inputs[0], CFG, *inputs[1:])
+
+
+def test_what_the_blocks_compute_can_be_captured():
+    """All arrays have a leading axis of layers."""
+    row = pack(A, B, C)
+    _, inside = jax.eval_shape(captured, params(), *row)
+    attentions = ("blocks.self_attn", "blocks.cross_attn")
+    assert {name: leaf.shape[:3] for name, leaf in inside.items()} == {
+        **dict.fromkeys(("blocks", "blocks.mlp", *attentions), (2, 1, L)),
+        **{f"{name}.queries": (2, 1, L) for name in attentions},
+        "blocks.self_attn.keys": (2, 1, L),
+        "blocks.cross_attn.keys": (2, 1, len(row[2].text[0])),
+    }
+
+
+@pytest.mark.slow
+def test_a_prediction_keeps_its_bits_while_blocks_are_captured():
+    row = pack(A, B, C)
+    found, inside = jit(captured)(params(), *row)
+    np.testing.assert_array_equal(found, run(params(), CFG, *row))
+    one, two = np.asarray(inside["blocks"])
+    assert np.abs(two - one).max() > 0
+
+
 def test_the_known_mask_says_nothing_at_the_start():
     """Its embedding starts at 0; what is left of a known token is its time."""
     assert np.all(start(only=("known_embed",))["known_embed"] == 0.0)
