@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soraxla.packing.bin_packing import fill
-from soraxla.packing.conditioning import ConditioningMixture, Stored
+from soraxla.packing.conditioning import EVERY_TASK, ConditioningMixture, Stored
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule_index import longest
 from tests.packing.test_schedule import make_index, plan
@@ -93,3 +93,23 @@ def test_a_quarter_of_the_few_lead_into_the_clip_s_end():
     assert all(d.tokens <= 360 for d in visits) and any(d.tail for d in visits)
     nowhere = replace(spec, mixture=ConditioningMixture())
     assert not any(d.tail for row in plan(index, nowhere, 9) for d in row)
+
+
+def test_conditions_are_the_same_for_ever():
+    """A checkpoint holds only a place: other conditions would silently change a run."""
+    stored = Stored(*(np.full(2, n) for n in (3, 2, 1)))
+    index = replace(make_index([9, 16], frames=9), stored=stored)
+    spec = PackConfig(
+        row_length=1024,
+        text_length=256,
+        max_segments=16,
+        next_share=0.2,
+        mixture=EVERY_TASK,
+    )
+    visits = sorted(visit for row in plan(index, spec, 1) for visit in row)
+    assert [visit[7:] for visit in visits[:14]] == [
+        *((1, 0, 0, False), (0, 0, 0, True), (2, 0, 0, False), (0, 0, 0, True)),
+        *((0, 0, 0, True), (0, 0, 0, False), (0, 0, 0, False), (0, 0, 0, False)),
+        *((0, 0, 0, True), (1, 4, 0, False), (0, 0, 0, True), (0, 0, 0, True)),
+        *((0, 0, 2, False), (0, 0, 0, False)),
+    ]
