@@ -18,6 +18,27 @@ RECORDED = "the model folder's generation_defaults"
 MEDIAN = "the median of the training data"
 OTHERWISE = "soraxla, since the model folder states none"
 
+_SMALL = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "is",
+        "it",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+        "with",
+    ]
+)
 _SAMPLING = ("steps", "solver", "cfg_scale", "negative_prompt", "condition_noise")
 
 
@@ -118,9 +139,10 @@ def unlike_training(usage: Usage, requests: Sequence[Request]) -> list[str]:
 def _says_nothing(prompt: str, words: tuple[str, ...] | None) -> bool:
     """Returns whether a prompt has words, and none like one of the trained ones.
 
+    Articles and the like do not count: most captions have them.
     A word that begins another is like it: *rabbit* and *rabbits* have near embeddings.
     """
-    if words is None or not (asked := set(split_words(prompt))):
+    if words is None or not (asked := set(split_words(prompt)) - _SMALL):
         return False
     return not any(
         word == own

@@ -162,13 +162,15 @@ TRAINED = Usage(
         ({"fps": 30.0}, "30 frames a second are far"),
         ({"prompt": "The balls!"}, None),  # as near as its beginning
         ({"prompt": "..."}, None),  # no word at all
+        ({"prompt": "a"}, None),
+        ({"prompt": "a cat"}, "no word of the prompt 'a cat' was in"),
         ({"prompt": "the cat sat"}, "no word of the prompt 'the cat sat' was in"),
         ({"prompt": "an aardvark"}, "whose words are a, ball, rolls"),
     ],
 )
 def test_a_request_far_from_the_training_is_said(changes, text):
     request = Request(
-        **{"prompt": "a cat", "width": 64, "height": 48, "fps": 12.0, **changes}
+        **{"prompt": "a ball", "width": 64, "height": 48, "fps": 12.0, **changes}
     )
     notes = unlike_training(TRAINED, [request, request])
     assert len(notes) == (text is not None)
