@@ -36,6 +36,7 @@ def refusal(capsys):
     """Runs a command that must fail with status 2; returns its one line of stderr."""
 
     def run(*arguments: object) -> str:
+        capsys.readouterr()  # the lines of commands before
         try:
             status = main([str(argument) for argument in arguments])
         except SystemExit as stop:  # argparse's own

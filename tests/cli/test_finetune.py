@@ -84,7 +84,9 @@ def test_from_wan_weights_to_a_clip_and_an_adapter(wan, dataset, refusal, tmp_pa
         options = ("--checkpoint", checkpoint, "--adapter")
         where = out if checkpoint == wan else ("--out", adapter)
         assert text in refusal("export", "wan", *options, *where)
-    line = refusal(*command, "--config", LORA, *sets)
+    run(*command, "--config", LORA, *sets)  # the folder records its --init
+    other = ("train", "--data", dataset, "--workdir", tmp_path / "other")
+    line = refusal(*other, "--config", LORA, *sets)
     assert "name its folder with --init" in line
     line = refusal(*command, "--config", "configs/dit.py:debug", "--init", wan)
     assert "step.model." in line and "leave it out" in line
