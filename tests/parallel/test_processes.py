@@ -1,6 +1,7 @@
 """Processes find each other, or say who is missing; a folder has one run."""
 
 import http.server
+import os
 import threading
 import time
 
@@ -61,7 +62,9 @@ def metadata(monkeypatch):
     server = http.server.HTTPServer(("localhost", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("GCE_METADATA_IP", f"localhost:{server.server_port}")
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    for name in list(os.environ):  # libtpu sets some once it has been loaded
+        if name.startswith(("TPU_", "MEGASCALE_")):
+            monkeypatch.delenv(name)
     for module in (cloud_tpu_init, cluster, cloud_tpu_cluster):
         monkeypatch.setattr(module, "running_in_cloud_tpu_vm", True)
     monkeypatch.setattr(cloud_tpu_cluster.socket, "gethostbyname", lambda name: name)
