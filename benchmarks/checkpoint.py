@@ -17,8 +17,8 @@ import jax
 from benchmarks.harness import Timing, race, write_report
 from soraxla.models.dit.config import dit_config
 from soraxla.parallel.compiler import jit
+from soraxla.training.dit_step import DiTStepConfig, dit_init
 from soraxla.training.saving import Checkpoints
-from soraxla.training.steps import DiTStepConfig, dit_init
 
 
 def main() -> None:

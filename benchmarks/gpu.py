@@ -50,7 +50,7 @@ from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
 from soraxla.packing.schedule import schedule_steps
 from soraxla.parallel.compiler import jit
-from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
+from soraxla.training.dit_step import DiTStepConfig, dit_init, dit_step
 
 # Dense bf16 TFLOP/s by the data sheets.
 PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0}

@@ -23,7 +23,7 @@ from data_pipelines.loader import packed_batches
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.packing.pack import PackConfig
 from soraxla.parallel.compiler import jit
-from soraxla.training.steps import dit_init, dit_step
+from soraxla.training.dit_step import dit_init, dit_step
 from tests.data_pipelines.datasets import write_dataset
 
 PACK = PackConfig(row_length=1024, text_length=512, max_segments=32)

@@ -36,7 +36,7 @@ from soraxla.packing.bin_packing import fill, imbalance
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.schedule import schedule_steps, schedule_window, window_visits
 from soraxla.parallel.compiler import jit
-from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
+from soraxla.training.dit_step import DiTStepConfig, dit_init, dit_step
 
 STEP = DiTStepConfig(model=dit_config("xs", layers=4))
 SHRINK = 2

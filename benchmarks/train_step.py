@@ -34,8 +34,8 @@ from soraxla.diffusion.process import Purpose, noise
 from soraxla.models import dit
 from soraxla.models.dit.flops import train_flops
 from soraxla.parallel.compiler import jit
+from soraxla.training.dit_step import DiTStepConfig, dit_error, dit_step
 from soraxla.training.state import create
-from soraxla.training.steps import DiTStepConfig, dit_error, dit_step
 
 GRID = LatentGrid(t=5, h=32, w=64)
 TIME = np.full((1, 1), 0.6, np.float32)  # at which outputs are compared

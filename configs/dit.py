@@ -13,10 +13,10 @@ from soraxla.core.config import to_config_dict
 from soraxla.models.dit.config import dit_config
 from soraxla.packing.conditioning import EVERY_TASK
 from soraxla.packing.pack import PackConfig
+from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import DiTStepConfig
 
 
 def get_config(size: str = "xs") -> ConfigDict:

@@ -25,10 +25,10 @@ from soraxla.core.errors import UserError
 from soraxla.models.dit.config import dit_config
 from soraxla.models.dit.lora import LoRAConfig
 from soraxla.packing.pack import PackConfig
+from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import DiTStepConfig
 
 
 def get_config(weights: str = "lora") -> ConfigDict:

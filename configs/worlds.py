@@ -32,10 +32,10 @@ from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import dit_config
 from soraxla.packing.conditioning import EVERY_TASK, ConditioningMixture
 from soraxla.packing.pack import PackConfig
+from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import DiTStepConfig
 
 
 class Stage(NamedTuple):

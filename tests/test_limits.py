@@ -21,7 +21,8 @@ PLACES = {
 # Packages that compute the same on any platform and any number of processes.
 PORTABLE = (
     *("soraxla/packing/", "soraxla/diffusion/", "soraxla/models/"),
-    *("soraxla/training/steps.py", "soraxla/training/state.py"),
+    *("soraxla/training/dit_step.py", "soraxla/training/steps.py"),
+    "soraxla/training/state.py",
 )
 PLATFORM = {"default_backend", "process_count", "process_index", "platform"}
 

@@ -20,7 +20,7 @@ from soraxla.models.vae.model import VAEConfig
 from soraxla.ops.attention import attention
 from soraxla.parallel.compiler import jit
 from soraxla.parallel.mesh import make_mesh
-from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
+from soraxla.training.dit_step import DiTStepConfig, dit_init, dit_step
 
 B, L, S, M = 1, 256, 4, 64
 

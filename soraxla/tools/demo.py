@@ -34,10 +34,11 @@ from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import schedule_window
 from soraxla.parallel.mesh import one_device
 from soraxla.training.dit_experiment import dit_experiment
+from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import DiTStepConfig, VAEStepConfig
+from soraxla.training.steps import VAEStepConfig
 from soraxla.training.vae_experiment import vae_experiment
 
 ENCODER = "hashed"

@@ -43,9 +43,9 @@ from soraxla.parallel.mesh import (
 )
 from soraxla.tools.topologies import chip_of, topology_devices
 from soraxla.training.dit_experiment import check_mesh
+from soraxla.training.dit_step import dit_init, dit_step
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import Experiment
-from soraxla.training.steps import dit_init, dit_step
 from soraxla.training.summary import device_bytes
 
 SAMPLED = SamplingConfig()

@@ -51,15 +51,11 @@ from soraxla.parallel.mesh import (
     put_tree,
 )
 from soraxla.parallel.multihost import barrier, is_main
+from soraxla.training.dit_step import DiTStepConfig, dit_init, dit_step
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import Start, check_start
 from soraxla.training.loop import Experiment
 from soraxla.training.state import TrainState, create
-from soraxla.training.steps import (
-    DiTStepConfig,
-    dit_init,
-    dit_step,
-)
 
 _MOST_WORDS = 2000  # a prompt has hardly none of so many
 # Settings of the model that are entries of a dataset's card.

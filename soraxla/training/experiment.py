@@ -11,12 +11,10 @@ from soraxla.packing.pack import PackConfig
 from soraxla.parallel.mesh import (
     MeshConfig,
 )
+from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import (
-    DiTStepConfig,
-    VAEStepConfig,
-)
+from soraxla.training.steps import VAEStepConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Int, PRNGKeyArray, PyTree
 
 from soraxla.core.trees import moving_average
 from soraxla.core.types import Array
@@ -24,6 +24,12 @@ class TrainState(NamedTuple):
     extra: PyTree  # the VAE's latent moments
     skipped: Int[Array, ""]  # steps without a finite gradient, in all
     skipped_in_a_row: Int[Array, ""]
+
+
+def init_key(seed: int) -> PRNGKeyArray:
+    """Returns the key of fresh weights."""
+    # XLA's own generator: a hundred inlined Threefry streams take minutes to compile.
+    return jax.random.key(seed, impl="rbg")
 
 
 def create(params: PyTree, settings: OptimConfig, extra: PyTree) -> TrainState:

@@ -30,11 +30,7 @@ from soraxla.training.experiment import VAETrainingConfig
 from soraxla.training.linear_start import components_start, linear_start
 from soraxla.training.loop import Experiment
 from soraxla.training.state import TrainState
-from soraxla.training.steps import (
-    vae_fine_tuned,
-    vae_init,
-    vae_step,
-)
+from soraxla.training.steps import vae_fine_tuned, vae_init, vae_step
 
 VIDEO_AXES = {"video": ("batch", None, None, None, None)}
 

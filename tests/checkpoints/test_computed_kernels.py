@@ -14,8 +14,8 @@ from soraxla.generation import pipeline
 from soraxla.models import dit
 from soraxla.models.dit.lora import LoRAConfig
 from soraxla.parallel.mesh import MeshConfig, make_mesh
+from soraxla.training.dit_step import DiTStepConfig, dit_init
 from soraxla.training.finetune import open_start
-from soraxla.training.steps import DiTStepConfig, dit_init
 from tests import tiny
 from tests.marks import slow
 from tests.training import toy

@@ -12,10 +12,10 @@ from soraxla.cli.main import main, parser
 from soraxla.media.write import write_video
 from soraxla.packing.pack import PackConfig
 from soraxla.tools import preflight
+from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import open_start
 from soraxla.training.loop import LoopConfig
-from soraxla.training.steps import DiTStepConfig
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 

@@ -27,9 +27,10 @@ from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import dit_config
 from soraxla.models.vae.model import VAEConfig
 from soraxla.packing.pack import PackConfig
+from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import DiTStepConfig, VAEStepConfig
+from soraxla.training.steps import VAEStepConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ from soraxla.models.dit.config import DiTConfig
 from soraxla.packing.pack import PackConfig, pack, unpack
 from soraxla.parallel.mesh import MeshConfig, make_mesh, one_device, put_tree
 from soraxla.training.dit_experiment import dit_experiment
+from soraxla.training.dit_step import DiTStepConfig, dit_error
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.loop import LoopConfig
-from soraxla.training.steps import DiTStepConfig, VAEStepConfig, dit_error
+from soraxla.training.steps import VAEStepConfig
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 

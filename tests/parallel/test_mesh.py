@@ -22,8 +22,8 @@ from soraxla.parallel.mesh import (
     param_shardings,
     put_rows,
 )
+from soraxla.training.dit_step import DiTStepConfig, dit_init
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import DiTStepConfig, dit_init
 from tests.marks import slow
 
 ALL = {"fsdp": 2, "context": 2, "tensor": 2}

@@ -21,8 +21,8 @@ from soraxla.core.config import to_dict
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.models.dit.config import DiTConfig
 from soraxla.packing.pack import PackConfig
+from soraxla.training.dit_step import DiTStepConfig, dit_init, dit_step
 from soraxla.training.loop import Experiment, LoopConfig, train
-from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
 CFG = DiTStepConfig(
     model=DiTConfig(

@@ -28,9 +28,9 @@ from soraxla.parallel.mesh import (
     put_rows,
 )
 from soraxla.parallel.rendezvous import join
+from soraxla.training.dit_step import DiTStepConfig, dit_init, dit_step
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import DiTStepConfig, dit_init, dit_step
 
 CFG = DiTStepConfig(
     model=DiTConfig(

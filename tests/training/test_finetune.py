@@ -23,11 +23,11 @@ from soraxla.models.dit import lora
 from soraxla.models.dit.config import dit_config
 from soraxla.parallel.mesh import one_device
 from soraxla.training.dit_experiment import dit_experiment
+from soraxla.training.dit_step import DiTStepConfig, dit_error
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import train
 from soraxla.training.presets import load_preset, split
-from soraxla.training.steps import DiTStepConfig, dit_error
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 from tests.marks import slow

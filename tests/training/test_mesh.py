@@ -23,10 +23,10 @@ from soraxla.parallel.mesh import (
     put_tree,
 )
 from soraxla.training.dit_experiment import check_mesh
+from soraxla.training.dit_step import dit_error, dit_init, dit_step
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.saving import Checkpoints
-from soraxla.training.steps import dit_error, dit_init, dit_step
 from tests import tiny
 from tests.marks import slow
 from tests.training import mesh_run, toy

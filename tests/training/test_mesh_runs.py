@@ -18,8 +18,8 @@ from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.core.config import to_dict
 from soraxla.models.dit.config import dit_config
 from soraxla.packing.tasks import SHARES
+from soraxla.training.dit_step import dit_init
 from soraxla.training.saving import Checkpoints
-from soraxla.training.steps import dit_init
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 from tests.training import mesh_run

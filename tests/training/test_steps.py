@@ -19,18 +19,10 @@ from soraxla.models.vae.statistics import latent_statistics
 from soraxla.packing.bin_packing import Visit, balance, fewest_rows
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
+from soraxla.training.dit_step import DiTStepConfig, _sum_of_parts, dit_init, dit_step
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create
-from soraxla.training.steps import (
-    DiTStepConfig,
-    VAEStepConfig,
-    _sum_of_parts,
-    dit_init,
-    dit_step,
-    vae_fine_tuned,
-    vae_init,
-    vae_step,
-)
+from soraxla.training.steps import VAEStepConfig, vae_fine_tuned, vae_init, vae_step
 from tests.tiny import quick, vae_params
 
 FAST = OptimConfig(learning_rate=3e-3, warmup_steps=1)
@@ -252,7 +244,7 @@ def test_dealing_rows_by_cost_does_not_change_the_objective(monkeypatch):
             params["factors"][None, None] * batch.latents, batch.latents, batch
         )
 
-    monkeypatch.setattr("soraxla.training.steps.dit_error", error)
+    monkeypatch.setattr("soraxla.training.dit_step.dit_error", error)
     cfg = replace(DIT, optim=replace(FAST, clip_norm=np.inf))
     state = create({"factors": jnp.arange(2.0, 10.0)}, cfg.optim, {})
 

@@ -12,9 +12,9 @@ from soraxla.models.dit.flops import train_flops
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule_index import ScheduleIndex
 from soraxla.parallel.mesh import MeshConfig, make_mesh
+from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import Experiment, LoopConfig
-from soraxla.training.steps import DiTStepConfig
 from soraxla.training.summary import (
     count,
     device_bytes,

@@ -20,8 +20,8 @@ from soraxla.models.dit import lora
 from soraxla.models.dit.lora import LoRAConfig
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import patchify, positions, unpatchify
+from soraxla.training.dit_step import DiTStepConfig, dit_init
 from soraxla.training.finetune import open_start
-from soraxla.training.steps import DiTStepConfig, dit_init
 from tests.golden.wan import LORA, part, write_transformer
 from tests.tiny import quick
 from tests.training import toy
