@@ -88,27 +88,17 @@ def guided(
         UserError: rows that a scale needs are missing, or the rows differ.
     """
     text, image = guidance.cfg_scale, guidance.image_scale
+    nothing = None if unconditional is None else unconditional.batch
+    denoise = condition(guided_rows(batch, negative, nothing, guidance=guidance))
     if text == image == 1.0:
-        return condition(batch)
-    if negative is None or (unconditional is None and image != 1.0):
-        raise UserError(
-            f"cfg_scale {text} and image_scale {image} need the rows of a negative "
-            "prompt, and if image_scale is not 1 those without condition tokens: "
-            "pass them, or set both to 1"
-        )
-    if negative.segment_ids.shape != batch.segment_ids.shape:
-        raise UserError(
-            f"negative rows are {negative.segment_ids.shape}, expected "
-            f"{batch.segment_ids.shape}: pack the same clips for both prompts"
-        )
+        return denoise
     third = [] if unconditional is None or image == 1.0 else [unconditional]
-    rows = [batch, negative, *(rows.batch for rows in third)]
-    denoise = condition(_stack(rows))
+    sets = 2 + len(third)
 
     def combined(x: Array, t: Array) -> Array:
         inputs = [x, x, *(rows.to_input(x, t) for rows in third)]
-        preds = denoise(jnp.concatenate(inputs), jnp.concatenate([t] * len(rows)))
-        v, w, *n = jnp.split(preds, len(rows))
+        preds = denoise(jnp.concatenate(inputs), jnp.concatenate([t] * sets))
+        v, w, *n = jnp.split(preds, sets)
         out = w + text * (v - w)
         if n:
             out = out + (image - 1.0) * (w - n[0])
@@ -121,15 +111,47 @@ def guided(
     return combined
 
 
-def _stack(rows: list[PackedBatch]) -> PackedBatch:
-    """Concatenates all rows, and pads the shorter texts."""
-    longest = max(batch.text.shape[1] for batch in rows)
+def guided_rows(
+    batch: PackedBatch,
+    negative: PackedBatch | None = None,
+    nothing: PackedBatch | None = None,
+    *,
+    guidance: Guidance,
+) -> PackedBatch:
+    """Returns the row sets that the network sees under `guided`, one after the other.
 
-    def fill(batch: PackedBatch) -> PackedBatch:
-        missing = longest - batch.text.shape[1]
-        return batch._replace(
-            text=jnp.pad(batch.text, ((0, 0), (0, missing), (0, 0))),
-            text_segment_ids=jnp.pad(batch.text_segment_ids, ((0, 0), (0, missing))),
+    The shorter texts are padded.
+
+    Args:
+        nothing: `negative` without condition tokens.
+
+    Raises:
+        UserError: rows that a scale needs are missing, or the rows differ.
+    """
+    text, image = guidance.cfg_scale, guidance.image_scale
+    if text == image == 1.0:
+        return batch
+    if negative is None or (nothing is None and image != 1.0):
+        raise UserError(
+            f"cfg_scale {text} and image_scale {image} need the rows of a negative "
+            "prompt, and if image_scale is not 1 those without condition tokens: "
+            "pass them, or set both to 1"
+        )
+    if negative.segment_ids.shape != batch.segment_ids.shape:
+        raise UserError(
+            f"negative rows are {negative.segment_ids.shape}, expected "
+            f"{batch.segment_ids.shape}: pack the same clips for both prompts"
+        )
+    rows = [batch, negative]
+    if nothing is not None and image != 1.0:
+        rows.append(nothing)
+    longest = max(each.text.shape[1] for each in rows)
+
+    def fill(each: PackedBatch) -> PackedBatch:
+        missing = longest - each.text.shape[1]
+        return each._replace(
+            text=jnp.pad(each.text, ((0, 0), (0, missing), (0, 0))),
+            text_segment_ids=jnp.pad(each.text_segment_ids, ((0, 0), (0, missing))),
         )
 
     return jax.tree.map(lambda *x: jnp.concatenate(x), *map(fill, rows))

@@ -1,8 +1,8 @@
 """Sampling of packed rows, step by step, so that its progress can be shown."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, Int, PyTree
 
 from soraxla.core.types import Array, PackedBatch
-from soraxla.diffusion.guidance import Guidance, Unconditional, guided
+from soraxla.diffusion.guidance import Guidance, Unconditional, guided, guided_rows
 from soraxla.diffusion.process import Process, Purpose, noise, token_times
 from soraxla.diffusion.sampler import SamplerState, advance, start
 from soraxla.diffusion.solvers import SOLVERS
@@ -25,6 +25,27 @@ from soraxla.parallel.mesh import PACKED_AXES, constrain, partition_spec, put_wh
 Sampler = Callable[..., Float[np.ndarray, "b l p"]]
 
 
+class Begun(NamedTuple):
+    """The inputs of every step that no step changes, computed once."""
+
+    x: Float[Array, "b l p"]  # the tokens at the grid's first point
+    eps: Float[Array, "b l p"] | None  # only rows without condition tokens read it
+    text: dit.Text
+
+
+class Programs(NamedTuple):
+    """The two compiled functions of a sampler.
+
+    `begin` takes (params, batches, grid, key, condition_t), and returns a `Begun` and
+    the state at the grid's first point. `step` takes (params, batches, grid, key,
+    condition_t, begun, state, first, last), and returns the state at the point `last`
+    and the latents there, from the state at the point `first`.
+    """
+
+    begin: Any
+    step: Any
+
+
 def sampler(
     model: DiTConfig, process: Process, solver: str, guidance: Guidance
 ) -> Sampler:
@@ -34,7 +55,6 @@ def sampler(
     without a start; the network sees condition tokens at time `condition_t`. `told` is
     called after each step.
     """
-    begin = functools.partial(start, process=process, solver=SOLVERS[solver])
 
     def sampled(
         params: PyTree,
@@ -44,16 +64,15 @@ def sampler(
         condition_t: np.float32,
         told: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        blank = jax.eval_shape(begin, batches[0].latents, batches[0], grid)
-        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), blank)
         sharding = state_sharding(batches[0], jax.sharding.get_mesh())
-        run = steps_program(model, process, solver, guidance, sharding)
-        state = jax.device_put(state, sharding)
+        begin, step = programs(model, process, solver, guidance, sharding)
         batches = tuple(put_whole(batch, PACKED_AXES) for batch in batches)
         inputs, latents = (params, batches, grid, key, condition_t), None
-        for step in range(len(grid.t) - 1):
+        begun, state = begin(*inputs)
+        for number in range(len(grid.t) - 1):
             # Devices compute the step before while this one is dispatched.
-            state, following = run(*inputs, state, np.int32(step), np.int32(step + 1))
+            ends = np.int32(number), np.int32(number + 1)
+            state, following = step(*inputs, begun, state, *ends)
             if latents is not None:
                 jax.block_until_ready(latents)
                 told()
@@ -74,65 +93,98 @@ def state_sharding(batch: PackedBatch, mesh: Mesh) -> NamedSharding | None:
 
 
 @functools.lru_cache(maxsize=8)
-def steps_program(
+def programs(
     model: DiTConfig,
     process: Process,
     solver: str,
     guidance: Guidance,
     sharding: NamedSharding | None,
-) -> Any:
-    """Returns some steps of `sampler`, one compiled function of all data.
-
-    It returns the state at the grid's point `last`, and the latents there, from the
-    state at the point `first`; at point 0 any state will do.
+) -> Programs:
+    """Returns the programs of `sampler`, compiled functions of all data.
 
     Args:
         sharding: of the arrays of a state, which one call hands to the next.
     """
+    chosen = {"process": process, "solver": SOLVERS[solver]}
+    settings = {"model": model, "guidance": guidance, "chosen": chosen}
+    return Programs(
+        jit(functools.partial(_begin, **settings), out_shardings=(None, sharding)),
+        jit(
+            functools.partial(_step, **settings),
+            donate_argnums=6,
+            out_shardings=(sharding, None),
+        ),
+    )
 
-    def run(
-        params: PyTree,
-        batches: tuple[PackedBatch, ...],
-        grid: Grid,
-        key: Any,
-        condition_t: Float[Array, ""],
-        state: SamplerState,
-        first: Int[Array, ""],
-        last: Int[Array, ""],
-    ) -> tuple[SamplerState, Array]:
-        batch = batches[0]
-        eps = _noise(key, batch)
 
-        def corrupted(t_BS: Array, condition_t: Array | None = None) -> Array:
-            t_BL = token_times(t_BS, batch.segment_ids)
-            if condition_t is not None:
-                t_BL = jnp.where(batch.condition_mask, condition_t, t_BL)
-            return process.corrupt(batch.latents, eps, t_BL)
+def _begin(
+    params: PyTree,
+    batches: tuple[PackedBatch, ...],
+    grid: Grid,
+    key: Any,
+    condition_t: Float[Array, ""],
+    *,
+    model: DiTConfig,
+    guidance: Guidance,
+    chosen: Mapping[str, Any],
+) -> tuple[Begun, SamplerState]:
+    batch, process = batches[0], chosen["process"]
+    eps = _noise(key, batch)
+    t_BS = jnp.minimum(grid.t[0], process.max_time)
+    x = _corrupted(process, batch, eps, t_BS, condition_t)
+    text = dit.encode_text(params, model, guided_rows(*batches, guidance=guidance))
+    begun = Begun(x, eps if len(batches) > 2 else None, text)
+    return begun, start(x, batch, grid, **chosen)
 
-        def unconditional_input(x: Array, t_BS: Array) -> Array:
-            return jnp.where(batch.condition_mask[:, :, None], corrupted(t_BS), x)
 
-        negative = batches[1] if len(batches) > 1 else None
-        unconditional = (
-            Unconditional(batches[2], unconditional_input) if len(batches) > 2 else None
-        )
-        denoise = guided(
-            functools.partial(dit.denoiser, params, model, condition_t=condition_t),
-            batch,
-            negative,
-            unconditional,
-            guidance=guidance,
-        )
-        x = corrupted(jnp.minimum(grid.t[0], process.max_time), condition_t)
-        chosen = {"process": process, "solver": SOLVERS[solver]}
-        begun = start(x, batch, grid, **chosen)
-        state = jax.tree.map(functools.partial(jnp.where, first == 0), begun, state)
-        state, x = advance(
-            denoise, x, batch, grid, state, (first, last), seed=key, **chosen
-        )
-        return state, constrain(x, None, None, None)  # replicated on every host
+def _step(
+    params: PyTree,
+    batches: tuple[PackedBatch, ...],
+    grid: Grid,
+    key: Any,
+    condition_t: Float[Array, ""],
+    begun: Begun,
+    state: SamplerState,
+    first: Int[Array, ""],
+    last: Int[Array, ""],
+    *,
+    model: DiTConfig,
+    guidance: Guidance,
+    chosen: Mapping[str, Any],
+) -> tuple[SamplerState, Array]:
+    batch, *others = batches
 
-    return jit(run, donate_argnums=5, out_shardings=(sharding, None))
+    def noised(x: Array, t_BS: Array) -> Array:
+        assert begun.eps is not None  # since there are rows without condition tokens
+        corrupted = _corrupted(chosen["process"], batch, begun.eps, t_BS)
+        return jnp.where(batch.condition_mask[:, :, None], corrupted, x)
+
+    denoise = guided(
+        functools.partial(
+            dit.denoiser, params, model, condition_t=condition_t, text=begun.text
+        ),
+        batch,
+        others[0] if others else None,
+        Unconditional(others[1], noised) if len(others) > 1 else None,
+        guidance=guidance,
+    )
+    ends = first, last
+    state, x = advance(denoise, begun.x, batch, grid, state, ends, seed=key, **chosen)
+    return state, constrain(x, None, None, None)  # replicated on every host
+
+
+def _corrupted(
+    process: Process,
+    batch: PackedBatch,
+    eps: Array,
+    t_BS: Array,
+    condition_t: Array | None = None,
+) -> Array:
+    """Returns noised latents; condition tokens at their own time, if there is one."""
+    t_BL = token_times(t_BS, batch.segment_ids)
+    if condition_t is not None:
+        t_BL = jnp.where(batch.condition_mask, condition_t, t_BL)
+    return process.corrupt(batch.latents, eps, t_BL)
 
 
 def _noise(key: Any, batch: PackedBatch) -> Array:

@@ -19,13 +19,12 @@ from soraxla.core.config import to_dict
 from soraxla.core.errors import UserError
 from soraxla.core.types import PackedBatch
 from soraxla.diffusion.guidance import Guidance
-from soraxla.diffusion.sampler import start
-from soraxla.diffusion.solvers import SOLVERS
 from soraxla.diffusion.time_grid import Grid
 from soraxla.generation.request import SamplingConfig
-from soraxla.generation.sampling import state_sharding, steps_program
+from soraxla.generation.sampling import Begun, programs, state_sharding
 from soraxla.models import dit, vae
 from soraxla.models.dit.flops import token_flops, train_flops
+from soraxla.models.dit.module import TEXT_AXES
 from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
 from soraxla.parallel.collectives import Collective, collectives
@@ -34,6 +33,7 @@ from soraxla.parallel.mesh import (
     MESH_AXES,
     PACKED_AXES,
     REPLICATED,
+    LogicalAxes,
     MeshConfig,
     axis_size,
     make_mesh,
@@ -301,20 +301,21 @@ def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     grid = Grid(times, times)
     key = jax.eval_shape(lambda: jax.random.key(0))
     process = cfg.step.process
-    # The steps are cached by settings, but compiler options depend on the platform.
+    # The programs are cached by settings, but compiler options depend on the platform.
     guidance = Guidance(cfg_scale=SAMPLED.cfg_scale)
     sharding = state_sharding(batch, mesh)
     build = functools.partial(
-        steps_program.__wrapped__, model, process, SAMPLED.solver, guidance, sharding
+        programs.__wrapped__, model, process, SAMPLED.solver, guidance, sharding
     )
     number = jax.ShapeDtypeStruct((), jnp.int32)
     condition_t = jax.ShapeDtypeStruct((), jnp.float32)
-    solver = SOLVERS[SAMPLED.solver]
-    begin = functools.partial(start, process=process, solver=solver)
-    state = jax.eval_shape(begin, batch.latents, batch, grid)
+    inputs = params, (batch, batch), grid, key, condition_t
+    begun, state = jax.eval_shape(build().begin, *inputs)
+    axes = TEXT_AXES if begun.text.bias is not None else TEXT_AXES._replace(bias=None)
+    text = jax.tree.map(functools.partial(_placed, mesh), begun.text, axes)
+    begun = Begun(with_shardings(begun.x, sharding), None, text)
     state = with_shardings(state, jax.tree.map(lambda _: sharding, state))
-    inputs = params, (batch, batch), grid, key, condition_t, state, number, number
-    return build, inputs
+    return lambda: build().step, (*inputs, begun, state, number, number)
 
 
 def decode_program(
@@ -352,9 +353,14 @@ def abstract_batch(cfg: DiTTrainingConfig, mesh: Mesh) -> PackedBatch:
         "shift": ((b, s), jnp.float32),
     }
 
-    def placed(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        spec = partition_spec(shape, getattr(PACKED_AXES, name), mesh)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
-
-    arrays: dict[str, Any] = {name: placed(name, *x) for name, x in shapes.items()}
+    arrays: dict[str, Any] = {
+        name: _placed(mesh, jax.ShapeDtypeStruct(*each), getattr(PACKED_AXES, name))
+        for name, each in shapes.items()
+    }
     return PackedBatch(**arrays)
+
+
+def _placed(mesh: Mesh, abstract: Any, axes: LogicalAxes) -> jax.ShapeDtypeStruct:
+    """Returns the abstract array with the sharding of its logical axes."""
+    sharding = NamedSharding(mesh, partition_spec(abstract.shape, axes, mesh))
+    return with_shardings(abstract, sharding)

@@ -132,7 +132,7 @@ def test_every_step_and_frame_of_the_imported_model_are_diffusers(walked, monkey
     with np.load(GOLDEN / "walk.npz") as stored:
         latents, frames = stored["latents"], stored["frames"]
     steps = [patchify(np.moveaxis(each, 0, -1), (1, 2, 2)) for each in latents]
-    found, program = [], sampling.steps_program
+    found, made = [], sampling.programs
 
     def given_noise(_, batch):
         there = (batch.segment_ids == 1)[:, :, None]
@@ -140,17 +140,17 @@ def test_every_step_and_frame_of_the_imported_model_are_diffusers(walked, monkey
         return jnp.where(there, tokens, 0.0)
 
     def watched(*settings):
-        run = program.__wrapped__(*settings)
+        begin, run = made.__wrapped__(*settings)
 
         def step(*inputs):
             state, x = run(*inputs)
             found.append(np.asarray(x)[0, : len(steps[0])])
             return state, x
 
-        return step
+        return sampling.Programs(begin, step)
 
     monkeypatch.setattr(sampling, "_noise", given_noise)
-    monkeypatch.setattr(sampling, "steps_program", watched)
+    monkeypatch.setattr(sampling, "programs", watched)
     video = pipeline.load(walked / "wan").generate(PROMPT)
     assert len(found) == STEPS and video.fps == 16.0
     for ours, theirs in zip(found, steps[1:], strict=True):

@@ -11,7 +11,7 @@ from soraxla.diffusion.process import Process
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.generation.pipeline import Pipeline, assemble
 from soraxla.generation.request import Request, SamplingConfig
-from soraxla.generation.sampling import sampler, steps_program
+from soraxla.generation.sampling import programs, sampler
 from soraxla.generation.task_inputs import Animate, Connect, Edit, Extend
 from soraxla.generation.tasks import sampling
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
@@ -128,7 +128,7 @@ def watch(monkeypatch, pipeline, guidance, condition_t):
     """One step of CONNECT with a network that predicts 0; all it was shown."""
     shown = {}
 
-    def denoiser(params, model, batch, condition_t):
+    def denoiser(params, model, batch, condition_t, text):
         def denoise(x, t):
             jax.debug.callback(
                 shown.update, x=x, t=t, batch=batch, condition_t=condition_t
@@ -138,12 +138,13 @@ def watch(monkeypatch, pipeline, guidance, condition_t):
         return denoise
 
     monkeypatch.setattr("soraxla.generation.sampling.dit.denoiser", denoiser)
+    monkeypatch.setattr("soraxla.generation.sampling.dit.encode_text", lambda *_: None)
     clip = next(sampling(pipeline.context(CONNECT)))
     settings = SamplingConfig(
         cfg_scale=guidance.cfg_scale, image_scale=guidance.image_scale
     )
     [rows] = pipeline.rows({0: clip}, {0: np.ones((3, 16), np.float32)}, settings)
-    steps_program.cache_clear()  # of the network that is watched
+    programs.cache_clear()  # of the network that is watched
     run = sampler(tiny.DIT, Process(), "euler", guidance)
     grid = SOLVERS["euler"].grid(1, rows.batches[0].shift, 0.8)
     out = run({}, rows.batches, grid, jax.random.key(3), np.float32(condition_t))

@@ -14,7 +14,7 @@ from soraxla.generation import sampling as sampling_module
 from soraxla.generation.pipeline import assemble
 from soraxla.generation.progress import Progress
 from soraxla.generation.request import Request, SamplingConfig
-from soraxla.generation.sampling import sampler, state_sharding, steps_program
+from soraxla.generation.sampling import programs, sampler, state_sharding
 from soraxla.generation.task_inputs import Animate, Connect, Edit, Extend, Loop
 from soraxla.generation.tasks import clip_count
 from soraxla.packing.pack import PackConfig, Segment, pack
@@ -76,6 +76,7 @@ def test_a_bar_appears_with_the_first_steps_to_come(capsys):
 
 def test_all_steps_run_one_program(monkeypatch):
     """The state that a step returns has the sharding of the next step's input."""
+    monkeypatch.setattr(sampling_module.dit, "encode_text", lambda *_: None)
     monkeypatch.setattr(
         sampling_module.dit, "denoiser", lambda *_, **__: lambda x, t: 0.5 * x
     )
@@ -96,7 +97,7 @@ def test_all_steps_run_one_program(monkeypatch):
         inputs = (batch,), grid, jax.random.key(0), np.float32(0.0)
         sampler(*chosen)({}, *inputs, lambda: told.append(1))
         sharding = state_sharding(batch, jax.sharding.get_mesh())
-        program = steps_program(*chosen, sharding)
-    steps_program.cache_clear()  # the network was another one
+        begin, step = programs(*chosen, sharding)
+    programs.cache_clear()  # the network was another one
     assert len(told) == 3
-    assert program._cache_size() == 1
+    assert begin._cache_size() == step._cache_size() == 1

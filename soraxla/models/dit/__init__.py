@@ -10,11 +10,13 @@ from soraxla.models.dit.model import (
     forecast,
     init,
 )
+from soraxla.models.dit.module import Text
 from soraxla.models.dit.sharding import RULES
 
 __all__ = [
     "RULES",
     "DiT",
+    "Text",
     "apply",
     "capture",
     "cast_kernels",

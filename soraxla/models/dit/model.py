@@ -14,6 +14,7 @@ from soraxla.core.types import Array, PackedBatch
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.layers import MLP, Attention, Block
 from soraxla.models.dit.module import DiT, Text
+from soraxla.parallel.mesh import constrain
 
 Params = dict[str, Any]
 
@@ -70,14 +71,9 @@ def apply(
     Raises:
         UserError: tokens, controls or text do not have the configured width.
     """
-    _check_width("token", x.shape[-1], cfg.patch_dim, "latent_channels or patch")
-    _check_width("control", batch.controls.shape[-1], cfg.controls.width, "controls")
-    _check_width("text", batch.text.shape[-1], cfg.text_width, "text_width")
-    if condition_t is None:
-        condition_t = jnp.zeros(t.shape, jnp.float32)
     variables = {"params": params, "lora": adapters or {}}
-    inputs = (x, t, batch, condition_t, text)
-    return DiT(cfg).apply(variables, *inputs)  # pyright: ignore
+    inputs = _inputs(cfg, x, t, batch, condition_t)
+    return DiT(cfg).apply(variables, *inputs, text)  # pyright: ignore
 
 
 def capture(
@@ -96,16 +92,17 @@ def capture(
     rotated heads (n b l h k). The weights of an attention are the softmax of
     queries·keys/√k over the keys of a segment; no engine computes them whole. In a jit,
     arrays that are not returned cost nothing.
+
+    Raises:
+        UserError: as `apply`.
     """
-    if condition_t is None:
-        condition_t = jnp.zeros(t.shape, jnp.float32)
 
     def branches(module: Any, method: str) -> bool:
         return method == "__call__" and isinstance(module, Block | Attention | MLP)
 
     found, state = DiT(cfg).apply(
         {"params": params},
-        *(x, t, batch, condition_t),
+        *_inputs(cfg, x, t, batch, condition_t),
         capture_intermediates=branches,
         mutable=["intermediates"],
     )  # pyright: ignore
@@ -155,6 +152,9 @@ def encode_text(params: Params, cfg: DiTConfig, batch: PackedBatch) -> Text:
         lambda p: cross.apply({"params": p}, text, method="keys_values"),
         params["blocks"]["cross_attn"],
     )
+    keys, values = (
+        constrain(x, None, "batch", "text", "heads", None) for x in (keys, values)
+    )
     return Text(keys, values, ids, bias)
 
 
@@ -163,18 +163,34 @@ def denoiser(
     cfg: DiTConfig,
     batch: PackedBatch,
     condition_t: Float[Array, ""] | float = 0.0,
+    text: Text | None = None,
 ) -> Callable[[Array, Array], Array]:
     """Returns `apply` as (x, t) → prediction; encodes the text once.
 
-    `condition_t` is the time of all condition tokens.
+    Args:
+        condition_t: time of all condition tokens.
+        text: the result of `encode_text`, for several calls of this function.
     """
-    text = encode_text(params, cfg, batch)
+    if text is None:
+        text = encode_text(params, cfg, batch)
 
     def denoise(x: Array, t: Array) -> Array:
         times = jnp.full(t.shape, condition_t, jnp.float32)
         return apply(params, cfg, x, t, batch, times, text=text)
 
     return denoise
+
+
+def _inputs(
+    cfg: DiTConfig, x: Array, t: Array, batch: PackedBatch, condition_t: Array | None
+) -> tuple[Array, Array, PackedBatch, Array]:
+    """Returns the module's first inputs, or raises UserError if a width is wrong."""
+    _check_width("token", x.shape[-1], cfg.patch_dim, "latent_channels or patch")
+    _check_width("control", batch.controls.shape[-1], cfg.controls.width, "controls")
+    _check_width("text", batch.text.shape[-1], cfg.text_width, "text_width")
+    if condition_t is None:
+        condition_t = jnp.zeros(t.shape, jnp.float32)
+    return x, t, batch, condition_t
 
 
 def _check_width(what: str, found: int, expected: int, setting: str) -> None:

@@ -1,6 +1,6 @@
 """The transformer as a Flax module; `soraxla.models.dit.model` has its functions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,16 @@ class Text(NamedTuple):
     values: Float[Array, "n b m h k"]
     segment_ids: Int[Array, "b m"]
     bias: Float[Array, "b m"] | None
+
+
+# The logical axes of `Text`.
+_TEXT: dict[str, Any] = {
+    "keys": (None, "batch", "text", "heads", None),
+    "values": (None, "batch", "text", "heads", None),
+    "segment_ids": ("batch", "text"),
+    "bias": ("batch", "text"),
+}
+TEXT_AXES = Text(**_TEXT)
 
 
 class DiT(nn.Module):
