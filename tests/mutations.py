@@ -57,8 +57,8 @@ MUTATIONS = {
     ),
     "row order of guidance": Mutation(
         "soraxla/diffusion/guidance.py",
-        "rows = [batch, negative,",
-        "rows = [negative, batch,",
+        "rows = [batch, negative]",
+        "rows = [negative, batch]",
         ("tests/diffusion/test_guidance.py",),
     ),
     "frame rate of RoPE": Mutation(

@@ -64,6 +64,7 @@ def test_a_section_names_the_files_that_it_changes(title):
     assert set(listed) == files
 
 
+@pytest.mark.slow
 def test_the_changes_apply_and_the_programs_run(tree, tmp_path):
     """One process for all of them: most of its time goes to imports."""
     programs = [fences(section, "python") for section in SECTIONS.values()]

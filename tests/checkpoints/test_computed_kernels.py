@@ -17,7 +17,6 @@ from soraxla.parallel.mesh import MeshConfig, make_mesh
 from soraxla.training.dit_step import DiTStepConfig, dit_init
 from soraxla.training.finetune import open_start
 from tests import tiny
-from tests.marks import slow
 from tests.training import toy
 
 MODEL = replace(tiny.DIT, dtype="bfloat16")
@@ -54,7 +53,8 @@ def test_a_pipeline_holds_kernels_in_the_dtype_of_their_products(folder):
     assert not kernel.sharding.is_fully_replicated
 
 
-@pytest.mark.parametrize("adapters", [LoRAConfig(rank=2), *slow(None)])
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters", [LoRAConfig(rank=2), None])
 def test_a_training_is_sampled_with_computed_kernels(folder, tmp_path, adapters):
     """Adapters are added to their base in float32, and the sum is cast."""
     step = DiTStepConfig(model=MODEL, lora=adapters)

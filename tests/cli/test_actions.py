@@ -65,6 +65,7 @@ def told(text):
     return rows.batches[0]
 
 
+@pytest.mark.slow
 def test_the_rows_say_what_is_done():
     """Other actions, other controls, and nothing else; new frames have them."""
     one, two = told("go*4"), told("dig*4")

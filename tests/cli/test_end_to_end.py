@@ -7,6 +7,7 @@ import pytest
 
 from soraxla.cli.main import main
 from soraxla.media.read import probe, read_clip
+from tests.marks import slow
 
 # One shape, since compiles are most of the time.
 ONE_WINDOW = "windows.shapes=[{'frames': 5, 'height': 32, 'width': 32, 'batch': 1}]"
@@ -75,7 +76,7 @@ def test_from_media_to_a_video(media, other_vae, refusal, tmp_path):
 
 
 @pytest.mark.usefixtures("without_network")
-@pytest.mark.parametrize("out", ["a.mp4", "a.gif"])
+@pytest.mark.parametrize("out", ["a.mp4", *slow("a.gif")])
 def test_generate_replaces_an_old_file(checkpoint, tmp_path, out):
     file = tmp_path / out
     file.write_bytes(b"old")

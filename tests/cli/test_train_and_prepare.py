@@ -102,6 +102,7 @@ def test_a_start_that_is_not_there(refuse, media, other_vae, tmp_path):
         assert "weights here, the folder is missing" in line
 
 
+@pytest.mark.slow
 def test_prepare_with_pretrained_weights(media, other_vae, tmp_path, monkeypatch):
     """The card names the encoder, and the records hold what it gives."""
     monkeypatch.setattr("soraxla.tools.prepare.encode_clip", fake.encode_clip)

@@ -36,6 +36,7 @@ def read(folder, name):
     return json.loads((folder / name).read_text())
 
 
+@pytest.mark.slow
 def test_every_family_is_scored(first):
     results = read(first, "results.json")
     assert results.keys() == FAMILIES.keys()
@@ -49,6 +50,7 @@ def test_every_family_is_scored(first):
     assert without == {name: [] for name in FAMILIES} | steered
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_other_file(first):
     page = (first / "report.html").read_text()
     assert page.count("data:image/webp;base64,") == 2 * len(FAMILIES)

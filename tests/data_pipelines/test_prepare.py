@@ -165,7 +165,7 @@ def test_interrupted_while_encoding_the_result_is_the_same_bytes(media, tmp_path
     }
 
 
-@pytest.mark.parametrize("renamed", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("renamed", [*slow(False), True], ids=["before", "after"])
 def test_interrupted_at_any_rename_the_result_is_the_same_bytes(
     media, tmp_path, monkeypatch, renamed
 ):
@@ -207,6 +207,7 @@ def test_a_killed_process_goes_on(media, tmp_path):
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_prepare as t
+from tests.marks import slow
 class Exit(BaseException):
     def __init__(self):
         os._exit(9)

@@ -59,6 +59,7 @@ def test_ancestral_sampling_is_ddpm_s(schedule):
     assert np.all(error < 4 * spread / math.sqrt(n))
 
 
+@pytest.mark.slow
 def test_an_ancestor_s_noise_is_of_its_seed_and_its_clip_s():
     """The same at another place in a row, and another for another clip or seed."""
     process, solver = Process(), EulerAncestral()

@@ -62,6 +62,7 @@ def test_each_video_meets_its_own_prompt(model):
     assert not np.allclose(clip_score(model, videos, prompts[::-1]), scores)
 
 
+@pytest.mark.slow
 def test_the_text_is_read_at_its_first_end_token(model):
     ids = np.array([[5, 6, 899, 7, 8]])
     changed = np.array([[5, 6, 899, 9, 9]])

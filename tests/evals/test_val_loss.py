@@ -165,6 +165,7 @@ def test_a_clip_longer_than_a_row_keeps_its_beginning(held_out):
     assert [len(clip.tokens) for clip in short] == [4, 12, 12, 12, 2]
 
 
+@pytest.mark.slow
 def test_the_loss_falls_as_predictions_get_better(clips):
     """From predicting 0 to predicting the mean of flow ε − x0, where x0 is 2."""
     clips = [replace(clip, tokens=np.full_like(clip.tokens, 2)) for clip in clips]

@@ -82,6 +82,7 @@ def test_what_stands_behind_a_clip_tells_it_what_comes(pipeline, together):
     assert np.abs(changed - together[0])[3:].max() > 1e-3
 
 
+@pytest.mark.slow
 def test_an_edit_at_full_strength_is_generation_and_at_none_the_clip(
     pipeline, together
 ):

@@ -41,6 +41,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(vae_streaming, "CHUNK", 2 * 16 * 24)
 
 
+@pytest.mark.slow
 def test_a_clip_encoded_in_chunks_is_the_clip_encoded_whole(params):
     video = clip(17)
     pixels = video[None].astype(np.float32) / 127.5 - 1.0

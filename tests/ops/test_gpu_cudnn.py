@@ -18,7 +18,6 @@ import pytest
 from soraxla.ops.attention import attention
 from soraxla.ops.engines import gpu_cudnn
 from soraxla.ops.engines.engine import Engine
-from tests.marks import slow
 from tests.ops.gpu_program import case, errors, inputs
 
 ROUNDING = 2.0**-7  # of a bf16 result, and of the operands of its sums
@@ -109,7 +108,8 @@ def kernels(monkeypatch):
     return played
 
 
-@pytest.mark.parametrize("name", ["biased_text", *slow("packed", "head_dim_128")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["biased_text", "packed", "head_dim_128"])
 def test_what_is_made_of_the_kernels_is_the_dense_one(name, kernels):
     args, grad = case(name)
     worst = errors(kernels.engine, args, grad)

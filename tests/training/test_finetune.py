@@ -30,7 +30,6 @@ from soraxla.training.loop import train
 from soraxla.training.presets import load_preset, split
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
-from tests.marks import slow
 
 CONFIG = "finetune_wan"
 FAST = {
@@ -132,11 +131,14 @@ def test_times_may_be_shifted_otherwise_than_a_sampler_s(folder, dataset, tmp_pa
         replace(cfg, shift=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "dtype"),
     [
         ("lora", "bfloat16"),
-        *slow(("full", "float32"), ("full", "bfloat16"), ("lora", "float32")),
+        ("full", "float32"),
+        ("full", "bfloat16"),
+        ("lora", "float32"),
     ],
 )
 def test_step_0_is_the_model_of_the_folder(folder, dataset, tmp_path, way, dtype):

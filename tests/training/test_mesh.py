@@ -28,7 +28,6 @@ from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.saving import Checkpoints
 from tests import tiny
-from tests.marks import slow
 from tests.training import mesh_run, toy
 
 # Quick to compile: the refiner and remat have tests in tests/models/dit.
@@ -61,8 +60,8 @@ def batch():
     return pack([*rows, [clip(32, 99)]], mesh_run.SPEC)
 
 
-def loss_and_gradient(params, batch, mesh):
-    """Both over the mesh, the gradient cut as the parameters are."""
+def on_mesh(function, params, batch, mesh, out_shardings=None):
+    """Returns `function` of the loss, applied over the mesh."""
 
     def loss(params, batch):
         times = jnp.broadcast_to(jnp.linspace(0.1, 0.9, 6), batch.visit.shape)
@@ -70,10 +69,16 @@ def loss_and_gradient(params, batch, mesh):
         return total / weight
 
     placed = put_tree(params, dit.RULES, mesh)
-    out = (None, jax.tree.map(lambda x: x.sharding, placed))
     with jax.set_mesh(mesh):
-        run = tiny.quick(jax.value_and_grad(loss), out_shardings=out)
+        run = tiny.quick(function(loss), out_shardings=out_shardings)
         return run(placed, put_rows(batch, PACKED_AXES, mesh))
+
+
+def loss_and_gradient(params, batch, mesh):
+    """Both over the mesh, the gradient cut as the parameters are."""
+    placed = put_tree(params, dit.RULES, mesh)
+    out = (None, jax.tree.map(lambda x: x.sharding, placed))
+    return on_mesh(jax.value_and_grad, params, batch, mesh, out)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +86,20 @@ def alone(params, batch):
     return loss_and_gradient(params, batch, one_device())
 
 
+def test_every_axis_gives_the_loss_of_one_device(params, batch):
+    meshes = one_device(), make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
+    one, cut = (on_mesh(lambda loss: loss, params, batch, mesh) for mesh in meshes)
+    np.testing.assert_allclose(cut, one, rtol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [
         {"fsdp": 2, "context": 2, "tensor": 2},
-        *slow(
-            {"data": 2, "fsdp": 2, "tensor": 2},
-            {"context": 8},  # more than there are heads: ring
-            {"fsdp": 2, "context": 4},  # as many heads: Ulysses
-        ),
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"context": 8},  # more than there are heads: ring
+        {"fsdp": 2, "context": 4},  # as many heads: Ulysses
     ],
     ids=str,
 )

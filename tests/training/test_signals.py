@@ -62,6 +62,7 @@ def traced_steps(workdir):
     ]
 
 
+@pytest.mark.slow
 def test_sigusr1_traces_the_next_five_steps_and_changes_nothing(whole, tmp_path):
     before = signal.getsignal(signal.SIGUSR1)
     ask = functools.partial(os.kill, os.getpid(), signal.SIGUSR1)
@@ -70,6 +71,7 @@ def test_sigusr1_traces_the_next_five_steps_and_changes_nothing(whole, tmp_path)
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
+@pytest.mark.slow
 def test_a_trace_that_the_end_cuts_short_is_written(tmp_path):
     ask = functools.partial(os.kill, os.getpid(), signal.SIGUSR1)
     run(tmp_path, 6, job=toy.job(at={3: ask}))

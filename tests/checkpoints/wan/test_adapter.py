@@ -167,6 +167,7 @@ def test_what_is_no_adapter_for_diffusers(start, tmp_path, settings, message):
 # --- In -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_adapter_merged_on_import_is_what_diffusers_computes(tmp_path):
     """Under diffusers' names, and Wan's own with an alpha of twice the rank."""
     theirs = write_transformer(tmp_path / "theirs")

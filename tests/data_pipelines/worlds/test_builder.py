@@ -118,6 +118,7 @@ def test_a_data_dir_without_a_dataset_is_refused(tmp_path):
         open_source(tmp_path, data_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_workers(stored, tmp_path):
     folder = build(tmp_path, workers=2)
     assert contents(folder) == contents(stored / "soraxla_worlds/marks/1.0.0")
@@ -182,6 +183,7 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys, options, text):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_without_tensorflow(tmp_path):
     code = (
         "import sys; from soraxla.cli.main import main\n"

@@ -11,6 +11,7 @@ from soraxla.packing.controls import Controls
 from tests.models.dit.rows import CFG, A, B, C, jit, pack, random_params, run
 
 
+@pytest.mark.slow
 def test_controls_are_added_to_their_tokens_and_start_at_nothing():
     cfg = dataclasses.replace(CFG, controls=Controls(actions=("forward", "left")))
     fresh = jit(lambda: dit.init(jax.random.key(0), cfg)["control_embed"])()

@@ -151,6 +151,7 @@ def test_a_forecast_is_told_by_the_two_frames_before_and_by_nothing_else():
             assert np.all(moved[place]) if i in then else not np.any(moved[place])
 
 
+@pytest.mark.slow
 def test_a_forecast_is_told_how_clean_those_frames_are():
     forecast, x, _ = forecasting()
     level = np.ones(x.shape[:2], np.float32)

@@ -79,16 +79,18 @@ def test_a_time_reaches_its_own_tokens_first():
         np.testing.assert_array_equal(changed, np.pad(moved, (0, L - 6)))
 
 
-def test_padding_is_zero_and_gets_no_gradient():
+@pytest.mark.parametrize("cfg", [wan(None), *slow(CFG)])
+def test_padding_is_zero_and_gets_no_gradient(cfg):
     """Whatever stands there, the parameters' gradient is the same to the bit."""
+    weights = random_params(cfg)
     x, t, batch, condition_t = pack(A, B, fill=3.0)
     pad, text_pad = batch.segment_ids == 0, batch.text_segment_ids == 0
-    assert np.all(np.asarray(run(params(), CFG, x, t, batch, condition_t))[pad] == 0.0)
-    of_params, *of_inputs = gradients(params(), CFG, x, t, batch, condition_t)
+    assert np.all(np.asarray(run(weights, cfg, x, t, batch, condition_t))[pad] == 0.0)
+    of_params, *of_inputs = gradients(weights, cfg, x, t, batch, condition_t)
     for grad, where in zip(of_inputs, (pad, text_pad, pad), strict=True):
         assert np.all(np.asarray(grad)[where] == 0.0)
         assert np.all(np.any(np.asarray(grad)[~where] != 0.0, axis=-1))
-    again = gradients(params(), CFG, *pack(A, B, fill=-11.0))[0]
+    again = gradients(weights, cfg, *pack(A, B, fill=-11.0))[0]
     jax.tree.map(np.testing.assert_array_equal, of_params, again)
 
 
@@ -128,6 +130,7 @@ def test_self_attention_is_never_computed_again(monkeypatch, remat, again):
     assert text.count("stablehlo.cbrt") == 2 + again
 
 
+@pytest.mark.slow
 def test_adapters_beside_kernels_predict_what_merged_ones_do():
     """Adapters are on every layer: in the scan, the refiner, the head, of the time."""
     settings = LoRAConfig(rank=3, alpha=4.5, targets=("*",))
@@ -249,6 +252,7 @@ def test_a_fresh_model_learns_at_once():
     assert np.all(np.any(grad["blocks"]["table"][:, (2, 5)] != 0.0, axis=-1))
 
 
+@pytest.mark.slow
 def test_bf16_follows_fp32_and_answers_in_fp32():
     """bf16 keeps 8 bits; 2 layers of O(1) activations stay within a few roundings."""
     cfg = dataclasses.replace(wan(None), dtype="bfloat16")

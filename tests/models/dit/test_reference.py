@@ -9,7 +9,6 @@ import pytest
 from soraxla.core.types import PackedBatch
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
-from tests.marks import slow
 from tests.tiny import quick
 
 CFG = DiTConfig(
@@ -113,7 +112,8 @@ def wan(params, x, t_L, positions, text):
     return x + own * (noisy - x) + other * (copied - x)
 
 
-@pytest.mark.parametrize("cfg", [replace(CFG, input_gate=True), *slow(CFG)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", [replace(CFG, input_gate=True), CFG])
 def test_it_is_wan_s_network(cfg):
     """Condition tokens have a separate time, as in Wan's image-to-video; one case has a
     gate, which Wan lacks."""

@@ -11,7 +11,6 @@ from soraxla.models import vae
 from soraxla.parallel.collectives import collectives
 from soraxla.parallel.mesh import MeshConfig, make_mesh
 from tests import tiny
-from tests.marks import slow
 
 # Halves height and time once, where the default does three times and twice.
 SMALL = replace(tiny.VAE, multipliers=(1, 2), temporal_down=(True,))
@@ -34,16 +33,15 @@ def random_video(rng, cfg, height):
     return rng.uniform(-1, 1, shape).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "draw", "videos", "height", "cfg"),  # in latents, on four devices
     [
         (decode, random_latents, 1, 8, SMALL),
-        *slow(
-            (decode, random_latents, 1, 8, tiny.VAE),
-            (encode, random_video, 0, 8, tiny.VAE),
-            (decode, random_latents, 1, 11, tiny.VAE),
-            (encode, random_video, 0, 11, tiny.VAE),
-        ),
+        (decode, random_latents, 1, 8, tiny.VAE),
+        (encode, random_video, 0, 8, tiny.VAE),
+        (decode, random_latents, 1, 11, tiny.VAE),
+        (encode, random_video, 0, 11, tiny.VAE),
     ],
 )
 def test_cut_by_height_is_whole(function, draw, videos, height, cfg):

@@ -117,6 +117,7 @@ def chunks(cfg):
     ]
 
 
+@pytest.mark.slow
 def test_the_past_alone_is_seen_and_all_of_it():
     """A change of a frame moves later results, and no bit of earlier ones."""
     encode, decode = chunks(SMALL)
