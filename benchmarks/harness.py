@@ -135,14 +135,27 @@ def check_equal(
 class Peer:
     """A contender's script under another interpreter; ends with the `with` block.
 
+    The script imports from `root`, a checkout of any commit, and sees the environment
+    `variables` beside this process's.
+
     Attributes:
         about: the versions and flags that the script reports.
     """
 
-    def __init__(self, python: str, module: str, arguments: Sequence[str] = ()):
+    def __init__(
+        self,
+        python: str,
+        module: str,
+        arguments: Sequence[str] = (),
+        *,
+        root: Path = ROOT,
+        variables: Mapping[str, str] | None = None,
+    ):
+        script = ROOT.joinpath(*module.split(".")).with_suffix(".py")
         self._process = subprocess.Popen(
-            [python, "-m", module, *arguments],
-            cwd=ROOT,
+            [python, "-P", str(script), *arguments],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root), **(variables or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

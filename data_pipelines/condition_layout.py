@@ -10,7 +10,7 @@ from soraxla.packing.bin_packing import Visit
 from soraxla.packing.conditioning import TAILS
 from soraxla.packing.patchify import Patch, lay_tokens, patchify
 
-Tensors = Mapping[str, np.ndarray]
+Tensors = Mapping  # from names to arrays; a look at an array would check its numbers
 
 _TEMPORAL = 4  # frames per latent frame
 

@@ -1,6 +1,7 @@
 """A prepared dataset: its card and sizes in memory, its samples read on demand."""
 
 import resource
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from soraxla.packing.conditioning import Stored
 from soraxla.packing.schedule_index import ScheduleIndex
 
 _OTHER_FILES = 256  # open files other than shards
+_EXPONENT = np.uint16(0x7F80)  # of a bfloat16: all ones in what is not finite
 _PLACES = ("shard", "record")
 _SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
 
@@ -26,12 +28,32 @@ _SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
 STEERING = ("actions", "camera")
 
 
+class Tensors(Mapping):
+    """A record's bfloat16 tensors by name; each is checked at its use."""
+
+    def __init__(self, tensors: dict[str, np.ndarray], file: Path, record: int):
+        self._tensors, self._file, self._record = tensors, file, record
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self._tensors[name]
+        if not _is_finite(tensor):
+            reason = f"record {self._record}: {name} are not finite"
+            raise _damaged(self._file, reason)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 class Record(NamedTuple):
-    """A sample's tensors, in float32."""
+    """A sample's tensors, in bfloat16 as they are stored; steering is float32."""
 
     latents: Float[np.ndarray, "t h w c"]
     text: Float[np.ndarray, "m e"]
-    conditions: dict[str, np.ndarray]  # of `encode_conditions`
+    conditions: Mapping  # of `encode_conditions`, by name; checked at their use
     steering: dict[str, np.ndarray]  # `actions` (f, a) and `camera` (f, 4, 4), if any
 
 
@@ -82,34 +104,31 @@ class Dataset:
         """
         file = self.path / records.shard_name(int(self.shard[i]))
         try:
-            if self.shard[i] not in self._readers:
-                # Reads are in random order, so reading ahead in the file is waste.
-                self._readers[int(self.shard[i])] = ArrayRecordReader(
-                    str(file), "readahead_buffer_size:0"
-                )
-            data = self._readers[int(self.shard[i])].read([int(self.record[i])])[0]
-            tensors = {
-                name: tensor.astype(np.float32)
-                for name, tensor in records.decode_record(data).items()
-            }
-            latents, text = tensors.pop("latents"), tensors.pop("text")
+            data = self._reader(int(self.shard[i])).read([int(self.record[i])])[0]
+            tensors = records.decode_record(data)
+            shapes = tensors["latents"].shape, tensors["text"].shape
         except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
             raise _damaged(file, f"record {self.record[i]}: {error}") from None
         sizes = self.sizes
         grid = (sizes.t[i], sizes.h[i], sizes.w[i], self.card["latent_channels"])
         length = (sizes.text_length[i], self.card["text_width"])
-        if latents.shape != grid or text.shape != length:
+        if shapes != (grid, length):
             raise _damaged(
                 file,
-                f"record {self.record[i]}: holds {latents.shape} and {text.shape}, the"
+                f"record {self.record[i]}: holds {shapes[0]} and {shapes[1]}, the"
                 f" index says {tuple(map(int, grid))} and {tuple(map(int, length))}",
             )
-        for name, tensor in (("latents", latents), ("text", text), *tensors.items()):
-            if not np.isfinite(tensor).all():
-                reason = f"record {self.record[i]}: {name} are not finite"
-                raise _damaged(file, reason)
-        steering = {k: tensors.pop(k) for k in STEERING if k in tensors}
-        return Record(latents, text, tensors, steering)
+        record = Tensors(tensors, file, int(self.record[i]))
+        steering = {k: record[k].astype(np.float32) for k in STEERING if k in record}
+        return Record(record["latents"], record["text"], record, steering)
+
+    def _reader(self, shard: int) -> ArrayRecordReader:
+        """Returns the reader of a shard, which several threads may share."""
+        if (reader := self._readers.get(shard)) is None:
+            # Reads are in random order, so reading ahead in the file is waste.
+            file = str(self.path / records.shard_name(shard))
+            reader = ArrayRecordReader(file, "readahead_buffer_size:0")
+        return self._readers.setdefault(shard, reader)
 
 
 def open_dataset(path: str | Path) -> Dataset:
@@ -210,7 +229,12 @@ def _read_empty_text(file: Path) -> Float[np.ndarray, "m e"]:
         text = records.decode_record(file.read_bytes())["text"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise _damaged(file, error) from None
-    return text.astype(np.float32)
+    return text
+
+
+def _is_finite(x: np.ndarray) -> bool:
+    """Returns whether no number of a bfloat16 array is infinite or NaN."""
+    return bool(((x.view(np.uint16) & _EXPONENT) != _EXPONENT).all())
 
 
 def _require(file: Path) -> None:

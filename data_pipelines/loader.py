@@ -1,10 +1,10 @@
 """A prepared dataset as an endless stream of packed batches.
 
-The schedule of `soraxla.packing.schedule` is the source, followed by reading and
-packing. Every host computes the whole schedule, which needs sizes only, and reads its
-rows. The pipeline's state is the position in the schedule, the same on all hosts.
-Prefetched batches are not part of it, so a restored pipeline gives exactly the same
-batches.
+The schedule of `soraxla.packing.schedule` is the source, followed by reading, by many
+threads, and packing. Every host computes the whole schedule, which needs sizes only,
+and reads its rows. The pipeline's state is the position in the schedule, the same on
+all hosts. What was read ahead is not part of it, so a restored pipeline gives exactly
+the same batches.
 """
 
 import atexit
@@ -20,6 +20,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from data_pipelines.condition_layout import lay_out
 from data_pipelines.dataset import STEERING, Dataset
+from data_pipelines.read_ahead import ReadAhead
 from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import uniforms
 from soraxla.core.types import PackedBatch
@@ -84,25 +85,18 @@ def packed_batches(
     _check_controls(dataset, controls)
     layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
 
-    def read(rows: list[ScheduledRow]) -> PackedBatch:
-        return pack(
-            [
-                [
-                    _segment(
-                        dataset,
-                        layout,
-                        visit,
-                        _shown_controls(config, controls, seed, visit),
-                    )
-                    for visit in row
-                ]
-                for row in (rows[i] for i in host_rows)
-            ],
-            config,
-        )
+    def read(visit: Visit) -> Segment:
+        shown = _shown_controls(config, controls, seed, visit)
+        return _segment(dataset, layout, visit, shown)
 
     steps = ScheduledSteps(dataset.sizes, config, seed=seed, batch_rows=batch_rows)
-    return _Prefetched(steps.map(read), prefetch_buffer_size=prefetch)
+    steps = steps.map(lambda rows: [rows[i] for i in host_rows])
+    if prefetch:
+        segments = ReadAhead(steps, read)
+    else:
+        segments = steps.map(lambda rows: [list(map(read, row)) for row in rows])
+    batches = segments.map(lambda rows: pack(rows, config))
+    return _Prefetched(batches, prefetch_buffer_size=prefetch)
 
 
 # Iterators whose threads read ahead.

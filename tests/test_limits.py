@@ -13,7 +13,11 @@ FILE, FUNCTION = 400, 60  # lines
 # it need not wait for it.
 PLACES = {
     "flax": ("soraxla/models/",),
-    "grain": ("data_pipelines/loader.py", "data_pipelines/vae_windows.py"),
+    "grain": (
+        "data_pipelines/loader.py",
+        "data_pipelines/read_ahead.py",
+        "data_pipelines/vae_windows.py",
+    ),
     "tensorflow": (),
     "tensorflow_datasets": ("data_pipelines/",),
     "torch": (),

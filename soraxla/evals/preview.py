@@ -76,12 +76,17 @@ def _dit_sheet(context: EvaluationContext) -> Image.Image:
         text_encoder=encoder,
     )
     videos = dict(pipeline.generate_each(requests, SamplingConfig(steps=20)))
-    latents = everywhere(lambda: [dataset.read(i).latents for i in samples])
+    latents = everywhere(lambda: [_widened(dataset.read(i).latents) for i in samples])
     rows = []
     for i, request in enumerate(requests):
         real = pipeline.context(request).decode(latents[i], request.frames)
         rows.append(SheetRow(caption=request.prompt, clips=[videos[i], real]))
     return contact_sheet(rows, titles=["generated", "in the dataset"])
+
+
+def _widened(stored: np.ndarray) -> np.ndarray:
+    """Returns stored bfloat16 numbers in float32, as an encoder gives them."""
+    return stored.astype(np.float32)
 
 
 def shown_samples(dataset: Dataset) -> list[int]:
@@ -118,9 +123,9 @@ def _requests(
         )
         for row in rows
     ]
-    texts = [dataset.read(i).text for i in samples]
+    texts = [_widened(dataset.read(i).text) for i in samples]
     stored = {r.prompt: text for r, text in zip(requests, texts, strict=True)}
-    stored[""] = dataset.empty_text
+    stored[""] = _widened(dataset.empty_text)
     card = dataset.card
     return requests, _Stored(card["text_encoder"], card["text_width"], stored)
 

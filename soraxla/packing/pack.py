@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
@@ -68,7 +69,8 @@ def pack(rows: Sequence[Sequence[Segment]], config: PackConfig) -> PackedBatch:
     """Packs segments end to end into B rows of NumPy arrays, with padding at the end.
 
     Unused places hold 0 (False), unused shifts 1. Raises UserError when a row breaks
-    a budget, when a segment is empty, or when there is none at all.
+    a budget, when a segment is empty, or when there is none at all. Latents and text
+    are bfloat16 if those of all segments are, else float32.
     """
     segments = [segment for row in rows for segment in row]
     if not segments:
@@ -78,13 +80,13 @@ def pack(rows: Sequence[Sequence[Segment]], config: PackConfig) -> PackedBatch:
     widths = [0 if s.controls is None else s.controls.shape[1] for s in segments]
     b, s = len(rows), config.max_segments
     batch = PackedBatch(
-        latents=np.zeros((b, length, features), np.float32),
+        latents=np.zeros((b, length, features), _dtype([s.tokens for s in segments])),
         segment_ids=np.zeros((b, length), np.int32),
         token_index=np.zeros((b, length), np.int32),
         positions=np.zeros((b, length, 3), np.float32),
         condition_mask=np.zeros((b, length), np.bool_),
         controls=np.zeros((b, length, max(widths)), np.float32),
-        text=np.zeros((b, text_length, width), np.float32),
+        text=np.zeros((b, text_length, width), _dtype([s.text for s in segments])),
         text_segment_ids=np.zeros((b, text_length), np.int32),
         visit=np.zeros((b, s), np.uint32),
         shift=np.ones((b, s), np.float32),
@@ -93,6 +95,11 @@ def pack(rows: Sequence[Sequence[Segment]], config: PackConfig) -> PackedBatch:
         _check_row(place, row, config)
         _lay_row(PackedBatch(*(array[place] for array in batch)), row)
     return batch
+
+
+def _dtype(arrays: Sequence[np.ndarray]) -> np.dtype:
+    narrow = np.dtype(ml_dtypes.bfloat16)
+    return narrow if {x.dtype for x in arrays} == {narrow} else np.dtype(np.float32)
 
 
 def _check_row(place: int, row: Sequence[Segment], config: PackConfig) -> None:

@@ -287,12 +287,15 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
         mesh=mesh,
         rules=trained_rules(cfg.step.lora),
     )
-    return experiment.step_fn, (experiment.state, abstract_batch(cfg, mesh))
+    return experiment.step_fn, (
+        experiment.state,
+        abstract_batch(cfg, mesh, jnp.bfloat16),
+    )
 
 
 def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     """Returns the program of a sampler's step, as of `soraxla generate`'s defaults."""
-    model, batch = cfg.step.model, abstract_batch(cfg, mesh)
+    model, batch = cfg.step.model, abstract_batch(cfg, mesh, jnp.float32)
     abstract = jax.eval_shape(lambda: dit.init(jax.random.key(0), model))
     params = with_shardings(abstract, param_shardings(abstract, dit.RULES, mesh))
     times: Any = jax.ShapeDtypeStruct(
@@ -336,18 +339,22 @@ def decode_program(
     return lambda: jit(lambda params, z: decode(params, latents=z)), (params, z)
 
 
-def abstract_batch(cfg: DiTTrainingConfig, mesh: Mesh) -> PackedBatch:
-    """Returns the shapes of a whole batch, with shardings."""
+def abstract_batch(cfg: DiTTrainingConfig, mesh: Mesh, dtype: Any) -> PackedBatch:
+    """Returns the shapes of a whole batch, with shardings.
+
+    Args:
+        dtype: of latents and text; a loader's are bfloat16, a sampler's float32.
+    """
     model, pack = cfg.step.model, cfg.pack
     b, n, m, s = cfg.batch_rows, pack.row_length, pack.text_length, pack.max_segments
     shapes: dict[str, Any] = {
-        "latents": ((b, n, model.patch_dim), jnp.float32),
+        "latents": ((b, n, model.patch_dim), dtype),
         "segment_ids": ((b, n), jnp.int32),
         "token_index": ((b, n), jnp.int32),
         "positions": ((b, n, 3), jnp.float32),
         "condition_mask": ((b, n), jnp.bool_),
         "controls": ((b, n, model.controls.width), jnp.float32),
-        "text": ((b, m, model.text_width), jnp.float32),
+        "text": ((b, m, model.text_width), dtype),
         "text_segment_ids": ((b, m), jnp.int32),
         "visit": ((b, s), jnp.uint32),
         "shift": ((b, s), jnp.float32),

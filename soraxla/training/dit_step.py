@@ -152,16 +152,17 @@ def dit_error(
     process = cfg.process
     t_BS = jnp.minimum(t_BS, process.max_time)
     condition_t_BS = jnp.zeros_like(t_BS) if condition_t_BS is None else condition_t_BS
+    x0_BLP = jnp.asarray(batch.latents, jnp.float32)
     eps_BLP = _noise_of(batch, cfg, purpose)
     t_BL, condition_t_BL = (
         token_times(t, batch.segment_ids) for t in (t_BS, condition_t_BS)
     )
     t_BL = jnp.where(batch.condition_mask, condition_t_BL, t_BL)
-    x_BLP = process.corrupt(batch.latents, eps_BLP, t_BL)
+    x_BLP = process.corrupt(x0_BLP, eps_BLP, t_BL)
     pred_BLP = dit.apply(
         params, cfg.model, x_BLP, t_BS, batch, condition_t_BS, adapters=adapters
     )
-    target_BLP = process.target(batch.latents, eps_BLP, t_BL)
+    target_BLP = process.target(x0_BLP, eps_BLP, t_BL)
     return packed_mse(pred_BLP, target_BLP, batch, process.loss_weight(t_BL))
 
 
@@ -175,10 +176,11 @@ def forecast_error(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns the same two sums, for forecasts from frames at the condition time."""
     t_BL = token_times(condition_t_BS, batch.segment_ids)
+    x0_BLP = jnp.asarray(batch.latents, jnp.float32)
     eps_BLP = _noise_of(batch, cfg, Purpose.NOISE)
-    x_BLP = cfg.process.corrupt(batch.latents, eps_BLP, t_BL)
+    x_BLP = cfg.process.corrupt(x0_BLP, eps_BLP, t_BL)
     pred_BLP = dit.forecast(params, cfg.model, x_BLP, t_BL, batch)
-    return packed_mse(pred_BLP, batch.latents, batch)
+    return packed_mse(pred_BLP, x0_BLP, batch)
 
 
 def _noise_of(

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 
 import grain
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -63,7 +64,7 @@ def test_a_dataset_reads_back_what_was_written(dataset):
     for i, grid in enumerate(GRIDS):
         latents, text, *_ = dataset.read(i)
         assert latents.shape == (*grid, 4) and text.shape == (1 + i % 5, 8)
-        assert latents.dtype == text.dtype == np.float32
+        assert latents.dtype == text.dtype == ml_dtypes.bfloat16
     rng = np.random.default_rng(0)
     first_text, first = rng.normal(size=(1, 8)), rng.normal(size=(*GRIDS[0], 4))
     np.testing.assert_allclose(dataset.read(0)[0], first, rtol=2**-8)
