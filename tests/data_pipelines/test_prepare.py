@@ -17,6 +17,7 @@ from data_pipelines.prepare import prepare
 from soraxla.core.errors import UserError
 from soraxla.media.read import read_clip
 from soraxla.media.write import write_video
+from tests.marks import slow
 
 DOC = Path(__file__).parents[2] / "docs" / "dataset.md"
 
@@ -207,7 +208,6 @@ def test_a_killed_process_goes_on(media, tmp_path):
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_prepare as t
-from tests.marks import slow
 class Exit(BaseException):
     def __init__(self):
         os._exit(9)
