@@ -1,7 +1,8 @@
-"""A causal video VAE from nothing.
+"""A causal video VAE from nothing, or the decoder of any.
 
     soraxla train --config vae:xs-pictures --data MEDIA --workdir PICTURES
     soraxla train --config vae:xs --data MEDIA --workdir VAE --init PICTURES
+    soraxla train --config vae:decoder --data MEDIA --workdir DECODER --init VAE
 
 Sizes: `debug` (width 4, for tests), `xs-pictures` and then `xs` (width 16, 3.6 M
 parameters, fp32: what soraxla ships; see soraxla/assets/vae_small/README.md for its
@@ -10,21 +11,25 @@ and trains only the decoder: good in minutes where clips are simple), `worlds` (
 blocks of 4 frames and 4×4 pixels into channels first; 64 and 160 channels, 3.0 M
 parameters, fp32, for simulated clips of 64×64; principal components, with which it
 starts, give 24 to 27 dB), `wan` (width 96, 127 M parameters, Wan 2.1's, bf16; it needs
-an accelerator). Single frames teach the spatial half at a tenth of a clip's cost and
-noise. A fresh VAE treats a still clip as a picture, so the second run starts from the
-first one's weights.
+an accelerator), `decoder` (trains only the decoder of --init, whatever its widths).
+Single frames teach the spatial half at a tenth of a clip's cost and noise. A fresh VAE
+treats a still clip as a picture, so the second run starts from the first one's weights.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from data_pipelines.vae_windows import WindowConfig, WindowShape
-from soraxla.core.config import to_config_dict
+from soraxla.core.config import lock, to_config_dict
 from soraxla.core.errors import UserError
 from soraxla.models.vae.model import VAEConfig
 from soraxla.training.experiment import VAETrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import VAEStepConfig
+from soraxla.training.vae_losses.kl import KL
+from soraxla.training.vae_losses.losses import VAELosses
+from soraxla.training.vae_step import VAEStepConfig
 
 # (frames, height, width, batch, weight)
 SHAPES = {
@@ -38,6 +43,7 @@ SHAPES = {
     ],
     "linear": [(9, 48, 48, 4, 2.0), (17, 64, 64, 1, 1.0), (1, 64, 64, 6, 0.3)],
     "worlds": [(17, 64, 64, 5, 2.0), (9, 64, 64, 8, 1.0), (1, 64, 64, 24, 0.5)],
+    "decoder": [(1, 64, 64, 8, 1.0), (9, 64, 64, 2, 2.0), (17, 64, 64, 1, 1.0)],
     "wan": [(1, 256, 256, 16, 1.0), (17, 256, 256, 4, 2.0), (33, 192, 192, 4, 1.0)],
 }
 WIDTHS = {
@@ -46,6 +52,7 @@ WIDTHS = {
     "xs": 16,
     "linear": 16,
     "worlds": 32,
+    "decoder": 96,  # until the folder of --init is read
     "wan": 96,
 }
 STAGES = {
@@ -63,6 +70,7 @@ STEPS = {
     "xs": 1500,
     "linear": 900,
     "worlds": 8000,
+    "decoder": 2000,
     "wan": 200_000,
 }
 RATES = {
@@ -71,6 +79,7 @@ RATES = {
     "xs": 1e-4,
     "linear": 6e-4,
     "worlds": 2e-4,
+    "decoder": 1e-4,
     "wan": 1e-4,
 }
 KL_WEIGHTS = {"worlds": 1e-3}
@@ -97,7 +106,8 @@ def get_config(size: str = "xs") -> ConfigDict:
                 decay_steps=steps,
                 ema_decay=0.998,
             ),
-            kl_weight=KL_WEIGHTS.get(size, 1e-6),
+            train="decoder" if size == "decoder" else "all",
+            losses=VAELosses(kl=KL(weight=KL_WEIGHTS.get(size, 1e-6))),
         ),
         windows=WindowConfig(
             shapes=tuple(
@@ -111,4 +121,10 @@ def get_config(size: str = "xs") -> ConfigDict:
             evaluators={"preview": {"every": 1000}},
         ),
     )
-    return to_config_dict("vae", training)
+    config = to_config_dict("vae", training)
+    if size == "decoder":  # the folder of --init fixes the model
+        step: Any = config.step
+        with step.unlocked():
+            step.model = ConfigDict({})
+        lock(config, VAETrainingConfig)
+    return config

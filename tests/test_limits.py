@@ -25,8 +25,8 @@ PLACES = {
 # Packages that compute the same on any platform and any number of processes.
 PORTABLE = (
     *("soraxla/packing/", "soraxla/diffusion/", "soraxla/models/"),
-    *("soraxla/training/dit_step.py", "soraxla/training/steps.py"),
-    "soraxla/training/state.py",
+    *("soraxla/training/dit_step.py", "soraxla/training/vae_step.py"),
+    *("soraxla/training/state.py", "soraxla/training/vae_losses/"),
 )
 PLATFORM = {"default_backend", "process_count", "process_index", "platform"}
 

@@ -111,8 +111,9 @@ def trained_vae(folder: Path) -> LoadedModel:
         "extra": {"mean": moment, "square": moment},
     }
     state = restore_part(folder, part, REPLICATED)
-    mean, std = latent_statistics(state["extra"])
-    model = dataclasses.replace(model, latent_mean=mean, latent_std=std)
+    if step.get("train", "all") == "all":  # else they are those of the start
+        mean, std = latent_statistics(state["extra"])
+        model = dataclasses.replace(model, latent_mean=mean, latent_std=std)
     config = {"kind": "vae", "model": to_dict(model)}
     return LoadedModel(params=state["ema"], model=model, config=config)
 

@@ -23,7 +23,10 @@ CLASSES = "classes"
 NEW = "new"
 
 # Settings that were renamed: the dotted key in older training folders and the new one.
-RENAMED: dict[str, str] = {"loop.preview_every": "loop.evaluators.preview.every"}
+RENAMED: dict[str, str] = {
+    "loop.preview_every": "loop.evaluators.preview.every",
+    "step.kl_weight": "step.losses.kl.weight",
+}
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

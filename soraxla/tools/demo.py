@@ -38,8 +38,8 @@ from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import VAEStepConfig
 from soraxla.training.vae_experiment import vae_experiment
+from soraxla.training.vae_step import VAEStepConfig
 
 ENCODER = "hashed"
 # Sizes that no sample has: (caption of sample, width, height, frames).

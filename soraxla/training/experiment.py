@@ -14,7 +14,7 @@ from soraxla.parallel.mesh import (
 from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import VAEStepConfig
+from soraxla.training.vae_step import VAEStepConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,14 @@ class VAETrainingConfig:
     def __post_init__(self) -> None:
         _check_decay(self.step.optim, self.loop)
         check_evaluators(self.loop.evaluators, "vae")
+        for i, shape in enumerate(self.windows.shapes):
+            for name, least in self.step.least_sides().items():
+                if min(shape.height, shape.width) < least:
+                    raise UserError(
+                        f"windows.shapes[{i}] is {shape.width}x{shape.height} pixels, "
+                        f"but step.losses.{name} needs {least} on each side; enlarge "
+                        "the window or leave the loss out"
+                    )
 
 
 def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
+from data_pipelines import records
 from data_pipelines.dataset import Dataset, check_vae
-from soraxla.checkpoints.load import load_transformer
+from soraxla.checkpoints.load import load_transformer, load_vae
 from soraxla.checkpoints.model_folder import LoadedModel, sha256_of_folder
 from soraxla.core.config import build, to_dict
 from soraxla.core.errors import UserError
@@ -105,7 +106,8 @@ def check_start(start: Start, dataset: Dataset) -> None:
     """Raises UserError unless the dataset was made by the model's encoder and VAE.
 
     The kind of the encoder is compared, since its folder may be anywhere, and the
-    weights of the VAE if the transformer's folder holds one.
+    weights of the VAE if the transformer's folder holds one. Its decoder may be another
+    than that of the dataset's VAE.
     """
     expected, found = start.dit.config["text_encoder"], dataset.card["text_encoder"]
     if expected.partition(":")[0] != found.partition(":")[0]:
@@ -113,6 +115,16 @@ def check_start(start: Start, dataset: Dataset) -> None:
             f"{dataset.path}: was prepared with the text encoder {found!r}, but "
             f"{start.folder} reads {expected!r}; prepare it again with that one"
         )
-    vae = start.folder / "vae"
-    if vae.is_dir():
+    vae, made_by = start.folder / "vae", dataset.path / records.VAE
+    if vae.is_dir() and not (made_by.is_dir() and _same_latents(vae, made_by)):
         check_vae(dataset, sha256_of_folder(vae))
+
+
+def _same_latents(one: Path, other: Path) -> bool:
+    """Returns whether the VAEs of two folders encode all clips alike."""
+    if sha256_of_folder(one) == sha256_of_folder(other):
+        return True
+    a, b = load_vae(one), load_vae(other)
+    return a.model == b.model and (
+        sha256_of_tree(a.params["encoder"]) == sha256_of_tree(b.params["encoder"])
+    )

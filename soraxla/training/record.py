@@ -28,6 +28,7 @@ RESUME: dict[str, Literal["free", "change"]] = {
     "mesh": "free",
     "accumulate": "free",
     "step.model.remat": "free",
+    "step.losses.perceptual.file": "free",  # its weights are compared
     "windows.max_bad": "free",
     "step.optim.learning_rate": "change",
     "step.optim.muon_learning_rate": "change",
@@ -39,6 +40,7 @@ RESUME: dict[str, Literal["free", "change"]] = {
 # Parts of a record that follow from the settings, the data or the base model.
 _DERIVED = (
     *("kind", "schedule", "schedule_constants", "data", "init", "changes"),
+    "features",
     *("mean_row_weight", "text_encoder", "vae_sha256", *RECORDED),
 )
 
@@ -179,6 +181,13 @@ def _check(
         raise UserError(
             f"{path}: began {how}, not from this --init; name the model that it began "
             f"from, {again}"
+        )
+    one, other = found.get("features"), settings.get("features")
+    if one and other and one != other:
+        raise UserError(
+            f"{path}: used another VGG16 for step.losses.perceptual (SHA-256 "
+            f"{one[:12]}…, this one is {other[:12]}…); name that one in "
+            f"step.losses.perceptual.file, {again}"
         )
     stated = None if cls is None else {field.name for field in fields(cls)}
     one, other = (

@@ -37,7 +37,7 @@ from soraxla.training.summary import (
     summary,
     window_work,
 )
-from soraxla.training.vae_experiment import media_files, vae_experiment
+from soraxla.training.vae_experiment import media_files, vae_experiment, with_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +248,7 @@ def _open_vae(
     mesh = make_mesh(cfg.mesh) if mesh is None else mesh
     with jax.set_mesh(mesh):
         start = load_vae(init) if init else None
+        cfg = build(VAETrainingConfig, with_model(config, start))
         files = media_files(media)
         experiment = vae_experiment(cfg, media, start=start, mesh=mesh)
     if init:

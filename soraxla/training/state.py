@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, PyTree
 
 from soraxla.core.trees import moving_average
 from soraxla.core.types import Array
@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
     params: PyTree
     ema: PyTree
     opt: PyTree
-    extra: PyTree  # the VAE's latent moments
+    extra: PyTree  # the VAE's latent moments and discriminator
     skipped: Int[Array, ""]  # steps without a finite gradient, in all
     skipped_in_a_row: Int[Array, ""]
 
@@ -54,17 +54,20 @@ def update(
     extra: PyTree,
     settings: OptimConfig,
     weight: Float[Array, ""] | float = 1.0,
+    sound: Bool[Array, ""] | bool = True,
 ) -> tuple[TrainState, Metrics]:
     """Returns the next state, and metrics.
 
-    If loss or gradient is not finite, only step and counts change.
+    If loss or gradient is not finite, or the step not `sound`, only step and counts
+    change.
 
     Args:
         extra: replaces `state.extra`.
         weight: of this step among others; multiplies the clipped gradient.
+        sound: whether all else that the step computed is finite.
     """
     grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & sound
     updates, opt = optimizer(settings).update(
         grads, state.opt, state.params, weight=weight
     )

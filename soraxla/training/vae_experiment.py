@@ -3,16 +3,19 @@
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from data_pipelines.sources.files import media_below
 from data_pipelines.vae_windows import WindowDataset
 from soraxla.checkpoints.model_folder import LoadedModel
+from soraxla.checkpoints.vgg import load_vgg
 from soraxla.core.config import to_dict
 from soraxla.core.errors import UserError
 from soraxla.evals.evaluator import EvaluationContext
@@ -22,15 +25,22 @@ from soraxla.models.vae.model import VAEConfig
 from soraxla.models.vae.statistics import latent_statistics
 from soraxla.packing.schedule import SCHEDULE_VERSION
 from soraxla.parallel.mesh import (
+    REPLICATED,
     host_rows,
     make_mesh,
     put_rows,
+    put_tree,
 )
 from soraxla.training.experiment import VAETrainingConfig
 from soraxla.training.linear_start import components_start, linear_start
 from soraxla.training.loop import Experiment
 from soraxla.training.state import TrainState
-from soraxla.training.steps import vae_fine_tuned, vae_init, vae_step
+from soraxla.training.vae_step import (
+    VAEStepConfig,
+    vae_fine_tuned,
+    vae_init,
+    vae_step,
+)
 
 VIDEO_AXES = {"video": ("batch", None, None, None, None)}
 
@@ -50,8 +60,9 @@ def vae_experiment(
         mesh: the devices; None is `cfg.mesh` over all of them.
 
     Raises:
-        UserError: no media, none large enough, `start` has other widths, or the mesh
-            does not divide a batch.
+        UserError: no media, none large enough, `start` has other widths or is missing,
+            the mesh does not divide a batch, or the perceptual term's weights cannot be
+            read.
     """
     mesh = make_mesh(cfg.mesh) if mesh is None else mesh
     for i, shape in enumerate(cfg.windows.shapes):
@@ -61,6 +72,9 @@ def vae_experiment(
             f"the VAE to start from has widths {_widths(start.model)}, the "
             f"configuration {_widths(cfg.step.model)}; set step.model to the VAE's"
         )
+    if cfg.step.train == "decoder":
+        cfg = replace(cfg, step=_with_latents(cfg.step, start))
+    features = _features(cfg)
     batches = WindowDataset(media_files(media), cfg.windows, seed=cfg.step.seed)
     files = batches.files
     init = {} if start is None else {"init": {"sha256": sha256_of_tree(start.params)}}
@@ -75,6 +89,7 @@ def vae_experiment(
             "data": _identity(media, files),
             **to_dict(cfg),
             **init,
+            **({"features": sha256_of_tree(features)} if features else {}),
         },
         config=VAETrainingConfig,
         init=functools.partial(vae_fine_tuned, cfg=cfg.step, start=start.model)
@@ -86,24 +101,64 @@ def vae_experiment(
         batches=batches.for_host(functools.partial(host_rows, mesh=mesh)),
         unit="px",
         context=functools.partial(_vae_context, cfg=cfg, media=files, mesh=mesh),
+        frozen=(put_tree(features, REPLICATED, mesh),) if features else (),
         mesh=mesh,
         put=functools.partial(put_rows, axes=VIDEO_AXES, mesh=mesh),
     )
 
 
+def with_model(config: Mapping[str, Any], start: LoadedModel | None) -> dict[str, Any]:
+    """Returns a configuration with the settings of the model that it leaves out.
+
+    They are those of `start`. The statistics of latents are no settings.
+    """
+    if start is None:
+        return dict(config)
+    found = to_dict(start.model)
+    for name in ("latent_mean", "latent_std"):
+        found.pop(name)
+    step = config["step"]
+    return {**config, "step": {**step, "model": {**found, **step.get("model", {})}}}
+
+
+def _with_latents(step: VAEStepConfig, start: LoadedModel | None) -> VAEStepConfig:
+    """Returns the settings of a decoder's training with the statistics of its latents.
+
+    Raises:
+        UserError: there is no VAE whose encoder could stay.
+    """
+    if start is None:
+        raise UserError(
+            "step.train is 'decoder', which keeps the encoder of another VAE; name its "
+            "folder with --init"
+        )
+    mean, std = start.model.latent_mean, start.model.latent_std
+    return replace(step, model=replace(step.model, latent_mean=mean, latent_std=std))
+
+
+def _features(cfg: VAETrainingConfig) -> PyTree:
+    """Returns the frozen network of the perceptual term; None without it."""
+    if (term := cfg.step.losses.perceptual) is None:
+        return None
+    return load_vgg(None if term.file is None else Path(term.file))
+
+
 def _vae_context(
     state: TrainState,
-    *,
+    *_: PyTree,
     cfg: VAETrainingConfig,
     media: Sequence[Path],
     mesh: Mesh,
     step: int,
     workdir: Path,
 ) -> EvaluationContext:
-    mean, std = latent_statistics(state.extra)
+    model = cfg.step.model
+    if cfg.step.train == "all":
+        mean, std = latent_statistics(state.extra)
+        model = replace(model, latent_mean=mean, latent_std=std)
     return EvaluationContext(
         params=state.ema,
-        model=replace(cfg.step.model, latent_mean=mean, latent_std=std),
+        model=model,
         media=media,
         mesh=mesh,
         step=step,

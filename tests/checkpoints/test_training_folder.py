@@ -24,7 +24,7 @@ from soraxla.models.text.folder import settings as text_settings
 from soraxla.models.vae.model import VAEConfig
 from soraxla.training.dit_step import DiTStepConfig, dit_init
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import VAEStepConfig, vae_init
+from soraxla.training.vae_step import VAEStepConfig, vae_init
 from tests import tiny
 from tests.checkpoints.test_model_folder import assert_same, one_line, truncate
 from tests.training import toy

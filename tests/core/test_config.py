@@ -30,7 +30,7 @@ from soraxla.packing.pack import PackConfig
 from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import VAEStepConfig
+from soraxla.training.vae_step import VAEStepConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from soraxla.training.dit_experiment import dit_experiment
 from soraxla.training.dit_step import DiTStepConfig, dit_error
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
 from soraxla.training.loop import LoopConfig
-from soraxla.training.steps import VAEStepConfig
+from soraxla.training.vae_step import VAEStepConfig
 from tests import tiny
 from tests.data_pipelines.datasets import write_dataset
 

@@ -12,7 +12,7 @@ from soraxla.training.experiment import VAETrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig, schedule
 from soraxla.training.state import create, update
-from soraxla.training.steps import VAEStepConfig
+from soraxla.training.vae_step import VAEStepConfig
 from tests.tiny import quick
 
 SETTINGS = OptimConfig(learning_rate=0.1, warmup_steps=1, ema_decay=0.5)
@@ -23,9 +23,10 @@ GRADS = {"w": jnp.asarray([0.3, 0.1]), "b": jnp.asarray([-0.2])}
 compiled = quick(update, static_argnums=4)
 
 
-def step(state, *, loss=1.0, grads=GRADS, extra=None, settings=SETTINGS):
+def step(state, *, loss=1.0, grads=GRADS, extra=None, settings=SETTINGS, sound=True):
     extra = {"seen": jnp.ones(2)} if extra is None else extra
-    return compiled(state, jnp.float32(loss), grads, extra, settings)
+    loss, sound = jnp.float32(loss), jnp.bool_(sound)
+    return compiled(state, loss, grads, extra, settings, sound=sound)
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ BROKEN = {
     "gradient": {"grads": {**GRADS, "b": jnp.asarray([np.nan])}},
     "infinite gradient": {"grads": {**GRADS, "w": jnp.asarray([0.0, np.inf])}},
     "norm": {"grads": {**GRADS, "w": jnp.full(2, 3e38)}},  # its square overflows
+    "discriminator": {"sound": False},
 }
 
 

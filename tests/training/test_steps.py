@@ -12,18 +12,14 @@ from soraxla.core.types import LatentGrid
 from soraxla.diffusion.loss import packed_mse
 from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import Process, Purpose, noise, sample_keys, token_times
-from soraxla.models import vae
 from soraxla.models.dit.config import dit_config
-from soraxla.models.vae.model import VAEConfig
-from soraxla.models.vae.statistics import latent_statistics
 from soraxla.packing.bin_packing import Visit, balance, fewest_rows
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
 from soraxla.training.dit_step import DiTStepConfig, _sum_of_parts, dit_init, dit_step
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create
-from soraxla.training.steps import VAEStepConfig, vae_fine_tuned, vae_init, vae_step
-from tests.tiny import quick, random_like, vae_params
+from tests.tiny import quick, random_like
 
 FAST = OptimConfig(learning_rate=3e-3, warmup_steps=1)
 DIT = DiTStepConfig(
@@ -38,17 +34,6 @@ DIT = DiTStepConfig(
     ),
     optim=FAST,
     seed=3,
-)
-VAE = VAEStepConfig(
-    model=VAEConfig(
-        base_width=4,
-        latent_channels=3,
-        multipliers=(1,),
-        res_blocks=1,
-        temporal_down=(),
-        dtype="float32",
-    ),
-    optim=FAST,
 )
 SPEC = PackConfig(row_length=32, text_length=12, max_segments=4)
 
@@ -306,83 +291,3 @@ def test_a_forecast_is_learnt_from_the_frames_before_as_they_are():
         state, metrics = train(state, batch)
     # Of the first frames, 2 of 5, nothing tells.
     assert metrics["loss"] < 0.6 * total / weight
-
-
-# --- The autoencoder --------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def vae_state():
-    """Returns the state of `vae_init` without its program, which compiles slowly."""
-    params = vae_params(VAE.model)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vae, "init", lambda key, cfg: params)
-        return quick(lambda: vae_init(VAE))()
-
-
-@pytest.fixture(scope="module")
-def train_vae():
-    return guarded(functools.partial(vae_step, cfg=VAE))
-
-
-@pytest.fixture(scope="module")
-def windows():
-    """Smooth pictures that move, uint8."""
-    t, y, x = np.mgrid[0:5, 0:16, 0:16] / 16.0
-    waves = [np.sin(6.0 * (x + k * t)) * np.cos(5.0 * y * (k + 1)) for k in range(3)]
-    video = np.round(127.5 * (1.0 + np.stack(waves, axis=-1))).astype(np.uint8)
-    return {"video": np.stack([video, 255 - video])}
-
-
-@pytest.mark.slow
-def test_the_autoencoder_learns_a_batch(vae_state, train_vae, windows):
-    state, seen = vae_state, []
-    for _ in range(12):
-        state, metrics = train_vae(state, windows)
-        seen.append(metrics)
-    assert seen[-1]["l1"] < 0.8 * seen[0]["l1"]
-    assert seen[-1]["psnr"] > seen[0]["psnr"]
-    assert state.skipped == 0
-    assert set(metrics) >= {"loss", "l1", "kl", "psnr", "grad_norm"}
-    loss = metrics["l1"] + VAE.kl_weight * metrics["kl"]
-    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
-
-
-def test_posterior_noise_changes_with_the_step(vae_state, windows):
-    error = guarded(lambda s, b: vae_step(s, b, cfg=VAE)[1]["l1"])
-    later = vae_state._replace(step=jnp.asarray(1, jnp.int32))
-    one, same, other = (float(error(s, windows)) for s in (vae_state, vae_state, later))
-    assert one == same != other
-
-
-def test_a_fine_tuning_keeps_the_latent_statistics_it_starts_from(
-    vae_state, train_vae, windows
-):
-    """One step moves them by a hundredth of the way, not to those of its windows."""
-    fresh = train_vae(vae_state, windows)[0].extra["mean"]
-    mean, std = (5.0, -3.0, 1.0), (2.0, 1.0, 0.5)
-    start = replace(VAE.model, latent_mean=mean, latent_std=std)
-    state = quick(functools.partial(vae_fine_tuned, cfg=VAE, start=start))(
-        vae_state.params
-    )
-    np.testing.assert_allclose(latent_statistics(state.extra), (mean, std), rtol=1e-6)
-    after = train_vae(state, windows)[0].extra["mean"]
-    expected = 0.99 * np.asarray(mean) + 0.01 * np.asarray(fresh)
-    np.testing.assert_allclose(after, expected, rtol=1e-5)
-
-
-def test_latent_statistics_are_means_over_the_steps(vae_state, train_vae, windows):
-    """At first a plain mean over steps, of the moments over all positions."""
-    encode = quick(lambda p, v: vae.encode(p, VAE.model, v)[0])
-    video = windows["video"].astype(np.float32) / 127.5 - 1.0
-    state, moments = vae_state, []
-    for _ in range(3):
-        mean = np.asarray(encode(state.params, video), np.float64)
-        axes = (0, 1, 2, 3)
-        moments.append((mean.mean(axes), (mean**2).mean(axes)))
-        state, _ = train_vae(state, windows)
-    first, second = (np.mean(m, axis=0) for m in zip(*moments, strict=True))
-    mean, std = latent_statistics(state.extra)
-    np.testing.assert_allclose(mean, first, atol=1e-5)
-    np.testing.assert_allclose(std, np.sqrt(second - first**2), rtol=1e-3)
-    assert isinstance(mean, tuple) and all(type(x) is float for x in (*mean, *std))

@@ -12,7 +12,7 @@ from soraxla.models.vae.model import VAEConfig
 from soraxla.models.vae.statistics import latent_statistics
 from soraxla.training.linear_start import linear_start
 from soraxla.training.optim import OptimConfig
-from soraxla.training.steps import VAEStepConfig, vae_fine_tuned, vae_step
+from soraxla.training.vae_step import VAEStepConfig, vae_fine_tuned, vae_step
 from tests.marks import slow
 from tests.tiny import quick, random_like
 
