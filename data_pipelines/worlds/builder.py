@@ -12,6 +12,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -30,6 +32,7 @@ from data_pipelines.worlds import WORLDS, draw_size
 from data_pipelines.worlds.sizes import PICTURES
 from soraxla.core.errors import UserError
 from soraxla.files.atomic_file import atomic_file
+from soraxla.parallel.local_lock import busy, trying_lock
 
 # A world is drawn for each clip. `flat` has no first-person world; half of its clips
 # are of the world with the most words.
@@ -217,9 +220,31 @@ def build(
             f"{folder}: holds other clips ({_pairs(written)}) than requested "
             f"({_pairs(builder.requested)}); choose another --out, or remove the folder"
         )
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about downloads
-        builder.download_and_prepare()
+    if not folder.exists():
+        with _alone(folder), contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()  # TFDS prints about downloads
+    # Remains if a build was killed at its very end.
+    shutil.rmtree(_lock(folder), ignore_errors=True)
     return folder
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.running")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the lock of a dataset's folder, in which only one build may be at work."""
+    with trying_lock(_lock(folder)) as free:
+        if not free:
+            raise busy(folder)
+        # TFDS gives its temporary folders random names; a killed build leaves its own.
+        for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
+            shutil.rmtree(left)
+        try:
+            yield
+        finally:
+            shutil.rmtree(_lock(folder), ignore_errors=True)
 
 
 def _pairs(numbers: Any) -> str:
@@ -250,6 +275,18 @@ def _start(written: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Worlds that need JAX must not share an accelerator.
     os.environ["JAX_PLATFORMS"] = "cpu"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker at once if its parent is killed.
+
+    It would wait for work forever, or write the same file as the next build's worker.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write(shard: _Shard) -> None:

@@ -1,20 +1,15 @@
 """Locks that keep a folder to one run at a time."""
 
 import contextlib
-import errno
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from soraxla.core.errors import UserError
+from soraxla.parallel.local_lock import busy, trying_lock
 from soraxla.parallel.multihost import is_main
-
-_LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -31,7 +26,7 @@ def folder_lock(workdir: Path) -> Iterator[None]:
         free, failed = True, None
         if is_main():
             try:
-                free = _locked(stack.enter_context((workdir / _LOCK).open("w")))
+                free = stack.enter_context(trying_lock(workdir))
             except OSError as error:
                 free, failed = False, error
         if jax.process_count() > 1:
@@ -39,20 +34,5 @@ def folder_lock(workdir: Path) -> Iterator[None]:
         if failed is not None:
             raise failed
         if not free:
-            raise UserError(
-                f"{workdir}: another run is at work here; wait for its end, or choose "
-                "another folder"
-            )
+            raise busy(workdir)
         yield
-
-
-def _locked(file: IO[str]) -> bool:
-    """Returns whether this process locked the file, or its file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
-            raise
-    return True

@@ -26,8 +26,8 @@ class Checkpoints:
     """The checkpoints of one training folder; the newest `keep` are kept.
 
     A checkpoint that was being written when the process died is not listed: Orbax
-    gives it its final name when it is whole. Its checksums are written after that, with
-    the next one or at the end, and `restore` verifies them.
+    gives it its final name when it is whole. Its checksums are written right after
+    that, in the background, and `restore` verifies them.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
@@ -51,7 +51,6 @@ class Checkpoints:
         """Starts to write; returns before it is done."""
         if step == self.latest():
             return
-        self._write_checksums()  # of those before, which are whole by now
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -59,6 +58,7 @@ class Checkpoints:
                 plan=ocp.args.JsonSave(position),
             ),
         )
+        self._checksums.submit(self._write_checksums)
 
     def restore(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Returns the state and the schedule's position of the newest checkpoint.
@@ -87,22 +87,21 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for running writes."""
         self._manager.wait_until_finished()
-        self._write_checksums()
+        self._checksums.submit(self._write_checksums)
         self._checksums.shutdown()
         self._manager.close()
 
     def _write_checksums(self) -> None:
-        """Starts to write the checksums that whole checkpoints lack."""
+        """Waits for a running write; writes the checksums that checkpoints lack."""
         folder, place = self._workdir / CHECKPOINTS, self._workdir / CHECKSUMS
-        steps = self._manager.all_steps()
-
-        def write() -> None:
-            try:
-                for step in steps:
-                    write_checksums(folder / str(step), place)
-                if is_main():
-                    remove_stale(folder, place)
-            except OSError as error:  # a full disk; the checkpoint itself is whole
-                _LOG.warning("%s: no checksums (%s)", folder, error)
-
-        self._checksums.submit(write)
+        try:
+            self._manager.wait_until_finished()
+        except Exception:  # `save` and `close` raise it as well
+            return
+        try:
+            for step in self._manager.all_steps():
+                write_checksums(folder / str(step), place)
+            if is_main():
+                remove_stale(folder, place)
+        except OSError as error:  # a full disk; the checkpoint itself is whole
+            _LOG.warning("%s: no checksums (%s)", folder, error)

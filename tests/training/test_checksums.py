@@ -1,5 +1,8 @@
 """Checkpoints whose bytes have changed are refused, wherever the bit is."""
 
+import contextlib
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +42,16 @@ def test_whole_checkpoints_have_checksums_and_load(folder):
     state, position = restored(folder)
     assert position == {"step": 4}
     np.testing.assert_array_equal(state["a"], STATE["a"])
+
+
+def test_a_checkpoint_does_not_wait_for_the_next_to_have_checksums(tmp_path):
+    """A killed training's newest checkpoint is verified as well."""
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, STATE, {"step": 1})
+        deadline = time.monotonic() + 10
+        while not (tmp_path / CHECKSUMS / "1.0.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_a_flipped_bit_is_found_wherever_it_is(folder, capsys):

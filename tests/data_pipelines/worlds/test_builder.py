@@ -4,13 +4,18 @@ import io
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_pipelines.sources.files import fingerprint, open_source
 from data_pipelines.worlds import WORLDS, builder, draw_size
+from soraxla.core.errors import UserError
+from soraxla.parallel.local_lock import trying_lock
 
+ROOT = Path(__file__).parents[3]
 CLIPS, SHARD = 6, 2
 
 
@@ -153,6 +158,52 @@ def test_what_was_interrupted_goes_on_with_the_same_bytes(
     assert len(kept) == 2
     assert all((folder / name).stat().st_ino == kept[name] for name in kept)
     assert contents(folder) == contents(stored / "soraxla_worlds/marks/1.0.0")
+
+
+def test_what_a_killed_build_leaves_is_cleared_and_another_build_waits(
+    stored, tmp_path
+):
+    config = tmp_path / "soraxla_worlds/marks"
+    (config / "incomplete.ABCDEF_1.0.0").mkdir(parents=True)
+    with trying_lock(config / ".1.0.0.running") as free:
+        assert free
+        with pytest.raises(UserError, match=r"1\.0\.0: another run is at work here"):
+            build(tmp_path)
+    folder = build(tmp_path)
+    assert contents(folder) == contents(stored / "soraxla_worlds/marks/1.0.0")
+    assert [path.name for path in config.iterdir()] == ["1.0.0"]
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    """They would write the files that the next build's workers write."""
+    words = ("worlds", "--world", "marks", "--clips", "9000", "--workers", "2")
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "soraxla.cli.main", *words, "--out", str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not any(tmp_path.rglob(".*.array_record*.tmp")):
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
+    assert len(children.split()) >= 2
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(alive(int(child)) for child in children.split()):
+        assert time.monotonic() < deadline, children
+        time.sleep(0.05)
+
+
+def alive(process):
+    """Returns whether a process runs; one that has ended may wait for its parent."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 def test_a_finished_dataset_is_left_alone_and_another_is_refused(stored, monkeypatch):
