@@ -112,7 +112,7 @@ def traced_once():
 @pytest.fixture
 def lossless(monkeypatch):
     """Gives task contexts the VAE of `tests.lossless`."""
-    from tests.lossless import decode, encode
+    from tests.lossless import decode_stream, encode
 
     monkeypatch.setattr("soraxla.generation.context.encode_clip", encode)
-    monkeypatch.setattr("soraxla.generation.context.decode_clip", decode)
+    monkeypatch.setattr("soraxla.generation.context.decode_stream", decode_stream)

@@ -20,6 +20,7 @@ OTHER = np.random.default_rng(1).integers(0, 256, TRUTH.shape, np.uint8)
 
 def encode(params, cfg, video):
     """Frames 1 + 4k to latents (k + 1, h / 8, w / 8, 4·8·8·3)."""
+    video = np.asarray(video)
     video = np.concatenate([np.zeros_like(video[:1]).repeat(3, axis=0), video])
     t, h, w, _ = video.shape
     cut = video.reshape(t // 4, 4, h // 8, 8, w // 8, 8, 3)
@@ -31,6 +32,10 @@ def decode(params, cfg, latents):
     t, h, w, _ = latents.shape
     cut = latents.reshape(t, h, w, 4, 8, 8, 3).transpose(0, 3, 1, 4, 2, 5, 6)
     return cut.reshape(4 * t, 8 * h, 8 * w, 3)[3:].astype(np.uint8)
+
+
+def decode_stream(params, cfg, latents):
+    yield decode(params, cfg, latents)
 
 
 def context_of(task, frames, limit=None, **changes):
@@ -49,7 +54,7 @@ def drive(job, sample):
             asked.append(clip)
             clip = steps.send(sample(clip))
     except StopIteration as done:
-        return done.value, asked
+        return np.asarray(done.value), asked
 
 
 def oracle(*pieces):

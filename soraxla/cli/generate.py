@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
         for text in unlike_training(pipeline.usage, requests):
             media.note(text)
         bar = _Bar()
-        videos = pipeline.generate_each(requests, settings, bar.show)
+        videos = pipeline.generate_lazily(requests, settings, bar.show)
         _note_defaults(args, defaults, taken)
         with contextlib.closing(bar):
             for place, video in videos:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from soraxla.generation.request import Request
     from soraxla.generation.task_inputs import Task
+    from soraxla.media.lazy_video import LazyVideo
 
 # Options that need another one.
 _BESIDE = {
@@ -21,8 +22,6 @@ _BESIDE = {
     "canvas": ("inpaint",),
     "invert": ("mask",),
 }
-
-_CLIP_BYTES = 8 << 30  # of an input clip's pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -244,21 +243,11 @@ def _check_together(args: argparse.Namespace) -> None:
         raise UserError("--canvas sets the size: leave --size out")
 
 
-def _clip(path: Path) -> "np.ndarray":
-    from soraxla.media.read import probe, read_clip
+def _clip(path: Path) -> "LazyVideo":
+    from soraxla.generation.request import MAX_FRAMES
+    from soraxla.media.read import lazy_clip
 
-    info = probe(path)
-    most = max(1, _CLIP_BYTES // (info.height * info.width * 3))
-    count, stated = info.frames or 0, f"{info.frames:,}" if info.frames else ""
-    if count <= most:  # decoded no further than it may be long
-        clip = read_clip(path, most + 1)
-        if len(clip) <= most:
-            return clip
-    raise UserError(
-        f"{path}: has {stated or f'more than {most:,}'} frames of {info.width}x"
-        f"{info.height}, of which {most:,} fit into {_CLIP_BYTES >> 30} GiB; cut it or "
-        "scale it down"
-    )
+    return lazy_clip(path, MAX_FRAMES)
 
 
 def _picture(path: Path) -> "np.ndarray":

@@ -226,9 +226,11 @@ def _generator(pipeline: "Pipeline", plan: _Plan) -> "Generate":
 
 
 def _autoencoder(pipeline: "Pipeline", plan: _Plan) -> "Autoencode":
+    import numpy as np
+
     def autoencode(ask: "Ask", video: "np.ndarray") -> "np.ndarray":
         context = pipeline.context(request_of(ask, plan.windows))
-        return context.decode(context.encode(video), len(video))
+        return np.asarray(context.decode(context.encode(video), len(video)))
 
     return autoencode
 

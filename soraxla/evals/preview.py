@@ -80,7 +80,8 @@ def _dit_sheet(context: EvaluationContext) -> Image.Image:
     rows = []
     for i, request in enumerate(requests):
         real = pipeline.context(request).decode(latents[i], request.frames)
-        rows.append(SheetRow(caption=request.prompt, clips=[videos[i], real]))
+        clips = [videos[i], np.asarray(real)]
+        rows.append(SheetRow(caption=request.prompt, clips=clips))
     return contact_sheet(rows, titles=["generated", "in the dataset"])
 
 

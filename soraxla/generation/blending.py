@@ -1,7 +1,7 @@
 """Blending of input frames: brought to size, and faded into the generated frames."""
 
-import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -10,6 +10,7 @@ from scipy.ndimage import uniform_filter
 
 from soraxla.core.errors import UserError
 from soraxla.core.types import Array
+from soraxla.media.lazy_video import Frame, LazyVideo, Video, lazy
 
 FADE = 4  # generated frames over which the difference at a join fades
 RIM = 8  # generated pixels over which the difference fades around a hole
@@ -55,6 +56,18 @@ def fit(
     return out
 
 
+def fitted(video: Video, width: int, height: int, how: str) -> LazyVideo:
+    """Returns the video with every frame brought to a size by `fit`, when it is read.
+
+    Errors of `fit` appear when the frames are read.
+    """
+    if video.shape[1:3] == (height, width):
+        return lazy(video)
+    return lazy(video).each(
+        lambda frame: fit(frame[None], width, height, how)[0], height, width
+    )
+
+
 def _centre(video: np.ndarray, height: int, width: int) -> np.ndarray:
     top, left = (video.shape[1] - height) // 2, (video.shape[2] - width) // 2
     return video[:, top : top + height, left : left + width]
@@ -79,74 +92,124 @@ def whole_patches(
     return np.repeat(np.repeat(patches, side[0], axis=0), side[1], axis=1)
 
 
-def cross_fade(
-    before: UInt8[np.ndarray, "t h w 3"], after: UInt8[np.ndarray, "t h w 3"]
-) -> UInt8[np.ndarray, "t h w 3"]:
-    """Fades the first clip into the second, slowly at both ends (6w⁵ − 15w⁴ + 10w³)."""
-    w = np.arange(1, len(before) + 1) / (len(before) + 1)
+def cross_fade(before: Video, after: Video) -> LazyVideo:
+    """Fades the first clip into the second, slowly at both ends (6w⁵ − 15w⁴ + 10w³).
+
+    Both have one length and size.
+    """
+    one, other = lazy(before), lazy(after)
+    w = np.arange(1, len(one) + 1) / (len(one) + 1)
     w = w**3 * (6 * w**2 - 15 * w + 10)
-    pairs = zip(w, before, after, strict=True)
-    return np.stack([_to_uint8((1 - x) * one + x * other) for x, one, other in pairs])
+
+    def read(start: int, stop: int) -> Iterator[Frame]:
+        frames = one.read(start, stop), other.read(start, stop)
+        for x, a, b in zip(w[start:stop], *frames, strict=True):
+            mixed = (1 - x) * a
+            mixed += x * b
+            yield _to_uint8(mixed)
+
+    return LazyVideo(one.shape, read)
 
 
 def with_frames(
-    video: UInt8[np.ndarray, "t h w 3"],
-    inputs: Mapping[int, UInt8[np.ndarray, "h w 3"]],
-) -> UInt8[np.ndarray, "t h w 3"]:
-    """Returns the video with the input frames in place of the VAE's versions of them.
+    video: Video, start: int, stop: int, before: Video, after: Video
+) -> LazyVideo:
+    """Returns the frames start…stop of a video, faded into the input frames beside.
 
-    The difference between the two is carried over to the next `FADE` frames on both
-    sides, fading; between two input frames both are mixed. Where nothing moves, so is
-    the step to the first new frame: still regions do not jump.
+    The video's frames before `start` and from `stop` on are the VAE's versions of input
+    frames: `before` is the last one of the former, `after` the first one of the latter,
+    each of one frame, or of none if there is none. The difference between the two
+    versions is carried over to the next `FADE` frames, fading; between two input frames
+    both are mixed. Where nothing moves, so is the step to the first new frame: still
+    regions do not jump.
     """
-    out = video.copy()
-    carried = functools.cache(functools.partial(_carried_difference, video, inputs))
-    for f, frame in enumerate(video):
-        if f in inputs:
-            out[f] = inputs[f]
-            continue
-        sides = (max, (g for g in inputs if g < f)), (min, (g for g in inputs if g > f))
-        nearest = [g for pick, frames in sides if (g := pick(frames, default=-1)) >= 0]
-        weights = {g: 1 - abs(f - g) / (FADE + 1) for g in nearest}
-        weights = {g: weight for g, weight in weights.items() if weight > 0}
-        if weights:
-            total = max(1.0, sum(weights.values()))
-            parts = [
-                w / total * carried(g, 1 if g < f else -1) for g, w in weights.items()
-            ]
-            out[f] = _to_uint8(frame + np.sum(parts, axis=0))
-    return out
+    source = lazy(video)
+    sides = ((start - 1, 1, before), (stop, -1, after))
+    joins = {join: (side, frame) for join, side, frame in sides if len(frame)}
+
+    def read(first: int, last: int) -> Iterator[Frame]:
+        first, last = start + first, start + last
+        # A difference depends on the frames up to two from its join.
+        near = [join for join in joins if first - FADE <= join < last + FADE]
+        begin = max(min([first, *(join - 2 for join in near)]), 0)
+        end = min(max([last, *(join + 3 for join in near)]), len(source))
+        held = _Held(source.read(begin, end), begin)
+        carried: dict[int, Float[np.ndarray, "h w 3"]] = {}
+        for f in range(first, last):
+            weights = {join: 1 - abs(f - join) / (FADE + 1) for join in joins}
+            weights = {join: weight for join, weight in weights.items() if weight > 0}
+            carried = {join: carried[join] for join in weights if join in carried}
+            for join in weights.keys() - carried.keys():
+                side, frame = joins[join]
+                beside, new = [], join + side
+                if 0 <= join - side < len(source):
+                    beside.append((join - side, join))
+                if start <= new + side < stop:
+                    beside.append((new, new + side))
+                [shown] = frame
+                carried[join] = _carried_difference(held, join, new, beside, shown)
+            out = held[f]
+            if weights:
+                total = max(1.0, sum(weights.values()))
+                parts = (w / total * carried[join] for join, w in weights.items())
+                faded = next(parts)
+                for part in parts:
+                    faded += part
+                faded += out
+                out = _to_uint8(faded)
+            yield out
+            held.forget(f)
+
+    return LazyVideo((stop - start, *source.shape[1:]), read)
+
+
+class _Held:
+    """The frames of a stream by their index; it can forget the earlier ones."""
+
+    def __init__(self, frames: Iterator[Frame], first: int):
+        self._frames, self._next = frames, first
+        self._held: dict[int, Frame] = {}
+
+    def __getitem__(self, index: int) -> Frame:
+        while self._next <= index:
+            self._held[self._next] = next(self._frames)
+            self._next += 1
+        return self._held[index]
+
+    def forget(self, before: int) -> None:
+        """Forgets the frames before an index."""
+        for index in [i for i in self._held if i < before]:
+            del self._held[index]
 
 
 def _carried_difference(
-    video: UInt8[np.ndarray, "t h w 3"],
-    inputs: Mapping[int, UInt8[np.ndarray, "h w 3"]],
-    join: int,
-    side: int,
+    video: _Held, join: int, new: int, beside: list[tuple[int, int]], frame: Frame
 ) -> Float[np.ndarray, "h w 3"]:
     """Returns the difference that new frames beside the frame `join` inherit.
 
-    `side` is 1 for frames after it, -1 before. A small step, or one between frames at
-    rest, is an error of the VAE or the model, not motion.
+    `new` is the new frame next to it, `beside` the steps next to the one between these
+    two, and `frame` the input frame. A small step, or one between frames at rest, is an
+    error of the VAE or the model, not motion.
     """
 
-    def step(a: int, b: int) -> Float[np.ndarray, "h w 3"]:
-        return video[a].astype(np.float32) - video[b]
-
     def moved(a: int, b: int) -> Float[np.ndarray, "h w"]:
-        return uniform_filter(np.abs(step(a, b)).mean(-1), 5, mode="nearest")
+        step = _difference(video[a], video[b])
+        return uniform_filter(np.abs(step, out=step).mean(-1), 5, mode="nearest")
 
-    new = join + side
     still = _up_to(SLIGHT, moved(join, new))
-    beside = [(join - side, join)] if join - side in inputs else []
-    after = new + side
-    if 0 <= after < len(video) and after not in inputs:
-        beside.append((new, after))
     if beside:
         most = np.max([moved(a, b) for a, b in beside], axis=0)
         still = np.maximum(still, _up_to(AT_REST, most))
-    difference = inputs[join].astype(np.float32) - video[join]
-    return difference + still[:, :, None] * step(join, new)
+    carried = _difference(video[join], video[new])
+    carried *= still[:, :, None]
+    carried += _difference(frame, video[join])
+    return carried
+
+
+def _difference(a: Frame, b: Frame) -> Float[np.ndarray, "h w 3"]:
+    difference = a.astype(np.float32)
+    difference -= b
+    return difference
 
 
 def _up_to(limit: float, x: Array) -> Array:
@@ -155,52 +218,83 @@ def _up_to(limit: float, x: Array) -> Array:
 
 
 def with_surroundings(
-    video: UInt8[np.ndarray, "t h w 3"],
-    inputs: UInt8[np.ndarray, "t h w 3"],
-    hole: Bool[np.ndarray, "h w"],
-) -> UInt8[np.ndarray, "t h w 3"]:
+    video: Video, inputs: Video, hole: Bool[np.ndarray, "h w"]
+) -> LazyVideo:
     """Returns the video with the input frames around a hole.
 
     The difference along the rim is carried into the hole, ring by ring as the mean of
     its neighbours, and fades over `RIM` pixels.
     """
-    out = np.where(hole[None, :, :, None], video, inputs)
-    difference = (inputs.astype(np.float32) - video) * ~hole[None, :, :, None]
-    reached = ~hole
-    for ring in range(1, RIM + 1):
-        count = _neighbours(reached[None, :, :, None].astype(np.float32))
-        new = hole & ~reached & (count[0, :, :, 0] > 0)
-        carried = _neighbours(difference)[:, new] / count[:, new]
-        difference[:, new] = carried
-        faded = video[:, new] + (1 - ring / (RIM + 1)) * carried
-        out[:, new] = _to_uint8(faded)
-        reached = reached | new
+    made, outside = lazy(video), lazy(inputs)
+    rings = _rings(hole)
+
+    def read(start: int, stop: int) -> Iterator[Frame]:
+        frames = made.read(start, stop), outside.read(start, stop)
+        for frame, around in zip(*frames, strict=True):
+            yield _surrounded(frame, around, hole, rings)
+
+    return LazyVideo(made.shape, read)
+
+
+def _surrounded(
+    frame: Frame,
+    around: Frame,
+    hole: Bool[np.ndarray, "h w"],
+    rings: list[tuple[np.ndarray, np.ndarray]],
+) -> Frame:
+    """Returns a frame with the input frame around the hole; see `with_surroundings`."""
+    out = np.where(hole[:, :, None], frame, around)
+    difference = (around.astype(np.float32) - frame) * ~hole[:, :, None]
+    for ring, (new, count) in enumerate(rings, start=1):
+        carried = _neighbours(difference)[new] / count
+        difference[new] = carried
+        out[new] = _to_uint8(frame[new] + (1 - ring / (RIM + 1)) * carried)
     return out
 
 
-def _neighbours(x: Float[np.ndarray, "t h w c"]) -> Float[np.ndarray, "t h w c"]:
+def _rings(hole: Bool[np.ndarray, "h w"]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the rings of a hole's rim, from outside.
+
+    A ring is a mask, bool (h, w), and for each of its pixels, (n, 1), the number of
+    neighbours outside of it.
+    """
+    rings, reached = [], ~hole
+    for _ in range(RIM):
+        count = _neighbours(reached[:, :, None].astype(np.float32))
+        new = hole & ~reached & (count[:, :, 0] > 0)
+        rings.append((new, count[new]))
+        reached = reached | new
+    return rings
+
+
+def _neighbours(x: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
     """Returns sums over 3 x 3 pixels."""
-    for axis in (1, 2):
-        pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+    for axis in (0, 1):
+        pad = [(1, 1) if i == axis else (0, 0) for i in range(3)]
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad), 3, axis)
         x = windows.sum(axis=-1)
     return x
 
 
-def _to_uint8(x: Float[Array, "*n"]) -> UInt8[np.ndarray, "*n"]:
-    return np.round(x).clip(0, 255).astype(np.uint8)
+def _to_uint8(x: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n"]:
+    """Returns pixels, rounded; `x` is overwritten."""
+    return np.round(x, out=x).clip(0, 255, out=x).astype(np.uint8)
 
 
-def frame_errors(video: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, " t-1"]:
+def frame_errors(frames: Iterable[Frame]) -> Float[np.ndarray, " _"]:
     """Returns the mean |difference|, of 255, of each frame from the previous one."""
-    frames = video.astype(np.float32)
-    return np.abs(frames[1:] - frames[:-1]).mean((1, 2, 3))
+    pairs = itertools.pairwise(frames)
+    return np.array([_error(a, b) for a, b in pairs], np.float32)
 
 
-def join_ratio(
-    video: UInt8[np.ndarray, "t h w 3"], joins: Sequence[int], *, closed: bool = False
-) -> float:
+def _error(a: Frame, b: Frame) -> float:
+    return float(np.abs(_difference(b, a)).mean())
+
+
+def join_ratio(video: Video, joins: Sequence[int], *, closed: bool = False) -> float:
     """Returns the largest step at a join over the median step of the other frames.
+
+    The frames are read once.
 
     Args:
         joins: the first frame after each join.
@@ -210,25 +304,24 @@ def join_ratio(
     Raises:
         UserError: no frame precedes a join.
     """
-    ring = np.concatenate([video[-1:], video]) if closed else video
-    errors, first = frame_errors(ring), 0 if closed else 1
+    first = 0 if closed else 1
     places = np.array(sorted(set(joins)), int) - first
-    if not len(places) or places[0] < 0 or places[-1] >= len(errors):
+    if not len(places) or places[0] < 0 or places[-1] >= len(video) - first:
         raise UserError(
             f"joins {sorted(set(joins))} in a clip of {len(video)} frames: expected "
             f"{first} to {len(video) - 1}"
         )
+    ends: list[Frame] = []
+
+    def watched() -> Iterator[Frame]:
+        for frame in video:
+            ends[:] = [*ends[:1], frame]
+            yield frame
+
+    errors = frame_errors(watched())
+    if closed:
+        errors = np.concatenate([[_error(ends[-1], ends[0])], errors])
     # In a still clip, a step of half a grey value is invisible.
     others = np.delete(errors, places)
     median = np.median(others) if len(others) else 0.0
     return float(errors[places].max() / max(median, 0.5))
-
-
-def best_take(takes: Mapping[int, np.ndarray], places: list[int]) -> np.ndarray:
-    """Returns the take with the least visible joins; of equals, the first."""
-    if len(takes) == 1:
-        return takes[0]
-    closed = 0 in places  # only in a loop does the first frame follow a join
-    return takes[
-        min(sorted(takes), key=lambda i: join_ratio(takes[i], places, closed=closed))
-    ]

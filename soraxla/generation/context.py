@@ -1,19 +1,21 @@
 """A request in the units of its models: latents, patches and windows."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.core.errors import UserError
 from soraxla.generation.condition_latents import Steering, window_ends
 from soraxla.generation.request import Request
-from soraxla.generation.vae_streaming import decode_clip, encode_clip
+from soraxla.generation.vae_streaming import decode_stream, encode_clip
+from soraxla.media.lazy_video import Frame, FrameStore, LazyVideo, Video
 from soraxla.packing.patchify import Patch
 
-Video = UInt8[np.ndarray, "_ _ _ 3"]
 Latents = Float[np.ndarray, "_ _ _ z"]
 
 
@@ -27,13 +29,18 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """A request, and the VAE between its pixels and the latents of patches."""
+    """A request, and the VAE between its pixels and the latents of patches.
+
+    Attributes:
+        store: the condition frames beside generated ones; requests may share it.
+    """
 
     request: Request
     vae: LoadedModel
     patch: Patch
     limit: int | None  # latent frames the model was trained with at most
     trained_tasks: tuple[str, ...] | None = None  # None if that is not known
+    store: FrameStore = field(default_factory=FrameStore)
 
     @property
     def fps(self) -> float:
@@ -78,7 +85,7 @@ class TaskContext:
     def encode(self, video: Video) -> Latents:
         """Returns latents of frames that are padded to whole patches and latents.
 
-        Edges are repeated.
+        Edges are repeated. The frames are read once.
         """
         cfg, (rows, columns) = self.vae.model, self.cell
         below, right = -video.shape[1] % rows, -video.shape[2] % columns
@@ -86,14 +93,37 @@ class TaskContext:
             sides = video.shape[1] + below, video.shape[2] + right
             grid = (side // cfg.spatial for side in sides)
             return np.zeros((0, *grid, cfg.latent_channels), np.float32)
-        missing = self.frames(self.latents(len(video))) - len(video)
-        padding = ((0, missing), (0, below), (0, right), (0, 0))
-        return encode_clip(self.vae.params, cfg, np.pad(video, padding, mode="edge"))
+        count = self.frames(self.latents(len(video)))
+        padding = ((0, below), (0, right), (0, 0))
 
-    def decode(self, latents: Latents, frames: int) -> Video:
-        """Returns the first frames, cut to the request's size."""
-        video = decode_clip(self.vae.params, self.vae.model, latents)
-        return video[:frames, : self.request.height, : self.request.width]
+        def padded() -> Iterator[Frame]:
+            frame = None
+            for frame in video:
+                frame = np.pad(frame, padding, mode="edge")
+                yield frame
+            assert frame is not None
+            yield from [frame] * (count - len(video))
+
+        shape = (count, video.shape[1] + below, video.shape[2] + right, 3)
+        whole = LazyVideo(shape, lambda start, stop: islice(padded(), start, stop))
+        return encode_clip(self.vae.params, cfg, whole)
+
+    def decode(self, latents: Latents, frames: int) -> LazyVideo:
+        """Returns the first frames, cut to the request's size.
+
+        They are decoded whenever they are read, on the mesh that is then set.
+        """
+        height, width = self.request.height, self.request.width
+
+        def decoded() -> Iterator[Frame]:
+            for part in decode_stream(self.vae.params, self.vae.model, latents):
+                for frame in part:
+                    yield frame[:height, :width]
+
+        return LazyVideo(
+            (frames, height, width, 3),
+            lambda start, stop: islice(decoded(), start, stop),
+        )
 
     def steering(self, first: int, frames: int) -> Steering | None:
         """Returns actions and camera of frames from `first` on, in whole latents.

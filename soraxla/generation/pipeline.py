@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from soraxla.core.errors import UserError
 from soraxla.diffusion.process import Process
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.generation.batching import Layout, Rows, pack_clips, unpack_clips
-from soraxla.generation.blending import best_take
+from soraxla.generation.blending import join_ratio
 from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
 from soraxla.generation.defaults import ModelDefaults, find_folder, model_defaults
@@ -31,6 +32,7 @@ from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.sampling import sampler
 from soraxla.generation.tasks import clip_count, joins, sampling, spans
 from soraxla.generation.video import Video
+from soraxla.media.lazy_video import Frame, FrameStore, LazyVideo
 from soraxla.models.text import TextEncoder, load_text_encoder
 
 _TAKE = 2**24  # between the visits of one take and those of the next
@@ -134,6 +136,24 @@ class Pipeline:
         Raises:
             UserError: several takes of a task without joins.
         """
+        videos = self.generate_lazily(requests, settings, show)
+        return ((place, np.asarray(video)) for place, video in videos)
+
+    def generate_lazily(
+        self,
+        requests: Sequence[Request],
+        settings: SamplingConfig,
+        show: Callable[[Progress], None] = lambda _: None,
+    ) -> Iterator[tuple[int, LazyVideo]]:
+        """Yields (index in `requests`, video) as `generate_each` does, in latents.
+
+        A video is decoded and blended frame by frame while it is read, on the mesh that
+        is then set, so that a long one needs no more memory than a short one. Each time
+        that it is read, it is decoded again.
+
+        Raises:
+            UserError: several takes of a task without joins.
+        """
         places = [self.joins(request) for request in requests]
         if settings.takes > 1 and not all(places):
             raise UserError(
@@ -148,9 +168,13 @@ class Pipeline:
         settings: SamplingConfig,
         places: Sequence[list[int]],
         progress: Progress,
-    ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
-        """Yields the best take of each request, once all are done."""
-        done_takes = [{} for _ in requests]
+    ) -> Iterator[tuple[int, LazyVideo]]:
+        """Yields the best take of each request, once all are done.
+
+        A take is decoded to measure its joins, and held as latents.
+        """
+        best: dict[int, tuple[float, int, LazyVideo]] = {}
+        done = Counter()
         takes = {
             _TAKE * take + place: request
             for take in range(settings.takes)
@@ -158,24 +182,31 @@ class Pipeline:
         }
         for i, video in self._takes(takes, settings, progress):
             take, place = divmod(i, _TAKE)
-            done_takes[place][take] = video
-            if len(done_takes[place]) == settings.takes:
-                yield place, best_take(done_takes[place], places[place])
-                done_takes[place].clear()
+            ratio, joins = 0.0, places[place]
+            if settings.takes > 1:
+                ratio = join_ratio(video, joins, closed=0 in joins)
+            found = ratio, take, video
+            best[place] = min(best.get(place, found), found, key=lambda x: x[:2])
+            done[place] += 1
+            if done[place] == settings.takes:
+                yield place, best.pop(place)[2]
 
     def _takes(
         self,
         requests: Mapping[int, Request],
         settings: SamplingConfig,
         progress: Progress,
-    ) -> Iterator[tuple[int, UInt8[np.ndarray, "t h w 3"]]]:
+    ) -> Iterator[tuple[int, LazyVideo]]:
         prompts = self.text_encoder([r.prompt for r in requests.values()])
         texts = dict(zip(requests, prompts, strict=True))
         numbers = {
             i: i if r.noise is None else i // _TAKE * _TAKE + r.noise
             for i, r in requests.items()
         }
-        contexts = {i: self.context(r) for i, r in requests.items()}
+        store = FrameStore()
+        contexts = {
+            i: replace(self.context(r), store=store) for i, r in requests.items()
+        }
         progress.expect(settings.steps * sum(map(clip_count, contexts.values())))
         running = {i: sampling(context) for i, context in contexts.items()}
         clips, turn = {i: next(steps) for i, steps in running.items()}, 0
@@ -189,7 +220,7 @@ class Pipeline:
                     with progress.during("decoding"):
                         following[i] = running[i].send(latents)
                 except StopIteration as stop:
-                    yield i, stop.value
+                    yield i, _watched(stop.value, progress)
             clips, turn = following, turn + 1
 
     def with_rate(self, request: Request) -> Request:
@@ -289,6 +320,16 @@ class Pipeline:
             guidance=settings.guidance,
             numbers=numbers,
         )
+
+
+def _watched(video: LazyVideo, progress: Progress) -> LazyVideo:
+    """Returns a video whose reading shows as decoding."""
+
+    def read(start: int, stop: int) -> Iterator[Frame]:
+        with progress.during("decoding"):
+            yield from video.read(start, stop)
+
+    return LazyVideo(video.shape, read)
 
 
 def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipeline:

@@ -9,8 +9,9 @@ from soraxla.core.config import nearest
 from soraxla.core.errors import UserError
 from soraxla.diffusion.guidance import Guidance
 from soraxla.diffusion.solvers import SOLVERS
-from soraxla.generation.blending import FITS, fit
+from soraxla.generation.blending import FITS, fit, fitted
 from soraxla.generation.task_inputs import Animate, Task, Video
+from soraxla.media.lazy_video import LazyVideo
 
 MIN_SIDE, MAX_SIDE, MAX_FRAMES = 16, 8192, 100_000
 MAX_WORDS = 1000
@@ -81,11 +82,11 @@ class Request:
         self.task.check(self)
         self._check_steering()
 
-    def fitted(self, video: Video) -> Video:
+    def fitted(self, video: Video) -> LazyVideo:
         """Returns the frames at the request's size."""
-        return fit(video, self.width, self.height, self.fit)
+        return fitted(video, self.width, self.height, self.fit)
 
-    def _check_video(self, name: str, video: np.ndarray) -> None:
+    def _check_video(self, name: str, video: Video) -> None:
         shape, dtype = video.shape, video.dtype
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
             raise UserError(
@@ -103,7 +104,8 @@ class Request:
             )
         small = video.shape[1] < self.height or video.shape[2] < self.width
         if self.fit == "crop" and small and not self.task.keeps_size:
-            self.fitted(video[:1])  # says so
+            frame = np.asarray(video[:1])
+            fit(frame, self.width, self.height, self.fit)  # says so
 
     def _check_steering(self) -> None:
         for name, rest in (("actions", None), ("camera", (4, 4))):

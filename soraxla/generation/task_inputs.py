@@ -12,12 +12,14 @@ import numpy as np
 
 from soraxla.core.config import nearest
 from soraxla.core.errors import UserError
-from soraxla.generation.blending import fit
+from soraxla.generation.blending import fit, fitted
+from soraxla.media.lazy_video import LazyVideo
 
 BRIDGE = 15  # default frames between two clips: 9 + 15 + 9 is 1 + 4k
 DIRECTIONS = ("forward", "backward", "both")
 
-Video = np.ndarray  # uint8 (t, h, w, 3), of any size; a request checks it
+# uint8 (t, h, w, 3), of any size; a request checks it.
+Video = np.ndarray | LazyVideo
 
 
 class Run(NamedTuple):
@@ -95,7 +97,7 @@ class Task:
     def cropped(self, width: int, height: int, old: tuple[int, int]) -> "Task":
         """Returns the task with inputs of the `old` (height, width) cut to a size."""
         changes = {
-            name: fit(video, width, height, "crop")
+            name: fitted(video, width, height, "crop")
             for name, video in self.videos().items()
             if video.shape[1:3] == old
         }
@@ -320,7 +322,7 @@ class Inpaint(Task):
         white = self.mask.astype("uint8")[None, :, :, None].repeat(3, axis=-1)
         return dataclasses.replace(
             self,
-            video=fit(self.video, width, height, "crop"),
+            video=fitted(self.video, width, height, "crop"),
             mask=fit(white, width, height, "crop")[0, :, :, 0] > 0,
         )
 

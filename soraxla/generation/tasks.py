@@ -2,6 +2,9 @@
 
 A task is sampled by a generator. It yields a clip, receives the clip's latents, and at
 the end returns the video; its driver may sample the clips of many tasks together.
+
+A video is decoded and blended when it is read. A task whose next clip depends on frames
+of the last one reads only these.
 """
 
 import itertools
@@ -13,9 +16,14 @@ import numpy as np
 from jaxtyping import Bool
 from scipy.ndimage import maximum_filter
 
-from soraxla.generation.blending import cross_fade, whole_patches, with_surroundings
+from soraxla.generation.blending import (
+    cross_fade,
+    fit,
+    whole_patches,
+    with_surroundings,
+)
 from soraxla.generation.condition_latents import Clip
-from soraxla.generation.context import Span, TaskContext, Video
+from soraxla.generation.context import Span, TaskContext
 from soraxla.generation.request import Request
 from soraxla.generation.task_inputs import (
     Animate,
@@ -28,7 +36,8 @@ from soraxla.generation.task_inputs import (
     Run,
     Task,
 )
-from soraxla.generation.windows import Sampling, between, by_windows
+from soraxla.generation.windows import Sampling, between, by_windows, ends_of
+from soraxla.media.lazy_video import LazyVideo, Video, joined, lazy
 from soraxla.packing.conditioning import greyed
 
 
@@ -87,7 +96,7 @@ def _animate(task: Animate, context: TaskContext) -> Sampling:
     last = no_frames if task.last is None else fitted(task.last)
     new = context.request.frames - len(first) - len(last)
     generated = yield from between(first, last, new, context, steered_from=0)
-    return np.concatenate([first, generated, last])
+    return joined(first, generated, last)
 
 
 def _extend(task: Extend, context: TaskContext) -> Sampling:
@@ -102,14 +111,14 @@ def _extend(task: Extend, context: TaskContext) -> Sampling:
             video, no_frames, new - before, context, steered_from=before
         )
         parts.append(after)
-    return np.concatenate(parts)
+    return joined(*parts)
 
 
 def _connect(task: Connect, context: TaskContext) -> Sampling:
     before, after = map(context.request.fitted, (task.before, task.after))
     new = context.request.frames - len(before) - len(after)
     generated = yield from _bridge(before, after, new, task.strength, context)
-    return np.concatenate([before, generated, after])
+    return joined(before, generated, after)
 
 
 def _loop(task: Loop, context: TaskContext) -> Sampling:
@@ -120,7 +129,7 @@ def _loop(task: Loop, context: TaskContext) -> Sampling:
     video = context.request.fitted(video)
     new = frames - len(video)
     generated = yield from _bridge(video, video, new, task.strength, context)
-    return np.concatenate([video, generated])
+    return joined(video, generated)
 
 
 def _edit(task: Edit, context: TaskContext) -> Sampling:
@@ -168,6 +177,7 @@ def _bridge(
     Below a `strength` of 1, one clip is extended forward and the other backward, and
     sampling starts from a cross-fade of the two; at 0 the cross-fade is the bridge.
     """
+    before, after = ends_of(before, after, context)
     fade = None
     if strength < 1:
         onward = yield from between(before, after[:0], frames, context)
@@ -182,7 +192,7 @@ def _bridge(
 
 
 def _fill(
-    video: Video, hole: Bool[np.ndarray, "_ _"], context: TaskContext
+    video: LazyVideo, hole: Bool[np.ndarray, "_ _"], context: TaskContext
 ) -> Sampling:
     """Samples the hole of a video, in whole patches, again.
 
@@ -193,7 +203,8 @@ def _fill(
     below, right = (-side % cell for side, cell in zip(hole.shape, cells, strict=True))
     whole = whole_patches(np.pad(hole, ((0, below), (0, right))), cells)
     hole = whole[:height, :width]
-    latents = context.encode(greyed(video, hole))
+    grey = video.each(lambda frame: greyed(frame[None], hole)[0], height, width)
+    latents = context.encode(grey)
     step = context.vae.model.spatial
     condition_mask = np.broadcast_to(~whole[::step, ::step], latents.shape[:3])
     clip = Clip(latents=latents, condition_mask=condition_mask, fps=context.fps)
@@ -210,10 +221,11 @@ def _fitted_mask(mask: Bool[np.ndarray, "_ _"], request: Request) -> np.ndarray:
     scale = min(rows / request.height, columns / request.width)
     mask = maximum_filter(mask, 1 + math.ceil(scale) if scale > 1 else 1)
     white = np.repeat(mask[None, :, :, None] * np.uint8(255), 3, axis=-1)
-    return request.fitted(white)[0, :, :, 0] >= 128
+    white = fit(white, request.width, request.height, request.fit)
+    return white[0, :, :, 0] >= 128
 
 
-def _on_canvas(video: Video, context: TaskContext) -> tuple[Video, np.ndarray]:
+def _on_canvas(video: Video, context: TaskContext) -> tuple[LazyVideo, np.ndarray]:
     """Returns the clip on a canvas of the request's size, and the hole around it.
 
     The clip is about in the middle, with its corner on a patch's corner.
@@ -224,6 +236,10 @@ def _on_canvas(video: Video, context: TaskContext) -> tuple[Video, np.ndarray]:
     inner = slice(top, top + video.shape[1]), slice(left, left + video.shape[2])
     hole = np.ones(size, bool)
     hole[inner] = False
-    canvas = np.zeros((len(video), *size, 3), np.uint8)
-    canvas[:, *inner] = video
-    return canvas, hole
+
+    def on_canvas(frame: np.ndarray) -> np.ndarray:
+        canvas = np.zeros((*size, 3), np.uint8)
+        canvas[inner] = frame
+        return canvas
+
+    return lazy(video).each(on_canvas, *size), hole

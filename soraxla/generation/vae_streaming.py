@@ -1,16 +1,19 @@
 """Conversion of clips on the host to normalised latents and back, in constant memory.
 
 Clips pass through the VAE's streaming form in chunks of at most `CHUNK` pixels, so a
-long video needs no more device memory than a short clip of its size.
+long video needs no more memory of the device than a short clip of its size. Neither
+does the host if the clip is a `LazyVideo`, and `decode_stream` decodes it.
 """
 
 import functools
 from collections.abc import Iterator
+from itertools import islice
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
+from soraxla.media.lazy_video import Video
 from soraxla.models import vae
 from soraxla.models.vae.model import VAEConfig
 from soraxla.parallel.compiler import jit
@@ -19,9 +22,11 @@ CHUNK = 9 * 128 * 96  # height · width · latent frames: 33 frames of 128×96
 
 
 def encode_clip(
-    params: PyTree, cfg: VAEConfig, video: UInt8[np.ndarray, "t h w 3"]
+    params: PyTree, cfg: VAEConfig, video: Video
 ) -> Float[np.ndarray, "tz hz wz z"]:
     """Returns the normalised posterior mean, fp32, of 1 + 4k frames.
+
+    The frames are read once, a chunk at a time.
 
     Raises:
         UserError: the clip has another length, or the VAE does not divide a side.
@@ -30,13 +35,16 @@ def encode_clip(
     latents = 1 + (len(video) - 1) // cfg.temporal
     area = video.shape[1] * video.shape[2]
     encode = _jitted(vae.encode_chunk, cfg)
-    parts, past, frame = [], None, 0
+    parts, past, frames = [], None, iter(video)
     for size in _chunk_sizes(latents, area):
-        frames = size * cfg.temporal if frame else 1 + (size - 1) * cfg.temporal
-        pixels = video[None, frame : frame + frames].astype(np.float32) / 127.5 - 1.0
+        count = size * cfg.temporal if parts else 1 + (size - 1) * cfg.temporal
+        pixels = np.empty((1, count, *video.shape[1:]), np.float32)
+        for place, frame in enumerate(islice(frames, count)):
+            pixels[0, place] = frame
+        pixels /= 127.5
+        pixels -= 1.0
         mean, _, past = encode(params, video=pixels, past=past)
         parts.append(np.asarray(vae.normalise(cfg, mean))[0])
-        frame += frames
     return np.concatenate(parts)
 
 
@@ -57,13 +65,18 @@ def decode_stream(
     for size in _chunk_sizes(len(latents), area):
         z = vae.denormalise(cfg, jnp.asarray(latents[None, start : start + size]))
         video, past = decode(params, latents=z, past=past)
-        yield to_uint8(np.asarray(video[0]))
+        frames = np.empty(video.shape[1:], np.uint8)
+        for place, frame in enumerate(np.asarray(video[0])):
+            frames[place] = to_uint8(frame)
+        yield frames
         start += size
 
 
-def to_uint8(video: Float[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"]:
+def to_uint8(video: Float[np.ndarray, "*t h w 3"]) -> UInt8[np.ndarray, "*t h w 3"]:
     """Converts pixels in −1…1 to 0…255, rounded."""
-    return np.round((video + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
+    pixels = video + 1.0
+    pixels *= 127.5
+    return np.round(pixels, out=pixels).clip(0, 255, out=pixels).astype(np.uint8)
 
 
 def chunk(area: int) -> int:

@@ -13,10 +13,11 @@ from soraxla.generation.condition_latents import (
     window_ends,
     window_of,
 )
-from soraxla.generation.context import Span, TaskContext, Video
+from soraxla.generation.context import Span, TaskContext
+from soraxla.media.lazy_video import LazyVideo, Video, joined
 
-# Yields clips to sample, receives their latents, returns frames or latents.
-Sampling = Generator[Clip, np.ndarray, np.ndarray]
+# Yields clips to sample, receives their latents, returns a video.
+Sampling = Generator[Clip, np.ndarray, LazyVideo]
 
 
 def between(
@@ -40,7 +41,7 @@ def between(
         start: frames from whose noised latents sampling starts, at `strength`.
     """
     first_new = None if steered_from is None else steered_from + len(before)
-    before, after = before[-context.overlap_frames :], after[: context.overlap_frames]
+    before, after = ends_of(before, after, context)
     ends = context.window_ends(Span(len(before), frames, len(after)))
     if len(ends) > 1 and len(after) and not len(before):
         return (yield from _backward(after, frames, context, steered_from))
@@ -60,12 +61,23 @@ def between(
     prefix = context.encode(before)
     clip = starting_with(prefix, ends[-1], context.fps, appended, steering)
     if start is not None:
-        latents = context.encode(np.concatenate([before, start, after]))
+        latents = context.encode(joined(before, start, after))
         latents[: len(prefix)] = prefix
         clip = replace(clip, latents=latents, strength=strength)
     video = context.decode((yield from by_windows(clip, context)), total)
-    condition = dict(enumerate(before)) | dict(enumerate(after, total - len(after)))
-    return with_frames(video, condition)[len(before) + skipped : total - len(after)]
+    new = len(before), total - len(after)
+    return with_frames(video, *new, before[-1:], after[:1])[skipped:]
+
+
+def ends_of(
+    before: Video, after: Video, context: TaskContext
+) -> tuple[LazyVideo, LazyVideo]:
+    """Returns the overlap at the end of one clip and at the beginning of another.
+
+    They are read once, and kept in a file.
+    """
+    overlap, stored = context.overlap_frames, context.store.stored
+    return stored(before[-overlap:]), stored(after[:overlap])
 
 
 def _backward(
@@ -75,20 +87,21 @@ def _backward(
 
     Each window is the appended condition of the one before it.
     """
-    made, window = after[:0], context.window
+    parts, missing, window = [after], frames, context.window
     assert window is not None
-    while len(made) < frames:
-        later = np.concatenate([made, after])[: context.overlap_frames]
-        new = min(frames - len(made), context.frames(window) - len(later))
-        first = steered_from
-        if first is not None:
-            first += frames - len(made) - new
+    while missing:
+        later = joined(*parts)[: context.overlap_frames]
+        new = min(missing, context.frames(window) - len(later))
+        missing -= new
+        first = None if steered_from is None else steered_from + missing
         part = yield from between(after[:0], later, new, context, steered_from=first)
-        made = np.concatenate([part, made])
-    return made
+        parts.insert(0, part)
+    return joined(*parts[:-1])
 
 
-def by_windows(clip: Clip, context: TaskContext) -> Sampling:
+def by_windows(
+    clip: Clip, context: TaskContext
+) -> Generator[Clip, np.ndarray, np.ndarray]:
     """Samples all latents of a clip; the last ones of a window condition the next."""
     latents, start = clip.latents[:0], 0
     for end in window_ends(clip.grid.t, context.window, context.overlap):

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from soraxla.core.errors import UserError
+from soraxla.media.lazy_video import LazyVideo
 from soraxla.media.pictures import (
     animation,
     durations,
@@ -125,6 +126,39 @@ def read_clip(
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """Returns a clip as one uint8 (T, H, W, 3) array of at most `most` frames."""
     return np.stack(list(islice(read_frames(path), most)))
+
+
+def lazy_clip(path: str | os.PathLike[str], most: int | None = None) -> LazyVideo:
+    """Returns a clip that is decoded whenever it is read, frame by frame.
+
+    It is decoded once to count its frames and to find damage.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: as `read_frames`; or the clip has more than `most` frames, of which
+            no more are decoded than that. When it is read, the file has become shorter.
+    """
+    info, count, shape = probe(path), 0, (0, 0)
+    if most is not None and (info.frames or 0) > most:
+        raise _too_long(path, f"{info.frames:,}", most)
+    for count, frame in enumerate(read_frames(path), start=1):
+        shape = frame.shape[:2]
+        if most is not None and count > most:
+            raise _too_long(path, f"more than {most:,}", most)
+
+    def read(start: int, stop: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        place = 0
+        for place, frame in enumerate(islice(read_frames(path), stop), start=1):
+            if place > start:
+                yield frame
+        if place < stop:
+            raise UserError(f"{path}: has become shorter; start again")
+
+    return LazyVideo((count, *shape, 3), read)
+
+
+def _too_long(path: str | os.PathLike[str], found: str, most: int) -> UserError:
+    return UserError(f"{path}: has {found} frames, expected at most {most:,}: cut it")
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

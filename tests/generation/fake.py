@@ -1,5 +1,7 @@
 """Stand-ins for the models, for tests of what is around them: nothing compiles."""
 
+from itertools import islice
+
 import jax
 import numpy as np
 
@@ -26,16 +28,27 @@ def encode_clip(params, cfg, video):
 
     The channels after the third repeat the first three.
     """
-    t, h, w, _ = video[::4].shape
-    blocks = video[::4].reshape(t, h // 8, 8, w // 8, 8, 3)
-    colours = blocks.mean(axis=(2, 4), dtype=np.float32) / 127.5 - 1.0
-    return colours[..., np.arange(cfg.latent_channels) % 3]
+    _, h, w, _ = video.shape
+    colours = np.stack(
+        [
+            frame.reshape(h // 8, 8, w // 8, 8, 3).mean((1, 3), dtype=np.float32)
+            for frame in islice(video, 0, None, 4)
+        ]
+    )
+    return (colours / 127.5 - 1.0)[..., np.arange(cfg.latent_channels) % 3]
 
 
 def decode_clip(params, cfg, latents):
     """Stands in for the VAE's: every block has one colour, four frames the same."""
     pixels = ((latents[..., :3] + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
     return pixels.repeat(4, axis=0)[3:].repeat(8, axis=1).repeat(8, axis=2)
+
+
+def decode_stream(params, cfg, latents):
+    """Stands in for the VAE's: one latent frame at a time."""
+    for place, latent in enumerate(latents):
+        frames = decode_clip(params, cfg, np.stack([latent] * 2))  # 1 + 4
+        yield frames[1:] if place else frames[:1]
 
 
 def replace_models(patch):
@@ -47,4 +60,4 @@ def replace_models(patch):
 def replace_vae(patch):
     """Makes pipelines encode and decode by the functions of this module."""
     patch.setattr("soraxla.generation.context.encode_clip", encode_clip)
-    patch.setattr("soraxla.generation.context.decode_clip", decode_clip)
+    patch.setattr("soraxla.generation.context.decode_stream", decode_stream)

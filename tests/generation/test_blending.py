@@ -12,6 +12,7 @@ from soraxla.generation.blending import (
     with_frames,
     with_surroundings,
 )
+from soraxla.media.lazy_video import LazyVideo
 from soraxla.packing.conditioning import greyed
 
 
@@ -29,8 +30,9 @@ def ramp(height, width):
 
 def test_a_cross_fade_is_slow_at_its_ends_and_the_same_both_ways():
     before, after = (noise(1, 4, 5, 3, seed=i).repeat(15, axis=0) for i in (0, 1))
-    fade = cross_fade(before, after).astype(int)
-    np.testing.assert_allclose(fade[::-1], cross_fade(after, before), atol=1)
+    fade = np.asarray(cross_fade(before, after)).astype(int)
+    back = np.asarray(cross_fade(after, before))
+    np.testing.assert_allclose(fade[::-1], back, atol=1)
     np.testing.assert_allclose(fade[7], (before[7].astype(int) + after[7]) / 2, atol=1)
     whole = np.concatenate([before[:1], fade, after[:1]]).astype(int)
     steps = np.abs(np.diff(whole, axis=0)).mean((1, 2, 3))
@@ -39,7 +41,7 @@ def test_a_cross_fade_is_slow_at_its_ends_and_the_same_both_ways():
 
 def test_a_cross_fade_is_of_frames_in_step():
     before, after = noise(3, 2, 2, 3), noise(3, 2, 2, 3, seed=1)
-    fade = cross_fade(before, after)
+    fade = np.asarray(cross_fade(before, after))
     for i, w in enumerate((53 / 512, 0.5, 459 / 512)):
         expected = (1 - w) * before[i] + w * after[i]
         np.testing.assert_allclose(fade[i], expected, atol=0.51)
@@ -114,12 +116,20 @@ def shown(video):
     return video[:, 0, 0, 0].tolist()
 
 
+def faded(video, before, after):
+    """The whole video, with these input frames at its beginning and its end."""
+    stop = len(video) - len(after)
+    made = with_frames(video, len(before), stop, before[-1:], after[:1])
+    new = np.asarray(made)
+    return np.concatenate([before, new, after])
+
+
 def test_given_frames_stay_and_their_differences_fade_to_both_sides():
     video = grey(*[100] * 12)
-    out = with_frames(video, {0: grey(150)[0], 11: grey(50)[0]})
+    out = faded(video, grey(150), grey(50))
     assert shown(out) == [150, 140, 130, 120, 110, 100, 100, 90, 80, 70, 60, 50]
     assert len(out) > 2 * FADE and np.all(video == 100)
-    assert shown(with_frames(video, {0: grey(150)[0]}))[:7] == [
+    assert shown(faded(video, grey(150), video[:0]))[:7] == [
         *[150, 140, 130, 120, 110],
         *[100, 100],
     ]
@@ -127,20 +137,20 @@ def test_given_frames_stay_and_their_differences_fade_to_both_sides():
 
 def test_between_two_given_frames_differences_are_mixed():
     """Never more of them than one whole."""
-    out = with_frames(grey(100, 100, 100), {0: grey(150)[0], 2: grey(150)[0]})
+    out = faded(grey(100, 100, 100), grey(150), grey(150))
     assert shown(out) == [150, 150, 150]
-    out = with_frames(grey(100, 100, 100), {0: grey(150)[0], 2: grey(50)[0]})
+    out = faded(grey(100, 100, 100), grey(150), grey(50))
     assert shown(out) == [150, 100, 50]
 
 
 def test_what_stands_still_does_not_jump():
     """The model's frames are 60 brighter than the given ones, and as still."""
     video = grey(*[100] * 5, *[160] * 9)
-    out = with_frames(video, dict(enumerate(video[:5])))
+    out = faded(video, video[:5], video[:0])
     assert shown(out) == [*[100] * 5, 112, 124, 136, 148, *[160] * 5]
-    out = with_frames(video, dict(enumerate(video[5:], 5)))
+    out = faded(video, video[:0], video[5:])
     assert shown(out) == [100, 112, 124, 136, 148, *[160] * 9]
-    one = with_frames(video[4:], {0: video[4]})
+    one = faded(video[4:], video[4:5], video[:0])
     assert shown(one) == [100, 112, 124, 136, 148, *[160] * 5]
 
 
@@ -150,7 +160,7 @@ def test_what_moves_is_not_held_back():
     video[6:] += 5
     for f, frame in enumerate(video):
         frame[:, 4 * f : 4 * f + 4] = 250
-    out = with_frames(video, dict(enumerate(video[:6])))
+    out = faded(video, video[:6], video[:0])
     for f, frame in enumerate(out):  # the ground's change at most is taken along
         bar = frame[:, 4 * f : 4 * f + 4]
         assert np.all((bar >= 245) & (bar <= 250))
@@ -158,7 +168,29 @@ def test_what_moves_is_not_held_back():
 
 
 def test_a_fade_does_not_wrap_around():
-    assert shown(with_frames(grey(10, 250), {0: grey(255)[0]})) == [255, 255]
+    assert shown(faded(grey(10, 250), grey(255), grey(1)[:0])) == [255, 255]
+
+
+@pytest.mark.parametrize("new", [1, 2, 3, 12])
+def test_a_part_of_faded_frames_is_the_part_of_them_all(new):
+    """No frame is read but those from which a part is made."""
+    video, before, after = (
+        noise(3 + new + 2, 8, 8, 3),
+        noise(1, 8, 8, 3),
+        noise(1, 8, 8, 3),
+    )
+    read = []
+    watched = LazyVideo(
+        video.shape, lambda a, b: (read.append(f) or video[f] for f in range(a, b))
+    )
+    made = with_frames(watched, 3, 3 + new, before, after)
+    whole = np.asarray(made)
+    for first in range(new):
+        for last in range(first, new):
+            read.clear()
+            part = np.asarray(made[first : last + 1])
+            np.testing.assert_array_equal(part, whole[first : last + 1])
+            assert not read or max(read) <= 3 + last + FADE + 2
 
 
 # --- Holes ------------------------------------------------------------------------
@@ -187,7 +219,7 @@ def test_around_a_hole_all_is_as_given_and_fades_into_it():
     hole[8:32, 8:32] = True
     made, given = np.full((2, 40, 40, 3), 100, np.uint8), noise(2, 40, 40, 3)
     given[:, 7:33, 7:33] = 145
-    out = with_surroundings(made, given, hole)
+    out = np.asarray(with_surroundings(made, given, hole))
     np.testing.assert_array_equal(out[:, ~hole], given[:, ~hole])
     rings = [round(100 + 45 * (1 - k / (RIM + 1))) for k in range(1, RIM + 1)]
     assert out[0, 20, 8:20, 0].tolist() == [*rings, *[100] * (12 - RIM)]

@@ -125,9 +125,9 @@ def test_the_decoder_sees_the_whole_clip_at_once(monkeypatch):
 
     def watched(params, cfg, latents):
         seen.append(latents)
-        return decode(params, cfg, latents)
+        return iter([decode(params, cfg, latents)])
 
-    monkeypatch.setattr("soraxla.generation.context.decode_clip", watched)
+    monkeypatch.setattr("soraxla.generation.context.decode_stream", watched)
     job = context_of(Animate(), 65, limit=9, prompt="x")
     drive(job, oracle((TRUTH, 0), (TRUTH, 4), (TRUTH, 9)))
     np.testing.assert_array_equal(*seen, encode(None, CFG, TRUTH))
