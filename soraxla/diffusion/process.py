@@ -34,6 +34,9 @@ class Purpose(IntEnum):
     EVAL = 5  # the noise of an evaluation, never of training
     CONDITION = 6  # the training time of a visit's condition tokens
     SOLVER = 7  # the noise that a solver adds at a grid point
+    ROUTE = 8  # the tokens of a visit that skip blocks in training
+    SECOND_TIME = 9  # the other training time of a visit
+    SECOND_TOKENS = 10  # the tokens of a visit that have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +173,26 @@ def noise(
     keys = sample_keys(seed, purpose, visit)
     eps = jax.vmap(row)(keys, jnp.asarray(segment_ids), jnp.asarray(token_index))
     return jnp.where((segment_ids > 0)[..., None], eps, 0.0)
+
+
+def token_bits(
+    seed: int,
+    visit: UInt32[Array, "b s"],
+    segment_ids: Int[Array, "b l"],
+    token_index: Int[Array, "b l"],
+    *,
+    purpose: Purpose,
+) -> UInt32[Array, "b l"]:
+    """Returns 32 random bits of every token, a function of the same as its noise."""
+
+    def token(key, index):
+        return jax.random.bits(jax.random.fold_in(key, index), dtype=jnp.uint32)
+
+    def row(keys, ids, index):
+        return jax.vmap(token)(keys[jnp.maximum(ids - 1, 0)], index)
+
+    keys = sample_keys(seed, purpose, visit)
+    return jax.vmap(row)(keys, jnp.asarray(segment_ids), jnp.asarray(token_index))
 
 
 def token_times(

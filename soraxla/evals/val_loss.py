@@ -65,6 +65,12 @@ class ValLoss(Evaluator):
                 metrics[name] = bootstrap(losses[members].mean(axis=1))
         return metrics
 
+    def clip_losses(
+        self, context: EvaluationContext
+    ) -> Float[np.ndarray, "clips bins"]:
+        """Returns the loss of every measured clip in each bin of t."""
+        return self._losses(context, everywhere(lambda: self._clips(context)))
+
     def _clips(self, context: EvaluationContext) -> list[Segment]:
         held_out, model, pack = context.held_out, context.model, context.pack
         assert held_out is not None and isinstance(model, DiTConfig) and pack

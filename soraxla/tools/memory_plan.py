@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from soraxla.core.config import to_dict
@@ -23,9 +24,8 @@ from soraxla.diffusion.time_grid import Grid
 from soraxla.generation.request import SamplingConfig
 from soraxla.generation.sampling import Begun, programs, state_sharding
 from soraxla.models import dit, vae
-from soraxla.models.dit.flops import token_flops, train_flops
+from soraxla.models.dit.flops import token_flops
 from soraxla.models.dit.module import TEXT_AXES
-from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.vae.model import VAEConfig
 from soraxla.parallel.collectives import Collective, collectives
 from soraxla.parallel.compiler import jit
@@ -45,7 +45,10 @@ from soraxla.tools.topologies import chip_of, topology_devices
 from soraxla.training.dit_experiment import check_mesh
 from soraxla.training.dit_step import dit_init, dit_step
 from soraxla.training.experiment import DiTTrainingConfig
+from soraxla.training.heads import state_rules
 from soraxla.training.loop import Experiment
+from soraxla.training.routing import rounded
+from soraxla.training.step_flops import step_flops
 from soraxla.training.summary import device_bytes
 
 SAMPLED = SamplingConfig()
@@ -118,7 +121,11 @@ def plan_training(cfg: DiTTrainingConfig, topology: str, *, clips: int = 4) -> P
         UserError: see `topology_devices`; the mesh does not divide what it cuts.
     """
     mesh = _mesh(cfg, topology)
-    work = train_flops(cfg.step.model, *_clips(cfg, clips))
+    tokens, text = _clips(cfg, clips)
+    kept, routing = np.array(tokens), cfg.step.routing
+    if routing is not None:
+        kept = kept - routing.skipping(kept)
+    work = step_flops(cfg.step, tokens, kept.tolist(), text)
     return _plan("train", topology, mesh, train_program(cfg, mesh), cfg, work)
 
 
@@ -281,16 +288,30 @@ def train_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:
     experiment = Experiment(
         settings={},
         init=functools.partial(dit_init, cfg.step),
-        step=functools.partial(dit_step, cfg=cfg.step, accumulate=cfg.accumulate),
+        step=functools.partial(
+            dit_step,
+            cfg=cfg.step,
+            accumulate=cfg.accumulate,
+            route_length=_route_length(cfg, mesh),
+        ),
         batches=(),
         unit="tokens",
         mesh=mesh,
-        rules=trained_rules(cfg.step.lora),
+        rules=state_rules(cfg.step),
     )
     return experiment.step_fn, (
         experiment.state,
         abstract_batch(cfg, mesh, jnp.bfloat16),
     )
+
+
+def _route_length(cfg: DiTTrainingConfig, mesh: Mesh) -> int | None:
+    """Returns the tokens of a shorter row, if no token is a condition token."""
+    if cfg.step.routing is None:
+        return None
+    whole = cfg.pack.row_length
+    skipping = int(cfg.step.routing.skipping(np.array(whole)))
+    return rounded(whole - skipping, whole, axis_size(mesh, MESH_AXES["tokens"]))
 
 
 def sample_program(cfg: DiTTrainingConfig, mesh: Mesh) -> Program:

@@ -30,7 +30,6 @@ from soraxla.files.disk import copy_tree
 from soraxla.models import dit
 from soraxla.models.dit import lora
 from soraxla.models.dit.config import DiTConfig
-from soraxla.models.dit.sharding import trained_rules
 from soraxla.models.text.hashed import split_words
 from soraxla.packing.conditioning import trained_tasks
 from soraxla.packing.schedule import (
@@ -54,7 +53,9 @@ from soraxla.parallel.multihost import barrier, is_main
 from soraxla.training.dit_step import DiTStepConfig, dit_init, dit_step
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import Start, check_start
+from soraxla.training.heads import state_rules, without_heads
 from soraxla.training.loop import Experiment
+from soraxla.training.routing import route_length
 from soraxla.training.state import TrainState, create
 
 _MOST_WORDS = 2000  # a prompt has hardly none of so many
@@ -109,7 +110,7 @@ def dit_experiment(
         if start is None or adapted
         else functools.partial(_fine_tuned, cfg=cfg.step),
         init_args=(start.dit.params,) if start and not adapted else (),
-        step=_step(cfg, weight),
+        step=_step(cfg, training, weight, mesh),
         frozen=(put_computed(start.dit.params, cfg.step.model, mesh),)
         if start and adapted
         else (),
@@ -119,7 +120,7 @@ def dit_experiment(
             _dit_context, cfg=cfg, dataset=dataset, held_out=held_out, mesh=mesh
         ),
         mesh=mesh,
-        rules=trained_rules(cfg.step.lora),
+        rules=state_rules(cfg.step),
         put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),
     )
 
@@ -142,12 +143,25 @@ def _settings(
     }
 
 
-def _step(cfg: DiTTrainingConfig, mean_row_weight: float):
+def _step(
+    cfg: DiTTrainingConfig, training: Dataset, mean_row_weight: float, mesh: Mesh
+):
+    routing, length = cfg.step.routing, None
+    if routing is not None:
+        length = route_length(
+            training.sizes,
+            cfg.pack,
+            routing,
+            seed=cfg.step.seed,
+            rows=cfg.batch_rows // cfg.accumulate,
+            parts=axis_size(mesh, MESH_AXES["tokens"]),
+        )
     return functools.partial(
         dit_step,
         cfg=cfg.step,
         accumulate=cfg.accumulate,
         mean_weight=cfg.batch_rows * mean_row_weight,
+        route_length=length,
     )
 
 
@@ -244,7 +258,7 @@ def _dit_context(
     workdir: Path,
 ) -> EvaluationContext:
     return EvaluationContext(
-        params=lora.merged(state.ema, base, cfg.step.lora),
+        params=lora.merged(without_heads(state.ema), base, cfg.step.lora),
         model=cfg.step.model,
         process=cfg.step.process,
         dataset=dataset,

@@ -1,19 +1,15 @@
 """The training step of the diffusion transformer, a pure function of (state, batch)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
-from soraxla.core.errors import UserError
 from soraxla.core.types import Array, PackedBatch
 from soraxla.diffusion.loss import packed_mse
 from soraxla.diffusion.noise_schedule import sample_times
 from soraxla.diffusion.process import (
-    Process,
     Purpose,
     noise,
     sample_keys,
@@ -21,62 +17,25 @@ from soraxla.diffusion.process import (
 )
 from soraxla.models import dit
 from soraxla.models.dit import lora
-from soraxla.models.dit.config import DiTConfig
-from soraxla.models.dit.lora import LoRAConfig
 from soraxla.parallel.mesh import PACKED_AXES, LogicalAxes, constrain
-from soraxla.training.optim import OptimConfig
+from soraxla.training.dit_step_config import DiTStepConfig
+from soraxla.training.heads import HEADS, without_heads
+from soraxla.training.objective import Weights, fresh_heads, objective
 from soraxla.training.state import Metrics, TrainState, create, init_key, update
 
 # Condition tokens are trained at times up to this.
 _CONDITION_NOISE = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiTStepConfig:
-    """Settings of a step of the diffusion transformer.
-
-    Attributes:
-        seed: seed of initial weights, sample order, noise and times.
-        lora: adapters to train beside frozen weights; None trains the weights.
-        part: "all" trains the model, "forecast" only its forecast layers. A forecast
-            step costs a third and learns from every frame of a clip, from preceding
-            frames that are noised up to time 0.1.
-    """
-
-    model: DiTConfig
-    process: Process = field(default_factory=Process)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    seed: int = 0
-    lora: LoRAConfig | None = None
-    part: Literal["all", "forecast"] = "all"
-
-    def __post_init__(self) -> None:
-        if self.part == "forecast" and (
-            not self.model.forecast_layers or self.lora is not None
-        ):
-            raise UserError(
-                "step.part is 'forecast', but the model has no forecast that could be "
-                "trained: set step.model.forecast_layers, and leave step.lora out"
-            )
-        if self.part == "forecast" and self.optim.weight_decay:
-            raise UserError(
-                f"optim.weight_decay is {self.optim.weight_decay}, expected 0 where "
-                "step.part is 'forecast': the rest is not trained, only shrunk"
-            )
-        if self.lora is not None and self.optim.muon_learning_rate is not None:
-            raise UserError(
-                "optim.muon_learning_rate is set, but step.lora trains no matrix of a "
-                "block; leave one of them out"
-            )
-
-
 def dit_init(cfg: DiTStepConfig) -> TrainState:
     """Returns fresh weights of the seed; with LoRA, fresh adapters of no effect."""
     key = init_key(cfg.seed)
     if cfg.lora is None:
-        return create(dit.init(key, cfg.model), cfg.optim, {})
-    shapes = jax.eval_shape(lambda: dit.init(key, cfg.model))
-    return create(lora.init(key, shapes, cfg.lora), cfg.optim, {})
+        params = dit.init(key, cfg.model)
+    else:
+        shapes = jax.eval_shape(lambda: dit.init(key, cfg.model))
+        params = lora.init(key, shapes, cfg.lora)
+    return create(params | fresh_heads(key, cfg), cfg.optim, {})
 
 
 def dit_step(
@@ -87,6 +46,7 @@ def dit_step(
     cfg: DiTStepConfig,
     accumulate: int = 1,
     mean_weight: float | None = None,
+    route_length: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one update, and metrics.
 
@@ -102,26 +62,21 @@ def dit_step(
             one; the loss and its gradient are those of the whole batch.
         mean_weight: Σ√n of a step's clips in the mean over steps, see `packed_mse`;
             None is the batch's own, for a step by itself.
+        route_length: tokens of a row in blocks that tokens skip, see the function
+            `route_length`; None is all of the row.
     """
     keys_BS = sample_keys(cfg.seed, Purpose.TIME, batch.visit)
     t_BS = sample_times(keys_BS, batch.shift)
     keys_BS = sample_keys(cfg.seed, Purpose.CONDITION, batch.visit)
     condition_t_BS = _CONDITION_NOISE * jax.vmap(jax.vmap(jax.random.uniform))(keys_BS)
 
-    def error(trained: PyTree, *rows: PyTree) -> tuple[Array, Array]:
-        params, adapters = trained, None
-        if cfg.lora is not None:
-            params, adapters = base, lora.scaled(trained, cfg.lora)
-        if cfg.part == "forecast":
-            return forecast_error(params, *rows, cfg=cfg)
-        return dit_error(
-            params, *rows, cfg=cfg, purpose=Purpose.NOISE, adapters=adapters
-        )
+    def error(trained: PyTree, *rows: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
+        return _error(trained, state.ema, base, *rows, cfg=cfg, length=route_length)
 
     def sums(*rows: PyTree) -> PyTree:
         return jax.value_and_grad(error, has_aux=True)(state.params, *rows)
 
-    (total, weight), grads = _sum_of_parts(
+    (total, (weight, parts)), grads = _sum_of_parts(
         sums,
         (batch, t_BS, condition_t_BS),
         (PACKED_AXES, ("batch", None), ("batch", None)),
@@ -131,7 +86,38 @@ def dit_step(
     loss, grads = jax.tree.map(lambda x: x / weight, (total, grads))
     of_step = 1.0 if mean_weight is None else weight / mean_weight
     state, metrics = update(state, loss, grads, {}, cfg.optim, of_step)
+    metrics |= {name: part / weight for name, part in parts.items()}
     return state, {**metrics, "tokens": jnp.sum(batch.segment_ids > 0)}
+
+
+def _error(
+    trained: PyTree,
+    ema: PyTree,
+    base: PyTree,
+    *rows: PyTree,
+    cfg: DiTStepConfig,
+    length: int | None,
+) -> tuple[Array, tuple[Array, Metrics]]:
+    """Returns the result of `objective` for what a configuration trains."""
+
+    def weights(trained: PyTree) -> Weights:
+        trained = without_heads(trained)
+        if cfg.lora is None:
+            return Weights(trained)
+        return Weights(base, lora.scaled(trained, cfg.lora))
+
+    if not cfg.plain:
+        heads = trained.get(HEADS)
+        inputs = (weights(trained), weights(ema), heads, *rows)
+        return objective(*inputs, cfg=cfg, length=length)
+    params, adapters = weights(trained)
+    if cfg.part == "forecast":
+        total, weight = forecast_error(params, *rows, cfg=cfg)
+    else:
+        total, weight = dit_error(
+            params, *rows, cfg=cfg, purpose=Purpose.NOISE, adapters=adapters
+        )
+    return total, (weight, {})
 
 
 def dit_error(

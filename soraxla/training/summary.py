@@ -10,11 +10,12 @@ from jaxtyping import PyTree
 
 from data_pipelines.vae_windows import WindowConfig
 from soraxla.core.config import flat
-from soraxla.models.dit.flops import train_flops
 from soraxla.packing.schedule import schedule_window
 from soraxla.packing.schedule_index import ScheduleIndex
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.loop import Experiment, LoopConfig
+from soraxla.training.routing import kept_tokens
+from soraxla.training.step_flops import step_flops
 
 
 class StepWork(NamedTuple):
@@ -40,11 +41,14 @@ def packed_work(cfg: DiTTrainingConfig, index: ScheduleIndex) -> StepWork:
     tokens = [visit.tokens for visit in visits]
     text = [visit.text_tokens for visit in visits]
     share = cfg.batch_rows / len(rows)
+    kept = tokens
+    if cfg.step.routing is not None:
+        kept = kept_tokens(visits, index, cfg.step.routing).tolist()
     return StepWork(
         amount=round(sum(tokens) * share),
         unit="tokens",
         room=cfg.batch_rows * cfg.pack.row_length,
-        flops=round(train_flops(cfg.step.model, tokens, text) * share),
+        flops=round(step_flops(cfg.step, tokens, kept, text) * share),
     )
 
 

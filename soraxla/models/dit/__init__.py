@@ -6,9 +6,12 @@ from soraxla.models.dit.model import (
     capture,
     cast_kernels,
     denoiser,
+    embed,
     encode_text,
     forecast,
     init,
+    run_blocks,
+    unembed,
 )
 from soraxla.models.dit.module import Text
 from soraxla.models.dit.sharding import RULES
@@ -21,7 +24,10 @@ __all__ = [
     "capture",
     "cast_kernels",
     "denoiser",
+    "embed",
     "encode_text",
     "forecast",
     "init",
+    "run_blocks",
+    "unembed",
 ]

@@ -20,11 +20,8 @@ def token_flops(
     cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
 ) -> int:
     """Returns the FLOPs of a sampler's step: all but those of the text only."""
-    d, layers, all_tokens = cfg.width, cfg.layers, sum(tokens)
-    # Self-attention q, k, v, o; cross-attention q, o; the MLP.
-    linear = (8 * d**2 + 4 * d**2 + 4 * d * cfg.mlp_width) * all_tokens * layers
-    texts = [_attended(cfg, n) for n in text_tokens]
-    pairs = sum(n * (n + m) for n, m in zip(tokens, texts, strict=True))
+    d, all_tokens = cfg.width, sum(tokens)
+    blocks = cfg.layers * block_flops(cfg, tokens, text_tokens)
     features = 96 if cfg.position_embed else 0
     # The embedding and the head; a gated input adds two gates, queries and keys.
     ends = (6 if cfg.input_gate else 2) * cfg.patch_dim + features
@@ -39,7 +36,18 @@ def token_flops(
         forecast = _local_flops(cfg, cfg.forecast_layers, 9, 2, 2)
         ends += (forecast + 2 * 2 * cfg.patch_dim * d) * all_tokens
     time = 2 * (256 * d + d**2 + 6 * d**2) * len(tokens)
-    return linear + 4 * d * layers * pairs + ends + time
+    return blocks + ends + time
+
+
+def block_flops(
+    cfg: DiTConfig, tokens: Sequence[int], text_tokens: Sequence[int]
+) -> int:
+    """Returns the FLOPs of the tokens in one block; keys and values of text are not."""
+    d = cfg.width
+    # Self-attention q, k, v, o; cross-attention q, o; the MLP.
+    linear = (8 * d**2 + 4 * d**2 + 4 * d * cfg.mlp_width) * sum(tokens)
+    texts = [_attended(cfg, n) for n in text_tokens]
+    return linear + 4 * d * sum(n * (n + m) for n, m in zip(tokens, texts, strict=True))
 
 
 def _local_flops(

@@ -29,7 +29,7 @@ class Context(NamedTuple):
     sin: Float[Array, "b l half"]
     modulation: Float[
         Array, "b r 6 d"
-    ]  # r = 2S: generated and condition tokens per segment
+    ]  # r = 2S: generated and condition tokens per segment; 3S with a second time
     row: Int[Array, "b l"]  # the token's row of `modulation`
     text: Float[Array, "b m d"] | None  # None: blocks get keys and values
     text_segment_ids: Int[Array, "b m"]

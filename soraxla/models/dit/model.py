@@ -1,18 +1,19 @@
 """The packed diffusion transformer: Wan 2.1's layers on rows of several clips."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
 from soraxla.core.errors import UserError
-from soraxla.core.trees import named_leaves
+from soraxla.core.trees import STACKED, named_leaves
 from soraxla.core.types import Array, PackedBatch
 from soraxla.models.dit.config import DiTConfig
-from soraxla.models.dit.layers import MLP, Attention, Block
+from soraxla.models.dit.layers import MLP, Attention, Block, Context
 from soraxla.models.dit.module import DiT, Text
 from soraxla.parallel.mesh import constrain
 
@@ -74,6 +75,67 @@ def apply(
     variables = {"params": params, "lora": adapters or {}}
     inputs = _inputs(cfg, x, t, batch, condition_t)
     return DiT(cfg).apply(variables, *inputs, text)  # pyright: ignore
+
+
+def embed(
+    params: Params,
+    cfg: DiTConfig,
+    x: Float[Array, "b l p"],
+    t: Float[Array, "b s"],
+    batch: PackedBatch,
+    condition_t: Float[Array, "b s"],
+    *,
+    adapters: PyTree = None,
+    second: tuple[Float[Array, "b s"], Bool[Array, "b l"]] | None = None,
+) -> tuple[Float[Array, "b l d"], Context, Float[Array, "b r d"]]:
+    """Returns the inputs of the first block and the time embedding, see `apply`.
+
+    `unembed` of `run_blocks` over all blocks of these is the result of `apply`. A
+    training may do more between them.
+
+    Args:
+        second: a further time of each segment, and the tokens that have it.
+    """
+    inputs = (x, t, batch, condition_t, None, second)
+    variables = {"params": params, "lora": adapters or {}}
+    return DiT(cfg).apply(variables, *inputs, method="embed")  # pyright: ignore
+
+
+def run_blocks(
+    params: Params,
+    cfg: DiTConfig,
+    x: Float[Array, "b l d"],
+    ctx: Context,
+    layers: range,
+    adapters: PyTree = None,
+) -> Float[Array, "b l d"]:
+    """Returns the tokens after consecutive blocks, which `layers` counts from 0."""
+
+    def cut(tree: PyTree) -> PyTree:
+        part = slice(layers.start, layers.stop)
+        return tree | {
+            name: jax.tree.map(lambda leaf: leaf[part], tree[name])
+            for name in (STACKED,)
+            if name in tree
+        }
+
+    variables = {"params": cut(params), "lora": cut(adapters or {})}
+    part = dataclasses.replace(cfg, layers=len(layers))
+    return DiT(part).apply(variables, x, ctx, method="run_blocks")  # pyright: ignore
+
+
+def unembed(
+    params: Params,
+    cfg: DiTConfig,
+    x: Float[Array, "b l d"],
+    ctx: Context,
+    e: Float[Array, "b r d"],
+    inputs: Float[Array, "b l p"],
+    adapters: PyTree = None,
+) -> Float[Array, "b l p"]:
+    """Returns the prediction from the last block's tokens; `inputs` are `embed`'s x."""
+    variables = {"params": params, "lora": adapters or {}}
+    return DiT(cfg).apply(variables, x, ctx, e, inputs, method="unembed")  # pyright: ignore
 
 
 def capture(

@@ -104,10 +104,24 @@ class DiT(nn.Module):
         x, _ = self.blocks(x, ctx, None if text is None else text[:2])
         return self.unembed(x, ctx, e_BRD, x_BLP)
 
+    def run_blocks(self, x, ctx: Context) -> jax.Array:
+        x, _ = self.blocks(x, ctx, None)
+        return jnp.asarray(x)
+
     def embed(
-        self, x, t, batch, condition_t, text: Text | None = None
+        self,
+        x,
+        t,
+        batch,
+        condition_t,
+        text: Text | None = None,
+        second: tuple[Array, Array] | None = None,
     ) -> tuple[jax.Array, Context, jax.Array]:
-        """Returns tokens (B,L,D), the blocks' other inputs, and the time embedding."""
+        """Returns tokens (B,L,D), the blocks' other inputs, and the time embedding.
+
+        `second` has a further time of each segment (B,S), and the tokens that have it
+        (B,L).
+        """
         cfg, x_BLP = self.cfg, x
         x = self.patch_embed(x)
         if cfg.position_embed:
@@ -116,7 +130,8 @@ class DiT(nn.Module):
             x = x + self.control_embed(jnp.asarray(batch.controls, x.dtype))
         condition = batch.condition_mask[:, :, None] * self.known_embed[None, None, :]
         x = constrain(x + condition.astype(x.dtype), "batch", "tokens", None)
-        rows = jnp.stack([t, condition_t], axis=-1).reshape(t.shape[0], -1)
+        times = [t, condition_t] if second is None else [t, condition_t, second[0]]
+        rows = jnp.stack(times, axis=-1).reshape(t.shape[0], -1)
         hidden = constrain(self.time_in(time_features(rows)), "batch", None, None)
         e_BRD = constrain(self.time_out(nn.silu(hidden)), "batch", None, None)
         modulation = constrain(self.time_proj(nn.silu(e_BRD)), "batch", None, None)
@@ -125,7 +140,9 @@ class DiT(nn.Module):
             self.embed_text(batch) if text is None else (None, *text[2:])
         )
         segment = jnp.maximum(batch.segment_ids - 1, 0)
-        row = 2 * segment + batch.condition_mask.astype(segment.dtype)
+        row = len(times) * segment + batch.condition_mask.astype(segment.dtype)
+        if second is not None:
+            row = jnp.where(second[1], len(times) * segment + 2, row)
         near = forecast = None
         if cfg.local_layers or cfg.forecast_layers:
             near = _neighbours(batch)
