@@ -1,6 +1,8 @@
 """Choices by platform: compiler options, and the dtype of frozen encoders."""
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +24,20 @@ def compiler_options(*, convolves: bool = False) -> dict[str, Any]:
     if convolves and platform() == "cpu":
         return {"xla_cpu_experimental_onednn_custom_call": True}
     return {}
+
+
+def fast_product_dtype() -> str:
+    """Returns the fastest dtype of factors whose products are summed in fp32."""
+    return "float32" if platform() == "cpu" and not _cpu_has_bf16() else "bfloat16"
+
+
+@functools.cache
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def encoder_dtype() -> str:

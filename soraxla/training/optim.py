@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import jax
 import optax
 from jaxtyping import PyTree
-from optax.contrib import MuonDimensionNumbers, muon
 
 from soraxla.core.errors import UserError
+from soraxla.training.muon import in_vae, scale_by_muon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +100,17 @@ def optimizer(settings: OptimConfig) -> optax.GradientTransformationExtraArgs:
     clip = optax.chain(optax.clip_by_global_norm(settings.clip_norm), _weighted())
     if settings.muon_learning_rate is None:
         return optax.chain(clip, adamw)
-    hidden = muon(
-        schedule(settings, settings.muon_learning_rate),
-        # The preconditioner saves one of five Newton-Schulz steps (arXiv 2512.04632),
-        # and an RMS of 0.2 is about AdamW's (arXiv 2502.16982).
-        ns_steps=4,
-        preconditioning="aol",
-        consistent_rms=0.2,
-        weight_decay=settings.weight_decay,
-        muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(
-            _matrix_axes, params
-        ),
+    rate = schedule(settings, settings.muon_learning_rate)
+    muon = optax.chain(
+        scale_by_muon(),
+        optax.identity(),
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.scale_by_learning_rate(rate),
+    )
+    # Checkpoints have the state of optax.contrib.muon, whose Adam trains nothing here.
+    hidden = optax.partition(
+        {"muon": muon, "adam": optax.adamw(rate)},
+        lambda params: jax.tree.map(lambda _: "muon", params),
     )
     return optax.chain(
         clip, optax.partition({"hidden": hidden, "other": adamw}, _hidden_or_other)
@@ -133,17 +133,6 @@ def _weighted() -> optax.GradientTransformationExtraArgs:
     )
 
 
-def _in_vae(path: tuple) -> bool:
-    return path[0].key in ("encoder", "decoder")
-
-
-def _matrix_axes(path: tuple, x: jax.Array) -> MuonDimensionNumbers:
-    """Returns the axes of the matrix in a kernel: a VAE's is one of all taps and
-    inputs to outputs, a transformer's stacked ones are one per layer."""
-    first = 0 if _in_vae(path) else x.ndim - 2
-    return MuonDimensionNumbers(tuple(range(first, x.ndim - 1)), x.ndim - 1)
-
-
 def _hidden_or_other(params: PyTree) -> PyTree:
     """Returns `hidden` for the kernels of a transformer's blocks, (layer, in, out), and
     local and forecast layers, (in, out), and of a VAE's blocks, (taps…, in, out); else
@@ -157,7 +146,7 @@ def _hidden_or_other(params: PyTree) -> PyTree:
         names = [step.key for step in path]
         in_block = names[0] == "blocks" and x.ndim == 3
         in_local = names[0] in ("local", "forecast") and "mlp" in names
-        in_stage = _in_vae(path) and ("_res_" in names[1] or names[1] == "middle")
+        in_stage = in_vae(path) and ("_res_" in names[1] or names[1] == "middle")
         hidden = names[-1] == "kernel" and (in_block or in_local or in_stage)
         return "hidden" if hidden else "other"
 
