@@ -138,11 +138,11 @@ def lazy_clip(path: str | os.PathLike[str], most: int | None = None) -> LazyVide
         UserError: as `read_frames`; or the clip has more than `most` frames, of which
             no more are decoded than that. When it is read, the file has become shorter.
     """
-    info, count, shape = probe(path), 0, (0, 0)
+    info, count, height, width = probe(path), 0, 0, 0
     if most is not None and (info.frames or 0) > most:
         raise _too_long(path, f"{info.frames:,}", most)
     for count, frame in enumerate(read_frames(path), start=1):
-        shape = frame.shape[:2]
+        height, width = frame.shape[:2]
         if most is not None and count > most:
             raise _too_long(path, f"more than {most:,}", most)
 
@@ -154,7 +154,7 @@ def lazy_clip(path: str | os.PathLike[str], most: int | None = None) -> LazyVide
         if place < stop:
             raise UserError(f"{path}: has become shorter; start again")
 
-    return LazyVideo((count, *shape, 3), read)
+    return LazyVideo((count, height, width, 3), read)
 
 
 def _too_long(path: str | os.PathLike[str], found: str, most: int) -> UserError:
