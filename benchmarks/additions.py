@@ -75,6 +75,8 @@ def trained(cfg: DiTTrainingConfig, args: argparse.Namespace, folder: Path):
     )
     made = opened.experiment
     state = train(made, cfg.loop, folder)
+    if int(state.step) < cfg.loop.steps:
+        raise SystemExit("interrupted; the same command goes on from here")
     assert made.context is not None
     with jax.set_mesh(made.mesh):
         context = made.context(state, step=cfg.loop.steps, workdir=folder)
