@@ -74,7 +74,7 @@ def run(data, workdir, steps, mesh=None, *, checkpoint_every=1000):
     settings = None if mesh is None else MeshConfig(**mesh)
     chosen = one_device() if settings is None else make_mesh(settings)
     loop = LoopConfig(steps=steps, checkpoint_every=checkpoint_every)
-    return train(job(data, chosen), loop, Path(workdir))
+    return train(job(data, chosen), loop, Path(workdir), interrupts=True)
 
 
 def free_port():
