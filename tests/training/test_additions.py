@@ -30,7 +30,14 @@ from soraxla.training import routing as routes
 from soraxla.training.dit_step import dit_init, dit_step
 from soraxla.training.features import SelfFlowConfig
 from soraxla.training.heads import HEADS, init_head, state_rules, without_heads
-from soraxla.training.objective import Weights, fresh_heads, objective, second_times
+from soraxla.training.objective import (
+    Inputs,
+    Weights,
+    forward,
+    fresh_heads,
+    objective,
+    second_times,
+)
 from soraxla.training.routing import RoutingConfig, choose_route, route_length
 from soraxla.training.saving import Checkpoints
 from soraxla.training.state import create
@@ -245,6 +252,26 @@ def test_every_axis_gives_the_losses_and_gradient_of_one_device(params, mesh):
         np.testing.assert_allclose(b, a, rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (one[1], other[1])), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=atol)
+
+
+@pytest.mark.slow
+def test_blocks_in_parts_are_those_of_the_whole_model(params):
+    """The prediction is that of `apply`, and the tokens those of `capture`."""
+    batch, weights = pack(ROWS[0], SPEC), without_heads(params)
+    t = jnp.full(batch.visit.shape, 0.4)
+
+    def both(params, batch, t):
+        x = batch.latents
+        inputs = Inputs(x, t, batch, 0.1 * t)
+        parts = forward(Weights(params), inputs, PLAIN, None, [1, 3])
+        return parts, dit.capture(params, MODEL, x, t, batch, 0.1 * t)
+
+    (pred, found), (whole, inside) = tiny.quick(both)(weights, batch, t)
+    np.testing.assert_allclose(pred, whole, rtol=0, atol=1e-5)
+    assert float(jnp.abs(pred).max()) > 0.1
+    for blocks in (1, 3):
+        tokens = inside["blocks"][blocks - 1]
+        np.testing.assert_allclose(found[blocks][0], tokens, rtol=0, atol=1e-5)
 
 
 # --- Predicted features -----------------------------------------------------------
