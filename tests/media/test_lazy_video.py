@@ -1,6 +1,7 @@
 """Lazy videos are read like arrays, and hold no frame."""
 
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -79,6 +80,22 @@ def test_a_clip_that_states_no_length_is_decoded_no_further_than_it_may(
     with pytest.raises(UserError, match="more than 10 frames, expected at most 10"):
         lazy_clip(encoded, 10)
     assert len(decoded) < 20
+
+
+def test_of_a_file_few_decoded_frames_are_held(tmp_path, monkeypatch):
+    """Their memory is the decoder's, which tracemalloc does not see."""
+    write_video(tmp_path / "a.webp", ramps(20, 32, 48), 25)
+    real, frames, held = read.read_frames, [], []
+
+    def watched(path):
+        for frame in real(path):
+            frames.append(weakref.ref(frame))
+            held.append(sum(ref() is not None for ref in frames))
+            yield frame
+
+    monkeypatch.setattr(read, "read_frames", watched)
+    assert sum(1 for _ in lazy_clip(tmp_path / "a.webp")) == 20
+    assert len(held) == 40 and max(held) <= 4
 
 
 def test_a_clip_is_read_and_written_in_the_memory_of_a_few_frames(tmp_path):
