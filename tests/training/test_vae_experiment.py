@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from soraxla.checkpoints.load import load_vae
 from soraxla.checkpoints.model_folder import save_folder
 from soraxla.cli.train import configured
+from soraxla.core.config import to_dict
 from soraxla.media.write import write_video
 from soraxla.parallel.mesh import MeshConfig, make_mesh, put_rows
 from soraxla.training.finetune import _same_latents
@@ -48,8 +49,9 @@ def media(tmp_path_factory):
 @pytest.fixture
 def start(tmp_path):
     """The folder of a VAE with other widths than the preset's."""
-    vae = tiny.loaded_vae()
-    save_folder(tmp_path / "vae", vae.params, vae.config)
+    model = replace(tiny.VAE, multipliers=(1, 2), temporal_down=(True,))
+    config = {"kind": "vae", "model": to_dict(model)}
+    save_folder(tmp_path / "vae", tiny.vae_params(model), config)
     return tmp_path / "vae"
 
 
@@ -153,11 +155,11 @@ def test_every_term_is_the_same_on_a_mesh(monkeypatch):
     rng = np.random.default_rng(0)
     batch = {"video": rng.integers(0, 256, (2, 5, 16, 16, 3), dtype=np.uint8)}
     step = functools.partial(vae_step, cfg=cfg)
-    one, expected = tiny.optimised(step)(state, batch, features)
-    mesh = make_mesh(MeshConfig(fsdp=2, context=4))
+    one, expected = tiny.quick(step)(state, batch, features)
+    mesh = make_mesh(MeshConfig(fsdp=2, context=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         placed = put_rows(batch, axes=VIDEO_AXES, mesh=mesh)
-        cut, found = tiny.optimised(step)(state, placed, features)
+        cut, found = tiny.quick(step)(state, placed, features)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, err_msg=name)
     # The gradients, as the optimizers' first moments have them.

@@ -10,14 +10,21 @@ from einops import rearrange
 from jaxtyping import PRNGKeyArray
 
 from soraxla.core.types import Array
-from soraxla.parallel.mesh import constrain
+from soraxla.parallel.mesh import MESH_AXES, axis_size, constrain, current_mesh
 
 TINY = 1e-24  # ‖x‖₂/√C is floored at 1e-12; under the root, or 0 has a NaN gradient
 
 
 def by_height(x: Array) -> Array:
-    """Cuts height over the mesh that is set; XLA fetches a convolution's other rows."""
-    return constrain(x, "batch", None, "height", None, None)
+    """Cuts height over the mesh that is set; XLA fetches a convolution's other rows.
+
+    Frames with fewer than two rows a device stay whole. XLA computes 3×3×3 convolutions
+    of two single rows wrongly if the mesh cuts the clips too.
+    """
+    mesh = current_mesh()
+    devices = 1 if mesh is None else axis_size(mesh, MESH_AXES["height"])
+    enough = x.shape[2] >= 2 * devices
+    return constrain(x, "batch", None, "height" if enough else None, None, None)
 
 
 class Stream:

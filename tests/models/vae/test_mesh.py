@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from soraxla.models import vae
+from soraxla.models.vae.layers import by_height, convolve
 from soraxla.parallel.collectives import collectives
 from soraxla.parallel.mesh import MeshConfig, make_mesh
 from tests import tiny
@@ -61,3 +62,19 @@ def test_cut_by_height_is_whole(function, draw, videos, height, cfg):
         whole = ",".join(map(str, video.shape))
         assert gathered.pop(f"f32[{whole}]", 0) == videos
         assert list(gathered.values()) == [2]
+
+
+def test_a_convolution_of_one_row_a_device_is_whole():
+    """XLA's is wrong for two rows and two clips, both of them cut."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 2, 2, 2)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 3, 2, 2)).astype(np.float32)
+    bias = np.zeros(2, np.float32)
+
+    def convolved(x):
+        return convolve(by_height(x), kernel, bias, ((0, 0), (1, 1), (1, 1)), "float32")
+
+    expected = tiny.quick(convolved)(x)
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, context=2), jax.devices()[:4])):
+        found = tiny.quick(convolved)(x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
