@@ -49,6 +49,7 @@ START = {  # the folders that a page begins from
     "finetune": ("my_dataset", "runs/dit"),
     "generate": ("runs/dit",),
     "worldbench": ("runs/worlds",),
+    "evaluate": ("my_clips",),
     "api/index": ("my_clips",),
     "api/data": ("my_dataset",),
     "api/generation": ("runs/dit",),

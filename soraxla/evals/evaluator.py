@@ -5,28 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from data_pipelines.dataset import Dataset
 from soraxla.core.errors import UserError
 from soraxla.diffusion.process import Process
+from soraxla.evals.metrics.metric import Metric
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.vae.model import VAEConfig
 from soraxla.packing.pack import PackConfig
-
-_RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A mean over `n` items and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,15 +71,3 @@ class Evaluator:
     def run(self, context: EvaluationContext) -> dict[str, Metric]:
         """Returns the metrics of the training at the context's step, by name."""
         raise NotImplementedError
-
-
-def bootstrap(values: Float[np.ndarray, " n"]) -> Metric:
-    """Returns the mean of at least one value and its bootstrap interval (Efron, 1979).
-
-    The interval holds the middle 95 % of the means of 1,000 resamples.
-    """
-    picks = np.random.default_rng(0).integers(
-        len(values), size=(_RESAMPLES, len(values))
-    )
-    low, high = np.quantile(values[picks].mean(axis=1), (0.025, 0.975))
-    return Metric(float(values.mean()), float(low), float(high), len(values))

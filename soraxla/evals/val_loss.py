@@ -13,7 +13,8 @@ from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import permutation
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.evals.denoising import Triple, denoising_errors
-from soraxla.evals.evaluator import EvaluationContext, Evaluator, Metric, bootstrap
+from soraxla.evals.evaluator import EvaluationContext, Evaluator
+from soraxla.evals.metrics.metric import Metric, bootstrap
 from soraxla.models.dit.config import DiTConfig
 from soraxla.packing.pack import Segment
 from soraxla.parallel.multihost import everywhere

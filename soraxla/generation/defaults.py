@@ -12,33 +12,12 @@ from soraxla.checkpoints.wan.convert import open_transformer
 from soraxla.core.errors import UserError
 from soraxla.files.hub import local
 from soraxla.generation.request import Request
-from soraxla.models.text.hashed import split_words
+from soraxla.models.text.hashed import FUNCTION_WORDS, split_words
 
 RECORDED = "the model folder's generation_defaults"
 MEDIAN = "the median of the training data"
 OTHERWISE = "soraxla, since the model folder states none"
 
-_SMALL = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "is",
-        "it",
-        "of",
-        "on",
-        "or",
-        "the",
-        "to",
-        "with",
-    ]
-)
 _SAMPLING = ("steps", "solver", "cfg_scale", "negative_prompt", "condition_noise")
 
 
@@ -139,10 +118,10 @@ def unlike_training(usage: Usage, requests: Sequence[Request]) -> list[str]:
 def _says_nothing(prompt: str, words: tuple[str, ...] | None) -> bool:
     """Returns whether a prompt has words, and none like one of the trained ones.
 
-    Articles and the like do not count: most captions have them.
-    A word that begins another is like it: *rabbit* and *rabbits* have near embeddings.
+    Function words do not count. A word that begins another is like it: *rabbit* and
+    *rabbits* have near embeddings.
     """
-    if words is None or not (asked := set(split_words(prompt)) - _SMALL):
+    if words is None or not (asked := set(split_words(prompt)) - FUNCTION_WORDS):
         return False
     return not any(
         word == own

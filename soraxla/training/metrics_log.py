@@ -11,7 +11,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from soraxla.evals.evaluator import Metric
+from soraxla.evals.metrics.metric import Metric
 from soraxla.files.atomic_file import atomic_file
 
 METRICS = "metrics.jsonl"

@@ -16,7 +16,8 @@ from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.diffusion.process import Process, Purpose
 from soraxla.evals.denoising import Triple, denoising_errors
-from soraxla.evals.evaluator import EvaluationContext, bootstrap
+from soraxla.evals.evaluator import EvaluationContext
+from soraxla.evals.metrics.metric import bootstrap
 from soraxla.evals.val_loss import ValLoss, size_classes, stratified_times
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig

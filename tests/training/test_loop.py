@@ -20,8 +20,9 @@ import pytest
 from soraxla.checkpoints.training_folder import SETTINGS
 from soraxla.core.config import build, to_dict
 from soraxla.core.errors import UserError
-from soraxla.evals.evaluator import Evaluator, Metric
+from soraxla.evals.evaluator import Evaluator
 from soraxla.evals.evaluators import EVALUATORS
+from soraxla.evals.metrics.metric import Metric
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.saving import Checkpoints
 from tests.data_pipelines.datasets import write_dataset

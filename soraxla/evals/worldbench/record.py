@@ -3,21 +3,19 @@
 import hashlib
 import json
 import math
-import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.worlds.sizes import Size
 from soraxla.core.errors import UserError
+from soraxla.evals.provenance import provenance
 from soraxla.evals.worldbench.cases import Case
 from soraxla.evals.worldbench.numbers import Number
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome, draw_cases
 from soraxla.files.atomic_folder import atomic_folder
 
 FORMAT = 3
-_PACKAGES = ("soraxla", "jax", "jaxlib", "numpy", "scipy", "flax")
 # The keys that repeating a run needs; the others are for readers.
 _NEEDED = {
     "format": int,
@@ -98,8 +96,7 @@ def manifest(
             ]
             for name, each in cases.items()
         },
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "commit": _commit(),
+        **provenance(),
     }
 
 
@@ -181,35 +178,3 @@ def check_new(folder: Path) -> None:
         raise UserError(f"{folder}: exists; remove it or choose another name")
     if not folder.absolute().parent.is_dir():
         raise UserError(f"{folder}: its parent folder does not exist; create it")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Returns this checkout's commit, with "+" if it has changes; None without one."""
-    here = Path(__file__)
-    git = ("git", "-C", str(here.parent))
-    try:
-        # A copy that is installed inside another project does not belong to it.
-        subprocess.run(
-            [*git, "ls-files", "--error-unmatch", here.name],
-            capture_output=True,
-            check=True,
-        )
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + "+" * bool(changes.stdout.strip())

@@ -28,8 +28,13 @@ _GRAM_LENGTHS = (3, 4, 5)
 # The position code's length, where a word's is 1: one word at two positions keeps a
 # cosine of at least 0.88, two words without a common gram have about 0.
 _POSITION_SCALE = 0.25
-# Kana, and the CJK unified ideographs of every plane.
+# English words that most captions have, whatever they describe.
+FUNCTION_WORDS = frozenset((
+    "a", "an", "and", "are", "at", "by", "for", "from", "in", "is", "it", "of", "on",
+    "or", "the", "to", "with",
+))  # fmt: skip
 _SYLLABIC = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))  # by letters
+# Kana, and the CJK unified ideographs of every plane.
 _UNSPACED = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x3FFFF))
 
 

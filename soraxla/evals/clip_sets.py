@@ -1,0 +1,116 @@
+"""Sets of clips in folders, read one clip at a time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from soraxla.core.errors import UserError
+from soraxla.files.hashing import sha256_of_files
+from soraxla.media.read import MEDIA_SUFFIXES, probe, read_clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSet:
+    """The media files of a folder, by name: the path in the folder without suffix."""
+
+    folder: Path
+    files: Mapping[str, Path]
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the files' bytes, in the order of their names."""
+        return sha256_of_files(self.files[name] for name in sorted(self.files))
+
+    def read(self, name: str) -> UInt8[np.ndarray, "t h w 3"]:
+        """Returns the frames of a clip.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return read_clip(self.files[name])
+
+
+def open_set(folder: Path) -> ClipSet:
+    """Returns the set of a folder and its subfolders.
+
+    Raises:
+        UserError: there is no folder or no media file, or two files have one name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name a folder of videos")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not path.is_file() or path.suffix.lower() not in MEDIA_SUFFIXES:
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in files:
+            raise UserError(
+                f"{path}: {files[name].name} has the same name, expected one file per "
+                "clip; rename one"
+            )
+        files[name] = path
+    if not files:
+        raise UserError(f"{folder}: holds no video or picture; name a folder of them")
+    return ClipSet(folder=folder, files=files)
+
+
+def readable(clips: ClipSet) -> tuple[ClipSet, dict[str, str]]:
+    """Returns the set without clips that cannot be opened, and the reason for each."""
+    kept, skipped = {}, {}
+    for name, path in clips.files.items():
+        try:
+            probe(path)
+        except UserError as error:
+            skipped[name] = str(error)
+        else:
+            kept[name] = path
+    return ClipSet(folder=clips.folder, files=kept), skipped
+
+
+def differences(generated: ClipSet, reference: ClipSet) -> list[str]:
+    """Returns a note for each property in which the sets differ: sizes, rates, lengths.
+
+    Nothing is resampled for it: a distance between sets includes the difference.
+    """
+    notes = []
+    for what, values in (
+        ("sizes", lambda info: f"{info.width}x{info.height}"),
+        ("frame rates", lambda info: f"{info.fps:g}"),
+        ("lengths", lambda info: f"{info.frames} frames"),
+    ):
+        one, other = (
+            sorted({values(probe(path)) for path in each.files.values()})
+            for each in (generated, reference)
+        )
+        if one != other:
+            notes.append(
+                f"the {what} differ: {_some(one)} generated, {_some(other)} in the "
+                "reference; nothing is resampled"
+            )
+    return notes
+
+
+def check_pairs(generated: ClipSet, reference: ClipSet) -> None:
+    """Raises UserError unless each generated clip has a reference of its shape."""
+    for name, path in generated.files.items():
+        if name not in reference.files:
+            raise UserError(
+                f"{path}: {reference.folder} has no clip named {name!r}, expected one "
+                "for each generated clip; add it, or leave out metrics of pairs"
+            )
+        one, other = probe(path), probe(reference.files[name])
+        shapes = [(i.frames, i.height, i.width) for i in (one, other)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{path}: {shapes[0][0]} frames of {one.width}x{one.height}, expected "
+                f"{shapes[1][0]} of {other.width}x{other.height} as in "
+                f"{reference.folder}; generate at the reference's size and length"
+            )
+
+
+def _some(values: list[str]) -> str:
+    return ", ".join(values[:3]) + (", …" if len(values) > 3 else "")

@@ -1,0 +1,185 @@
+"""The interface of metrics: a row of numbers for every clip, and a function of rows.
+
+Rows are small, so a set of any length is measured in the memory of one clip. They are
+stacked in the order of clip names and summed in float64, so a metric has the same
+digits whatever order, number of devices or number of processes the rows came from.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from soraxla.core.errors import UserError
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+# Clip names and their rows.
+Rows = Mapping[str, Float[np.ndarray, "..."]]
+Need = Literal["reference", "pairs"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured value of `n` items, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """A network that turns frames into features; `name` and `sha256` identify it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def __call__(
+        self, frames: UInt8[np.ndarray, "t h w 3"]
+    ) -> Float[np.ndarray, "t d"]: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """A clip of a set.
+
+    Attributes:
+        frames: (t, h, w, 3) uint8.
+        reference: the clip of the same name in the reference set; None without pairs.
+    """
+
+    name: str
+    frames: UInt8[np.ndarray, "t h w 3"]
+    reference: UInt8[np.ndarray, "t h w 3"] | None = None
+    _features: dict = field(default_factory=dict, repr=False)
+
+    def features(self, extractor: Extractor, frames: int) -> Float[np.ndarray, "n d"]:
+        """Returns the features of evenly spaced frames, computed once per extractor.
+
+        A clip of fewer frames repeats some, so that every clip has as many.
+        """
+        key = extractor.sha256, frames
+        if key not in self._features:
+            places = np.linspace(0, len(self.frames) - 1, frames).round().astype(int)
+            self._features[key] = np.asarray(extractor(self.frames[places]), float)
+        return self._features[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMetric:
+    """A metric of a set of clips.
+
+    Attributes:
+        needs: "reference" for a metric of two sets, "pairs" for one that compares clips
+            of one name.
+        better: the direction of an improvement; None if neither is one.
+    """
+
+    needs: ClassVar[Need | None] = None
+    better: ClassVar[Literal["higher", "lower"] | None] = None
+
+    def row(self, clip: Clip) -> Float[np.ndarray, "..."]:
+        """Returns the numbers of a clip, of one shape for all clips."""
+        raise NotImplementedError
+
+    def statistic(
+        self,
+        rows: Float[np.ndarray, "n ..."],
+        reference: Float[np.ndarray, "m ..."] | None,
+    ) -> float:
+        """Returns the metric of all rows; by default, their mean."""
+        del reference
+        return float(rows.mean())
+
+    def update(self, rows: Rows, clips: Iterable[Clip]) -> Rows:
+        """Returns the rows with those of further clips.
+
+        Raises:
+            UserError: two clips have one name.
+        """
+        return self.merge(
+            rows, *({clip.name: np.asarray(self.row(clip))} for clip in clips)
+        )
+
+    def merge(self, *parts: Rows) -> Rows:
+        """Returns the rows of all parts, such as those of several hosts.
+
+        Raises:
+            UserError: two parts have a clip of one name.
+        """
+        merged: dict[str, Float[np.ndarray, ...]] = {}
+        for part in parts:
+            twice = merged.keys() & part.keys()
+            if twice:
+                raise UserError(
+                    f"clip {min(twice)!r} was measured twice, expected names that "
+                    "differ; rename one"
+                )
+            merged |= part
+        return merged
+
+    def compute(self, rows: Rows, reference: Rows | None = None) -> Metric:
+        """Returns the metric and its interval, by 1,000 bootstrap resamples of clips.
+
+        A resample repeats clips, which moves a distance between sets upwards. So the
+        interval has the spread of the resamples around their mean, at the value.
+
+        Raises:
+            UserError: there is no clip.
+        """
+        one, other = stacked(rows), None if reference is None else stacked(reference)
+        value = self.statistic(one, other)
+        draws = [
+            self.statistic(one[picks], None if other is None else other[others])
+            for picks, others in resamples(len(one), 0 if other is None else len(other))
+        ]
+        low, high = interval(value, np.array(draws))
+        return Metric(value, low, high, len(one))
+
+
+def stacked(rows: Rows) -> Float[np.ndarray, "n ..."]:
+    """Returns the rows in the order of their clips' names, float64.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not rows:
+        raise UserError("there is no clip to measure, expected at least 1; add some")
+    return np.stack([np.asarray(rows[name], np.float64) for name in sorted(rows)])
+
+
+def resamples(n: int, m: int):
+    """Yields the bootstrap's picks of n clips and m reference clips, from seed 0."""
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        yield rng.integers(n, size=n), rng.integers(m, size=m) if m else None
+
+
+def interval(value: float, draws: Float[np.ndarray, " r"]) -> tuple[float, float]:
+    """Returns the middle 95 % of the resamples, moved so that their mean is `value`."""
+    spread = draws - draws.mean()
+    low, high = np.quantile(spread, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return value + float(low), value + float(high)
+
+
+def bootstrap(values: Float[np.ndarray, " n"]) -> Metric:
+    """Returns the mean of at least one value and its bootstrap interval (Efron, 1979).
+
+    The interval holds the middle 95 % of the means of 1,000 resamples.
+    """
+    picks = np.random.default_rng(0).integers(
+        len(values), size=(RESAMPLES, len(values))
+    )
+    low, high = np.quantile(values[picks].mean(axis=1), (0.025, 0.975))
+    return Metric(float(values.mean()), float(low), float(high), len(values))
