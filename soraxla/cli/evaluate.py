@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soraxla.cli.following import say_next
 from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
         _measure(asked, args.out)
 
 
-def _measure(asked: "Mapping[str, Any]", out: Path) -> dict[str, Any]:
-    """Measures, writes the folder, and returns what the numbers depend on."""
+def _measure(asked: "Mapping[str, Any]", out: Path) -> None:
+    """Measures and writes the folder."""
     from tqdm import tqdm
 
     from soraxla.evals.evaluation import FORMAT, evaluate, results, write_rows
@@ -116,7 +117,7 @@ def _measure(asked: "Mapping[str, Any]", out: Path) -> dict[str, Any]:
         print(f"note: {note}")
     _print(evaluation.values)
     print(out / "report.html")
-    return manifest
+    say_next("soraxla", "evaluate", "compare", out, "OTHER")
 
 
 def _rerun(path: Path, out: Path) -> None:

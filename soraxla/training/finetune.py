@@ -116,15 +116,15 @@ def check_start(start: Start, dataset: Dataset) -> None:
             f"{start.folder} reads {expected!r}; prepare it again with that one"
         )
     vae, made_by = start.folder / "vae", dataset.path / records.VAE
-    if vae.is_dir() and not (made_by.is_dir() and _same_latents(vae, made_by)):
+    if vae.is_dir() and not _same_latents(vae, made_by, dataset.card["vae_sha256"]):
         check_vae(dataset, sha256_of_folder(vae))
 
 
-def _same_latents(one: Path, other: Path) -> bool:
-    """Returns whether the VAEs of two folders encode all clips alike."""
-    if sha256_of_folder(one) == sha256_of_folder(other):
-        return True
-    a, b = load_vae(one), load_vae(other)
+def _same_latents(vae: Path, made_by: Path, recorded: str) -> bool:
+    """Returns whether a VAE encodes clips as the dataset's, which has this hash."""
+    if not made_by.is_dir() or sha256_of_folder(made_by) != recorded:
+        return False
+    a, b = load_vae(vae), load_vae(made_by)
     return a.model == b.model and (
         sha256_of_tree(a.params["encoder"]) == sha256_of_tree(b.params["encoder"])
     )

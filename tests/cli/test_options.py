@@ -27,12 +27,19 @@ def named(tree):
             yield from re.findall(r"(?<![\w-])--[a-z][\w-]*\w", text)
 
 
+def commands(of):
+    """The parser and those of its commands and their parts."""
+    yield of
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from commands(command)
+
+
 def test_every_option_that_a_message_names_exists():
     known = set(OTHERS)
-    for action in parser()._subparsers._group_actions:
-        assert isinstance(action, argparse._SubParsersAction)
-        for command in action.choices.values():
-            known |= set(command._option_string_actions)
+    for command in commands(parser()):
+        known |= set(command._option_string_actions)
     found = {}
     for folder in ("soraxla", "data_pipelines"):
         for path in (ROOT / folder).rglob("*.py"):

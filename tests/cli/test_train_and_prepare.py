@@ -225,7 +225,7 @@ def train_words(config, data, workdir, sets):
 def test_a_dry_run_says_what_a_training_comes_to_and_writes_nothing(
     packed, tmp_path, capsys, monkeypatch
 ):
-    def step(state, batch, cfg, accumulate, mean_weight):
+    def step(state, batch, cfg, **_):
         """Compiles at once; tests/cli/test_doctor.py compiles the real one."""
         return state, {"sum": jnp.sum(batch.latents)}
 

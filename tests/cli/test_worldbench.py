@@ -73,6 +73,7 @@ def changed(first, tmp_path):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_network")
 def test_a_manifest_runs_again(first, changed, tmp_path):
     """Repeats two of its families."""
@@ -85,6 +86,7 @@ def test_a_manifest_runs_again(first, changed, tmp_path):
     assert read(out, "manifest.json") == json.loads(manifest.read_text())
 
 
+@pytest.mark.slow
 def test_a_manifest_of_other_weights_or_worlds_is_refused(
     first, changed, tmp_path, refusal
 ):

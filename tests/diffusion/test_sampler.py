@@ -30,6 +30,19 @@ from tests.diffusion.oracle import (
 from tests.marks import slow
 from tests.tiny import quick
 
+# A solver with a memory, and one with noise.
+several = pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(
+            SOLVERS[name],
+            id=name,
+            marks=[] if name in ("unipc", "euler-ancestral") else [pytest.mark.slow],
+        )
+        for name in SOLVED
+    ],
+)
+
 
 def on_processes(*names, settings, euler):
     """Every solver with every process; fast are all solvers with the first, and Euler's
@@ -209,7 +222,7 @@ def test_the_scan_is_a_python_loop_of_rectified_flow(solver):
     assert np.all(np.asarray(out)[0, 5:] == 0.0)
 
 
-@solvers(*SOLVED)
+@several
 def test_a_segment_s_shift_is_its_own(solver):
     noise = np.random.default_rng(0).normal(size=(1, 5, 2)).astype(np.float32)
     one, two = (
@@ -244,7 +257,7 @@ def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule)
     assert np.all(np.asarray(out)[0, 4] == 0.0)
 
 
-@solvers(*SOLVED)
+@several
 def test_where_nothing_is_known_latents_are_not_read(solver):
     batch = row(3, 2, shift=[1.0, 2.0])
     noise = np.random.default_rng(0).normal(size=(1, 5, 2)).astype(np.float32)
@@ -301,7 +314,7 @@ def test_a_sampling_in_parts_is_the_whole_one(name):
 
 
 @pytest.mark.parametrize("start", [1e-6, 0.4, 1.0])
-@solvers(*SOLVED)
+@several
 def test_an_oracle_leads_from_anywhere_to_the_truth(solver, start):
     """From a clip that is noised part of the way to another one, as in SDEdit."""
     batch, (truth, other, eps) = TO_TRUTH

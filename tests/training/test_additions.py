@@ -192,6 +192,7 @@ def check_packing(run):
     assert abs(again["self_flow"] - expected["self_flow"]) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_losses_do_not_depend_on_how_clips_are_packed(monkeypatch):
     """Blocks that mix the tokens of a clip show which ones were computed together."""
 

@@ -193,6 +193,7 @@ def adapted(folder, dataset, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_trained_and_kept(adapted):
     """No state has the size of the base, and the base keeps its bits."""
     state, job, _, _, before = adapted
@@ -207,6 +208,7 @@ def test_adapters_alone_are_trained_and_kept(adapted):
     assert np.all(np.any(b != 0, axis=(1, 2))), "a layer that did not learn"
 
 
+@pytest.mark.slow
 def test_adapters_lower_the_loss(adapted):
     """At fixed noise and times that training never saw."""
     _, job, cfg, workdir, _ = adapted
@@ -218,6 +220,7 @@ def test_adapters_lower_the_loss(adapted):
     assert after < 0.9 * before
 
 
+@pytest.mark.slow
 def test_a_folder_in_training_is_its_base_plus_the_averaged_product(adapted):
     state, job, cfg, workdir, _ = adapted
     base, found = named_leaves(job.frozen[0]), load_transformer(workdir)
@@ -270,6 +273,7 @@ def one_line(error):
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
+@pytest.mark.slow
 def test_adapters_of_an_adapted_model(adapted, dataset, tmp_path):
     """A LoRA training folder is a start like any other."""
     _, _, _, workdir, _ = adapted

@@ -238,6 +238,8 @@ def remove_plan(folder):
     shutil.rmtree(folder / "plan")
 
 
+# Orbax closes its event loop while files are read that it no longer waits for.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [truncate, remove_data, remove_plan])
 def test_a_damaged_checkpoint_is_one_clear_line(whole, tmp_path, damage):
     """With its checksums or, killed before they were written, without."""

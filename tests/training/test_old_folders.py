@@ -17,6 +17,7 @@ from soraxla.checkpoints.load import load_dit
 from soraxla.cli.main import main
 from soraxla.cli.train import configured
 from soraxla.training.run import open_experiment
+from tests.marks import slow
 
 TESTS = Path(__file__).parent.parent
 GOLDEN, CONFIGS = TESTS / "golden" / "training_e215bbb", TESTS.parent / "configs"
@@ -67,7 +68,9 @@ def test_an_old_folder_is_refused_in_one_line_and_unchanged(
         )
 
 
-@KINDS
+@pytest.mark.parametrize(
+    ("kind", "options"), [("dit", DIT), *slow(("lora", LORA), ("vae", VAE))]
+)
 def test_an_old_folder_is_a_model_to_start_from(kind, options, folder, tmp_path):
     """The base of the adapters is the export that e215bbb made of `dit`."""
     spec, _, data, *words = f"{CONFIGS}/{options}".split()

@@ -88,6 +88,7 @@ def test_the_autoencoder_learns_a_batch(vae_state, train_vae, windows):
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_posterior_noise_changes_with_the_step(vae_state, windows):
     error = guarded(lambda s, b: vae_step(s, b, cfg=VAE)[1]["l1"])
     later = vae_state._replace(step=jnp.asarray(1, jnp.int32))
@@ -111,6 +112,7 @@ def test_a_fine_tuning_keeps_the_latent_statistics_it_starts_from(
     np.testing.assert_allclose(after, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_latent_statistics_are_means_over_the_steps(vae_state, train_vae, windows):
     """At first a plain mean over steps, of the moments over all positions."""
     encode = quick(lambda p, v: vae.encode(p, VAE.model, v)[0])

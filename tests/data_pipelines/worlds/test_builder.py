@@ -139,6 +139,7 @@ def test_another_seed_gives_other_clips(stored, other):
     assert shards and not any(mine[name] == theirs[name] for name in shards)
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on_with_the_same_bytes(
     stored, tmp_path, monkeypatch
 ):

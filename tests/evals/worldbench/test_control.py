@@ -69,6 +69,7 @@ def test_where_nothing_can_be_followed_nothing_moves(case):
         assert not np.any(seen.turn) and not np.any(seen.ahead)
 
 
+@pytest.mark.slow
 def test_the_truth_moves_as_it_must(case, right):
     assert right["heading error"] < 3 and not right["walk error"] > 0.4
     for name in ("turn direction", "walk direction", "edit shown"):
@@ -77,6 +78,7 @@ def test_the_truth_moves_as_it_must(case, right):
     np.testing.assert_array_equal(list(right.values()), list(again.values()))
 
 
+@pytest.mark.slow
 def test_a_still_view_does_nothing_of_it(case, right):
     wrong = control.score(case, still(case)).values
     for name in ("turn direction", "walk direction", "edit shown"):
@@ -93,6 +95,7 @@ def test_a_mirrored_view_turns_to_the_other_side():
     assert wrong["turn direction"] == 0 and wrong["heading error"] > 5
 
 
+@pytest.mark.slow
 def test_an_edit_that_is_undone_is_not_shown(edited):
     """The rest changes as in truth; what was dug or placed looks as before."""
     (edit, *_) = control.edits(edited.truth)
@@ -113,6 +116,7 @@ def test_a_picture_that_changes_as_a_whole_shows_no_edit(edited):
 # --- Inputs of a model ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_is_told_what_it_is_steered_by(case):
     ask, both = case.ask, Controls(actions=ACTIONS, camera=True)
     assert supported(ask, both).actions is case.truth.actions
@@ -123,6 +127,7 @@ def test_a_model_is_told_what_it_is_steered_by(case):
         assert unsupported(ask, other) == ("actions",)
 
 
+@pytest.mark.slow
 def test_actions_of_none_are_not_missed(case):
     """A free camera's actions are zeros: without them nothing is unsaid."""
     ask = case.ask._replace(

@@ -160,6 +160,7 @@ def test_a_forecast_is_told_how_clean_those_frames_are():
     np.testing.assert_array_equal(np.flatnonzero(moved), np.arange(12, 24))
 
 
+@pytest.mark.slow
 def test_a_fresh_forecast_is_the_frame_before():
     forecast, x, start = forecasting()
     found = forecast(x, params=start)

@@ -28,6 +28,7 @@ def test_by_default_attention_is_adapted(base):
     assert adapters["blocks.self_attn.q.b"].shape == (2, 3, 64)
 
 
+@pytest.mark.slow
 def test_fresh_adapters_change_no_bit(base):
     settings = LoRAConfig(rank=2, targets=("*",))
     fresh = lora.init(KEY, base, settings)

@@ -79,7 +79,8 @@ def test_a_time_reaches_its_own_tokens_first():
         np.testing.assert_array_equal(changed, np.pad(moved, (0, L - 6)))
 
 
-@pytest.mark.parametrize("cfg", [wan(None), *slow(CFG)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", [wan(None), CFG])
 def test_padding_is_zero_and_gets_no_gradient(cfg):
     """Whatever stands there, the parameters' gradient is the same to the bit."""
     weights = random_params(cfg)

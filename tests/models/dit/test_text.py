@@ -24,6 +24,7 @@ def test_one_pad_token_is_all_the_pads():
     assert np.abs(unpadded - short)[0, :10].max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text_pad_to", [12, *slow(None)])
 def test_a_text_encoded_once_is_the_text(text_pad_to):
     """With and without pads, whose bias comes along; `batch.text` is then not read."""
