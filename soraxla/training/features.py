@@ -7,7 +7,7 @@ from soraxla.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class SelfFlowConfig:
-    """Settings of Self-Flow (arXiv 2603.06507, 2607.02508).
+    """Settings of Self-Flow (arXiv 2603.06507).
 
     Each visit has two times, and a random share of its generated tokens has the second
     one. From the tokens after a block, a head predicts the features of the EMA after a

@@ -15,6 +15,7 @@ from soraxla.diffusion.loss import packed_cosine
 from soraxla.models import dit
 from soraxla.models.dit.flops import train_flops
 from soraxla.models.dit.layers import Context
+from soraxla.models.dit.lora import LoRAConfig
 from soraxla.packing.conditioning import ConditioningMixture, Stored
 from soraxla.packing.pack import Segment, pack
 from soraxla.parallel.mesh import (
@@ -319,6 +320,21 @@ def test_a_plain_training_is_as_it_was(monkeypatch):
     _, metrics = jax.eval_shape(made, state, pack(ROWS[0], SPEC))
     assert "self_flow" not in metrics
     assert fresh_heads(jax.random.key(0), PLAIN) == {}
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_with_both():
+    """The step moves them, and the heads; the base has no gradient."""
+    cfg = replace(BOTH, lora=LoRAConfig(rank=2))
+    base = tiny.random_like(jax.eval_shape(functools.partial(dit_init, PLAIN)).params)
+    state = tiny.quick(functools.partial(dit_init, cfg))()
+    step = tiny.quick(functools.partial(dit_step, cfg=cfg, route_length=20))
+    after, metrics = step(state, pack(ROWS[0], SPEC), base)
+    assert metrics["self_flow"] > 0
+    moved = jax.tree.map(jnp.subtract, after.params, state.params)
+    assert min(float(jnp.abs(x).max()) for x in jax.tree.leaves(moved[HEADS])) > 0
+    adapter = moved["blocks"]["self_attn"]["q"]
+    assert float(jnp.abs(adapter["b"]).max()) > 0
 
 
 @pytest.mark.slow
