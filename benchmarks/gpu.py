@@ -44,7 +44,7 @@ from soraxla.models.dit.config import DiTConfig, dit_config
 from soraxla.models.dit.flops import token_flops, train_flops
 from soraxla.models.vae.model import VAEConfig
 from soraxla.ops import attention
-from soraxla.ops.engines import gpu_cudnn, xla_flash
+from soraxla.ops.engines import gpu_cudnn, gpu_dense, xla_flash
 from soraxla.ops.engines.engine import Engine
 from soraxla.packing.pack import PackConfig, Segment, pack
 from soraxla.packing.patchify import positions
@@ -192,7 +192,7 @@ def check_cudnn(sizes: Sizes) -> Result:
 
 
 def attentions(sizes: Sizes) -> Cases:
-    def case(engine: Engine, segments: int) -> Result:
+    def case(engine: Engine, segments: int, sizes: Sizes = sizes) -> Result:
         (q, k, v, grad), (ids, squares) = rows_of(sizes.tokens, segments, sizes.heads)
         forward, both = (
             jit(by(engine)),
@@ -216,6 +216,12 @@ def attentions(sizes: Sizes) -> Cases:
                 functools.partial(case, gpu_cudnn.ENGINE, segments),
             )
     yield "attention, XLA, 4 segments", functools.partial(case, xla_flash.ENGINE, 4)
+    short = replace(sizes, tokens=min(sizes.tokens, 4096))
+    for name, engine in (("dense", gpu_dense.ENGINE), ("XLA", xla_flash.ENGINE)):
+        yield (
+            f"attention, {name}, 16 segments of a row of {short.tokens:,}",
+            functools.partial(case, engine, 16, short),
+        )
 
 
 # ---- Training ----------------------------------------------------------------------

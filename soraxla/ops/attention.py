@@ -14,14 +14,14 @@ from jaxtyping import Float, Int
 
 from soraxla.core.types import Array
 from soraxla.ops.context_parallel import over_mesh
-from soraxla.ops.engines import tpu_splash, xla_flash
+from soraxla.ops.engines import gpu_dense, tpu_splash, xla_flash
 from soraxla.ops.engines.engine import Engine
 from soraxla.parallel.compiler import platform
 from soraxla.parallel.mesh import current_mesh
 
-# By platform; others use flash attention in plain XLA. `gpu_cudnn` joins them when a
-# GPU has passed its test.
-ENGINES = {"tpu": tpu_splash.ENGINE}
+# By platform; others use flash attention in plain XLA. `gpu_cudnn` takes the place of
+# `gpu_dense` when a GPU has passed its test.
+ENGINES = {"tpu": tpu_splash.ENGINE, "gpu": gpu_dense.ENGINE}
 
 
 def attention(

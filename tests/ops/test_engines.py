@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soraxla.ops.engines import reference, tpu_splash, xla_flash
+from soraxla.ops import attention
+from soraxla.ops.engines import gpu_dense, reference, tpu_splash, xla_flash
 from soraxla.ops.engines.engine import LOWEST, Engine
 from tests.ops import exact
 
 ENGINES = {
     "reference": reference.ENGINE,
     "xla_flash": xla_flash.ENGINE,
+    "gpu_dense": gpu_dense.ENGINE,
     "tpu_splash": Engine(
         *(partial(method, interpret=True) for method in tpu_splash.ENGINE)
     ),
@@ -86,3 +88,19 @@ def test_keys_may_be_spread_over_calls(name, inputs):
     rest = [np.concatenate(x, axis=1) for x in list(zip(*parts, strict=True))[1:]]
     expected, _, *grads = exact.attend(*args, grad)
     _close([out, grad_q, *rest], [expected, *grads])
+
+
+def test_short_rows_on_a_gpu_are_dense_and_long_ones_are_not(monkeypatch):
+    """Rows that do not fit at once are computed in turn, with the same result."""
+    rng = np.random.default_rng(0)
+    q, k, v = rng.normal(size=(3, 3, 40, 2, 8)).astype(np.float32)
+    ids = np.repeat(np.arange(1, 5), 10)[None].repeat(3, axis=0).astype(np.int32)
+    inputs = q, k, v, ids, ids, None
+    out, lse = gpu_dense.forward(*inputs)
+    monkeypatch.setattr(gpu_dense, "_LOGITS", 2 * 40 * 40)  # one row of two heads
+    for one, other in zip(gpu_dense.forward(*inputs), (out, lse), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    monkeypatch.setattr(gpu_dense.xla_flash, "forward", lambda *_: "flash")
+    monkeypatch.setattr(gpu_dense, "_LONGEST", 39)
+    assert gpu_dense.forward(*inputs) == "flash"
+    assert attention.ENGINES["gpu"] is gpu_dense.ENGINE
