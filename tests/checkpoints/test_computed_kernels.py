@@ -43,6 +43,7 @@ def assert_computed(found, stored):
     assert found["time_in"]["kernel"].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_a_pipeline_holds_kernels_in_the_dtype_of_their_products(folder):
     """The parameters of a model folder are sharded over the devices of the mesh too."""
     stored = load_transformer(folder).params

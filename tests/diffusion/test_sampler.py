@@ -327,7 +327,7 @@ def test_an_oracle_leads_from_anywhere_to_the_truth(solver, start):
     assert np.all(np.asarray(out)[0, 1] == 5.0)
 
 
-@pytest.mark.parametrize("schedule", ["ddpm_linear", "ddpm_cosine"])
+@pytest.mark.parametrize("schedule", ["ddpm_cosine", *slow("ddpm_linear")])
 def test_euler_is_ddim(schedule):
     """x' = α'·x0 + σ'·ε in NumPy, of x0 and ε as the network has them (η = 0)."""
     process, batch = Process(schedule=schedule, prediction="eps"), row(3, shift=[2.0])

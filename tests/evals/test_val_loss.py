@@ -128,6 +128,7 @@ def test_an_error_counts_as_in_training(monkeypatch, held_out):
     assert found["t_0.00_0.50"].value > found["t_0.50_1.00"].value > 1
 
 
+@pytest.mark.slow
 def test_metrics_are_means_of_clips_bins_and_classes(found):
     counts = {name: metric.n for name, metric in found.items()}
     assert counts == {
@@ -142,6 +143,7 @@ def test_metrics_are_means_of_clips_bins_and_classes(found):
     assert all(m.low <= m.value <= m.high for m in found.values())
 
 
+@pytest.mark.slow
 def test_equal_parameters_have_equal_losses_in_every_training(found, params, held_out):
     assert measure(params, held_out, step=7, seed=3) == found
 

@@ -99,6 +99,7 @@ def test_a_task_holds_three_chunks_of_its_video(monkeypatch, make, limit):
     assert peak(lambda: read(task, frames, limit)) < 3 * CHUNK * clips < frames
 
 
+@pytest.mark.slow
 def test_of_several_takes_no_frame_is_held(monkeypatch):
     """They are decoded to be measured, and the best one again."""
     pipeline = assemble(tiny.loaded_dit(), tiny.loaded_vae())

@@ -53,6 +53,7 @@ def _packings(length):
 ROWS = np.concatenate([_packings(400), random_rows(np.random.default_rng(0), 6, 400)])
 
 
+@pytest.mark.slow
 def test_rows_are_the_dense_ones():
     """Packed ones, and two whose ids stand in any order."""
     q_ids, kv_ids = ROWS.copy(), ROWS.copy()

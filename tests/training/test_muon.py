@@ -35,6 +35,7 @@ def of_optax():
     )
 
 
+@pytest.mark.slow
 def test_directions_and_state_are_those_of_optax():
     """Kernels of stacked blocks and of a VAE; two have one shape, one is tall."""
     rng = np.random.default_rng(0)

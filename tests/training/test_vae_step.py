@@ -96,6 +96,7 @@ def test_posterior_noise_changes_with_the_step(vae_state, windows):
     assert one == same != other
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_keeps_the_latent_statistics_it_starts_from(
     vae_state, train_vae, windows
 ):

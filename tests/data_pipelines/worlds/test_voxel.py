@@ -19,6 +19,7 @@ def same(a, b):
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [film, *slow(simulate)])
 def test_a_clip_is_a_function_of_its_arguments(world):
     size = {**CLIP, "frames": 5}

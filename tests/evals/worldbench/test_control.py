@@ -42,6 +42,7 @@ def edited():
     return case_of(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "turn", "ahead"),
     [
@@ -104,6 +105,7 @@ def test_an_edit_that_is_undone_is_not_shown(edited):
     assert control.score(edited, video).values["edit shown"] < 0.1
 
 
+@pytest.mark.slow
 def test_a_picture_that_changes_as_a_whole_shows_no_edit(edited):
     (edit, *_) = control.edits(edited.truth)
     before, after = edited.truth.video[[edit.before, edit.after]].astype(int)

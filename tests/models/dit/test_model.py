@@ -109,7 +109,7 @@ def test_remat_changes_nothing(remat):
 
 
 @pytest.mark.parametrize(
-    ("remat", "again"), [("dots", 0), ("full", 1), *slow(("none", 0))]
+    ("remat", "again"), [("dots", 0), *slow(("full", 1), ("none", 0))]
 )
 def test_self_attention_is_never_computed_again(monkeypatch, remat, again):
     """Forward: self- and cross-attention; again at most the last."""
