@@ -62,8 +62,15 @@ class TaskContext:
 
     @property
     def overlap(self) -> int:
-        """Latent frames that a window shares with the one before."""
-        return 1 + (self.request.overlap - 1) // self._temporal
+        """Latent frames that a window shares with the one before.
+
+        They are as many as the request asks for, but fewer than the model's limit: each
+        window must have a new frame.
+        """
+        asked = 1 + (self.request.overlap - 1) // self._temporal
+        if self.limit is None or self.request.window is not None:
+            return asked
+        return max(1, min(asked, self.limit - 1))
 
     @property
     def overlap_frames(self) -> int:

@@ -29,7 +29,7 @@ class Request:
         window: most frames to sample at once, rounded down to 1 + 4k; longer videos are
             sampled window by window. None is the model's own limit, if it has one.
         overlap: frames, rounded down to 1 + 4k, that condition a clip or a window on
-            those before or after it.
+            those before or after it. A model whose limit is no longer takes fewer.
         actions: float32 (frames, a), 1 for an action between the frame before and this
             one; for steerable models and tasks.
         camera: float32 (frames, 4, 4), camera to world; likewise.

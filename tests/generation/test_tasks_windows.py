@@ -51,9 +51,14 @@ def test_a_long_way_back_goes_from_window_to_window():
 
 
 @pytest.mark.parametrize("task", [Animate(last=TRUTH[:1]), Animate(first=TRUTH[:1])])
-def test_windows_no_longer_than_their_overlap_are_refused(task):
-    with pytest.raises(ValueError, match="windows of 3 latent frames cannot overlap"):
-        drive(context_of(task, 33, limit=3), anything)
+def test_windows_of_the_model_s_limit_have_a_new_frame_each(task):
+    """By default windows share three latent frames, all that this model has."""
+    job = context_of(task, 33, limit=3)
+    assert job.overlap == 2
+    _, clips = drive(job, anything)
+    assert [clip.grid.t for clip in clips[1:]] == [3] * 6
+    with pytest.raises(ValueError, match="windows of 1 latent frames cannot overlap"):
+        drive(context_of(task, 33, limit=1), anything)
 
 
 @pytest.mark.parametrize(
