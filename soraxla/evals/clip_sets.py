@@ -77,15 +77,13 @@ def differences(generated: ClipSet, reference: ClipSet) -> list[str]:
     Nothing is resampled for it: a distance between sets includes the difference.
     """
     notes = []
+    infos = [[probe(x) for x in each.files.values()] for each in (generated, reference)]
     for what, values in (
         ("sizes", lambda info: f"{info.width}x{info.height}"),
         ("frame rates", lambda info: f"{info.fps:g}"),
         ("lengths", lambda info: f"{info.frames} frames"),
     ):
-        one, other = (
-            sorted({values(probe(path)) for path in each.files.values()})
-            for each in (generated, reference)
-        )
+        one, other = (sorted({values(info) for info in each}) for each in infos)
         if one != other:
             notes.append(
                 f"the {what} differ: {_some(one)} generated, {_some(other)} in the "

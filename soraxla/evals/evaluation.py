@@ -187,14 +187,14 @@ def _rows(
     reference: ClipSet | None,
     advance: Callable[[], None],
 ) -> dict[str, Rows]:
-    rows: dict[str, Rows] = {name: {} for name in metrics}
+    parts: dict[str, list[Rows]] = {name: [] for name in metrics}
     for name in sorted(clips.files):
         pair = None if reference is None else reference.read(name)
         clip = Clip(name=name, frames=clips.read(name), reference=pair)
         for metric in metrics:
-            rows[metric] = metrics[metric].update(rows[metric], [clip])
+            parts[metric].append(metrics[metric].update({}, [clip]))
         advance()
-    return rows
+    return {metric: metrics[metric].merge(*found) for metric, found in parts.items()}
 
 
 def _too_few(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from soraxla.evals.clip_sets import open_set
+from soraxla.evals.clip_sets import ClipSet, open_set
 from soraxla.evals.evaluation import Evaluation
 from soraxla.evals.metrics.metric import Metric
 from soraxla.media.read import probe
@@ -32,6 +32,9 @@ figcaption, small { color: #666; } img { image-rendering: pixelated; }
 def page(title: str, evaluation: Evaluation) -> str:
     """Returns the whole page, which needs no other file."""
     better = {name: metric.better for name, metric in evaluation.metrics.items()}
+    opened = {
+        kind: open_set(Path(found["folder"])) for kind, found in evaluation.sets.items()
+    }
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in evaluation.notes)
     sets = "; ".join(
         f"{kind}: {found['n']} clips of {found['folder']}"
@@ -42,7 +45,7 @@ def page(title: str, evaluation: Evaluation) -> str:
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
         f"<h1>{html.escape(title)}</h1><p>{html.escape(sets)}.</p>"
         f"{table(evaluation.values, better)}{notes}"
-        + "".join(_ends(name, evaluation) for name in evaluation.metrics)
+        + "".join(_ends(name, evaluation, opened) for name in evaluation.metrics)
     )
 
 
@@ -60,7 +63,7 @@ def table(values: Mapping[str, Metric], better: Mapping[str, str | None]) -> str
     )
 
 
-def _ends(name: str, evaluation: Evaluation) -> str:
+def _ends(name: str, evaluation: Evaluation, opened: Mapping[str, ClipSet]) -> str:
     """Returns the clips at both ends of a metric that has one number for each."""
     rows = evaluation.rows[name]
     numbers = {clip: float(row) for clip, row in rows.items() if np.ndim(row) == 0}
@@ -70,19 +73,20 @@ def _ends(name: str, evaluation: Evaluation) -> str:
     count = min(_SHOWN, len(order) // 2)
     figures = [
         f"<h3>{which} {html.escape(name)}</h3><div class='clips'>"
-        + "".join(_figure(clip, numbers[clip], evaluation) for clip in clips)
+        + "".join(_figure(clip, numbers[clip], **opened) for clip in clips)
         + "</div>"
         for which, clips in (("Lowest", order[:count]), ("Highest", order[-count:]))
     ]
     return "".join(figures)
 
 
-def _figure(clip: str, value: float, evaluation: Evaluation) -> str:
-    one = open_set(Path(evaluation.sets["generated"]["folder"]))
-    frames, rate = one.read(clip), probe(one.files[clip]).fps
-    if "reference" in evaluation.sets:
-        other = open_set(Path(evaluation.sets["reference"]["folder"]))
-        if clip in other.files and (beside := other.read(clip)).shape == frames.shape:
+def _figure(
+    clip: str, value: float, generated: ClipSet, reference: ClipSet | None = None
+) -> str:
+    frames, rate = generated.read(clip), probe(generated.files[clip]).fps
+    if reference is not None and clip in reference.files:
+        beside = reference.read(clip)
+        if beside.shape == frames.shape:
             gap = np.full((*frames.shape[:2], _GAP, 3), 255, np.uint8)
             frames = np.concatenate([beside, gap, frames], axis=2)
     return (
