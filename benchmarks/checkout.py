@@ -13,6 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+try:
+    from soraxla.core.allocator import keep_freed_pages
+except ModuleNotFoundError:  # an old checkout has none
+    pass
+else:
+    keep_freed_pages()  # as `soraxla train` does
+
 import jax
 import numpy as np
 

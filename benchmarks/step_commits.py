@@ -3,8 +3,7 @@
     python -m benchmarks.step_commits --before CHECKOUT [--rounds N] [--json FILE]
 
 The step is that of `benchmarks/checkout.py`: 6 layers of width 192, 40 pictures in one
-row, fp32. "kept pages" is this checkout with glibc's allocator set by the environment
-to keep the pages that it frees.
+row, fp32.
 """
 
 import argparse
@@ -14,13 +13,6 @@ from pathlib import Path
 
 from benchmarks.harness import ROOT, Contender, Peer, race, ratio, write_report
 
-KEPT = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TOP_PAD_": "500000000",
-}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -28,31 +20,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where the report is written")
     arguments = parser.parse_args()
-    sides = {
-        "before": (arguments.before.resolve(), {}),
-        "after": (ROOT, {}),
-        "kept pages": (ROOT, KEPT),
-    }
+    sides = {"before": arguments.before.resolve(), "after": ROOT}
     with ExitStack() as stack:
         contenders: dict[str, Contender] = {}
-        for side, (root, variables) in sides.items():
+        for side, root in sides.items():
             peer = Peer(
                 sys.executable,
                 "benchmarks.checkout",
                 ["step"],
                 root=root,
-                variables=variables,
             )
             stack.enter_context(peer)
             for optimizer in ("AdamW", "Muon"):
                 contenders[f"{optimizer}, {side}"] = peer.case(optimizer)
         timings = race(contenders, rounds=arguments.rounds)
     results = {
-        f"{optimizer}, {side} over before": ratio(
-            timings[f"{optimizer}, before"], timings[f"{optimizer}, {side}"]
+        f"{optimizer}, after over before": ratio(
+            timings[f"{optimizer}, before"], timings[f"{optimizer}, after"]
         )
         for optimizer in ("AdamW", "Muon")
-        for side in ("after", "kept pages")
     }
     write_report(arguments.json, results, timings=timings)
 

@@ -7,12 +7,17 @@ row without padding. Each draws time and noise, corrupts the latents, computes t
 gradient, clips it by its global norm, and updates AdamW and a moving average of the
 weights. PYTHON has `benchmarks/peers.txt` installed.
 """
+# ruff: noqa: E402
 
 import functools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from soraxla.core.allocator import keep_freed_pages
+
+keep_freed_pages()  # as `soraxla train` does
 
 import jax
 import numpy as np

@@ -144,6 +144,9 @@ def train(
         OSError: a file cannot be read or written, or another training runs there.
         FloatingPointError: no finite gradient for 20 steps in a row.
     """
+    from soraxla.core.allocator import keep_freed_pages
+
+    keep_freed_pages()  # before JAX is imported
     from ml_collections import ConfigDict
 
     from soraxla.core.paths import refuse_urls

@@ -19,6 +19,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.mkdtemp(prefix="soraxla_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# A program's operations remember no place in the source: a tenth of the compile time.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+
+from soraxla.core.allocator import keep_freed_pages  # noqa: E402
+
+keep_freed_pages()
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402

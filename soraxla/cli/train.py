@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from soraxla.core.allocator import keep_freed_pages
+
+    keep_freed_pages()  # before JAX is imported
     from soraxla.core.config import parted
     from soraxla.parallel.cluster import find_group
     from soraxla.parallel.rendezvous import join
