@@ -79,6 +79,18 @@ def quick(function, **settings):
     return jax.jit(function, compiler_options=options, **settings)
 
 
+def guarded(function):
+    """The compiled step; nothing but its arguments, put there, goes to the device."""
+    compiled = quick(function)
+
+    def run(state, batch):
+        batch = jax.device_put(batch)
+        with jax.transfer_guard("disallow"):
+            return compiled(state, batch)
+
+    return run
+
+
 def optimised(function, **settings):
     """Compiles as users do, for tests of bits that the compiler's effort may change."""
     options = {

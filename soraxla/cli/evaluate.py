@@ -9,21 +9,51 @@ from soraxla.cli.following import say_next
 from soraxla.core.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from soraxla.evals.metrics.metric import Metric
 
-_METRICS = ("psnr", "ssim", "flicker", "frame_change", "frechet", "mmd", "cmmd")
+_METRICS = (
+    *("psnr", "ssim", "flicker", "frame_change", "join_ratio@FRAME", "frechet", "mmd"),
+    *("cmmd", "consistency", "drift", "clip_score", "clip_best_frame", "clip_rank"),
+    "perceptual",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    run = parts.add_parser("run", help="measure a folder of clips")
-    run.add_argument("--generated", type=Path, required=True, help="folder of clips")
+    run = parts.add_parser("run", help="measure clips, a checkpoint or a VAE")
+    measured = run.add_mutually_exclusive_group(required=True)
+    measured.add_argument("--generated", type=Path, help="folder of clips")
+    measured.add_argument(
+        "--checkpoint",
+        help="model that generates the clips, into CLIPS beside --out",
+    )
+    measured.add_argument(
+        "--vae", type=Path, help="VAE whose reconstructions of --data are measured"
+    )
     run.add_argument(
         "--reference",
         type=Path,
         help="folder of real clips; metrics of pairs match them by name",
+    )
+    run.add_argument(
+        "--prompts", type=Path, help="of --checkpoint: a text file, one prompt a line"
+    )
+    run.add_argument(
+        "--data",
+        type=Path,
+        help="of --checkpoint: a prepared dataset, whose clips are the reference; of "
+        "--vae: a folder of media",
+    )
+    run.add_argument(
+        "--clips",
+        type=int,
+        default=64,
+        help="clips of a prepared dataset to imitate (default: %(default)s)",
+    )
+    run.add_argument(
+        "--seed", type=int, default=0, help="of --checkpoint (default: %(default)s)"
     )
     run.add_argument(
         "--metrics",
@@ -36,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME:FOLDER",
-        help="extractor and its weights for frechet, mmd and cmmd, such as "
+        help="network and its weights for metrics of features, such as "
         "clip:weights/clip-vit-base-patch32; repeat it for several",
     )
     _add_out(run)
@@ -64,55 +94,83 @@ def run(args: argparse.Namespace) -> None:
     elif args.part == "rerun":
         _rerun(args.manifest, args.out)
     else:
-        asked = {
-            "generated": str(args.generated),
-            "reference": args.reference and str(args.reference),
-            "metrics": args.metrics.split(","),
-            "features": args.features,
-        }
-        _measure(asked, args.out)
+        _measure(_asked(args), args.out)
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the sets and metrics to measure; generates the clips of a checkpoint.
+
+    Raises:
+        UserError: options that do not go together, or clips that cannot be generated.
+    """
+    generated, reference = args.generated, args.reference
+    if args.checkpoint is not None:
+        if (args.prompts is None) == (args.data is None):
+            raise UserError("--checkpoint needs either --prompts or --data")
+        generated, made = _generate(args)
+        reference = reference or made
+    elif args.prompts is not None:
+        raise UserError("--prompts needs --checkpoint, which generates their clips")
+    elif args.vae is not None:
+        if args.data is None or reference is not None:
+            raise UserError("--vae needs --data, and is measured against it")
+        generated = args.data
+    elif args.data is not None:
+        raise UserError("--data needs --checkpoint or --vae")
+    return {
+        "generated": str(generated),
+        "reference": reference and str(reference),
+        "metrics": args.metrics.split(","),
+        "features": args.features,
+        "vae": args.vae and str(args.vae),
+    }
+
+
+def _generate(args: argparse.Namespace) -> tuple[Path, Path | None]:
+    """Returns the folders of generated clips and of their references, if any."""
+    from tqdm import tqdm
+
+    from soraxla.evals.generation_set import generate_set, of_dataset, of_prompts
+    from soraxla.evals.worldbench.record import check_new
+
+    check_new(args.out)
+    dataset = None
+    if args.prompts is not None:
+        wanted = of_prompts(args.checkpoint, args.prompts)
+    else:
+        wanted, dataset = of_dataset(args.data, args.clips)
+    folder = args.out.with_name(args.out.name + "_clips")
+    with tqdm(unit="clip", desc="generating") as bar:
+        generate_set(
+            args.checkpoint,
+            wanted,
+            folder,
+            seed=args.seed,
+            dataset=dataset,
+            told=_shown_by(bar),
+        )
+    return folder / "generated", dataset and folder / "reference"
+
+
+def _shown_by(bar: Any) -> "Callable[[int, int], None]":
+    def told(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return told
 
 
 def _measure(asked: "Mapping[str, Any]", out: Path) -> None:
     """Measures and writes the folder."""
     from tqdm import tqdm
 
-    from soraxla.evals.evaluation import FORMAT, evaluate, results, write_rows
-    from soraxla.evals.provenance import provenance
-    from soraxla.evals.report import page
+    from soraxla.evals.evaluation import evaluate
     from soraxla.evals.worldbench.record import check_new
-    from soraxla.files.atomic_folder import atomic_folder
 
     check_new(out)
     with tqdm(unit="clip") as bar:
-
-        def told(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        evaluation = evaluate(
-            Path(asked["generated"]),
-            asked["reference"] and Path(asked["reference"]),
-            metrics=asked["metrics"],
-            features=asked["features"],
-            told=told,
-        )
-    manifest = {
-        "format": FORMAT,
-        **asked,
-        "sets": {kind: dict(each) for kind, each in evaluation.sets.items()},
-        "extractors": dict(evaluation.extractors),
-        **provenance(),
-    }
-    with atomic_folder(out) as partial:
-        for name, content in (
-            ("results.json", results(evaluation)),
-            ("manifest.json", manifest),
-        ):
-            (partial / name).write_text(json.dumps(content, indent=2) + "\n")
-        write_rows(partial / "rows.npz", evaluation)
-        title = f"Evaluation of {Path(asked['generated']).name}"
-        (partial / "report.html").write_text(page(title, evaluation), encoding="utf-8")
+        evaluation = evaluate(**asked, told=_shown_by(bar))
+    evaluation.save(out)
     for note in evaluation.notes:
         print(f"note: {note}")
     _print(evaluation.values)
@@ -121,13 +179,13 @@ def _measure(asked: "Mapping[str, Any]", out: Path) -> None:
 
 
 def _rerun(path: Path, out: Path) -> None:
-    from soraxla.evals.clip_sets import open_set, readable
-    from soraxla.evals.evaluation import FORMAT
-    from soraxla.evals.features import load_features
+    from soraxla.evals.choice import load_networks
+    from soraxla.evals.evaluation import FORMAT, open_sets
 
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        asked = {k: found[k] for k in ("generated", "reference", "metrics", "features")}
+        names = ("generated", "reference", "metrics", "features", "vae")
+        asked = {k: found[k] for k in names}
         sets, extractors = found["sets"], found["extractors"]
     except (ValueError, KeyError, TypeError):
         raise UserError(
@@ -138,25 +196,24 @@ def _rerun(path: Path, out: Path) -> None:
             f"{path}: has format {found['format']}, expected {FORMAT}: run it with the "
             "soraxla that wrote it"
         )
-    for kind, was in sets.items():
-        clips, _ = readable(open_set(Path(was["folder"])))
+    for kind, clips in open_sets(**{k: asked[k] for k in asked if k in _SETS})[0].items():
+        was = sets[kind]
         if clips.sha256 != was["sha256"]:
             raise UserError(
                 f"{was['folder']}: the {kind} clips have changed since the run, "
                 "expected the same bytes; restore them, or measure them with run"
             )
-    for spec in asked["features"]:
-        extractor = load_features(spec)
-        if extractors.get(extractor.name) != extractor.sha256:
+    for name, sha256 in load_networks(asked["metrics"], asked["features"]).hashes().items():
+        if extractors.get(name) != sha256:
             raise UserError(
-                f"{spec}: the weights have changed since the run, expected SHA-256 "
-                f"{extractors.get(extractor.name)}; restore them"
+                f"{name}: the weights have changed since the run, expected SHA-256 "
+                f"{extractors.get(name)}; restore them"
             )
     _measure(asked, out)
 
 
 def _compare(folders: list[Path]) -> None:
-    from soraxla.evals.evaluation import compare, read_run
+    from soraxla.evals.comparison import compare, read_run
 
     if len(folders) < 2:
         raise UserError("compare needs at least two runs; name their folders")

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
 from soraxla.core.errors import UserError
+from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.text import clip, clip_vision
 from soraxla.models.text.tokens import Tokenizer, clean_markup, load_tokenizer
 from soraxla.parallel.compiler import encoder_dtype, jit
@@ -21,7 +22,7 @@ from soraxla.parallel.compiler import encoder_dtype, jit
 _FRAMES = 16  # per batch; the last batch of a video is padded
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CLIPModel:
     """Both towers of CLIP and the tokenizer."""
 
@@ -30,6 +31,13 @@ class CLIPModel:
     vision: clip_vision.CLIPVisionConfig
     text_params: PyTree = field(repr=False)
     vision_params: PyTree = field(repr=False)
+    name: str = "clip_text"
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The hash of both towers' weights."""
+        towers = {"text": self.text_params, "vision": self.vision_params}
+        return sha256_of_tree(towers)
 
 
 def load_clip(folder: str | Path) -> CLIPModel:
@@ -73,14 +81,39 @@ def clip_score(
 
 
 def _score(model: CLIPModel, video: np.ndarray, prompt: str) -> float:
+    return float(frame_scores(model, video, prompt).mean())
+
+
+def frame_scores(
+    model: CLIPModel, video: UInt8[np.ndarray, "t h w 3"], prompt: str
+) -> Float[np.ndarray, " t"]:
+    """Returns the score of each frame, 0…100.
+
+    Raises:
+        UserError: the video is empty.
+    """
+    cosines = _frame_directions(model, video) @ text_direction(model, prompt)
+    return 100 * np.maximum(cosines, 0)
+
+
+def video_direction(
+    model: CLIPModel, video: UInt8[np.ndarray, "t h w 3"]
+) -> Float[np.ndarray, " p"]:
+    """Returns the mean of the frames' unit embeddings, scaled to length 1."""
+    return _unit(_frame_directions(model, video).mean(axis=0))
+
+
+def text_direction(model: CLIPModel, prompt: str) -> Float[np.ndarray, " p"]:
+    """Returns the prompt's embedding, scaled to length 1."""
+    return _unit(_embed_text(model, prompt))[0]
+
+
+def _frame_directions(model: CLIPModel, video: np.ndarray) -> Float[np.ndarray, "t p"]:
     if not len(video):
         raise UserError("a video has no frames, expected at least 1; leave it out")
-    text = _unit(_embed_text(model, prompt))
-    cosines = []
-    for start in range(0, len(video), _FRAMES):
-        frames = video[start : start + _FRAMES]
-        cosines.append(_unit(_embed_frames(model, frames)) @ text[0])
-    return float(100 * np.maximum(np.concatenate(cosines), 0).mean())
+    starts = range(0, len(video), _FRAMES)
+    parts = [_embed_frames(model, video[i : i + _FRAMES]) for i in starts]
+    return _unit(np.concatenate(parts))
 
 
 def _embed_text(model: CLIPModel, prompt: str) -> Float[np.ndarray, "1 p"]:
@@ -105,5 +138,5 @@ def _compiled(apply: Callable, cfg: Any) -> Callable:
     return jit(lambda params, *inputs: apply(params, cfg, *inputs))
 
 
-def _unit(x: Float[np.ndarray, "b p"]) -> Float[np.ndarray, "b p"]:
+def _unit(x: Float[np.ndarray, "*b p"]) -> Float[np.ndarray, "*b p"]:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)

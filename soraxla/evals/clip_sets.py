@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from data_pipelines.sources.files import folder as captioned
 from soraxla.core.errors import UserError
 from soraxla.files.hashing import sha256_of_files
 from soraxla.media.read import MEDIA_SUFFIXES, probe, read_clip
@@ -31,6 +32,11 @@ class ClipSet:
             UserError: the file is damaged.
         """
         return read_clip(self.files[name])
+
+    def size(self, name: str) -> str:
+        """Returns a clip's WIDTHxHEIGHT."""
+        info = probe(self.files[name])
+        return f"{info.width}x{info.height}"
 
 
 def open_set(folder: Path) -> ClipSet:
@@ -69,6 +75,24 @@ def readable(clips: ClipSet) -> tuple[ClipSet, dict[str, str]]:
         else:
             kept[name] = path
     return ClipSet(folder=clips.folder, files=kept), skipped
+
+
+def prompts_of(clips: ClipSet) -> dict[str, str]:
+    """Returns the prompt of each clip, as `soraxla prepare` reads captions.
+
+    Raises:
+        UserError: the folder has no captions, or a clip has none.
+    """
+    found = {item.file.resolve(): item.caption for item in captioned(clips.folder)}
+    prompts = {}
+    for name, path in clips.files.items():
+        if path.resolve() not in found:
+            raise UserError(
+                f"{path}: has no prompt, expected a line in captions.jsonl of "
+                f"{clips.folder}, or a text file beside it; add one"
+            )
+        prompts[name] = found[path.resolve()]
+    return prompts
 
 
 def differences(generated: ClipSet, reference: ClipSet) -> list[str]:

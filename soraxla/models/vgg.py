@@ -49,6 +49,25 @@ def features(
     return found
 
 
+def distance(
+    params: PyTree, one: Float[Array, "n h w 3"], other: Float[Array, "n h w 3"]
+) -> Float[Array, ""]:
+    """Returns the mean distance of frames, in −1…1, in the features of `features`.
+
+    As in LPIPS (arXiv 1801.03924), each position's features are divided by their norm,
+    and the squared distance is averaged over positions. The blocks' distances are
+    added.
+    """
+    pairs = zip(features(params, one), features(params, other), strict=True)
+    squares = [jnp.square(_directions(a) - _directions(b)) for a, b in pairs]
+    return sum((jnp.mean(jnp.sum(s, axis=-1)) for s in squares), jnp.zeros(()))
+
+
+def _directions(x: Array) -> Array:
+    # Under the root, or features of 0 would have a gradient that is not finite.
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-8)
+
+
 def _halved(x: Array) -> Array:
     """Returns the maxima of 2×2 positions, without an odd last row or column."""
     n, h, w, c = x.shape

@@ -160,12 +160,13 @@ def forward(
     *,
     length: int | None = None,
 ) -> tuple[Float[Array, "b l p"], dict[int, tuple[Array, Array]]]:
-    """Returns the prediction, and what is known after numbers of blocks.
+    """Returns the prediction, and the features after the blocks that `stops` names.
 
-    That is the tokens (B,L,D), and which of them have computed all blocks so far.
+    Features are tokens (B,L,D), with a mask (B,L) of those that have passed all blocks
+    so far.
 
     Args:
-        stops: these numbers.
+        stops: the numbers of blocks before each of the features.
         length: see `objective`.
     """
     (params, adapters), model = weights, cfg.model

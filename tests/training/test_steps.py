@@ -19,7 +19,7 @@ from soraxla.packing.patchify import positions
 from soraxla.training.dit_step import DiTStepConfig, _sum_of_parts, dit_init, dit_step
 from soraxla.training.optim import OptimConfig
 from soraxla.training.state import create
-from tests.tiny import quick, random_like
+from tests.tiny import guarded, quick, random_like
 
 FAST = OptimConfig(learning_rate=3e-3, warmup_steps=1)
 DIT = DiTStepConfig(
@@ -76,18 +76,6 @@ def zero(state):
     """The same weights but for the head, which starts at 0."""
     head = jax.tree.map(jnp.zeros_like, state.params["head"])
     return state._replace(params={**state.params, "head": head})
-
-
-def guarded(function):
-    """The compiled step; nothing but its arguments, put there, goes to the device."""
-    compiled = quick(function)
-
-    def run(state, batch):
-        batch = jax.device_put(batch)
-        with jax.transfer_guard("disallow"):
-            return compiled(state, batch)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from soraxla.training.vae_step import (
     vae_init,
     vae_step,
 )
-from tests.tiny import quick, random_like, vae_params
+from tests.tiny import guarded, quick, random_like, vae_params
 from tests.training.test_vae_losses import discriminator_shapes, tiny_features
 
 VAE = VAEStepConfig(
@@ -37,18 +37,6 @@ VAE = VAEStepConfig(
     ),
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=1),
 )
-
-
-def guarded(function):
-    """The compiled step; nothing but its arguments, put there, goes to the device."""
-    compiled = quick(function)
-
-    def run(state, batch):
-        batch = jax.device_put(batch)
-        with jax.transfer_guard("disallow"):
-            return compiled(state, batch)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ LEVEL = 0.95
 
 # Clip names and their rows.
 Rows = Mapping[str, Float[np.ndarray, "..."]]
-Need = Literal["reference", "pairs"]
+Need = Literal["reference", "pairs", "prompts"]
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ class Clip:
     Attributes:
         frames: (t, h, w, 3) uint8.
         reference: the clip of the same name in the reference set; None without pairs.
+        prompt: None without prompts.
     """
 
     name: str
     frames: UInt8[np.ndarray, "t h w 3"]
     reference: UInt8[np.ndarray, "t h w 3"] | None = None
+    prompt: str | None = None
     _features: dict = field(default_factory=dict, repr=False)
 
     def features(self, extractor: Extractor, frames: int) -> Float[np.ndarray, "n d"]:
@@ -82,7 +84,7 @@ class SetMetric:
 
     Attributes:
         needs: "reference" for a metric of two sets, "pairs" for one that compares clips
-            of one name.
+            of one name, "prompts" for one of clips and their prompts.
         better: the direction of an improvement; None if neither is one.
     """
 
@@ -93,12 +95,19 @@ class SetMetric:
         """Returns the numbers of a clip, of one shape for all clips."""
         raise NotImplementedError
 
+    def prepared(self, rows: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
+        """Returns the rows that are resampled; by default, those of the clips.
+
+        A metric that compares a clip with all others does so here, once.
+        """
+        return rows
+
     def statistic(
         self,
         rows: Float[np.ndarray, "n ..."],
         reference: Float[np.ndarray, "m ..."] | None,
     ) -> float:
-        """Returns the metric of all rows; by default, their mean."""
+        """Returns the metric of prepared rows; by default, their mean."""
         del reference
         return float(rows.mean())
 
@@ -138,7 +147,8 @@ class SetMetric:
         Raises:
             UserError: there is no clip.
         """
-        one, other = stacked(rows), None if reference is None else stacked(reference)
+        one = self.prepared(stacked(rows))
+        other = None if reference is None else self.prepared(stacked(reference))
         value = self.statistic(one, other)
         draws = [
             self.statistic(one[picks], None if other is None else other[others])

@@ -1,49 +1,32 @@
 """A report in one file: asks, truth and generated clips side by side, and plots."""
 
-import base64
 import html
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from soraxla.evals.html_page import HEIGHT, document, film
 from soraxla.evals.worldbench.cases import Case, Measure, Score
 from soraxla.evals.worldbench.numbers import Number
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome
-from soraxla.media.write import write_video
 
 _SHOWN = 8  # clips of a family
-_GAP = 2  # pixels between clips
-_HEIGHT = 160  # of a clip, in pixels of the page
 _INKS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e", "#34495e")
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em;
-  padding: 0 1em; color: #222; background: #fff; }
-table { border-collapse: collapse; } th { font-weight: 600; }
-td, th { padding: .2em .8em .2em 0; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-.clip { display: flex; gap: 1.2em; align-items: center; margin: .9em 0; }
-.clip p { margin: 0; width: 17em; } small { color: #666; }
-img { image-rendering: pixelated; } svg text { font: 11px sans-serif; fill: #666; }
-"""
 
 
 def page(title: str, outcomes: Mapping[str, Outcome]) -> str:
     """Returns the whole page, which needs no other file."""
     parts = [_family(name, outcome) for name, outcome in outcomes.items()]
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1>"
+    return document(
+        title,
         "<p>A normalised score of 0 is the floor (the last condition frame repeated, "
         "or a clip generated for another prompt, whichever is better), 1 the ceiling "
         "(the simulator’s frames through the VAE). In pictures: left the truth, in the "
         "middle the generated clip, right the truth through the VAE. In plots: thin "
         "lines are the truth, thick lines the clip, grey the condition frames.</p>"
-        + "".join(parts)
+        + "".join(parts),
     )
 
 
@@ -116,30 +99,20 @@ def _clip(case: Case, videos: Sequence[np.ndarray], score: Score) -> str:
         if not math.isnan(value)
     )
     words = [html.escape(part) for part in (values, score.note) if part]
+    pictures = film([case.truth.video, *videos], case.truth.fps) + _plot(case, score)
     return (
-        f'<div class="clip">{_film(case, videos)}{_plot(case, score)}'
+        f'<div class="clip">{pictures}'
         f"<p>“{html.escape(case.truth.caption)}”<br><small>seed {case.seed}; "
         f"{case.condition_frames} condition frames<br>{'<br>'.join(words)}"
         "</small></p></div>"
     )
 
 
-def _film(case: Case, videos: Sequence[np.ndarray]) -> str:
-    truth = case.truth.video
-    gap = np.full((*truth.shape[:2], _GAP, 3), 255, np.uint8)
-    frames = np.concatenate([truth, gap, videos[0], gap, videos[1]], axis=2)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.webp"
-        write_video(path, frames, case.truth.fps)
-        data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img height="{_HEIGHT}" alt="" src="data:image/webp;base64,{data}">'
-
-
 def _plot(case: Case, score: Score) -> str:
     """Draws curves over time, all on one scale."""
     if not score.curves:
         return ""
-    frames, width, height = len(case.truth.video), 260, _HEIGHT
+    frames, width, height = len(case.truth.video), 260, HEIGHT
     both = np.concatenate([line for pair in score.curves.values() for line in pair])
     low, high = float(np.nanmin(both)), float(np.nanmax(both))
     scale = (height - 20) / max(high - low, 1e-9)

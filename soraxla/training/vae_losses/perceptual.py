@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 
 from soraxla.core.types import Array
 from soraxla.models import vgg
@@ -13,11 +12,7 @@ from soraxla.training.vae_losses.term import Clips, LossTerm, Reconstruction
 
 @dataclass(frozen=True, kw_only=True)
 class Perceptual(LossTerm):
-    """The distance between features of VGG16, as in LPIPS (arXiv 1801.03924).
-
-    Each position's features are divided by their norm. The squared distance is averaged
-    over positions and summed over the last layers of the five blocks, all with weight
-    1.
+    """The distance between features of VGG16: see `soraxla.models.vgg.distance`.
 
     Attributes:
         frames: frames of each clip that are compared; each step draws others.
@@ -37,18 +32,4 @@ class Perceptual(LossTerm):
         one, other = (
             x[:, chosen].reshape(-1, *x.shape[2:]) for x in (made.pixels, clips.video)
         )
-        return distance(clips.features, one, other)
-
-
-def distance(
-    params: PyTree, one: Float[Array, "n h w 3"], other: Float[Array, "n h w 3"]
-) -> Float[Array, ""]:
-    """Returns the mean distance of frames in the features of `vgg.features`."""
-    pairs = zip(vgg.features(params, one), vgg.features(params, other), strict=True)
-    squares = [jnp.square(_directions(a) - _directions(b)) for a, b in pairs]
-    return sum((jnp.mean(jnp.sum(s, axis=-1)) for s in squares), jnp.zeros(()))
-
-
-def _directions(x: Array) -> Array:
-    # Under the root, or features of 0 would have a gradient that is not finite.
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-8)
+        return vgg.distance(clips.features, one, other)

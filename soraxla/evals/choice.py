@@ -1,0 +1,131 @@
+"""The choice of metrics by name, and the networks that they need."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from soraxla.core.config import nearest
+from soraxla.core.errors import UserError
+from soraxla.evals.clip_score import load_clip
+from soraxla.evals.features import load_features
+from soraxla.evals.metrics import perceptual
+from soraxla.evals.metrics.clip_rank import CLIPRank
+from soraxla.evals.metrics.clip_score import CLIPScore
+from soraxla.evals.metrics.consistency import Consistency
+from soraxla.evals.metrics.drift import Drift
+from soraxla.evals.metrics.flicker import Flicker
+from soraxla.evals.metrics.frame_change import FrameChange
+from soraxla.evals.metrics.frechet import Frechet
+from soraxla.evals.metrics.join_ratio import JoinRatio
+from soraxla.evals.metrics.metric import Extractor, SetMetric
+from soraxla.evals.metrics.mmd import MMD
+from soraxla.evals.metrics.psnr import PSNR
+from soraxla.evals.metrics.ssim import SSIM
+from soraxla.files.hub import local
+
+METRICS: dict[str, Callable[[], SetMetric]] = {
+    "psnr": PSNR,
+    "ssim": SSIM,
+    "flicker": Flicker,
+    "frame_change": FrameChange,
+}
+# Metrics of NAME@PLACES, such as join_ratio@16+32.
+PLACE_METRICS: dict[str, Callable[[tuple[int, ...]], SetMetric]] = {
+    "join_ratio": lambda places: JoinRatio(joins=places),
+    "psnr": lambda places: PSNR(places=places),
+}
+FEATURE_METRICS: dict[str, Callable[[Extractor], SetMetric]] = {
+    "frechet": lambda extractor: Frechet(extractor=extractor),
+    "mmd": lambda extractor: MMD(extractor=extractor),
+    "cmmd": lambda extractor: MMD(extractor=extractor, kernel="gaussian"),
+    "consistency": lambda extractor: Consistency(extractor=extractor),
+    "drift": lambda extractor: Drift(extractor=extractor),
+}
+# Metrics of one network each, by the name of its --features.
+NETWORK_METRICS: dict[str, tuple[str, Callable[[Any], SetMetric]]] = {
+    "clip_score": ("clip", lambda model: CLIPScore(model=model)),
+    "clip_best_frame": ("clip", lambda model: CLIPScore(model=model, of="best")),
+    "clip_rank": ("clip", lambda model: CLIPRank(model=model)),
+    "perceptual": ("vgg", lambda vgg: perceptual.PerceptualDistance(network=vgg)),
+}
+NAMES = tuple(
+    dict.fromkeys((*METRICS, "join_ratio", *FEATURE_METRICS, *NETWORK_METRICS))
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The networks of a run.
+
+    Attributes:
+        others: those that are no extractors of features, by the name of --features.
+    """
+
+    extractors: Sequence[Extractor] = ()
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    def hashes(self) -> dict[str, str]:
+        """Returns the SHA-256 of each network's weights, by its name."""
+        return {
+            x.name: x.sha256 for x in (*self.extractors, *dict(self.others).values())
+        }
+
+
+def load_networks(names: Sequence[str], specs: Sequence[str]) -> Networks:
+    """Returns the networks that the metrics need, from NAME:FOLDER each.
+
+    Raises:
+        UserError: an unknown name, or no such weights.
+    """
+    folders = dict((*spec.split(":", 1), "")[:2] for spec in specs)
+    needed = {NETWORK_METRICS[name][0] for name in names if name in NETWORK_METRICS}
+    others = {}
+    if "clip" in needed & folders.keys():
+        others["clip"] = load_clip(local(folders["clip"]))
+    if "vgg" in needed & folders.keys():
+        place = folders["vgg"]
+        others["vgg"] = perceptual.load(Path(place) if place else None)
+    extractors = []
+    if any(name in FEATURE_METRICS for name in names):
+        extractors = [load_features(s) for s in specs if s.split(":", 1)[0] != "vgg"]
+    return Networks(extractors=extractors, others=others)
+
+
+def chosen_metrics(names: Sequence[str], networks: Networks) -> dict[str, SetMetric]:
+    """Returns the metrics of the names, one for each extractor if they use one.
+
+    Raises:
+        UserError: an unknown or repeated name, or a metric without its features.
+    """
+    chosen: dict[str, SetMetric] = {}
+    for name in names:
+        made = _made(name, networks)
+        if chosen.keys() & made.keys():
+            raise UserError(f"metric {name!r} is named twice; name it once")
+        chosen |= made
+    return chosen
+
+
+def _made(name: str, networks: Networks) -> dict[str, SetMetric]:
+    if name in METRICS:
+        return {name: METRICS[name]()}
+    if name in FEATURE_METRICS:
+        if not networks.extractors:
+            raise UserError(f"metric {name!r} needs --features, such as clip:FOLDER")
+        make = FEATURE_METRICS[name]
+        return {f"{name}/{e.name}": make(e) for e in networks.extractors}
+    if name in NETWORK_METRICS:
+        needed, make = NETWORK_METRICS[name]
+        if needed not in networks.others:
+            raise UserError(f"metric {name!r} needs --features {needed}:PLACE")
+        return {name: make(networks.others[needed])}
+    base, _, places = name.partition("@")
+    if base in PLACE_METRICS:
+        numbers = places.split("+")
+        if not all(number.isascii() and number.isdigit() for number in numbers):
+            raise UserError(
+                f"metric {name!r} names no frames, expected {base}@16 or {base}@16+32"
+            )
+        return {name: PLACE_METRICS[base](tuple(map(int, numbers)))}
+    raise UserError(f"unknown metric {name!r}{nearest(base, NAMES)}")
