@@ -13,7 +13,7 @@ JAX and other large packages are imported when a function is called.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from data_pipelines.dataset import Dataset
+    from soraxla.evals.evaluation import Evaluation
     from soraxla.generation.pipeline import Pipeline
     from soraxla.generation.video import Video
     from soraxla.training.run import Run
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Dataset",
+    "Evaluation",
     "Pipeline",
     "Run",
     "Video",
     "config",
+    "evaluate",
     "load",
     "prepare",
     "save",
@@ -42,6 +45,7 @@ __all__ = [
 # The types that the functions return, by the modules that are imported for them.
 _TYPES = {
     "Dataset": "data_pipelines.dataset",
+    "Evaluation": "soraxla.evals.evaluation",
     "Pipeline": "soraxla.generation.pipeline",
     "Run": "soraxla.training.run",
     "Video": "soraxla.generation.video",
@@ -162,6 +166,50 @@ def train(
         interrupts=True,
         change=change,
     )
+
+
+def evaluate(
+    generated: str | os.PathLike[str],
+    reference: str | os.PathLike[str] | None = None,
+    *,
+    metrics: Sequence[str],
+    features: Sequence[str] = (),
+    vae: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> "Evaluation":
+    """Measures a folder of clips; its `values` are metrics with 95 % intervals.
+
+    Args:
+        generated: the folder; with `vae`, of media that the VAE reconstructs.
+        reference: the folder of the other set, for metrics of pairs and of sets.
+        metrics: names such as "psnr"; docs/evaluate.md lists all.
+        features: networks and their weights, such as "clip:weights/clip-vit-base".
+        vae: the folder of a VAE.
+        out: a new folder for results.json, manifest.json, rows.npz and report.html.
+
+    Raises:
+        UserError: an unknown name, a missing folder or weights, sets that do not fit a
+            metric, or an `out` that exists.
+        OSError: `out` cannot be written.
+    """
+    from soraxla.core.paths import refuse_urls
+    from soraxla.evals.evaluation import evaluate
+    from soraxla.evals.run_folder import save_run
+    from soraxla.evals.worldbench.record import check_new
+
+    refuse_urls(generated=generated, reference=reference, vae=vae, out=out)
+    if out is not None:
+        check_new(Path(out))
+    evaluation = evaluate(
+        Path(generated),
+        None if reference is None else Path(reference),
+        metrics=metrics,
+        features=features,
+        vae=None if vae is None else Path(vae),
+    )
+    if out is not None:
+        save_run(evaluation, Path(out))
+    return evaluation
 
 
 def load(

@@ -1,7 +1,6 @@
 """`soraxla evaluate`: measures sets of clips, compares runs, and repeats them."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from soraxla.evals.metrics.metric import Metric
 
 _METRICS = (
-    *("psnr", "ssim", "flicker", "frame_change", "join_ratio@FRAME", "frechet", "mmd"),
+    *("psnr", "ssim", "flicker", "frame_change", "join_ratio", "frechet", "mmd"),
     *("cmmd", "consistency", "drift", "clip_score", "clip_best_frame", "clip_rank"),
     "perceptual",
 )
@@ -59,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         required=True,
         metavar="NAME,…",
-        help=f"of {', '.join(_METRICS)}",
+        help=f"of {', '.join(_METRICS)}; join_ratio@16+32 names the first frames after "
+        "joins",
     )
     run.add_argument(
         "--features",
@@ -149,7 +149,7 @@ def _generate(args: argparse.Namespace) -> tuple[Path, Path | None]:
             dataset=dataset,
             told=_shown_by(bar),
         )
-    return folder / "generated", dataset and folder / "reference"
+    return folder / "generated", folder / "reference" if dataset is not None else None
 
 
 def _shown_by(bar: Any) -> "Callable[[int, int], None]":
@@ -160,60 +160,46 @@ def _shown_by(bar: Any) -> "Callable[[int, int], None]":
     return told
 
 
-def _measure(asked: "Mapping[str, Any]", out: Path) -> None:
-    """Measures and writes the folder."""
+def _measure(
+    asked: "Mapping[str, Any]", out: Path, manifest: "Mapping[str, Any] | None" = None
+) -> None:
+    """Measures and writes the folder; a repeated run has a manifest."""
     from tqdm import tqdm
 
     from soraxla.evals.evaluation import evaluate
+    from soraxla.evals.run_folder import save_run
     from soraxla.evals.worldbench.record import check_new
 
     check_new(out)
+    places = {k: asked[k] and Path(asked[k]) for k in ("reference", "vae")}
     with tqdm(unit="clip") as bar:
-        evaluation = evaluate(**asked, told=_shown_by(bar))
-    evaluation.save(out)
+        evaluation = evaluate(
+            Path(asked["generated"]),
+            **places,
+            metrics=asked["metrics"],
+            features=asked["features"],
+            unchanged=manifest,
+            told=_shown_by(bar),
+        )
+    save_run(evaluation, out)
     for note in evaluation.notes:
         print(f"note: {note}")
-    _print(evaluation.values)
+    for name, value in evaluation.values.items():
+        print(_line(name, value))
     print(out / "report.html")
     say_next("soraxla", "evaluate", "compare", out, "OTHER")
 
 
 def _rerun(path: Path, out: Path) -> None:
-    from soraxla.evals.choice import load_networks
-    from soraxla.evals.evaluation import FORMAT, open_sets
+    from soraxla.evals.run_folder import read_manifest
 
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        names = ("generated", "reference", "metrics", "features", "vae")
-        asked = {k: found[k] for k in names}
-        sets, extractors = found["sets"], found["extractors"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path}: is no manifest of `soraxla evaluate run`; name a manifest.json"
-        ) from None
-    if found["format"] != FORMAT:
-        raise UserError(
-            f"{path}: has format {found['format']}, expected {FORMAT}: run it with the "
-            "soraxla that wrote it"
-        )
-    for kind, clips in open_sets(**{k: asked[k] for k in asked if k in _SETS})[0].items():
-        was = sets[kind]
-        if clips.sha256 != was["sha256"]:
-            raise UserError(
-                f"{was['folder']}: the {kind} clips have changed since the run, "
-                "expected the same bytes; restore them, or measure them with run"
-            )
-    for name, sha256 in load_networks(asked["metrics"], asked["features"]).hashes().items():
-        if extractors.get(name) != sha256:
-            raise UserError(
-                f"{name}: the weights have changed since the run, expected SHA-256 "
-                f"{extractors.get(name)}; restore them"
-            )
-    _measure(asked, out)
+    manifest = read_manifest(path)
+    _measure(manifest, out, manifest)
 
 
 def _compare(folders: list[Path]) -> None:
-    from soraxla.evals.comparison import compare, read_run
+    from soraxla.evals.comparison import compare
+    from soraxla.evals.run_folder import read_run
 
     if len(folders) < 2:
         raise UserError("compare needs at least two runs; name their folders")
@@ -223,11 +209,6 @@ def _compare(folders: list[Path]) -> None:
         for name, value in compare(first[1], found).items():
             apart = value.low > 0 or value.high < 0
             print(_line(name, value) + ("" if apart else "  not told apart"))
-
-
-def _print(values: "Mapping[str, Metric]") -> None:
-    for name, value in values.items():
-        print(_line(name, value))
 
 
 def _line(name: str, value: "Metric") -> str:

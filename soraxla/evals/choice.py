@@ -78,7 +78,7 @@ def load_networks(names: Sequence[str], specs: Sequence[str]) -> Networks:
     Raises:
         UserError: an unknown name, or no such weights.
     """
-    folders = dict((*spec.split(":", 1), "")[:2] for spec in specs)
+    folders = {name: place for name, _, place in (s.partition(":") for s in specs)}
     needed = {NETWORK_METRICS[name][0] for name in names if name in NETWORK_METRICS}
     others = {}
     if "clip" in needed & folders.keys():
@@ -88,7 +88,7 @@ def load_networks(names: Sequence[str], specs: Sequence[str]) -> Networks:
         others["vgg"] = perceptual.load(Path(place) if place else None)
     extractors = []
     if any(name in FEATURE_METRICS for name in names):
-        extractors = [load_features(s) for s in specs if s.split(":", 1)[0] != "vgg"]
+        extractors = [load_features(s) for s in specs if s.partition(":")[0] != "vgg"]
     return Networks(extractors=extractors, others=others)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,6 +25,10 @@ class ClipSet:
     def sha256(self) -> str:
         """The hash of the files' bytes, in the order of their names."""
         return sha256_of_files(self.files[name] for name in sorted(self.files))
+
+    def described(self) -> dict[str, Any]:
+        """Returns the set's folder, hash and number of clips."""
+        return {"folder": str(self.folder), "sha256": self.sha256, "n": len(self.files)}
 
     def read(self, name: str) -> UInt8[np.ndarray, "t h w 3"]:
         """Returns the frames of a clip.

@@ -1,19 +1,13 @@
-"""The comparison of two runs, clip by clip, and the file of their rows."""
+"""The comparison of two runs, clip by clip."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from soraxla.core.errors import UserError
-from soraxla.evals.choice import Networks, chosen_metrics
-from soraxla.evals.evaluation import Evaluation
 from soraxla.evals.metrics.metric import (
     Metric,
-    Rows,
     SetMetric,
     interval,
     resamples,
@@ -71,67 +65,3 @@ def _difference(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> 
         draws.append(after - before)
     low, high = interval(value, np.array(draws))
     return Metric(value, low, high, len(first))
-
-
-def write_rows(path: Path, evaluation: Evaluation) -> None:
-    """Writes the rows of all clips, from which runs are compared."""
-    arrays = {
-        f"{kind}:{name}": stacked(rows)
-        for kind, each in (
-            ("generated", evaluation.rows),
-            ("reference", evaluation.reference_rows),
-        )
-        for name, rows in each.items()
-    }
-    names = {
-        f"names:{kind}:{name}": np.array(sorted(rows))
-        for kind, each in (
-            ("generated", evaluation.rows),
-            ("reference", evaluation.reference_rows),
-        )
-        for name, rows in each.items()
-    }
-    np.savez_compressed(path, **arrays, **names)  # pyright: ignore
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """Returns the metrics and rows of a folder that `soraxla evaluate run` wrote.
-
-    Raises:
-        UserError: it is no such folder.
-    """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        with np.load(folder / "rows.npz", allow_pickle=False) as stored:
-            arrays = dict(stored)
-        names, extractors = manifest["metrics"], manifest["extractors"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{folder}: is no folder of `soraxla evaluate run`; name one"
-        ) from None
-    rows: dict[str, dict[str, Rows]] = {"generated": {}, "reference": {}}
-    for key, array in arrays.items():
-        kind, _, name = key.partition(":")
-        if kind in rows:
-            clips = arrays[f"names:{key}"].tolist()
-            rows[kind][name] = dict(zip(clips, map(np.asarray, array), strict=True))
-    known = [_Named(name=n, sha256=sha, dimension=0) for n, sha in extractors.items()]
-    networks = Networks(extractors=known, others={"clip": None, "vgg": None})
-    return {
-        "metrics": chosen_metrics(names, networks),
-        "extractors": extractors,
-        "rows": rows["generated"],
-        "reference_rows": rows["reference"],
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Named:
-    """An extractor of which only the rows are left."""
-
-    name: str
-    sha256: str
-    dimension: int
-
-    def __call__(self, frames: Any) -> Any:
-        raise NotImplementedError

@@ -4,11 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from soraxla.core.errors import UserError
-from soraxla.evals.choice import chosen_metrics, load_networks
+from soraxla.evals.choice import Networks, chosen_metrics, load_networks
 from soraxla.evals.clip_sets import (
     ClipSet,
     check_pairs,
@@ -18,7 +19,7 @@ from soraxla.evals.clip_sets import (
     readable,
 )
 from soraxla.evals.metrics.frechet import Frechet
-from soraxla.evals.metrics.metric import LEVEL, Clip, Metric, Rows, SetMetric
+from soraxla.evals.metrics.metric import LEVEL, Clip, Metric, Need, Rows, SetMetric
 from soraxla.evals.reconstruction import reconstructed
 
 FORMAT = 1
@@ -29,6 +30,7 @@ class Evaluation:
     """A measured set.
 
     Attributes:
+        asked: the arguments of `evaluate`, as text.
         metrics: the metrics by name; those of features are NAME/EXTRACTOR.
         values: the value of each metric; of a set with several sizes, also
             NAME/WIDTHxHEIGHT for metrics without a reference set.
@@ -41,6 +43,7 @@ class Evaluation:
         opened: the sets, which read their clips.
     """
 
+    asked: Mapping[str, Any]
     metrics: Mapping[str, SetMetric]
     values: Mapping[str, Metric]
     rows: Mapping[str, Rows]
@@ -58,6 +61,7 @@ def evaluate(
     metrics: Sequence[str],
     features: Sequence[str] = (),
     vae: Path | None = None,
+    unchanged: Mapping[str, Any] | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Measures the clips of a folder, one at a time.
@@ -68,41 +72,30 @@ def evaluate(
         metrics: names of `soraxla.evals.choice`.
         features: networks, NAME:FOLDER each.
         vae: a VAE's folder; its reconstructions are measured against the media.
+        unchanged: the manifest of a run whose clips and weights these must be.
         told: is called with the numbers of clips done and in all.
 
     Raises:
-        UserError: an unknown name, a missing folder, weights or reference, or sets that
-            do not fit a metric.
+        UserError: an unknown name, a missing folder, weights or reference, sets that
+            do not fit a metric, or others than those of `unchanged`.
     """
     networks = load_networks(metrics, features)
     chosen = chosen_metrics(metrics, networks)
-    if vae is not None:
-        reference = generated
-    needs = {metric.needs: name for name, metric in chosen.items()}
-    needy = needs.get("pairs") or needs.get("reference")
-    if needy and reference is None:
-        raise UserError(f"metric {needy!r} needs --reference; name a folder of clips")
-    paired = "pairs" in needs
-    sets, notes = _opened(generated, reference if needy else None, paired=paired)
-    if vae is not None:
-        sets["generated"] = reconstructed(sets["generated"], vae)
+    needs: dict[Need | None, str] = {m.needs: name for name, m in chosen.items()}
+    sets, notes = _opened(generated, reference, vae, needs)
+    if unchanged is not None:
+        _check_unchanged(unchanged, sets, networks)
     prompts = prompts_of(sets["generated"]) if "prompts" in needs else {}
-    other = sets.get("reference")
-    of_sets = {n: m for n, m in chosen.items() if m.needs == "reference"}
-    total = len(sets["generated"].files)
-    total += len(other.files) if other is not None and of_sets else 0
-    count = iter(range(1, total + 1))
-
-    def advance() -> None:
-        told(next(count), total)
-
-    pairs = other if paired else None
-    rows = _rows(chosen, sets["generated"], pairs, advance, prompts)
-    reference_rows = {}
-    if of_sets and other is not None:
-        reference_rows = _rows(of_sets, other, None, advance)
-        notes += _too_few(of_sets, rows, reference_rows)
+    rows, reference_rows = _measured(chosen, sets, prompts, told)
+    notes += _too_few(chosen, rows, reference_rows)
     return Evaluation(
+        asked={
+            "generated": str(generated),
+            "reference": None if vae or reference is None else str(reference),
+            "metrics": list(metrics),
+            "features": list(features),
+            "vae": None if vae is None else str(vae),
+        },
         metrics=chosen,
         values={
             name: metric.compute(rows[name], reference_rows.get(name))
@@ -111,10 +104,7 @@ def evaluate(
         | _by_size(chosen, rows, sets["generated"]),
         rows=rows,
         reference_rows=reference_rows,
-        sets={
-            kind: {"folder": str(x.folder), "sha256": x.sha256, "n": len(x.files)}
-            for kind, x in sets.items()
-        },
+        sets={kind: each.described() for kind, each in sets.items()},
         extractors=networks.hashes(),
         notes=notes,
         opened=sets,
@@ -122,9 +112,24 @@ def evaluate(
 
 
 def _opened(
-    generated: Path, reference: Path | None, *, paired: bool
+    generated: Path,
+    reference: Path | None,
+    vae: Path | None,
+    needs: Mapping[Need | None, str],
 ) -> tuple[dict[str, ClipSet], list[str]]:
-    """Returns the sets without damaged files, and notes on what they lack."""
+    """Returns the sets without damaged files, and notes on what they lack.
+
+    Args:
+        needs: what metrics need, and one of those that do.
+    """
+    reference = generated if vae is not None else reference
+    if needy := needs.get("pairs") or needs.get("reference"):
+        if reference is None:
+            raise UserError(
+                f"metric {needy!r} needs --reference; name a folder of clips"
+            )
+    else:
+        reference = None
     sets, notes = {}, []
     for kind, folder in (("generated", generated), ("reference", reference)):
         if folder is None:
@@ -135,9 +140,47 @@ def _opened(
             raise UserError(f"{folder}: no clip can be read; {notes[-1]}")
     if reference is not None:
         notes += differences(*sets.values())
-        if paired:
+        if "pairs" in needs:
             check_pairs(*sets.values())
+    if vae is not None:
+        sets["generated"] = reconstructed(sets["generated"], vae)
     return sets, notes
+
+
+def _check_unchanged(
+    manifest: Mapping[str, Any], sets: Mapping[str, ClipSet], networks: Networks
+) -> None:
+    for kind, clips in sets.items():
+        if clips.sha256 != manifest["sets"].get(kind, {}).get("sha256"):
+            raise UserError(
+                f"{clips.folder}: the {kind} clips have changed since the run, "
+                "expected the same bytes; restore them, or measure them with run"
+            )
+    for name, sha256 in networks.hashes().items():
+        if sha256 != (was := manifest["extractors"].get(name)):
+            raise UserError(
+                f"{name}: the weights have changed since the run, expected SHA-256 "
+                f"{was}; restore them"
+            )
+
+
+def _measured(
+    chosen: Mapping[str, SetMetric],
+    sets: Mapping[str, ClipSet],
+    prompts: Mapping[str, str],
+    told: Callable[[int, int], None],
+) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """Returns the rows of generated clips, and those of the reference set."""
+    generated, reference = sets["generated"], sets.get("reference")
+    of_sets = {n: m for n, m in chosen.items() if m.needs == "reference"}
+    total = len(generated.files)
+    total += len(reference.files) if reference is not None and of_sets else 0
+    advance = partial(lambda count: told(next(count), total), iter(range(1, total + 1)))
+    paired = any(metric.needs == "pairs" for metric in chosen.values())
+    rows = _rows(chosen, generated, reference if paired else None, advance, prompts)
+    if reference is None or not of_sets:
+        return rows, {}
+    return rows, _rows(of_sets, reference, None, advance, {})
 
 
 def _rows(
@@ -145,12 +188,12 @@ def _rows(
     clips: ClipSet,
     reference: ClipSet | None,
     advance: Callable[[], None],
-    prompts: Mapping[str, str] | None = None,
+    prompts: Mapping[str, str],
 ) -> dict[str, Rows]:
     parts: dict[str, list[Rows]] = {name: [] for name in metrics}
     for name in sorted(clips.files):
         pair = None if reference is None else reference.read(name)
-        prompt = (prompts or {}).get(name)
+        prompt = prompts.get(name)
         frames = clips.read(name)
         clip = Clip(name=name, frames=frames, reference=pair, prompt=prompt)
         for metric in metrics:

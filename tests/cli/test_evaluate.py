@@ -2,15 +2,18 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
+import soraxla
 from soraxla.cli.evaluate import _METRICS
 from soraxla.cli.main import main
-from soraxla.evals.evaluation import FEATURE_METRICS, METRICS
+from soraxla.evals.choice import NAMES
 from soraxla.evals.features import load_features
 from soraxla.media.write import write_video
+from tests.lossless import decode_stream, encode
 from tests.models.text.golden import write_encoder
 
 
@@ -74,7 +77,7 @@ def error_of(capsys, *words):
 
 
 def test_all_metrics_are_in_the_help():
-    assert set(_METRICS) == METRICS.keys() | FEATURE_METRICS.keys()
+    assert set(_METRICS) == set(NAMES)
 
 
 def test_a_run_has_values_with_intervals_and_a_page(runs):
@@ -140,6 +143,11 @@ def test_runs_are_compared_clip_by_clip(runs, capsys):
         (["--metrics", "mmd"], "metric 'mmd' needs --features"),
         (["--metrics", "mmd", "--features", "clipp:x"], "unknown features 'clipp'"),
         (["--metrics", "mmd", "--features", "clip"], "name no weights, expected clip:"),
+        (["--metrics", "clip_rank"], "'clip_rank' needs --features clip:PLACE"),
+        (["--metrics", "join_ratio"], "'join_ratio' names no frames, expected"),
+        (["--metrics", "join_ratio@9"], "clip '0_0': joins [9] in a clip of 1 frames"),
+        (["--metrics", "psnr", "--data", "x"], "--data needs --checkpoint or --vae"),
+        (["--metrics", "psnr", "--prompts", "x"], "--prompts needs --checkpoint"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(
@@ -149,6 +157,81 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
         capsys, "run", "--generated", sets["good"], "--out", tmp_path / "x", *words
     )
     assert said in line and not (tmp_path / "x").exists()
+
+
+def test_clips_are_measured_against_their_prompts(sets, clip_folder, tmp_path, capsys):
+    """The prompts are read as captions are; equal prompts do not compete."""
+    words = ["--metrics", "clip_score,clip_best_frame,clip_rank,consistency,drift"]
+    words += ["--features", f"clip:{clip_folder}", "--out", tmp_path / "out"]
+    clips = write_set(tmp_path / "clips", 3, count=1, frames=3)
+    line = error_of(capsys, "run", "--generated", clips, *words)
+    assert "has no caption" in line
+    for i, prompt in enumerate(("a cat", "a dog", "a cat")):
+        (clips / f"0_{i}.txt").write_text(prompt)
+    assert main(["evaluate", "run", "--generated", str(clips), *map(str, words)]) == 0
+    found = read(tmp_path / "out")["metrics"]
+    assert found["clip_score"] == found["clip_best_frame"]  # of pictures
+    assert found["clip_rank"]["value"] in (
+        1 / 3,
+        2 / 3,
+    )  # of two prompts
+    assert found["consistency/clip"]["value"] == 1.0
+    assert found["drift/clip"]["value"] == pytest.approx(0, abs=1e-6)
+    assert read(tmp_path / "out", "manifest.json")["extractors"].keys() == {
+        *("clip", "clip_text")
+    }
+    capsys.readouterr()
+    assert main(["evaluate", "compare", *[str(tmp_path / "out")] * 2]) == 0
+    assert capsys.readouterr().out.count("not told apart") == 5
+
+
+def test_python_measures_a_vae_by_size_and_place(tmp_path, checkpoint, monkeypatch):
+    """The VAE is lossless but for the last frame of each latent."""
+
+    def decode(params, cfg, latents):
+        frames = np.concatenate(list(decode_stream(params, cfg, latents)))
+        frames[4::4] ^= 1
+        return frames
+
+    monkeypatch.setattr("soraxla.evals.reconstruction.encode_clip", encode)
+    monkeypatch.setattr("soraxla.evals.reconstruction.decode_clip", decode)
+    media = tmp_path / "media"
+    media.mkdir()
+    for size in (16, 24):
+        video = np.random.default_rng(size).integers(0, 256, (6, size, 20, 3))
+        write_video(media / f"{size}.mp4", video.astype(np.uint8), 8.0)
+    names = ["psnr", "psnr@0", "psnr@4"]
+    found = soraxla.evaluate(
+        media, vae=checkpoint / "vae", metrics=names, out=tmp_path / "o"
+    )
+    sizes = ("", "/20x16", "/20x24")
+    assert found.values.keys() == {f"{name}{size}" for name in names for size in sizes}
+    assert found.values["psnr@0"].value == 100.0
+    assert found.values["psnr@4/20x24"].value == pytest.approx(20 * np.log10(255))
+    assert found.opened["generated"].read("24").shape == (6, 24, 20, 3)
+    again = main(
+        f"evaluate rerun {tmp_path}/o/manifest.json --out {tmp_path}/again".split()
+    )
+    assert again == 0 and read(tmp_path / "again") == read(tmp_path / "o")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_measured_on_the_clips_it_makes(checkpoint, tmp_path, capsys):
+    """Twice the same digits; the clips are kept, and a run goes on with them."""
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    words = ["evaluate", "run", "--checkpoint", str(checkpoint)]
+    words += ["--prompts", str(tmp_path / "prompts.txt"), "--metrics", "frame_change"]
+    for out in ("one", "two"):
+        assert main([*words, "--out", str(tmp_path / out)]) == 0
+    clips = tmp_path / "one_clips" / "generated"
+    assert sorted(x.name for x in clips.iterdir())[-1] == "captions.jsonl"
+    results = [read(tmp_path / out) for out in ("one", "two")]
+    assert results[0] == results[1] and results[0]["sets"]["generated"]["n"] == 2
+    (tmp_path / "prompts.txt").write_text("a fox\n")
+    shutil.rmtree(tmp_path / "one")
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "one")]) == 2
+    assert "holds clips of another checkpoint" in capsys.readouterr().err
 
 
 def test_pairs_need_a_reference_of_the_same_shape(sets, tmp_path, capsys):

@@ -15,15 +15,16 @@ from soraxla.core.older_settings import filled, upgraded
 from soraxla.models import vgg
 from soraxla.models.vae import discriminator
 from soraxla.models.vae.model import VAEConfig
+from soraxla.models.vgg import distance
 from soraxla.training.experiment import VAETrainingConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.record import check_record, write_record
-from soraxla.training.vae_losses import adversarial, perceptual
+from soraxla.training.vae_losses import adversarial
 from soraxla.training.vae_losses.adversarial import Adversarial
 from soraxla.training.vae_losses.equivariance import Equivariance, half_size
 from soraxla.training.vae_losses.kl import KL
 from soraxla.training.vae_losses.losses import VAELosses
-from soraxla.training.vae_losses.perceptual import Perceptual, distance
+from soraxla.training.vae_losses.perceptual import Perceptual
 from soraxla.training.vae_losses.pixels import L1
 from soraxla.training.vae_losses.term import Clips, Reconstruction
 from soraxla.training.vae_step import VAEStepConfig
@@ -117,9 +118,7 @@ def test_a_block_has_half_the_sides_of_the_one_before(monkeypatch):
 
 def test_a_step_compares_some_frames_and_another_step_others(videos, monkeypatch):
     """One of three frames differs, and some steps see it."""
-    monkeypatch.setattr(
-        perceptual, "distance", lambda _, a, b: jnp.mean(jnp.abs(a - b))
-    )
+    monkeypatch.setattr(vgg, "distance", lambda _, a, b: jnp.mean(jnp.abs(a - b)))
     video = np.asarray(videos[0])
     other = video.copy()
     other[:, 1] += 1.0

@@ -18,15 +18,18 @@ class CLIPRank(SetMetric):
     A clip counts if the cosine of its mean frame embedding to its prompt exceeds that
     to each of the 99 prompts after it, in the order of clip names, around the end. With
     fewer clips, all other prompts compete. Equal prompts do not compete.
+
+    Attributes:
+        model: None if only rows are left.
     """
 
     needs = "prompts"
     better = "higher"
 
-    model: CLIPModel = field(repr=False)
+    model: CLIPModel | None = field(repr=False)
 
     def row(self, clip: Clip) -> Float[np.ndarray, "2 p"]:
-        assert clip.prompt is not None
+        assert clip.prompt is not None and self.model is not None
         video = video_direction(self.model, clip.frames)
         return np.stack([video, text_direction(self.model, clip.prompt)])
 

@@ -12,15 +12,19 @@ from soraxla.evals.metrics.metric import Clip, SetMetric
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPScore(SetMetric):
-    """The score, 0…100, of all frames: their mean, or the best frame's."""
+    """The score, 0…100, of all frames: their mean, or the best frame's.
+
+    Attributes:
+        model: None if only rows are left.
+    """
 
     needs = "prompts"
     better = "higher"
 
-    model: CLIPModel = field(repr=False)
+    model: CLIPModel | None = field(repr=False)
     of: Literal["mean", "best"] = "mean"
 
     def row(self, clip: Clip) -> Float[np.ndarray, ""]:
-        assert clip.prompt is not None
+        assert clip.prompt is not None and self.model is not None
         scores = frame_scores(self.model, clip.frames, clip.prompt)
         return np.array(scores.mean() if self.of == "mean" else scores.max())

@@ -42,15 +42,19 @@ def load(file: Path | None) -> VGG:
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualDistance(SetMetric):
-    """The mean over frames of `soraxla.models.vgg.distance`."""
+    """The mean over frames of `soraxla.models.vgg.distance`.
+
+    Attributes:
+        network: None if only rows are left.
+    """
 
     needs = "pairs"
     better = "lower"
 
-    network: VGG = field(repr=False)
+    network: VGG | None = field(repr=False)
 
     def row(self, clip: Clip) -> Float[np.ndarray, ""]:
-        assert clip.reference is not None
+        assert clip.reference is not None and self.network is not None
         pairs = zip(clip.frames, clip.reference, strict=True)
         return np.array(np.mean([self.network.distance(*pair) for pair in pairs]))
 

@@ -7,9 +7,13 @@ import pytest
 
 from soraxla.evals.metrics.flicker import Flicker
 from soraxla.evals.metrics.frame_change import FrameChange
+from soraxla.evals.metrics.join_ratio import JoinRatio
 from soraxla.evals.metrics.metric import Clip
+from soraxla.evals.metrics.perceptual import VGG, PerceptualDistance
 from soraxla.evals.metrics.psnr import PSNR
 from soraxla.evals.metrics.ssim import SSIM, frame_ssim
+from soraxla.models import vgg
+from tests.training.test_vae_losses import tiny_features
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ssim.npz"
 
@@ -60,3 +64,36 @@ def test_a_mean_has_the_interval_of_a_mean():
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(found.value - half, abs=0.25 * half)
     assert found.high == pytest.approx(found.value + half, abs=0.25 * half)
+
+
+def test_psnr_of_places_counts_their_frames_only():
+    """The latent frames are 0, 1–4 and 5–8; a picture has no fourth frame."""
+    clip = np.zeros((9, 2, 2, 3))
+    other = clip.copy()
+    other[[4, 8]] = 10
+    assert PSNR(places=(0,)).row(pair(other, clip)) == 100.0
+    assert PSNR(places=(1, 2, 3)).row(pair(other, clip)) == 100.0
+    expected = 10 * np.log10(255**2 / 100)
+    assert PSNR(places=(4,)).row(pair(other, clip)) == pytest.approx(expected)
+    fourth = PSNR(places=(4,))
+    rows = fourth.update({}, [pair(clip[:1], clip[:1])])
+    assert np.isnan(rows["a"])
+    rows = {**rows, "b": fourth.row(pair(other, clip))}
+    assert fourth.compute(rows).value == pytest.approx(expected)
+
+
+def test_the_join_ratio_is_of_the_named_frames():
+    steps = np.cumsum([0, 1, 1, 8, 1, 1])[:, None, None, None]
+    clip = pair(np.broadcast_to(steps, (6, 2, 2, 3)), np.zeros((6, 2, 2, 3)))
+    assert JoinRatio(joins=(3,)).row(clip) == 8.0
+    assert JoinRatio(joins=(2,)).row(clip) == 1.0
+
+
+def test_the_perceptual_distance_is_the_mean_over_frames(monkeypatch):
+    one, other = np.random.default_rng(0).integers(0, 256, (2, 2, 8, 8, 3))
+    params = tiny_features(monkeypatch)
+    metric = PerceptualDistance(network=VGG(sha256="", params=params))
+    pixels = (np.float32(x) / 127.5 - 1 for x in (one, other))
+    whole = vgg.distance(params, *pixels)
+    np.testing.assert_allclose(metric.row(pair(one, other)), whole, rtol=1e-5)
+    assert metric.row(pair(one, one)) == 0.0
