@@ -57,10 +57,13 @@ class Evaluator:
 
     Attributes:
         every: steps between runs; 0 for none.
+        chooses: the metric by which `loop.best` may choose a step, the lower the
+            better; None if there is none.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("dit", "vae")
     needs_held_out: ClassVar[bool] = False
+    chooses: ClassVar[str | None] = None
 
     every: int
 

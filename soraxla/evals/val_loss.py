@@ -36,6 +36,7 @@ class ValLoss(Evaluator):
 
     kinds: ClassVar[tuple[str, ...]] = ("dit",)
     needs_held_out: ClassVar[bool] = True
+    chooses: ClassVar[str | None] = "loss"
 
     clips: int = 64
     bins: int = 10

@@ -28,6 +28,7 @@ from soraxla.parallel.mesh import (
 from soraxla.parallel.multihost import is_main
 from soraxla.parallel.peak_flops import peak_flops
 from soraxla.parallel.preemption import Preemption
+from soraxla.training.best import keep_best
 from soraxla.training.metrics_log import MetricsLog, NoLog
 from soraxla.training.profiling import Profiler
 from soraxla.training.record import check_record, write_record
@@ -47,6 +48,8 @@ class LoopConfig:
         steps: total number of steps, including those before a resume.
         checkpoint_every: steps between checkpoints; the last step always has one.
         keep: number of checkpoints that stay on disk.
+        best: the evaluator, such as "val_loss", whose best step keeps its EMA in the
+            folder `best`; None keeps none.
         evaluators: settings of each evaluator, by its name in
             `soraxla.evals.evaluators.EVALUATORS`; None removes one.
     """
@@ -54,6 +57,7 @@ class LoopConfig:
     steps: int
     checkpoint_every: int = 1000
     keep: int = 2
+    best: str | None = None
     evaluators: dict[str, Any] = field(
         default_factory=dict, hash=False, metadata={CLASSES: EVALUATORS}
     )
@@ -65,6 +69,14 @@ class LoopConfig:
                     f"loop.{name} is {getattr(self, name)}, expected at least 1"
                 )
         object.__setattr__(self, "evaluators", build_evaluators(self.evaluators))
+        if self.best is None:
+            return
+        chooser = self.evaluators.get(self.best)
+        if chooser is None or not chooser.every or chooser.chooses is None:
+            raise UserError(
+                f"loop.best is {self.best!r}, which is no evaluator that runs and "
+                f"chooses; set loop.evaluators.{self.best}.every, or loop.best to None"
+            )
 
     def due(self, step: int) -> dict[str, Evaluator]:
         """Returns the evaluators that run after a step, by name."""
@@ -205,7 +217,7 @@ def train(
                 log.flush()
                 context = partial(experiment.context, state, *experiment.frozen)
                 context = partial(context, step=step, workdir=workdir)
-                _evaluate(due, context, log)
+                _evaluate(due, context, log, loop.best)
         log.flush()
         checkpoints.save(int(state.step), state, batches.get_state())
     return state
@@ -287,15 +299,21 @@ def _evaluate(
     evaluators: Mapping[str, Evaluator],
     context: Callable[[], EvaluationContext],
     log: _LateLog,
+    best: str | None,
 ) -> None:
     """Runs evaluators, all processes each, and logs their metrics.
 
-    The traceback of one that fails is logged, and the training goes on.
+    The traceback of one that fails is logged, and the training goes on. The EMA stays
+    if the evaluator `best` finds it the best so far.
     """
     for name, evaluator in evaluators.items():
         try:
             now = context()
-            log.write_evaluation(now.step, name, evaluator.run(now))
+            found = evaluator.run(now)
+            log.write_evaluation(now.step, name, found)
+            if name == best and evaluator.chooses is not None:
+                value = found[evaluator.chooses].value
+                keep_best(now, f"{name}/{evaluator.chooses}", value)
         except (Exception, SystemExit):
             _LOG.exception("evaluator %r failed; the training goes on", name)
     log.restart_clock()

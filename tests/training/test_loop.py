@@ -276,6 +276,8 @@ def test_a_folder_without_checkpoints_has_nothing_to_restore(tmp_path):
 class Sum(Evaluator):
     """The sum of the parameters it sees."""
 
+    chooses = "sum"
+
     def run(self, context):
         total = float(jnp.sum(context.params["layer"]["w"]))
         return {"sum": Metric(total, total - 1.0, math.inf, context.step)}
@@ -312,6 +314,19 @@ def test_evaluators_measure_the_ema_at_their_steps(whole, table, tmp_path):
         total = float(jnp.sum(ema))
         assert metric == {"value": total, "low": total - 1, "high": None, "n": step}
     assert not (tmp_path / "previews").exists()
+
+
+def test_the_best_step_is_offered_for_keeping(table, tmp_path, monkeypatch):
+    offered = []
+    monkeypatch.setattr(
+        "soraxla.training.loop.keep_best",
+        lambda now, metric, value: offered.append((now.step, metric, value)),
+    )
+    evaluators = {"sum": {"every": 4}, "failing": {"every": 8}}
+    run(tmp_path, 8, best="sum", evaluators=evaluators)
+    found = evaluations(tmp_path, "eval/sum/sum")
+    values = [(step, "sum/sum", metric["value"]) for step, metric in found.items()]
+    assert offered == values and len(values) == 2
 
 
 @pytest.mark.parametrize("error", ["FileNotFoundError", "MemoryError", "SystemExit"])
