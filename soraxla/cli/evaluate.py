@@ -74,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="folders of `run`"
     )
+    vbench = parts.add_parser(
+        "vbench", help="copy clips to the names that VBench's own scripts expect"
+    )
+    vbench.add_argument(
+        "--generated", type=Path, required=True, help="folder of .mp4 and their prompts"
+    )
+    vbench.add_argument("--out", type=Path, required=True, help="new folder")
     rerun = parts.add_parser("rerun", help="repeat a run and get the same digits")
     rerun.add_argument("manifest", type=Path, help="manifest.json of the run")
     _add_out(rerun)
@@ -91,6 +98,10 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.part == "compare":
         _compare(args.runs)
+    elif args.part == "vbench":
+        from soraxla.evals.vbench import export_vbench
+
+        print(f"{len(export_vbench(args.generated, args.out))} clips in {args.out}")
     elif args.part == "rerun":
         _rerun(args.manifest, args.out)
     else:

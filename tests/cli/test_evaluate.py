@@ -234,6 +234,31 @@ def test_a_checkpoint_is_measured_on_the_clips_it_makes(checkpoint, tmp_path, ca
     assert "holds clips of another checkpoint" in capsys.readouterr().err
 
 
+def test_clips_are_copied_to_the_names_of_vbench(tmp_path, capsys):
+    """The index counts the clips of a prompt; VBench-2.0 cuts prompts at 180."""
+    clips, long = tmp_path / "clips", "a" * 200
+    clips.mkdir()
+    prompts = ("a cat, 4k.", long, "a cat, 4k.")
+    lines = [
+        json.dumps({"file": f"{i}.mp4", "caption": prompt})
+        for i, prompt in enumerate(prompts)
+    ]
+    (clips / "captions.jsonl").write_text("\n".join(lines))
+    for i in range(3):
+        write_video(clips / f"{i}.mp4", np.full((1, 16, 16, 3), i * 90, np.uint8), 8.0)
+    words = ["vbench", "--generated", clips, "--out", tmp_path / "out"]
+    assert main(["evaluate", *map(str, words)]) == 0
+    found = {x.name: x.read_bytes() for x in (tmp_path / "out").iterdir()}
+    names = ("a cat, 4k.-0.mp4", f"{long[:180]}-0.mp4", "a cat, 4k.-1.mp4")
+    assert found == {
+        name: (clips / f"{i}.mp4").read_bytes() for i, name in enumerate(names)
+    }
+    lines[1] = json.dumps({"file": "1.mp4", "caption": "a/b"})
+    (clips / "captions.jsonl").write_text("\n".join(lines))
+    words[-1] = tmp_path / "other"
+    assert "its prompt 'a/b' has a slash" in error_of(capsys, *words)
+
+
 def test_pairs_need_a_reference_of_the_same_shape(sets, tmp_path, capsys):
     words = ["run", "--reference", sets["real"], "--metrics", "psnr"]
     few = write_set(tmp_path / "few", 0, count=3)
