@@ -63,7 +63,9 @@ setup(
             "nbclient",
             "ipykernel",
             "matplotlib",
+            "wandb>=0.17",
         ],
+        "wandb": ["wandb>=0.17"],
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     },
 )

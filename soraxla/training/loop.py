@@ -28,6 +28,7 @@ from soraxla.parallel.mesh import (
 from soraxla.parallel.multihost import is_main
 from soraxla.parallel.peak_flops import peak_flops
 from soraxla.parallel.preemption import Preemption
+from soraxla.training import wandb_run
 from soraxla.training.best import keep_best
 from soraxla.training.metrics_log import MetricsLog, NoLog
 from soraxla.training.profiling import Profiler
@@ -50,6 +51,7 @@ class LoopConfig:
         keep: number of checkpoints that stay on disk.
         best: the evaluator, such as "val_loss", whose best step keeps its EMA in the
             folder `best`; None keeps none.
+        wandb: a project of Weights & Biases that gets all metrics; None for none.
         evaluators: settings of each evaluator, by its name in
             `soraxla.evals.evaluators.EVALUATORS`; None removes one.
     """
@@ -58,6 +60,7 @@ class LoopConfig:
     checkpoint_every: int = 1000
     keep: int = 2
     best: str | None = None
+    wandb: str | None = None
     evaluators: dict[str, Any] = field(
         default_factory=dict, hash=False, metadata={CLASSES: EVALUATORS}
     )
@@ -285,12 +288,16 @@ def _log(
 ) -> _LateLog:
     if not is_main():
         return _LateLog(NoLog())
+    run = None
+    if loop.wandb is not None:
+        run = wandb_run.start(loop.wandb, workdir, experiment.settings)
     log = MetricsLog(
         workdir,
         first_step=first,
         steps=loop.steps,
         unit=experiment.unit,
         peak_rate=experiment.peak_rate,
+        wandb=run,
     )
     return _LateLog(log)
 

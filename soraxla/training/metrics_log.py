@@ -1,4 +1,4 @@
-"""Numbers of a run: a progress line, JSON lines and TensorBoard scalars."""
+"""Numbers of a run: a progress line, JSON lines, TensorBoard, Weights & Biases."""
 
 import json
 import math
@@ -32,7 +32,9 @@ class MetricsLog:
         steps: int,
         unit: str,
         peak_rate: float | None = None,
+        wandb: Any = None,
     ):
+        self._wandb = wandb  # a run of its client; None logs nothing there
         self._path = workdir / METRICS
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
@@ -64,6 +66,8 @@ class MetricsLog:
         for name, value in record.items():
             if name != "step" and math.isfinite(value):
                 self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(record, step=step)
         postfix = f"loss {metrics['loss']:.4f}, {self._rate:,.0f} {self._unit}/s"
         if self._peak_rate:
             postfix += f", MFU {self._rate / self._peak_rate:.0%}"
@@ -77,17 +81,23 @@ class MetricsLog:
     ) -> None:
         """Writes an evaluator's metrics as `eval/EVALUATOR/METRIC`, in one record.
 
-        A metric is {"value", "low", "high", "n"} in the JSON lines; TensorBoard has the
-        value.
+        A metric is {"value", "low", "high", "n"} in the JSON lines. TensorBoard and W&B
+        have `KEY`, `KEY/low` and `KEY/high`.
         """
         if not metrics:
             return
         record: dict[str, Any] = {"step": step}
+        scalars: dict[str, float] = {}
         for name, metric in metrics.items():
             key = f"eval/{evaluator}/{name}"
             record[key] = _finite(asdict(metric))
-            if math.isfinite(metric.value):
-                self._board.add_scalar(key, metric.value, step)
+            ends = {f"{key}/low": metric.low, f"{key}/high": metric.high}
+            scalars |= {key: metric.value} | ends
+        for key, value in scalars.items():
+            if math.isfinite(value):
+                self._board.add_scalar(key, value, step)
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=step)
         self._file.write(json.dumps(record) + "\n")
 
     def restart_clock(self) -> None:
@@ -105,6 +115,8 @@ class MetricsLog:
         self._file.close()
         self._board.close()
         self._bar.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 class NoLog:

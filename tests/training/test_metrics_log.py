@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import sys
+import types
 
 import pytest
 
+from soraxla.evals.metrics.metric import Metric
 from soraxla.training import loop
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.metrics_log import METRICS, MetricsLog
@@ -49,3 +52,59 @@ def test_a_training_logs_mfu_where_peak_and_work_are_known(
     assert job.peak_rate == (2.5e11 if logged else None)
     train(job, LoopConfig(steps=1), tmp_path)
     assert all(("mfu" in record) == logged for record in records(tmp_path))
+
+
+class FakeWandb(types.ModuleType):
+    """Keeps what its client would send."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.started, self.logged, self.finished = [], [], 0
+
+    def init(self, **settings):
+        self.started.append(settings)
+        return self
+
+    def log(self, numbers, step):
+        self.logged.append((step, numbers))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_wandb_gets_all_metrics_in_one_run(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for steps in (1, 2):
+        train(toy.job(), LoopConfig(steps=steps, wandb="clips"), tmp_path)
+    first, second = fake.started
+    assert first["id"] == second["id"] and first["resume"] == "allow"
+    assert first["project"] == "clips" and first["config"]["kind"] == "toy"
+    assert [step for step, _ in fake.logged] == [1, 2] and fake.finished == 2
+    for step, numbers in fake.logged:
+        (record,) = [r for r in records(tmp_path) if r["step"] == step]
+        assert numbers == record
+
+
+def test_an_evaluation_has_its_interval_in_wandb(tmp_path):
+    fake = FakeWandb()
+    log = MetricsLog(tmp_path, first_step=0, steps=2, unit="tokens", wandb=fake)
+    log.write_evaluation(3, "val_loss", {"loss": Metric(0.5, 0.4, 0.7, 9)})
+    log.close()
+    name = "eval/val_loss/loss"
+    assert fake.logged == [(3, {name: 0.5, f"{name}/low": 0.4, f"{name}/high": 0.7})]
+
+
+def test_without_the_client_a_training_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"pip install 'soraxla\[wandb\]'"):
+        train(toy.job(), LoopConfig(steps=1, wandb="clips"), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_client_runs_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(toy.job(), LoopConfig(steps=2, wandb="clips"), tmp_path)
+    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
