@@ -22,6 +22,40 @@ _METRICS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
     run = parts.add_parser("run", help="measure clips, a checkpoint or a VAE")
+    _add_sets(run)
+    run.add_argument(
+        "--metrics",
+        required=True,
+        metavar="NAME,…",
+        help=f"of {', '.join(_METRICS)}; join_ratio@16+32 names the first frames after "
+        "joins",
+    )
+    run.add_argument(
+        "--features",
+        action="append",
+        default=[],
+        metavar="NAME:FOLDER",
+        help="network and its weights for metrics of features, such as "
+        "clip:weights/clip-vit-base-patch32; repeat it for several",
+    )
+    _add_out(run)
+    compare = parts.add_parser("compare", help="compare runs, clip by clip")
+    compare.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders of `run`"
+    )
+    vbench = parts.add_parser(
+        "vbench", help="copy clips to the names that VBench's own scripts expect"
+    )
+    vbench.add_argument(
+        "--generated", type=Path, required=True, help="folder of .mp4 and their prompts"
+    )
+    vbench.add_argument("--out", type=Path, required=True, help="new folder")
+    rerun = parts.add_parser("rerun", help="repeat a run and get the same digits")
+    rerun.add_argument("manifest", type=Path, help="manifest.json of the run")
+    _add_out(rerun)
+
+
+def _add_sets(run: argparse.ArgumentParser) -> None:
     measured = run.add_mutually_exclusive_group(required=True)
     measured.add_argument("--generated", type=Path, help="folder of clips")
     measured.add_argument(
@@ -54,36 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--seed", type=int, default=0, help="of --checkpoint (default: %(default)s)"
     )
-    run.add_argument(
-        "--metrics",
-        required=True,
-        metavar="NAME,…",
-        help=f"of {', '.join(_METRICS)}; join_ratio@16+32 names the first frames after "
-        "joins",
-    )
-    run.add_argument(
-        "--features",
-        action="append",
-        default=[],
-        metavar="NAME:FOLDER",
-        help="network and its weights for metrics of features, such as "
-        "clip:weights/clip-vit-base-patch32; repeat it for several",
-    )
-    _add_out(run)
-    compare = parts.add_parser("compare", help="compare runs, clip by clip")
-    compare.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folders of `run`"
-    )
-    vbench = parts.add_parser(
-        "vbench", help="copy clips to the names that VBench's own scripts expect"
-    )
-    vbench.add_argument(
-        "--generated", type=Path, required=True, help="folder of .mp4 and their prompts"
-    )
-    vbench.add_argument("--out", type=Path, required=True, help="new folder")
-    rerun = parts.add_parser("rerun", help="repeat a run and get the same digits")
-    rerun.add_argument("manifest", type=Path, help="manifest.json of the run")
-    _add_out(rerun)
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
