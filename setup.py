@@ -52,6 +52,10 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
         "plan": ["libtpu"],
+        "curate": [
+            "scenedetect-headless>=0.7.2",
+            "opencv-python-headless>=4.10",
+        ],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.19"],
         "dev": [
             "pytest>=8",

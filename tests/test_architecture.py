@@ -16,7 +16,12 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     *("soraxla/assets", "soraxla/core", "soraxla/media", "soraxla/parallel"),
     *("soraxla/files", "soraxla/packing", "soraxla/ops", "soraxla/diffusion"),
-    *("data_pipelines", "soraxla/models", "soraxla/checkpoints"),
+    *(
+        "data_pipelines",
+        "data_pipelines/curate",
+        "soraxla/models",
+        "soraxla/checkpoints",
+    ),
     *("soraxla/generation", "soraxla/evals", "soraxla/training", "soraxla/tools"),
     *("configs", "soraxla", "soraxla/cli"),
 )
@@ -61,7 +66,8 @@ def imported_files(path: str, sources: Sources) -> set[str]:
 def package_of(path: str) -> str:
     """The package of `ORDER` that a file belongs to, or ValueError."""
     parts = path.split("/")
-    name = "/".join(parts[:2]) if parts[0] == "soraxla" else parts[0]
+    name = "/".join(parts[:2])
+    name = name if parts[0] == "soraxla" or name in ORDER else parts[0]
     name = "soraxla" if path == "soraxla/__init__.py" else name
     if name not in ORDER:
         raise ValueError(f"{path} belongs to no package of ARCHITECTURE.md")

@@ -43,6 +43,7 @@ SLOW = (
 ALTERNATIVES = ("README",)  # its blocks do the same thing, each in an own folder
 START = {  # the folders that a page begins from
     "README": ("my_clips",),
+    "curation": ("my_clips",),
     "dataset": ("my_clips",),
     "text_encoders": ("my_clips",),
     "training": ("my_clips", "my_dataset"),

@@ -1,7 +1,8 @@
-"""Folders of media with captions, and the choice between them and TFDS datasets.
+"""Folders of media with captions, and the choice between them and other sources.
 
-Both are sequences of samples with a `uid` and `open()`. TFDS datasets are in
-`data_pipelines.sources.tfds`, which is imported only for one.
+All are sequences of samples with a `uid` and `open()`. TFDS datasets are in
+`data_pipelines.sources.tfds`, which is imported only for one, and curated clips in
+`data_pipelines.sources.clips`.
 """
 
 import csv
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from data_pipelines.sources.clips import ClipsSource, is_clips
 from data_pipelines.sources.media import Media, Sample
 from soraxla.core.errors import UserError
 from soraxla.media.read import MEDIA_SUFFIXES, probe, read_frames
@@ -40,17 +42,21 @@ class Item:
 def open_source(
     source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
 ) -> Sequence[Sample]:
-    """Returns the samples of a folder, or of `tfds:NAME[/SPLIT]` in `data_dir`.
+    """Returns the samples of a folder, of `tfds:NAME[/SPLIT]` or of `clips.parquet`.
 
-    Without a `data_dir`, TFDS uses its default (TFDS_DATA_DIR).
+    Without a `data_dir`, TFDS uses its default (TFDS_DATA_DIR), and a table of clips
+    the folder that was curated.
 
     Raises:
-        UserError: as `folder` or `TfdsSource`, or a `data_dir` is given for a folder.
+        UserError: as `folder`, `TfdsSource` or `ClipsSource`, or a `data_dir` is given
+            for a folder.
     """
     if isinstance(source, str) and source.startswith(TFDS_PREFIX):
         from data_pipelines.sources.tfds import TfdsSource  # slow to import
 
         return TfdsSource(source.removeprefix(TFDS_PREFIX), data_dir=data_dir)
+    if is_clips(os.fspath(source)):
+        return ClipsSource(Path(source), data_dir=data_dir and Path(data_dir))
     if data_dir is not None:
         raise UserError(
             f"{source}: is a folder of media, expected tfds:NAME with --data-dir"

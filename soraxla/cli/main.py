@@ -18,6 +18,7 @@ from soraxla.core.paths import refuse_urls
 VERBS = {
     "demo": "train on real clips and generate videos, in one command",
     "worlds": "make captioned clips of simulated worlds",
+    "curate": "cut, score and filter raw films into a table of clips",
     "prepare": "encode a folder or TFDS dataset into latents and text embeddings",
     "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
     "generate": "generate videos and images",

@@ -11,12 +11,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         help="folder with captions.jsonl, captions.csv or a .txt beside each file; "
-        "or tfds:NAME[/SPLIT]; or 'samples', the ten clips and pictures shipped",
+        "or tfds:NAME[/SPLIT]; or clips.parquet[/SPLIT] of soraxla curate; or "
+        "'samples', the ten clips and pictures shipped",
     )
     parser.add_argument(
         "--data-dir",
         type=Path,
-        help="folder of TFDS datasets (default: TFDS_DATA_DIR, or TFDS's own)",
+        help="folder of TFDS datasets (default: TFDS_DATA_DIR, or TFDS's own), or of "
+        "the films of clips.parquet",
     )
     parser.add_argument("--out", required=True, type=Path, help="dataset folder")
     parser.add_argument(

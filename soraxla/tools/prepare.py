@@ -30,12 +30,13 @@ def prepare_dataset(
     """Encodes captioned media into the folder `out` on all devices; docs/dataset.md.
 
     Args:
-        source: a folder with captions, tfds:NAME[/SPLIT], or "samples", the ten clips
-            and pictures that are shipped.
+        source: a folder with captions, tfds:NAME[/SPLIT], clips.parquet[/SPLIT], or
+            "samples", the ten clips and pictures that are shipped.
         vae: a VAE's model folder or training folder; None is the small one shipped.
         text_encoder: hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH; None
             is hashed.
-        data_dir: folder of TFDS datasets; None is TFDS_DATA_DIR or TFDS's own.
+        data_dir: folder of TFDS datasets, by default TFDS_DATA_DIR or TFDS's own; or
+            of a table's films, by default those that were curated.
         conditions: encode also the condition frames of tasks other than text to video.
         max_tokens: longer clips are split; in pixels.
         max_bad: share of unreadable media to accept.

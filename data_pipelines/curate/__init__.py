@@ -1,0 +1,1 @@
+"""Curation: films in, a table of clips with scores and reasons out."""

@@ -1,0 +1,150 @@
+"""Clips of a curated table, `clips.parquet`, cut from their films while they are read.
+
+This file knows the columns of the table, and not curation.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.sources.media import Media
+from soraxla.core.errors import UserError
+from soraxla.media.read import read_frames
+
+SUFFIX = ".parquet"
+_SPLITS = ("train", "eval")
+_COLUMNS = [
+    *("clip_id", "source", "start_frame", "frames", "fps", "crop", "kept"),
+    *("caption", "split"),
+]
+
+
+class _Film:
+    """The frames of one film, read on as long as its clips come in their order."""
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._frames: Iterator[np.ndarray] = iter(())
+        self._next = 0
+
+    def read(self, file: Path, start: int, count: int) -> Iterator[np.ndarray]:
+        """Yields `count` frames from `start`; raises UserError if the film ends."""
+        if file != self._file or start < self._next:
+            self._file, self._frames, self._next = file, read_frames(file), 0
+        while self._next < start + count:
+            frame = next(self._frames, None)
+            if frame is None:
+                self._file = None
+                raise UserError(
+                    f"{file}: has {self._next} frames, and a clip ends at "
+                    f"{start + count}; curate it again"
+                )
+            self._next += 1
+            if self._next > start:
+                yield frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSample:
+    """A kept clip; `uid` is its film's name and its first frame, FILM@FRAME."""
+
+    uid: str
+    file: Path
+    start: int
+    frames: int
+    fps: float
+    crop: tuple[int, int, int, int]  # top, left, height, width
+    caption: str
+    film: _Film
+
+    def open(self) -> Media:
+        """Opens the film at the clip; see `Sample.open`."""
+        if not self.file.is_file():
+            raise UserError(f"{self.file}: no such file; name its folder by --data-dir")
+        return Media(self.caption, self.fps, self._read(), size=self.crop[2:])
+
+    def _read(self) -> Iterator[np.ndarray]:
+        top, left, height, width = self.crop
+        for frame in self.film.read(self.file, self.start, self.frames):
+            yield frame[top : top + height, left : left + width]
+
+
+class ClipsSource(Sequence[ClipSample]):
+    """The kept clips of `FILE.parquet[/SPLIT]`; SPLIT is `train` (default) or `eval`.
+
+    A film is decoded once while its clips are read in their order. A clip without a
+    caption has the empty one.
+
+    Args:
+        data_dir: folder of the films; None is the one that was curated.
+
+    Raises:
+        UserError: there is no such table, or it keeps no clip of the split.
+    """
+
+    def __init__(self, place: str | Path, *, data_dir: str | Path | None = None):
+        path, split = parted(place)
+        try:
+            table = pq.read_table(path, columns=_COLUMNS)
+            meta = json.loads((table.schema.metadata or {})[b"soraxla"])
+            root = Path(data_dir or meta["source"])
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"{path}: is no table of clips ({reason}); expected clips.parquet of "
+                "soraxla curate"
+            ) from None
+        rows = [row for row in table.to_pylist() if row["kept"]]
+        rows = [row for row in rows if row["split"] == split]
+        if not rows:
+            raise UserError(
+                f"{path}: keeps no clip of the split {split}; change the thresholds"
+            )
+        film = _Film()
+        self._samples = [_sample(row, root, film) for row in rows]
+        self.name = f"{path.name}/{split}"
+        words = json.dumps([[row[name] for name in _COLUMNS] for row in rows])
+        self.content = hashlib.sha256(words.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._samples[index]
+
+
+def parted(place: str | Path) -> tuple[Path, str]:
+    """Returns the file and the split of `FILE.parquet[/SPLIT]`."""
+    path = Path(place)
+    if path.parent.suffix == SUFFIX and path.name in _SPLITS:
+        return path.parent, path.name
+    return path, _SPLITS[0]
+
+
+def is_clips(place: str | Path) -> bool:
+    """Returns True for the name of an existing file with the suffix of a table."""
+    path, _ = parted(place)
+    with contextlib.suppress(OSError):
+        return path.suffix == SUFFIX and path.is_file()
+    return False
+
+
+def _sample(row: dict[str, Any], root: Path, film: _Film) -> ClipSample:
+    return ClipSample(
+        uid=f"{row['source']}@{row['start_frame']}",
+        file=root / row["source"],
+        start=row["start_frame"],
+        frames=row["frames"],
+        fps=row["fps"],
+        crop=tuple(row["crop"]),
+        caption=row["caption"] or "",
+        film=film,
+    )
