@@ -20,7 +20,7 @@ PLACES = {
     ),
     "tensorflow": (),
     "tensorflow_datasets": ("data_pipelines/",),
-    "torch": (),
+    "torch": ("soraxla/tools/convert_features.py",),
 }
 # Packages that compute the same on any platform and any number of processes.
 PORTABLE = (

@@ -1,6 +1,6 @@
 """The choice of metrics by name, and the networks that they need."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from soraxla.evals.metrics.flicker import Flicker
 from soraxla.evals.metrics.frame_change import FrameChange
 from soraxla.evals.metrics.frechet import Frechet
 from soraxla.evals.metrics.join_ratio import JoinRatio
-from soraxla.evals.metrics.metric import Extractor, SetMetric
+from soraxla.evals.metrics.metric import Extractor, SetMetric, VideoExtractor
 from soraxla.evals.metrics.mmd import MMD
 from soraxla.evals.metrics.psnr import PSNR
 from soraxla.evals.metrics.ssim import SSIM
@@ -41,6 +41,14 @@ FEATURE_METRICS: dict[str, Callable[[Extractor], SetMetric]] = {
     "cmmd": lambda extractor: MMD(extractor=extractor, kernel="gaussian"),
     "consistency": lambda extractor: Consistency(extractor=extractor),
     "drift": lambda extractor: Drift(extractor=extractor),
+}
+# Metrics that follow a clip from frame to frame, which features of videos cannot.
+FRAME_METRICS = ("consistency", "drift")
+# Metrics that are known by a name when they use these features, and only then.
+PUBLISHED = {
+    ("frechet", "i3d"): "fvd",  # arXiv 1812.01717
+    ("frechet", "inception"): "fid",  # arXiv 1706.08500
+    ("mmd", "inception"): "kid",  # arXiv 1801.01401
 }
 # Metrics of one network each, by the name of its --features.
 NETWORK_METRICS: dict[str, tuple[str, Callable[[Any], SetMetric]]] = {
@@ -113,8 +121,7 @@ def _made(name: str, networks: Networks) -> dict[str, SetMetric]:
     if name in FEATURE_METRICS:
         if not networks.extractors:
             raise UserError(f"metric {name!r} needs --features, such as clip:FOLDER")
-        make = FEATURE_METRICS[name]
-        return {f"{name}/{e.name}": make(e) for e in networks.extractors}
+        return dict(_of_features(name, networks.extractors))
     if name in NETWORK_METRICS:
         needed, make = NETWORK_METRICS[name]
         if needed not in networks.others:
@@ -129,3 +136,22 @@ def _made(name: str, networks: Networks) -> dict[str, SetMetric]:
             )
         return {name: PLACE_METRICS[base](tuple(map(int, numbers)))}
     raise UserError(f"unknown metric {name!r}{nearest(base, NAMES)}")
+
+
+def _of_features(
+    name: str, extractors: Sequence[Extractor]
+) -> Iterator[tuple[str, SetMetric]]:
+    """Yields the metric of each extractor that it can use, with its name in reports."""
+    if name in FRAME_METRICS:
+        extractors = [x for x in extractors if not isinstance(x, VideoExtractor)]
+        if not extractors:
+            raise UserError(
+                f"metric {name!r} needs features of frames, such as --features "
+                "clip:FOLDER"
+            )
+    for extractor in extractors:
+        known = PUBLISHED.get((name, extractor.name), f"{name}/{extractor.name}")
+        if known == "kid":  # its samples are images, so a clip counts with one frame
+            yield known, MMD(extractor=extractor, frames=1)
+        else:
+            yield known, FEATURE_METRICS[name](extractor)

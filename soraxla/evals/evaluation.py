@@ -31,7 +31,8 @@ class Evaluation:
 
     Attributes:
         asked: the arguments of `evaluate`, as text.
-        metrics: the metrics by name; those of features are NAME/EXTRACTOR.
+        metrics: the metrics by name; those of features are NAME/EXTRACTOR, or a name of
+            `choice.PUBLISHED`.
         values: the value of each metric; of a set with several sizes, also
             NAME/WIDTHxHEIGHT for metrics without a reference set.
         rows: each metric's rows of generated clips.
@@ -225,11 +226,12 @@ def _too_few(
     for name, metric in metrics.items():
         if isinstance(metric, Frechet):
             clips = min(len(rows[name]), len(reference[name]))
-            if clips * metric.frames < metric.extractor.dimension:
+            samples = clips * len(next(iter(rows[name].values())))
+            if samples < metric.extractor.dimension:
                 notes.append(
-                    f"{name} has {clips} clips of {metric.frames} frames, fewer than "
-                    f"the {metric.extractor.dimension} features: the distance is "
-                    "mostly bias; compare only sets of equal size"
+                    f"{name} has {samples} samples of {clips} clips, fewer than the "
+                    f"{metric.extractor.dimension} features: the distance is mostly "
+                    "bias; compare only sets of equal size"
                 )
     return notes
 

@@ -50,6 +50,14 @@ class Extractor(Protocol):
     ) -> Float[np.ndarray, "t d"]: ...
 
 
+@runtime_checkable
+class VideoExtractor(Extractor, Protocol):
+    """An extractor that turns `frames` frames into one row of features."""
+
+    @property
+    def frames(self) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
     """A clip of a set.
@@ -67,15 +75,28 @@ class Clip:
     _features: dict = field(default_factory=dict, repr=False)
 
     def features(self, extractor: Extractor, frames: int) -> Float[np.ndarray, "n d"]:
-        """Returns the features of evenly spaced frames, computed once per extractor.
+        """Returns the features of a clip's frames, computed once per extractor.
 
-        A clip of fewer frames repeats some, so that every clip has as many.
+        The frames are evenly spaced, a single one is the middle one. A network of
+        videos gets the first frames of the clip instead, for one row. A clip of fewer
+        frames repeats some, so that every clip has as many.
         """
+        video = isinstance(extractor, VideoExtractor)
+        frames = extractor.frames if video else frames
         key = extractor.sha256, frames
         if key not in self._features:
-            places = np.linspace(0, len(self.frames) - 1, frames).round().astype(int)
+            places = _places(len(self.frames), frames, first=video)
             self._features[key] = np.asarray(extractor(self.frames[places]), float)
         return self._features[key]
+
+
+def _places(length: int, count: int, *, first: bool) -> np.ndarray:
+    """Returns the indices of `count` frames, the first or evenly spaced ones."""
+    if first and length >= count:
+        return np.arange(count)
+    if count == 1:
+        return np.array([(length - 1) // 2])
+    return np.linspace(0, length - 1, count).round().astype(int)
 
 
 @dataclass(frozen=True, kw_only=True)

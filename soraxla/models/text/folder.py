@@ -95,7 +95,7 @@ def load_params(
     """Loads the folder's weights in the shapes and dtypes of `abstract`.
 
     Leaves under `blocks` are stacked from the file's layers. A dense `kernel` is the
-    file's `weight` transposed, a convolution's is first flattened as (C, H, W);
+    file's `weight` transposed, a convolution's is first flattened as (C, …, H, W);
     `embedding` and `scale` are `weight` there.
 
     Args:
@@ -133,7 +133,7 @@ def _template(path: str, names: Mapping[str, str]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Transposed(StoredTensor):
-    """A stored matrix (out, in), or convolution (out, C, H, W), read as (in, out)."""
+    """A stored matrix (out, in), or convolution (out, C, …), read as (in, out)."""
 
     flat: bool
 
@@ -147,7 +147,7 @@ class _Transposed(StoredTensor):
 
 def _transposed(tensor: StoredTensor) -> StoredTensor:
     """Returns the transposed tensor, or one without the axes unchanged."""
-    if len(tensor.shape) not in (2, 4):
+    if len(tensor.shape) not in (2, 4, 5):
         return tensor
     ours = (math.prod(tensor.shape[1:]), tensor.shape[0])
     fields = vars(tensor) | {"shape": ours, "flat": len(tensor.shape) == 2}

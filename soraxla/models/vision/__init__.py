@@ -1,0 +1,1 @@
+"""Networks whose features compare images and videos, as pure functions."""

@@ -1,0 +1,124 @@
+"""Extractors: the frames that they get, their batches, their names in reports."""
+
+import numpy as np
+import pytest
+
+from soraxla.core.errors import UserError
+from soraxla.evals.choice import Networks, chosen_metrics
+from soraxla.evals.features import (
+    EXTRACTORS,
+    FrameFeatures,
+    VideoFeatures,
+    load_features,
+)
+from soraxla.evals.metrics.metric import Clip
+from soraxla.evals.metrics.mmd import MMD
+from tests.models.vision.golden import write_transformer
+
+
+def means(params, pixels):
+    del params
+    return pixels.reshape(*pixels.shape[:-3], -1).mean(-1).reshape(len(pixels), -1)
+
+
+def frame_features(name="inception", network=means):
+    return FrameFeatures(
+        name=name,
+        sha256=name,
+        dimension=1,
+        preprocess=np.stack,
+        network=network,
+        params={},
+    )
+
+
+def video_features(name="i3d", frames=4):
+    return VideoFeatures(
+        name=name,
+        sha256=name,
+        dimension=frames,
+        frames=frames,
+        preprocess=np.asarray,
+        network=means,
+        params={},
+    )
+
+
+def clip(length):
+    """A clip whose frame i has the value i."""
+    frames = np.arange(length, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    return Clip(name="a", frames=np.tile(frames, (1, 8, 8, 3)))
+
+
+def test_a_batch_of_frames_has_one_shape():
+    seen = []
+
+    def network(params, pixels):
+        seen.append(pixels.shape)
+        return means(params, pixels)
+
+    for length in (3, 16, 20):
+        found = frame_features(network=network)(clip(length).frames)
+        np.testing.assert_array_equal(found[:, 0], np.arange(length))
+    assert set(seen) == {(16, 8, 8, 3)} and len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(9, [0, 1, 2, 3]), (3, [0, 1, 1, 2]), (1, [0, 0, 0, 0])]
+)
+def test_a_network_of_videos_gets_the_first_frames(length, expected):
+    found = clip(length).features(video_features(), frames=16)
+    np.testing.assert_array_equal(found, [expected])
+
+
+def test_a_single_frame_is_the_middle_one():
+    assert clip(9).features(frame_features(), 1) == 4
+    assert clip(9).features(frame_features(), 3)[:, 0].tolist() == [0, 4, 8]
+
+
+def test_published_names_are_only_for_the_published_pairs():
+    extractors = [video_features(), frame_features(), frame_features("dinov2")]
+    networks = Networks(extractors=extractors)
+    found = chosen_metrics(["frechet", "mmd", "cmmd"], networks)
+    assert list(found) == [
+        *("fvd", "fid", "frechet/dinov2", "mmd/i3d", "kid", "mmd/dinov2"),
+        *("cmmd/i3d", "cmmd/inception", "cmmd/dinov2"),
+    ]
+    kid = found["kid"]
+    assert isinstance(kid, MMD) and kid.frames == 1  # its samples are images
+
+
+def test_metrics_of_frames_use_no_features_of_videos():
+    both = Networks(extractors=[video_features(), frame_features("dinov2")])
+    assert list(chosen_metrics(["drift"], both)) == ["drift/dinov2"]
+    with pytest.raises(UserError, match="'drift' needs features of frames, such as"):
+        chosen_metrics(["drift"], Networks(extractors=[video_features()]))
+
+
+@pytest.mark.parametrize("name", ["inception", "i3d"])
+def test_missing_weights_are_one_line_with_the_command_of_the_converter(name, tmp_path):
+    folder = tmp_path / name
+    with pytest.raises(UserError) as error:
+        load_features(f"{name}:{folder}")
+    line = str(error.value)
+    assert "\n" not in line and line.startswith(f"{folder}: holds no weights of {name}")
+    assert f"soraxla.tools.convert_features {name} " in line
+    assert line.endswith(f" {folder}`")
+
+
+@pytest.mark.parametrize("name", ["dinov2", "videomae", "vjepa2"])
+def test_missing_weights_name_a_repository_that_has_them(name, tmp_path):
+    with pytest.raises(UserError, match=r"no such folder.*download of [\w-]+/v?\w+-"):
+        load_features(f"{name}:{tmp_path / name}")
+    assert name in EXTRACTORS
+
+
+def test_a_loaded_extractor_has_a_hash_and_a_dimension(tmp_path):
+    extractor = load_features(f"vjepa2:{write_transformer(tmp_path, 'vjepa2')}")
+    assert isinstance(extractor, VideoFeatures)
+    assert (extractor.name, extractor.dimension, extractor.frames) == ("vjepa2", 32, 16)
+    assert len(extractor.sha256) == 64
+    found = Clip(name="a", frames=np.zeros((5, 40, 50, 3), np.uint8)).features(
+        extractor, 16
+    )
+    assert found.shape == (1, 32) and np.isfinite(found).all()
