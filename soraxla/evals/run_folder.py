@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from soraxla.core.errors import UserError
-from soraxla.evals.choice import Networks, chosen_metrics
+from soraxla.evals.choice import PUBLISHED, Networks, chosen_metrics
 from soraxla.evals.evaluation import FORMAT, Evaluation, results
 from soraxla.evals.metrics.metric import Rows, stacked
 from soraxla.evals.provenance import provenance
@@ -106,15 +106,17 @@ def read_run(folder: Path) -> dict[str, Any]:
         if kind in rows:
             clips = arrays[f"names:{key}"].tolist()
             rows[kind][name] = dict(zip(clips, map(np.asarray, array), strict=True))
-    used = {name.partition("/")[2] for name in rows["generated"]}
+    published = {name: extractor for (_, extractor), name in PUBLISHED.items()}
+    used = {published.get(n, n.partition("/")[2]) for n in rows["generated"]}
     known = [
         _Named(name=name, sha256=sha256, dimension=0)
         for name, sha256 in extractors.items()
         if name in used
     ]
     networks = Networks(extractors=known, others={"clip": None, "vgg": None})
+    chosen = chosen_metrics(names, networks)
     return {
-        "metrics": chosen_metrics(names, networks),
+        "metrics": {n: chosen[n] for n in chosen if n in rows["generated"]},
         "extractors": extractors,
         "rows": rows["generated"],
         "reference_rows": rows["reference"],

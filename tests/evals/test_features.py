@@ -1,5 +1,7 @@
 """Extractors: the frames that they get, their batches, their names in reports."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from soraxla.evals.features import (
 )
 from soraxla.evals.metrics.metric import Clip
 from soraxla.evals.metrics.mmd import MMD
+from soraxla.evals.run_folder import read_run
 from tests.models.vision.golden import write_transformer
 
 
@@ -93,6 +96,20 @@ def test_metrics_of_frames_use_no_features_of_videos():
     assert list(chosen_metrics(["drift"], both)) == ["drift/dinov2"]
     with pytest.raises(UserError, match="'drift' needs features of frames, such as"):
         chosen_metrics(["drift"], Networks(extractors=[video_features()]))
+
+
+def test_a_run_with_published_names_is_read(tmp_path):
+    """Its rows name no extractor, and it has no drift of videos."""
+    hashes = {"i3d": "a", "clip": "b"}
+    manifest = {"metrics": ["frechet", "drift"], "extractors": hashes}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    keys = [f"{kind}:fvd" for kind in ("generated", "reference")]
+    keys += ["generated:frechet/clip", "generated:drift/clip"]
+    arrays = {key: np.zeros((2, 1, 3)) for key in keys}
+    names = {f"names:{key}": np.array(["a", "b"]) for key in keys}
+    np.savez(tmp_path / "rows.npz", **arrays, **names)  # pyright: ignore
+    found = read_run(tmp_path)
+    assert found["metrics"].keys() == {"fvd", "frechet/clip", "drift/clip"}
 
 
 @pytest.mark.parametrize("name", ["inception", "i3d"])
