@@ -54,7 +54,8 @@ def scores(pictures: Sequence[np.ndarray], seconds: float, cfg: MotionConfig) ->
     means, still, camera, rest, paths = [], [], [], [], []
     grid = _grid(*small[0].shape)
     for before, after in itertools.pairwise(small):
-        flow = engine.calc(before, after, None) * np.float32(unit)
+        empty = np.zeros((*before.shape, 2), np.float32)
+        flow = engine.calc(before, after, empty) * np.float32(unit)
         length = np.hypot(flow[..., 0], flow[..., 1])
         whole = _affine(flow, grid)
         beside = flow - whole

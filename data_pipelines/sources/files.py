@@ -56,7 +56,8 @@ def open_source(
 
         return TfdsSource(source.removeprefix(TFDS_PREFIX), data_dir=data_dir)
     if is_clips(os.fspath(source)):
-        return ClipsSource(Path(source), data_dir=data_dir and Path(data_dir))
+        films = None if data_dir is None else Path(data_dir)
+        return ClipsSource(Path(source), data_dir=films)
     if data_dir is not None:
         raise UserError(
             f"{source}: is a folder of media, expected tfds:NAME with --data-dir"
