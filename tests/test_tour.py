@@ -24,7 +24,8 @@ SMALL = {
 
 @pytest.mark.slow
 def test_the_loop_of_the_tour_trains(tmp_path, capsys):
-    [block] = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    runnable = r"<!-- runnable -->\n```python\n(.*?)```"
+    [block] = re.findall(runnable, PAGE.read_text("utf-8"), re.DOTALL)
     assert len([line for line in block.splitlines() if line.strip()]) <= 40
     for whole, small in SMALL.items():
         assert block.count(whole) == 1, whole
