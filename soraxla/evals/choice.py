@@ -18,7 +18,7 @@ from soraxla.evals.metrics.flicker import Flicker
 from soraxla.evals.metrics.frame_change import FrameChange
 from soraxla.evals.metrics.frechet import Frechet
 from soraxla.evals.metrics.join_ratio import JoinRatio
-from soraxla.evals.metrics.metric import Extractor, SetMetric, VideoExtractor
+from soraxla.evals.metrics.metric import Extractor, SetMetric
 from soraxla.evals.metrics.mmd import MMD
 from soraxla.evals.metrics.psnr import PSNR
 from soraxla.evals.metrics.ssim import SSIM
@@ -35,7 +35,7 @@ PLACE_METRICS: dict[str, Callable[[tuple[int, ...]], SetMetric]] = {
     "join_ratio": lambda places: JoinRatio(joins=places),
     "psnr": lambda places: PSNR(places=places),
 }
-FEATURE_METRICS: dict[str, Callable[[Extractor], SetMetric]] = {
+FEATURE_METRICS: dict[str, Callable[[Extractor | None], SetMetric]] = {
     "frechet": lambda extractor: Frechet(extractor=extractor),
     "mmd": lambda extractor: MMD(extractor=extractor),
     "cmmd": lambda extractor: MMD(extractor=extractor, kernel="gaussian"),
@@ -67,17 +67,16 @@ class Networks:
     """The networks of a run.
 
     Attributes:
-        others: those that are no extractors of features, by the name of --features.
+        extractors: of features.
+        models: those of `NETWORK_METRICS`, by the name of --features.
     """
 
     extractors: Sequence[Extractor] = ()
-    others: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Any] = field(default_factory=dict)
 
     def hashes(self) -> dict[str, str]:
         """Returns the SHA-256 of each network's weights, by its name."""
-        return {
-            x.name: x.sha256 for x in (*self.extractors, *dict(self.others).values())
-        }
+        return {x.name: x.sha256 for x in (*self.extractors, *self.models.values())}
 
 
 def load_networks(names: Sequence[str], specs: Sequence[str]) -> Networks:
@@ -88,16 +87,18 @@ def load_networks(names: Sequence[str], specs: Sequence[str]) -> Networks:
     """
     folders = {name: place for name, _, place in (s.partition(":") for s in specs)}
     needed = {NETWORK_METRICS[name][0] for name in names if name in NETWORK_METRICS}
-    others = {}
+    models: dict[str, Any] = {}
     if "clip" in needed & folders.keys():
-        others["clip"] = load_clip(local(folders["clip"]))
+        models["clip"] = load_clip(local(folders["clip"]))
     if "vgg" in needed & folders.keys():
-        place = folders["vgg"]
-        others["vgg"] = perceptual.load(Path(place) if place else None)
-    extractors = []
+        place = folders.pop("vgg")
+        models["vgg"] = perceptual.load(Path(place) if place else None)
+    extractors: list[Extractor] = []
     if any(name in FEATURE_METRICS for name in names):
-        extractors = [load_features(s) for s in specs if s.partition(":")[0] != "vgg"]
-    return Networks(extractors=extractors, others=others)
+        for spec in (s for s in specs if s.partition(":")[0] != "vgg"):
+            shared = models.get(spec.partition(":")[0])
+            extractors.append(shared.frames if shared else load_features(spec))
+    return Networks(extractors=extractors, models=models)
 
 
 def chosen_metrics(names: Sequence[str], networks: Networks) -> dict[str, SetMetric]:
@@ -124,9 +125,9 @@ def _made(name: str, networks: Networks) -> dict[str, SetMetric]:
         return dict(_of_features(name, networks.extractors))
     if name in NETWORK_METRICS:
         needed, make = NETWORK_METRICS[name]
-        if needed not in networks.others:
+        if needed not in networks.models:
             raise UserError(f"metric {name!r} needs --features {needed}:PLACE")
-        return {name: make(networks.others[needed])}
+        return {name: make(networks.models[needed])}
     base, _, places = name.partition("@")
     if base in PLACE_METRICS:
         numbers = places.split("+")
@@ -143,7 +144,7 @@ def _of_features(
 ) -> Iterator[tuple[str, SetMetric]]:
     """Yields the metric of each extractor that it can use, with its name in reports."""
     if name in FRAME_METRICS:
-        extractors = [x for x in extractors if not isinstance(x, VideoExtractor)]
+        extractors = [x for x in extractors if x.frames is None]
         if not extractors:
             raise UserError(
                 f"metric {name!r} needs features of frames, such as --features "
@@ -151,7 +152,26 @@ def _of_features(
             )
     for extractor in extractors:
         known = PUBLISHED.get((name, extractor.name), f"{name}/{extractor.name}")
-        if known == "kid":  # its samples are images, so a clip counts with one frame
-            yield known, MMD(extractor=extractor, frames=1)
-        else:
-            yield known, FEATURE_METRICS[name](extractor)
+        yield known, _of_extractor(known, name, extractor)
+
+
+def _of_extractor(known: str, name: str, extractor: Extractor | None) -> SetMetric:
+    if known == "kid":  # its samples are images, so a clip counts with one frame
+        return MMD(extractor=extractor, frames=1)
+    return FEATURE_METRICS[name](extractor)
+
+
+def metric_of_rows(name: str) -> SetMetric:
+    """Returns the metric of a name in reports, which can compute stored rows.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    for (metric, _), known in PUBLISHED.items():
+        if name == known:
+            return _of_extractor(known, metric, None)
+    base = name.partition("/")[0]
+    if base in FEATURE_METRICS:
+        return _of_extractor(name, base, None)
+    models = {needed: None for needed, _ in NETWORK_METRICS.values()}
+    return _made(name, Networks(models=models))[name]

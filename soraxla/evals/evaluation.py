@@ -226,12 +226,13 @@ def _too_few(
     for name, metric in metrics.items():
         if isinstance(metric, Frechet):
             clips = min(len(rows[name]), len(reference[name]))
-            samples = clips * len(next(iter(rows[name].values())))
-            if samples < metric.extractor.dimension:
+            frames, dimension = next(iter(rows[name].values())).shape
+            samples = clips * frames
+            if samples < dimension:
                 notes.append(
                     f"{name} has {samples} samples of {clips} clips, fewer than the "
-                    f"{metric.extractor.dimension} features: the distance is mostly "
-                    "bias; compare only sets of equal size"
+                    f"{dimension} features: the distance is mostly bias; compare only "
+                    "sets of equal size"
                 )
     return notes
 

@@ -14,7 +14,6 @@ from jaxtyping import Float, PyTree, UInt8
 
 from soraxla.core.config import nearest
 from soraxla.core.errors import UserError
-from soraxla.evals.metrics.metric import Extractor
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.files.hub import local
 from soraxla.models.text import clip_vision
@@ -31,11 +30,12 @@ _PICKLES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FrameFeatures:
-    """A network of single frames.
+class Features:
+    """An extractor: a network of single frames, or of videos, each one sample.
 
     Attributes:
         sha256: of the weights.
+        frames: those of a video; None for a network of single frames.
         preprocess: turns frames into the network's pixels.
         network: compiled; turns parameters and a batch of pixels into features.
     """
@@ -43,13 +43,18 @@ class FrameFeatures:
     name: str
     sha256: str
     dimension: int
+    frames: int | None = None
     preprocess: Callable[[Sequence[np.ndarray]], np.ndarray] = field(repr=False)
     network: Callable[[PyTree, np.ndarray], Any] = field(repr=False)
     params: PyTree = field(repr=False)
 
     def __call__(
         self, frames: UInt8[np.ndarray, "t h w 3"]
-    ) -> Float[np.ndarray, "t d"]:
+    ) -> Float[np.ndarray, "n d"]:
+        """Returns a row of each frame, or the one row of a video."""
+        if self.frames is not None:
+            pixels = self.preprocess(frames)  # pyright: ignore[reportArgumentType]
+            return np.asarray(self.network(self.params, pixels[None]))
         found = []
         for first in range(0, len(frames), _BATCH):
             pixels = self.preprocess(list(frames[first : first + _BATCH]))
@@ -60,25 +65,27 @@ class FrameFeatures:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VideoFeatures:
-    """A network of videos, each one sample, of `frames` frames."""
+class Network:
+    """A published network.
 
-    name: str
-    sha256: str
-    dimension: int
-    frames: int
-    preprocess: Callable[[np.ndarray], np.ndarray] = field(repr=False)
-    network: Callable[[PyTree, np.ndarray], Any] = field(repr=False)
-    params: PyTree = field(repr=False)
+    Attributes:
+        load: returns parameters and settings of a folder.
+        preprocess: turns frames and settings into pixels.
+        apply: turns parameters, settings and a batch of pixels into features.
+        dimension: of the features, by settings.
+        frames: those of a video, by settings; None for a network of single frames.
+        convolves: True for a network of convolutions.
+    """
 
-    def __call__(
-        self, frames: UInt8[np.ndarray, "t h w 3"]
-    ) -> Float[np.ndarray, "1 d"]:
-        pixels = self.preprocess(frames)
-        return np.asarray(self.network(self.params, pixels[None]))
+    load: Callable[[Path], tuple[PyTree, Any]]
+    preprocess: Callable[[Any, Any], np.ndarray]
+    apply: Callable[[PyTree, Any, Any], Any]
+    dimension: Callable[[Any], int] = lambda cfg: cfg.hidden_size
+    frames: Callable[[Any], int] | None = None
+    convolves: bool = False
 
 
-def load_features(spec: str) -> Extractor:
+def load_features(spec: str) -> Features:
     """Returns the extractor of NAME:FOLDER, such as "clip:weights/clip-vit-base".
 
     Raises:
@@ -100,99 +107,64 @@ def load_features(spec: str) -> Extractor:
             f"where torch is installed, with `python -m soraxla.tools.convert_features "
             f"{name} {file.split()[0]} {folder}`"
         )
-    return EXTRACTORS[name](folder)
-
-
-def _clip(folder: Path) -> Extractor:
-    params, cfg = clip_vision.load(folder, encoder_dtype())
-    return FrameFeatures(
-        name="clip",
+    network = EXTRACTORS[name]
+    params, cfg = network.load(folder)
+    return Features(
+        name=name,
         sha256=sha256_of_tree(params),
-        dimension=cfg.projection_dim,
-        preprocess=lambda frames: clip_vision.preprocess(frames, cfg.image_size),
-        network=_compiled(clip_vision.embed_images, cfg),
-        params=params,
-    )
-
-
-def _inception(folder: Path) -> Extractor:
-    params, cfg = inception.load(folder)
-    return FrameFeatures(
-        name="inception",
-        sha256=sha256_of_tree(params),
-        dimension=inception.dimension(cfg),
-        preprocess=inception.preprocess,
-        network=_convolving(inception.features),
-        params=params,
-    )
-
-
-def _i3d(folder: Path) -> Extractor:
-    params, cfg = i3d.load(folder)
-    return VideoFeatures(
-        name="i3d",
-        sha256=sha256_of_tree(params),
-        dimension=i3d.dimension(cfg),
-        frames=i3d.FRAMES,
-        preprocess=i3d.preprocess,
-        network=_convolving(i3d.features),
-        params=params,
-    )
-
-
-def _dinov2(folder: Path) -> Extractor:
-    params, cfg = dinov2.load(folder)
-    return FrameFeatures(
-        name="dinov2",
-        sha256=sha256_of_tree(params),
-        dimension=cfg.hidden_size,
-        preprocess=dinov2.preprocess,
-        network=_compiled(dinov2.embed_images, cfg),
-        params=params,
-    )
-
-
-def _videomae(folder: Path) -> Extractor:
-    params, cfg = videomae.load(folder)
-    return VideoFeatures(
-        name="videomae",
-        sha256=sha256_of_tree(params),
-        dimension=cfg.hidden_size,
-        frames=cfg.num_frames,
-        preprocess=lambda video: videomae.preprocess(video, cfg),
-        network=_compiled(videomae.embed_video, cfg),
-        params=params,
-    )
-
-
-def _vjepa2(folder: Path) -> Extractor:
-    params, cfg = vjepa2.load(folder)
-    return VideoFeatures(
-        name="vjepa2",
-        sha256=sha256_of_tree(params),
-        dimension=cfg.hidden_size,
-        frames=vjepa2.FRAMES,
-        preprocess=lambda video: vjepa2.preprocess(video, cfg),
-        network=_compiled(vjepa2.embed_video, cfg),
+        dimension=network.dimension(cfg),
+        frames=None if network.frames is None else network.frames(cfg),
+        preprocess=lambda frames: network.preprocess(frames, cfg),
+        network=_compiled(network, cfg),
         params=params,
     )
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(function: Callable, cfg: Any) -> Callable:
-    return jit(lambda params, pixels: function(params, cfg, pixels))
+def _compiled(network: Network, cfg: Any) -> Callable:
+    def features(params: PyTree, pixels: Any) -> Any:
+        return network.apply(params, cfg, pixels)
+
+    return jit(features, convolves=network.convolves)
 
 
-@functools.lru_cache(maxsize=2)
-def _convolving(function: Callable) -> Callable:
-    return jit(function, convolves=True)
-
-
-EXTRACTORS: dict[str, Callable[[Path], Extractor]] = {
-    "clip": _clip,
-    "inception": _inception,
-    "i3d": _i3d,
-    "dinov2": _dinov2,
-    "videomae": _videomae,
-    "vjepa2": _vjepa2,
+EXTRACTORS = {
+    "clip": Network(
+        load=lambda folder: clip_vision.load(folder, encoder_dtype()),
+        preprocess=lambda frames, cfg: clip_vision.preprocess(frames, cfg.image_size),
+        apply=clip_vision.embed_images,
+        dimension=lambda cfg: cfg.projection_dim,
+    ),
+    "inception": Network(
+        load=inception.load,
+        preprocess=lambda frames, cfg: inception.preprocess(frames),
+        apply=lambda params, cfg, pixels: inception.features(params, pixels),
+        dimension=inception.dimension,
+        convolves=True,
+    ),
+    "i3d": Network(
+        load=i3d.load,
+        preprocess=lambda video, cfg: i3d.preprocess(video),
+        apply=lambda params, cfg, pixels: i3d.features(params, pixels),
+        dimension=i3d.dimension,
+        frames=lambda cfg: i3d.FRAMES,
+        convolves=True,
+    ),
+    "dinov2": Network(
+        load=dinov2.load,
+        preprocess=lambda frames, cfg: dinov2.preprocess(frames),
+        apply=dinov2.embed_images,
+    ),
+    "videomae": Network(
+        load=videomae.load,
+        preprocess=videomae.preprocess,
+        apply=videomae.embed_video,
+        frames=lambda cfg: cfg.num_frames,
+    ),
+    "vjepa2": Network(
+        load=vjepa2.load,
+        preprocess=vjepa2.preprocess,
+        apply=vjepa2.embed_video,
+        frames=lambda cfg: vjepa2.FRAMES,
+    ),
 }

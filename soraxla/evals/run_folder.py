@@ -1,14 +1,13 @@
 """The folder of a run: `results.json`, `manifest.json`, `rows.npz`, `report.html`."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from soraxla.core.errors import UserError
-from soraxla.evals.choice import PUBLISHED, Networks, chosen_metrics
+from soraxla.evals.choice import metric_of_rows
 from soraxla.evals.evaluation import FORMAT, Evaluation, results
 from soraxla.evals.metrics.metric import Rows, stacked
 from soraxla.evals.provenance import provenance
@@ -95,7 +94,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         with np.load(folder / "rows.npz", allow_pickle=False) as stored:
             arrays = dict(stored)
-        names, extractors = manifest["metrics"], manifest["extractors"]
+        extractors = manifest["extractors"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder}: is no folder of `soraxla evaluate run`; name one"
@@ -106,30 +105,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         if kind in rows:
             clips = arrays[f"names:{key}"].tolist()
             rows[kind][name] = dict(zip(clips, map(np.asarray, array), strict=True))
-    published = {name: extractor for (_, extractor), name in PUBLISHED.items()}
-    used = {published.get(n, n.partition("/")[2]) for n in rows["generated"]}
-    known = [
-        _Named(name=name, sha256=sha256, dimension=0)
-        for name, sha256 in extractors.items()
-        if name in used
-    ]
-    networks = Networks(extractors=known, others={"clip": None, "vgg": None})
-    chosen = chosen_metrics(names, networks)
     return {
-        "metrics": {n: chosen[n] for n in chosen if n in rows["generated"]},
+        "metrics": {name: metric_of_rows(name) for name in rows["generated"]},
         "extractors": extractors,
         "rows": rows["generated"],
         "reference_rows": rows["reference"],
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Named:
-    """An extractor of which only the rows are left."""
-
-    name: str
-    sha256: str
-    dimension: int
-
-    def __call__(self, frames: Any) -> Any:
-        raise NotImplementedError

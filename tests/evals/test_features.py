@@ -9,8 +9,7 @@ from soraxla.core.errors import UserError
 from soraxla.evals.choice import Networks, chosen_metrics
 from soraxla.evals.features import (
     EXTRACTORS,
-    FrameFeatures,
-    VideoFeatures,
+    Features,
     load_features,
 )
 from soraxla.evals.metrics.metric import Clip
@@ -25,7 +24,7 @@ def means(params, pixels):
 
 
 def frame_features(name="inception", network=means):
-    return FrameFeatures(
+    return Features(
         name=name,
         sha256=name,
         dimension=1,
@@ -36,7 +35,7 @@ def frame_features(name="inception", network=means):
 
 
 def video_features(name="i3d", frames=4):
-    return VideoFeatures(
+    return Features(
         name=name,
         sha256=name,
         dimension=frames,
@@ -132,7 +131,6 @@ def test_missing_weights_name_a_repository_that_has_them(name, tmp_path):
 
 def test_a_loaded_extractor_has_a_hash_and_a_dimension(tmp_path):
     extractor = load_features(f"vjepa2:{write_transformer(tmp_path, 'vjepa2')}")
-    assert isinstance(extractor, VideoFeatures)
     assert (extractor.name, extractor.dimension, extractor.frames) == ("vjepa2", 32, 16)
     assert len(extractor.sha256) == 64
     found = Clip(name="a", frames=np.zeros((5, 40, 50, 3), np.uint8)).features(

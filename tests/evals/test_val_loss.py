@@ -148,6 +148,7 @@ def test_equal_parameters_have_equal_losses_in_every_training(found, params, hel
     assert measure(params, held_out, step=7, seed=3) == found
 
 
+@pytest.mark.slow
 def test_a_clip_is_measured_as_if_it_were_packed_alone(params, clips):
     triples = [Triple(clip, 0.1 + 0.2 * i) for i, clip in enumerate(clips)]
     together, _ = denoising_errors(params, MODEL, Process(), triples, SPEC)

@@ -30,7 +30,7 @@ class CLIPRank(SetMetric):
 
     def row(self, clip: Clip) -> Float[np.ndarray, "2 p"]:
         assert clip.prompt is not None and self.model is not None
-        video = video_direction(self.model, clip.frames)
+        video = video_direction(clip.features(self.model.frames, len(clip.frames)))
         return np.stack([video, text_direction(self.model, clip.prompt)])
 
     def prepared(self, rows: Float[np.ndarray, "n 2 p"]) -> Float[np.ndarray, " n"]:

@@ -26,5 +26,6 @@ class CLIPScore(SetMetric):
 
     def row(self, clip: Clip) -> Float[np.ndarray, ""]:
         assert clip.prompt is not None and self.model is not None
-        scores = frame_scores(self.model, clip.frames, clip.prompt)
+        features = clip.features(self.model.frames, len(clip.frames))
+        scores = frame_scores(self.model, features, clip.prompt)
         return np.array(scores.mean() if self.of == "mean" else scores.max())

@@ -16,13 +16,17 @@ class Consistency(SetMetric):
     before, negative ones as 0, averaged. VBench calls it the consistency of the subject
     with features of DINO, of the background with those of CLIP. A clip of one frame has
     1, and so has a still picture: read it beside the motion.
+
+    Attributes:
+        extractor: None if only rows are left.
     """
 
     better = "higher"
 
-    extractor: Extractor
+    extractor: Extractor | None
 
     def row(self, clip: Clip) -> Float[np.ndarray, ""]:
+        assert self.extractor is not None
         x = clip.features(self.extractor, len(clip.frames))
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
         if len(x) < 2:

@@ -17,15 +17,17 @@ class Drift(SetMetric):
     drift of an extension is a curve.
 
     Attributes:
+        extractor: None if only rows are left.
         windows: their number.
     """
 
     better = "lower"
 
-    extractor: Extractor
+    extractor: Extractor | None
     windows: int = 8
 
     def row(self, clip: Clip) -> Float[np.ndarray, " w"]:
+        assert self.extractor is not None
         frames = clip.features(self.extractor, max(len(clip.frames), self.windows))
         parts = [part.mean(axis=0) for part in np.array_split(frames, self.windows)]
         x = np.stack(parts)

@@ -13,17 +13,18 @@ class Frechet(SetMetric):
     """|μ − μ'|² + tr(Σ + Σ' − 2(Σ·Σ')^½), as FID (arXiv 1706.08500) and FVD.
 
     Attributes:
-        extractor: of frame features.
+        extractor: None if only rows are left.
         frames: evenly spaced frames of a clip; each is a sample.
     """
 
     needs = "reference"
     better = "lower"
 
-    extractor: Extractor
+    extractor: Extractor | None
     frames: int = 16
 
     def row(self, clip: Clip) -> Float[np.ndarray, "f d"]:
+        assert self.extractor is not None
         return clip.features(self.extractor, self.frames)
 
     def statistic(

@@ -34,7 +34,11 @@ class Metric:
 
 @runtime_checkable
 class Extractor(Protocol):
-    """A network that turns frames into features; `name` and `sha256` identify it."""
+    """A network that turns frames into features; `name` and `sha256` identify it.
+
+    A network of videos turns `frames` frames into one row; others, for which it is
+    None, turn each frame into a row.
+    """
 
     @property
     def name(self) -> str: ...
@@ -45,17 +49,12 @@ class Extractor(Protocol):
     @property
     def dimension(self) -> int: ...
 
+    @property
+    def frames(self) -> int | None: ...
+
     def __call__(
         self, frames: UInt8[np.ndarray, "t h w 3"]
-    ) -> Float[np.ndarray, "t d"]: ...
-
-
-@runtime_checkable
-class VideoExtractor(Extractor, Protocol):
-    """An extractor that turns `frames` frames into one row of features."""
-
-    @property
-    def frames(self) -> int: ...
+    ) -> Float[np.ndarray, "n d"]: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +80,8 @@ class Clip:
         videos gets the first frames of the clip instead, for one row. A clip of fewer
         frames repeats some, so that every clip has as many.
         """
-        video = isinstance(extractor, VideoExtractor)
-        frames = extractor.frames if video else frames
+        video = extractor.frames is not None
+        frames = extractor.frames if extractor.frames is not None else frames
         key = extractor.sha256, frames
         if key not in self._features:
             places = _places(len(self.frames), frames, first=video)

@@ -14,7 +14,8 @@ class MMD(SetMetric):
     """The squared discrepancy of clips' mean features, as a U-statistic.
 
     Attributes:
-        extractor: of frame features, of which a clip's sample is the mean.
+        extractor: a clip's sample is the mean of its features; None if only rows are
+            left.
         frames: evenly spaced frames of a clip.
         kernel: "polynomial" is KID's (x·y/d + 1)³ (arXiv 1801.01401); "gaussian" is
             CMMD's exp(−|x − y|²/200) times 1,000 (arXiv 2401.09603), on features of
@@ -24,11 +25,12 @@ class MMD(SetMetric):
     needs = "reference"
     better = "lower"
 
-    extractor: Extractor
+    extractor: Extractor | None
     frames: int = 16
     kernel: Literal["polynomial", "gaussian"] = "polynomial"
 
     def row(self, clip: Clip) -> Float[np.ndarray, " d"]:
+        assert self.extractor is not None
         return clip.features(self.extractor, self.frames).mean(axis=0)
 
     def statistic(

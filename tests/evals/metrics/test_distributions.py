@@ -13,7 +13,7 @@ from soraxla.evals.metrics.mmd import MMD, mmd
 class Colours:
     """Mean colours of a frame's quarters, as features."""
 
-    name, sha256, dimension = "colours", "0", 12
+    name, sha256, dimension, frames = "colours", "0", 12, None
 
     def __init__(self):
         self.calls = 0

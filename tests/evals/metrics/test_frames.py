@@ -12,7 +12,7 @@ from soraxla.evals.metrics.metric import Clip
 class Angles:
     """Features on a circle: a frame's grey value is its angle in degrees."""
 
-    name, sha256, dimension = "angles", "0", 2
+    name, sha256, dimension, frames = "angles", "0", 2, None
 
     def __call__(self, frames):
         angles = np.radians(frames[:, 0, 0, 0].astype(float))
