@@ -128,6 +128,7 @@ def counted(state, batch):
     return state._replace(step=state.step + 1), {**metrics, "tokens": tokens}
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_saved_and_loads(dataset, tmp_path, monkeypatch):
     """SIGINT while step 2 is logged: the loop has made step 3, and stops after it."""
     write = MetricsLog.write

@@ -201,6 +201,7 @@ def test_interrupted_at_any_rename_the_result_is_the_same_bytes(
     assert call == 13  # renames of a run: 1 + 2 a shard, 5 at the end, and none
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(media, tmp_path):
     """The end of a process runs no clean-up, unlike an exception."""
     run(media, tmp_path / "whole")

@@ -95,7 +95,7 @@ def test_the_seed_and_the_step_decide(files):
     assert backwards[::-1] == batches(one)
 
 
-@pytest.mark.parametrize("budget", [0, 2_000_000])
+@pytest.mark.parametrize("budget", [0, *slow(2_000_000)])
 def test_the_memory_budget_changes_nothing_but_memory(files, budget, monkeypatch):
     decoded = 0
 
@@ -121,7 +121,7 @@ def test_the_memory_budget_changes_nothing_but_memory(files, budget, monkeypatch
 
 
 @pytest.mark.parametrize("budget", [0, *slow(2_000_000)])
-@pytest.mark.parametrize("missing", [3, 40])
+@pytest.mark.parametrize("missing", [3, *slow(40)])
 def test_a_film_shorter_than_it_says_gives_its_last_frames(
     files, budget, missing, monkeypatch
 ):

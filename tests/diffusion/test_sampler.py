@@ -153,9 +153,10 @@ def _error(process, solver, steps, **options):
     return np.abs(out - exact(process, noise)).max()
 
 
-@solvers("euler", "wan-euler", "heun")
-def test_a_solver_converges_with_its_order(solver):
+@pytest.mark.parametrize("name", ["heun", *slow("euler", "wan-euler")])
+def test_a_solver_converges_with_its_order(name):
     """Twice the steps, half or a quarter of the error, on rectified flow."""
+    solver = SOLVERS[name]
     errors = [_error(Process(), solver, steps) for steps in (20, 40, 80)]
     ratios = np.array(errors[:-1]) / np.array(errors[1:])
     order = 2 if isinstance(solver, Heun) else 1
@@ -232,7 +233,14 @@ def test_a_segment_s_shift_is_its_own(solver):
     assert np.all(one[0, 3:] != two[0, 3:])
 
 
-@on_processes(*SOLVED, settings={"schedule": SCHEDULES}, euler=[("ddpm_cosine",)])
+@several
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "rectified_flow",
+        *slow(*(name for name in SCHEDULES if name != "rectified_flow")),
+    ],
+)
 def test_known_tokens_are_seen_as_they_came_and_returned_clean(solver, schedule):
     """As `x` has them, which need not be clean, at all stops."""
     batch = row(4, shift=[1.0], length=5, condition_mask=(1, 2))

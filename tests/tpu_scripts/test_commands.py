@@ -324,6 +324,7 @@ def test_a_missing_gcloud_is_one_line(cloud, tmp_path):
 # --- The scripts as text ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shellcheck_has_nothing_to_say():
     shellcheck = Path(sys.executable).with_name("shellcheck")
     if not shellcheck.exists():

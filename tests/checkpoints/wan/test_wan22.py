@@ -79,6 +79,7 @@ def test_the_vae_is_told_from_its_files(loaded_vae, golden):
     assert cfg.latent_mean == tuple(config["latents_mean"])
 
 
+@pytest.mark.slow  # Wan 2.1's, of the same code, is fast
 @pytest.mark.parametrize("frames", CLIPS)
 def test_the_vae_encodes_as_diffusers(loaded_vae, golden, frames):
     video = video_of(golden, frames)

@@ -161,6 +161,7 @@ def test_what_was_interrupted_goes_on_with_the_same_bytes(
     assert contents(folder) == contents(stored / "soraxla_worlds/marks/1.0.0")
 
 
+@pytest.mark.slow
 def test_what_a_killed_build_leaves_is_cleared_and_another_build_waits(
     stored, tmp_path
 ):

@@ -272,7 +272,7 @@ def test_inputs_of_another_model_are_refused():
         dit.apply(params(), CFG, x, t, batch._replace(text=batch.text[..., :3]))
 
 
-@pytest.mark.parametrize("position_embed", [True, False])
+@pytest.mark.parametrize("position_embed", [True, *slow(False)])
 def test_only_the_position_embedding_tells_a_place_from_another(position_embed):
     cfg = CFG if position_embed else wan(None)
     moved = {**A, "positions": A["positions"] + [3, 1, 2]}
