@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soraxla.cli import group
 from soraxla.cli.following import say_next
 from soraxla.core.errors import UserError
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clip:weights/clip-vit-base-patch32; repeat it for several",
     )
     _add_out(run)
+    group.add_arguments(run)
     compare = parts.add_parser("compare", help="compare runs, clip by clip")
     compare.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="folders of `run`"
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rerun = parts.add_parser("rerun", help="repeat a run and get the same digits")
     rerun.add_argument("manifest", type=Path, help="manifest.json of the run")
     _add_out(rerun)
+    group.add_arguments(rerun)
 
 
 def _add_sets(run: argparse.ArgumentParser) -> None:
@@ -107,8 +110,10 @@ def run(args: argparse.Namespace) -> None:
 
         print(f"{len(export_vbench(args.generated, args.out))} clips in {args.out}")
     elif args.part == "rerun":
+        group.join_group(args)
         _rerun(args.manifest, args.out)
     else:
+        group.join_group(args)
         _measure(_asked(args), args.out)
 
 
@@ -147,6 +152,7 @@ def _generate(args: argparse.Namespace) -> tuple[Path, Path | None]:
 
     from soraxla.evals.generation_set import generate_set, of_dataset, of_prompts
     from soraxla.evals.worldbench.record import check_new
+    from soraxla.parallel.multihost import is_main
 
     check_new(args.out)
     dataset = None
@@ -155,7 +161,7 @@ def _generate(args: argparse.Namespace) -> tuple[Path, Path | None]:
     else:
         wanted, dataset = of_dataset(args.data, args.clips)
     folder = args.out.with_name(args.out.name + "_clips")
-    with tqdm(unit="clip", desc="generating") as bar:
+    with tqdm(unit="clip", desc="generating", disable=not is_main() or None) as bar:
         generate_set(
             args.checkpoint,
             wanted,
@@ -184,10 +190,11 @@ def _measure(
     from soraxla.evals.evaluation import evaluate
     from soraxla.evals.run_folder import save_run
     from soraxla.evals.worldbench.record import check_new
+    from soraxla.parallel.multihost import is_main
 
     check_new(out)
     places = {k: asked[k] and Path(asked[k]) for k in ("reference", "vae")}
-    with tqdm(unit="clip") as bar:
+    with tqdm(unit="clip", disable=not is_main() or None) as bar:
         evaluation = evaluate(
             Path(asked["generated"]),
             **places,
@@ -196,6 +203,8 @@ def _measure(
             unchanged=manifest,
             told=_shown_by(bar),
         )
+    if not is_main():
+        return
     save_run(evaluation, out)
     for note in evaluation.notes:
         print(f"note: {note}")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from soraxla.cli import group
 from soraxla.core.errors import UserError
 
 
@@ -55,12 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print settings, parameters, mesh, data, work of a step and memory; stop",
     )
 
-    group = parser.add_argument_group(
-        "several processes", "found by themselves on Cloud TPUs, Slurm and Open MPI"
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--processes", type=int, metavar="N", help="in all")
-    group.add_argument("--process-id", type=int, metavar="I", help="this one, from 0")
+    group.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,8 +64,6 @@ def run(args: argparse.Namespace) -> None:
 
     keep_freed_pages()  # before JAX is imported
     from soraxla.core.config import parted
-    from soraxla.parallel.cluster import find_group
-    from soraxla.parallel.rendezvous import join
 
     workdir: Path | None = args.workdir
     if workdir is None and not args.dry_run:
@@ -77,9 +71,7 @@ def run(args: argparse.Namespace) -> None:
     config = configured(args.config, args.set)
     if workdir is not None and workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file, expected a folder")
-    group = find_group(args.coordinator, args.processes, args.process_id)
-    if group is not None:
-        join(group)
+    group.join_group(args)
 
     # Imported last: the processes of a group join before JAX is asked for devices.
     from soraxla.training.run import dry_run, run_training

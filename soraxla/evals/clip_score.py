@@ -6,14 +6,15 @@ percentage, with negative ones as 0, averaged over the frames.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, PyTree, UInt8
+from jaxtyping import Float, UInt8
 
 from soraxla.core.errors import UserError
 from soraxla.evals.features import Features, load_features
+from soraxla.evals.replicas import Replicas
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models.text import clip
 from soraxla.models.text.tokens import Tokenizer, clean_markup, load_tokenizer
@@ -30,14 +31,17 @@ class CLIPModel:
 
     tokenizer: Tokenizer
     text: clip.CLIPTextConfig
-    text_params: PyTree = field(repr=False)
+    text_replicas: Replicas
     frames: Features
     name: str = "clip_text"
 
     @functools.cached_property
     def sha256(self) -> str:
         """The hash of both towers' weights."""
-        towers = {"text": self.text_params, "vision": self.frames.params}
+        towers = {
+            "text": self.text_replicas.params,
+            "vision": self.frames.replicas.params,
+        }
         return sha256_of_tree(towers)
 
 
@@ -54,7 +58,7 @@ def load_clip(folder: str | Path) -> CLIPModel:
     return CLIPModel(
         tokenizer=load_tokenizer(path, text.max_position_embeddings, clean_markup),
         text=text,
-        text_params=text_params,
+        text_replicas=Replicas(text_params),
         frames=load_features(f"clip:{path}"),
     )
 
@@ -104,7 +108,7 @@ def _embed_text(model: CLIPModel, prompt: str) -> Float[np.ndarray, "1 p"]:
     padded[0, : len(ids)] = ids
     valid = np.arange(model.tokenizer.limit)[None] < len(ids)
     run = _compiled(model.text)
-    return np.asarray(run(model.text_params, padded, valid))
+    return np.asarray(run(model.text_replicas.here(), padded, valid))
 
 
 @functools.lru_cache(maxsize=4)

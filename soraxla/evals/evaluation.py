@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from soraxla.core.errors import UserError
 from soraxla.evals.choice import Networks, chosen_metrics, load_networks
 from soraxla.evals.clip_sets import (
@@ -21,6 +23,8 @@ from soraxla.evals.clip_sets import (
 from soraxla.evals.metrics.frechet import Frechet
 from soraxla.evals.metrics.metric import LEVEL, Clip, Metric, Need, Rows, SetMetric
 from soraxla.evals.reconstruction import reconstructed
+from soraxla.evals.replicas import on_every_device
+from soraxla.parallel.multihost import everywhere, gather
 
 FORMAT = 1
 
@@ -191,16 +195,28 @@ def _rows(
     advance: Callable[[], None],
     prompts: Mapping[str, str],
 ) -> dict[str, Rows]:
-    parts: dict[str, list[Rows]] = {name: [] for name in metrics}
-    for name in sorted(clips.files):
+    """Returns the rows of each metric; every device of every host measures clips."""
+
+    def measured(name: str) -> dict[str, Rows]:
         pair = None if reference is None else reference.read(name)
         prompt = prompts.get(name)
         frames = clips.read(name)
         clip = Clip(name=name, frames=frames, reference=pair, prompt=prompt)
-        for metric in metrics:
-            parts[metric].append(metrics[metric].update({}, [clip]))
-        advance()
-    return {metric: metrics[metric].merge(*found) for metric, found in parts.items()}
+        return {name: metric.update({}, [clip]) for name, metric in metrics.items()}
+
+    def own() -> list[dict[str, Rows]]:
+        found = []
+        names = sorted(clips.files)[jax.process_index() :: jax.process_count()]
+        for rows in on_every_device(measured, names):
+            found.append(rows)
+            advance()
+        return found
+
+    parts = [rows for found in gather(everywhere(own)) for rows in found]
+    return {
+        name: metric.merge(*(rows[name] for rows in parts))
+        for name, metric in metrics.items()
+    }
 
 
 def _by_size(

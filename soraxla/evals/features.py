@@ -14,6 +14,7 @@ from jaxtyping import Float, PyTree, UInt8
 
 from soraxla.core.config import nearest
 from soraxla.core.errors import UserError
+from soraxla.evals.replicas import Replicas
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.files.hub import local
 from soraxla.models.text import clip_vision
@@ -46,7 +47,7 @@ class Features:
     frames: int | None = None
     preprocess: Callable[[Sequence[np.ndarray]], np.ndarray] = field(repr=False)
     network: Callable[[PyTree, np.ndarray], Any] = field(repr=False)
-    params: PyTree = field(repr=False)
+    replicas: Replicas
 
     def __call__(
         self, frames: UInt8[np.ndarray, "t h w 3"]
@@ -54,13 +55,13 @@ class Features:
         """Returns a row of each frame, or the one row of a video."""
         if self.frames is not None:
             pixels = self.preprocess(frames)  # pyright: ignore[reportArgumentType]
-            return np.asarray(self.network(self.params, pixels[None]))
-        found = []
+            return np.asarray(self.network(self.replicas.here(), pixels[None]))
+        found, params = [], self.replicas.here()
         for first in range(0, len(frames), _BATCH):
             pixels = self.preprocess(list(frames[first : first + _BATCH]))
             filled = np.zeros((_BATCH, *pixels.shape[1:]), np.float32)
             filled[: len(pixels)] = pixels
-            found.append(np.asarray(self.network(self.params, filled))[: len(pixels)])
+            found.append(np.asarray(self.network(params, filled))[: len(pixels)])
         return np.concatenate(found)
 
 
@@ -116,7 +117,7 @@ def load_features(spec: str) -> Features:
         frames=None if network.frames is None else network.frames(cfg),
         preprocess=lambda frames: network.preprocess(frames, cfg),
         network=_compiled(network, cfg),
-        params=params,
+        replicas=Replicas(params),
     )
 
 

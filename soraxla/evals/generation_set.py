@@ -11,12 +11,15 @@ import numpy as np
 from data_pipelines.dataset import Dataset, open_dataset
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
+from soraxla.files.atomic_file import atomic_file
+from soraxla.files.hashing import sha256_of_tree
 from soraxla.generation.defaults import model_defaults, read_usage
 from soraxla.generation.pipeline import Pipeline, load
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.vae_streaming import decode_clip
 from soraxla.media.write import write_video
 from soraxla.parallel.mesh import sampling_mesh
+from soraxla.parallel.multihost import barrier, everywhere, is_main
 
 # Both sets pass one encoder, so that its losses are no difference between them.
 _SUFFIX = ".mp4"
@@ -104,32 +107,53 @@ def generate_set(
 
     Clips that are there already are kept, so that an interrupted run goes on. The noise
     of a clip depends on its place only. References are the samples' latents, decoded.
+    Each of several processes generates a part of the clips, on its own devices.
 
     Raises:
         UserError: a model that cannot be loaded, or a folder of other clips.
     """
-    asked = {"checkpoint": checkpoint, "seed": seed, "clips": [vars(w) for w in wanted]}
-    _begin(folder, json.dumps(asked, indent=1))
-    generated = folder / "generated"
-    with jax.set_mesh(sampling_mesh()):
-        pipeline = load(checkpoint)
-        sampling = {**pipeline.defaults.sampling, "seed": seed}
-        settings = build(SamplingConfig, sampling)
-        missing = [
-            i for i, w in enumerate(wanted) if not (generated / _file(w)).exists()
-        ]
-        requests = [pipeline.with_rate(_request(wanted[i], i)) for i in missing]
-        done = len(wanted) - len(missing)
+
+    def own() -> None:
+        mine = wanted[jax.process_index() :: jax.process_count()]
+        places = range(jax.process_index(), len(wanted), jax.process_count())
+        with jax.set_mesh(sampling_mesh()):
+            pipeline = load(checkpoint)
+            _begin(folder, checkpoint, pipeline, seed, wanted)
+            _generate(pipeline, mine, places, folder / "generated", seed, told)
+            if dataset is not None:
+                _write_references(pipeline, mine, dataset, folder / "reference")
+
+    everywhere(own)
+    if is_main():
+        lines = [json.dumps({"file": _file(w), "caption": w.prompt}) for w in wanted]
+        file = folder / "generated" / "captions.jsonl"
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    barrier("captions")
+
+
+def _generate(
+    pipeline: Pipeline,
+    wanted: Sequence[Wanted],
+    noises: Sequence[int],
+    folder: Path,
+    seed: int,
+    told: Callable[[int, int], None],
+) -> None:
+    """Writes the clips that the folder lacks.
+
+    Args:
+        noises: the number of each clip's noise.
+    """
+    settings = build(SamplingConfig, {**pipeline.defaults.sampling, "seed": seed})
+    missing = [i for i, w in enumerate(wanted) if not (folder / _file(w)).exists()]
+    requests = [pipeline.with_rate(_request(wanted[i], noises[i])) for i in missing]
+    done = len(wanted) - len(missing)
+    told(done, len(wanted))
+    for place, video in pipeline.generate_each(requests, settings):
+        clip = wanted[missing[place]]
+        write_video(folder / _file(clip), video, clip.fps)
+        done += 1
         told(done, len(wanted))
-        for place, video in pipeline.generate_each(requests, settings):
-            clip = wanted[missing[place]]
-            write_video(generated / _file(clip), video, clip.fps)
-            done += 1
-            told(done, len(wanted))
-        if dataset is not None:
-            _write_references(pipeline, wanted, dataset, folder / "reference")
-    lines = [json.dumps({"file": _file(w), "caption": w.prompt}) for w in wanted]
-    (generated / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _file(clip: Wanted) -> str:
@@ -147,16 +171,38 @@ def _request(clip: Wanted, noise: int) -> Request:
     )
 
 
-def _begin(folder: Path, asked: str) -> None:
+def _begin(
+    folder: Path,
+    checkpoint: str | None,
+    pipeline: Pipeline,
+    seed: int,
+    wanted: Sequence[Wanted],
+) -> None:
+    """Records what the clips of the folder are.
+
+    Raises:
+        UserError: they are others; a checkpoint that was trained on is another one.
+    """
+    asked = {
+        "checkpoint": checkpoint,
+        "weights": sha256_of_tree(pipeline.dit.params),
+        "seed": seed,
+        "clips": [vars(clip) for clip in wanted],
+    }
     record = folder / "asked.json"
-    if record.exists() and record.read_text(encoding="utf-8") != asked:
-        raise UserError(
-            f"{folder}: holds clips of another checkpoint, seed or prompts; name "
-            "another --out, or remove the folder"
-        )
-    for name in ("generated", "reference"):
+    if record.exists():
+        if json.loads(record.read_text(encoding="utf-8")) != asked:
+            raise UserError(
+                f"{folder}: holds clips of another checkpoint, seed or prompts; name "
+                "another --out, or remove the folder"
+            )
+        return
+    kinds = {"generated"} | {"reference" for w in wanted if w.sample is not None}
+    for name in kinds:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    record.write_text(asked, encoding="utf-8")
+    if is_main():
+        with atomic_file(record) as file:
+            file.write_text(json.dumps(asked, indent=1), encoding="utf-8")
 
 
 def _write_references(

@@ -180,8 +180,9 @@ def host_mesh() -> Mesh:
 
 
 def sampling_mesh() -> Mesh:
-    """Returns the mesh on which all devices share each row, as one clip needs."""
-    return make_mesh(MeshConfig(fsdp=1, context=len(jax.devices())))
+    """Returns the mesh of this host on which all devices share each row of a clip."""
+    devices = jax.local_devices()
+    return make_mesh(MeshConfig(fsdp=1, context=len(devices)), devices)
 
 
 def current_mesh() -> AbstractMesh | None:

@@ -3,6 +3,7 @@
 Every process runs the same program on global arrays (`jax.distributed`).
 """
 
+import pickle
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -64,6 +65,25 @@ def _kind(error: Exception | None) -> int:
         return _NONE
     of_a_file = isinstance(error, OSError) and error.filename is not None
     return _MISTAKE if of_a_file or isinstance(error, UserError) else _BUG
+
+
+def gather(value: T) -> list[T]:
+    """Returns the values of all processes, in their order; all must call it.
+
+    Args:
+        value: anything that can be pickled.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(data)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(data)] = data
+    parts = multihost_utils.process_allgather(padded)
+    return [
+        pickle.loads(part[:size].tobytes())
+        for part, size in zip(parts, sizes, strict=True)
+    ]
 
 
 def barrier(name: str) -> None:

@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +18,7 @@ from soraxla.evals.features import load_features
 from soraxla.media.write import write_video
 from tests.lossless import decode_stream, encode
 from tests.models.text.golden import write_encoder
+from tests.training.mesh_run import free_port
 
 
 def write_set(folder, seed, noise=0.0, count=2, frames=4):
@@ -46,7 +50,13 @@ def sets(tmp_path_factory):
 def few_resamples():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("soraxla.evals.metrics.metric.RESAMPLES", 50)
+        # A program is compiled for each device that measures clips.
+        patch.setattr("soraxla.evals.replicas.local_devices", one_device)
         yield
+
+
+def one_device():
+    return jax.local_devices()[:1]
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +242,32 @@ def test_a_checkpoint_is_measured_on_the_clips_it_makes(checkpoint, tmp_path, ca
     capsys.readouterr()
     assert main([*words, "--out", str(tmp_path / "one")]) == 2
     assert "holds clips of another checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_digits_are_the_same_on_any_devices_and_processes(sets, clip_folder, tmp_path):
+    """The clips of one folder on one device, on eight, and in two processes."""
+    words = f"evaluate run --generated {sets['good']} --reference {sets['real']} "
+    words += "--metrics psnr,frechet,consistency,cmmd --features "
+    words += f"clip:{clip_folder} --out {tmp_path}/"
+
+    def started(out, devices, *group):
+        code = f"import jax; jax.config.update('jax_num_cpu_devices', {devices}); "
+        code += "from soraxla.cli.main import main; import sys; sys.exit(main())"
+        line = [*(words + out).split(), *map(str, group)]
+        return subprocess.Popen([sys.executable, "-c", code, *line])
+
+    assert started("one", 1).wait() == 0
+    assert started("eight", 8).wait() == 0
+    group = "--coordinator", f"localhost:{free_port()}", "--processes", 2
+    both = [started("two", 3, *group, "--process-id", i) for i in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    one, eight, two = (read(tmp_path / name) for name in ("one", "eight", "two"))
+    assert one == eight == two
+    rows = [np.load(tmp_path / name / "rows.npz") for name in ("one", "eight", "two")]
+    for name in rows[0]:
+        for other in rows[1:]:
+            np.testing.assert_array_equal(rows[0][name], other[name])
 
 
 def test_clips_are_copied_to_the_names_of_vbench(tmp_path, capsys):

@@ -69,7 +69,7 @@ def test_the_text_is_read_at_its_first_end_token(model):
     earlier = np.array([[5, 7, 899, 7, 8]])
     valid = np.ones(ids.shape, bool)
     first, same, other = (
-        np.asarray(embed_texts(model.text_params, model.text, x, valid))
+        np.asarray(embed_texts(model.text_replicas.params, model.text, x, valid))
         for x in (ids, changed, earlier)
     )
     np.testing.assert_array_equal(first, same)

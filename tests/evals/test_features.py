@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from soraxla.evals.features import (
 )
 from soraxla.evals.metrics.metric import Clip
 from soraxla.evals.metrics.mmd import MMD
+from soraxla.evals.replicas import Replicas, on_every_device
 from soraxla.evals.run_folder import read_run
 from tests.models.vision.golden import write_transformer
 
@@ -30,7 +32,7 @@ def frame_features(name="inception", network=means):
         dimension=1,
         preprocess=np.stack,
         network=network,
-        params={},
+        replicas=Replicas({}),
     )
 
 
@@ -42,7 +44,7 @@ def video_features(name="i3d", frames=4):
         frames=frames,
         preprocess=np.asarray,
         network=means,
-        params={},
+        replicas=Replicas({}),
     )
 
 
@@ -137,3 +139,27 @@ def test_a_loaded_extractor_has_a_hash_and_a_dimension(tmp_path):
         extractor, 16
     )
     assert found.shape == (1, 32) and np.isfinite(found).all()
+
+
+def test_clips_are_spread_over_the_devices_and_come_in_order():
+    """Each device has a copy of the weights, made once."""
+    weights = Replicas({"a": np.ones(3)})
+
+    def used(item):
+        (device,) = weights.here()["a"].devices()
+        return item, device
+
+    found = list(on_every_device(used, range(40)))
+    assert [item for item, _ in found] == list(range(40))
+    devices = {device for _, device in found}
+    assert len(devices) > 1 and devices <= set(jax.local_devices())
+    assert len(weights._copies) == len(devices)
+
+
+def test_a_clip_that_fails_ends_the_measurement():
+    def failing(item):
+        assert item < 3, "the fourth"
+        return item
+
+    with pytest.raises(AssertionError, match="the fourth"):
+        list(on_every_device(failing, range(100)))

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, PyTree, UInt8
+from jaxtyping import Float, UInt8
 
 from soraxla.checkpoints.vgg import load_vgg
 from soraxla.evals.metrics.metric import Clip, SetMetric
+from soraxla.evals.replicas import Replicas
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models import vgg
 from soraxla.parallel.compiler import jit
@@ -20,14 +21,14 @@ class VGG:
 
     name: str = "vgg"
     sha256: str
-    params: PyTree = field(repr=False)
+    replicas: Replicas
 
     def distance(
         self, one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]
     ) -> float:
         """Returns `soraxla.models.vgg.distance` of two frames."""
         pair = (x[None].astype(np.float32) / 127.5 - 1 for x in (one, other))
-        return float(_distance()(self.params, *pair))
+        return float(_distance()(self.replicas.here(), *pair))
 
 
 def load(file: Path | None) -> VGG:
@@ -37,7 +38,7 @@ def load(file: Path | None) -> VGG:
         UserError: as `soraxla.checkpoints.vgg.load_vgg`.
     """
     params = load_vgg(file)
-    return VGG(sha256=sha256_of_tree(params), params=params)
+    return VGG(sha256=sha256_of_tree(params), replicas=Replicas(params))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from soraxla.evals.metrics.metric import Clip
 from soraxla.evals.metrics.perceptual import VGG, PerceptualDistance
 from soraxla.evals.metrics.psnr import PSNR
 from soraxla.evals.metrics.ssim import SSIM, frame_ssim
+from soraxla.evals.replicas import Replicas
 from soraxla.models import vgg
 from tests.tiny import quick
 from tests.training.test_vae_losses import tiny_features
@@ -93,7 +94,7 @@ def test_the_join_ratio_is_of_the_named_frames():
 def test_the_perceptual_distance_is_the_mean_over_frames(monkeypatch):
     one, other = np.random.default_rng(0).integers(0, 256, (2, 2, 8, 8, 3))
     params = tiny_features(monkeypatch)
-    metric = PerceptualDistance(network=VGG(sha256="", params=params))
+    metric = PerceptualDistance(network=VGG(sha256="", replicas=Replicas(params)))
     pixels = (np.float32(x) / 127.5 - 1 for x in (one, other))
     whole = quick(vgg.distance)(params, *pixels)
     np.testing.assert_allclose(metric.row(pair(one, other)), whole, rtol=1e-5)

@@ -1,0 +1,51 @@
+"""Weights that every device of a host holds, so that clips are measured in parallel."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import jax
+from jax import local_devices
+from jaxtyping import PyTree
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Replicas:
+    """Parameters, copied to each device at their first use there."""
+
+    params: PyTree = field(repr=False)
+    _copies: dict[Any, PyTree] = field(default_factory=dict, repr=False)
+
+    def here(self) -> PyTree:
+        """Returns the copy on the device of this thread."""
+        device = getattr(_current, "device", None) or local_devices()[0]
+        if device not in self._copies:
+            self._copies[device] = jax.device_put(self.params, device)
+        return self._copies[device]
+
+
+_current = threading.local()
+
+
+def on_every_device(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yields the results in order; each device of this host computes one at a time.
+
+    A program is compiled for one device, so results have the same digits whatever the
+    number of devices.
+    """
+    devices = local_devices()
+    waiting = list(devices)
+
+    def begin() -> None:
+        _current.device = waiting.pop()
+
+    def run(item: T) -> R:
+        with jax.default_device(_current.device):
+            return function(item)
+
+    with ThreadPoolExecutor(len(devices), initializer=begin) as pool:
+        yield from pool.map(run, items)
