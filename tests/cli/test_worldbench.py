@@ -38,8 +38,17 @@ def read(folder, name):
 
 @pytest.mark.slow
 def test_every_family_is_scored(first):
-    results = read(first, "results.json")
-    assert results.keys() == FAMILIES.keys()
+    found = read(first, "results.json")
+    results = found["families"]
+    assert results.keys() == FAMILIES.keys() == found["sets"].keys()
+    assert all(each["n"] == 2 for each in found["sets"].values())
+    for name, family in results.items():
+        for measure, number in family["measures"].items():
+            metric = found["metrics"][f"{name}/{measure}"]
+            assert metric.items() >= number["value"].items()
+            assert metric["n"] == number["clips"] and metric["level"] == 0.95
+            higher = FAMILIES[name].measures[measure].higher
+            assert metric["better"] == ("higher" if higher else "lower")
     for name, family in results.items():
         assert family["measures"].keys() == FAMILIES[name].measures.keys()
         assert len(family["clips"]) == 2
@@ -57,7 +66,7 @@ def test_the_report_needs_no_other_file(first):
     assert page.count("<path") >= 12  # truth and made, of 2 clips of 3 families
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert page.count("this model is not steered by") == 2
-    for clip in read(first, "results.json")["physics"]["clips"]:
+    for clip in read(first, "results.json")["families"]["physics"]["clips"]:
         assert clip["prompt"] in page
 
 
@@ -82,7 +91,10 @@ def test_a_manifest_runs_again(first, changed, tmp_path):
     manifest = changed(families={name: families[name] for name in kept})
     assert main(["worldbench", "--manifest", str(manifest), "--out", str(out)]) == 0
     results = read(first, "results.json")
-    assert read(out, "results.json") == {name: results[name] for name in kept}
+    again = read(out, "results.json")
+    for part in ("families", "sets"):
+        assert again[part] == {name: results[part][name] for name in kept}
+    assert results["metrics"].items() > again["metrics"].items()
     assert read(out, "manifest.json") == json.loads(manifest.read_text())
 
 

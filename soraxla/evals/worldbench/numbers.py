@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from soraxla.evals.metrics.metric import RESAMPLES
 from soraxla.evals.worldbench.cases import Measure, Score
 
-_DRAWS = 2000  # of the bootstrap
 _LEAST = 1e-6  # the least gap between floor and ceiling, relative to the larger
 
 
@@ -40,7 +40,7 @@ def summarise(
 ) -> dict[str, Number]:
     """Returns the numbers of a family, from the scores of its clips by source."""
     picks = np.random.default_rng(0).integers(
-        len(scores["model"]), size=(_DRAWS, len(scores["model"]))
+        len(scores["model"]), size=(RESAMPLES, len(scores["model"]))
     )
     return {
         name: _number(

@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.worlds.sizes import Size
 from soraxla.core.errors import UserError
+from soraxla.evals.metrics.metric import LEVEL
 from soraxla.evals.provenance import provenance
 from soraxla.evals.worldbench.cases import Case
-from soraxla.evals.worldbench.numbers import Number
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome, draw_cases
 from soraxla.files.atomic_folder import atomic_folder
 
-FORMAT = 3
+FORMAT = 3  # of the manifest
+RESULTS_FORMAT = 1
 # The keys that repeating a run needs; the others are for readers.
 _NEEDED = {
     "format": int,
@@ -29,35 +32,64 @@ _NEEDED = {
 
 
 def results(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Returns all numbers; None replaces NaN and infinity."""
+    """Returns all numbers; None replaces NaN and infinity.
+
+    `sets` and `metrics` are those of every `results.json` of soraxla; `families` has
+    the ceilings, floors and clips beside.
+    """
     return {
-        name: {
-            "way": _plain(outcome.family_scores),
-            "measures": {
-                measure: _number(number)
-                | {"unit": FAMILIES[name].measures[measure].unit}
-                for measure, number in outcome.numbers.items()
-            },
-            "chance": outcome.chance,
-            "asked_without": list(outcome.unsupported),
-            "clips": [
-                {"seed": case.seed, "prompt": case.truth.caption}
-                | {
-                    source: _plain(scores[i].values)
-                    for source, scores in outcome.scores.items()
-                }
-                for i, case in enumerate(outcome.cases)
-            ],
-        }
-        for name, outcome in outcomes.items()
+        "format": RESULTS_FORMAT,
+        "sets": {
+            name: {"sha256": _sha256_of_truth(outcome), "n": len(outcome.cases)}
+            for name, outcome in outcomes.items()
+        },
+        "metrics": {
+            f"{name}/{measure}{suffix}": _plain(interval)
+            | {
+                "level": LEVEL,
+                "n": number.clips,
+                "better": "lower" if lower else "higher",
+            }
+            for name, outcome in outcomes.items()
+            for measure, number in outcome.numbers.items()
+            for suffix, interval, lower in (
+                ("", number.value, not FAMILIES[name].measures[measure].higher),
+                ("/normalised", number.normalised, False),
+            )
+        },
+        "families": {
+            name: _family(name, outcome) for name, outcome in outcomes.items()
+        },
     }
 
 
-def _number(number: Number) -> dict[str, Any]:
-    # The key in files is `way`.
-    fields = number._asdict()
-    names = {"normalised": "way"}
-    return _plain({names.get(key, key): value for key, value in fields.items()})
+def _family(name: str, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "normalised": _plain(outcome.family_scores),
+        "measures": {
+            measure: _plain(number) | {"unit": FAMILIES[name].measures[measure].unit}
+            for measure, number in outcome.numbers.items()
+        },
+        "chance": outcome.chance,
+        "asked_without": list(outcome.unsupported),
+        "clips": [
+            {"seed": case.seed, "prompt": case.truth.caption}
+            | {
+                source: _plain(scores[i].values)
+                for source, scores in outcome.scores.items()
+            }
+            for i, case in enumerate(outcome.cases)
+        ],
+    }
+
+
+def _sha256_of_truth(outcome: Outcome) -> str:
+    """Returns the hash of the simulator's clips and their prompts."""
+    digest = hashlib.sha256()
+    for case in outcome.cases:
+        digest.update(case.truth.caption.encode() + b"\0")
+        digest.update(np.ascontiguousarray(case.truth.video).data)
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:
