@@ -150,6 +150,7 @@ def _generate(args: argparse.Namespace) -> tuple[Path, Path | None]:
     """Returns the folders of generated clips and of their references, if any."""
     from tqdm import tqdm
 
+    from data_pipelines.dataset import open_dataset
     from soraxla.evals.generation_set import generate_set, of_dataset, of_prompts
     from soraxla.evals.worldbench.record import check_new
     from soraxla.parallel.multihost import is_main
@@ -159,7 +160,8 @@ def _generate(args: argparse.Namespace) -> tuple[Path, Path | None]:
     if args.prompts is not None:
         wanted = of_prompts(args.checkpoint, args.prompts)
     else:
-        wanted, dataset = of_dataset(args.data, args.clips)
+        dataset = open_dataset(args.data)
+        wanted = of_dataset(dataset, args.clips)
     folder = args.out.with_name(args.out.name + "_clips")
     with tqdm(unit="clip", desc="generating", disable=not is_main() or None) as bar:
         generate_set(

@@ -22,6 +22,7 @@ VERBS = {
     "prepare": "encode a folder or TFDS dataset into latents and text embeddings",
     "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
     "generate": "generate videos and images",
+    "scale": "train several sizes, and plot their losses by compute",
     "evaluate": "measure sets of clips, and compare them",
     "worldbench": "measure a model against simulated worlds",
     "import": "convert public weights into a model folder",

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from data_pipelines.dataset import Dataset, open_dataset
+from data_pipelines.dataset import Dataset
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.files.atomic_file import atomic_file
@@ -65,21 +65,20 @@ def of_prompts(checkpoint: str | None, file: Path) -> list[Wanted]:
     ]
 
 
-def of_dataset(data: Path, clips: int) -> tuple[list[Wanted], Dataset]:
+def of_dataset(dataset: Dataset, clips: int) -> list[Wanted]:
     """Returns clips like samples of a prepared dataset, evenly spaced in its index.
 
     Raises:
-        UserError: the dataset cannot be read, or has fewer samples.
+        UserError: it has fewer samples.
     """
-    dataset = open_dataset(data)
     if len(dataset) < clips:
         raise UserError(
-            f"{data}: has {len(dataset)} samples, expected {clips}; ask for fewer by "
-            "--clips"
+            f"{dataset.path}: has {len(dataset)} samples, expected {clips}; ask for "
+            "fewer by --clips"
         )
     sizes, captions = dataset.sizes, dataset.index["caption"].to_pylist()
     temporal = dataset.card["vae_temporal"]
-    wanted = [
+    return [
         Wanted(
             name=f"{i:05d}",
             prompt=captions[i],
@@ -91,7 +90,6 @@ def of_dataset(data: Path, clips: int) -> tuple[list[Wanted], Dataset]:
         )
         for i in np.linspace(0, len(dataset) - 1, clips).round().astype(int)
     ]
-    return wanted, dataset
 
 
 def generate_set(

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import jax
-from jax import local_devices
 from jaxtyping import PyTree
 
-T, R = TypeVar("T"), TypeVar("R")
+from soraxla.parallel.mesh import own_devices
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,7 @@ class Replicas:
 
     def here(self) -> PyTree:
         """Returns the copy on the device of this thread."""
-        device = getattr(_current, "device", None) or local_devices()[0]
+        device = getattr(_current, "device", None) or own_devices()[0]
         if device not in self._copies:
             self._copies[device] = jax.device_put(self.params, device)
         return self._copies[device]
@@ -37,7 +39,7 @@ def on_every_device(function: Callable[[T], R], items: Iterable[T]) -> Iterator[
     A program is compiled for one device, so results have the same digits whatever the
     number of devices.
     """
-    devices = local_devices()
+    devices = own_devices()
     waiting = list(devices)
 
     def begin() -> None:

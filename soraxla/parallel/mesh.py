@@ -181,8 +181,13 @@ def host_mesh() -> Mesh:
 
 def sampling_mesh() -> Mesh:
     """Returns the mesh of this host on which all devices share each row of a clip."""
-    devices = jax.local_devices()
+    devices = own_devices()
     return make_mesh(MeshConfig(fsdp=1, context=len(devices)), devices)
+
+
+def own_devices() -> list[Any]:
+    """Returns the devices of this process."""
+    return [d for d in jax.devices() if d.process_index == jax.process_index()]
 
 
 def current_mesh() -> AbstractMesh | None:

@@ -47,16 +47,12 @@ def sets(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_resamples():
+def one_device_and_few_resamples():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("soraxla.evals.metrics.metric.RESAMPLES", 50)
-        # A program is compiled for each device that measures clips.
-        patch.setattr("soraxla.evals.replicas.local_devices", one_device)
+        one = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda *_: one)
         yield
-
-
-def one_device():
-    return jax.local_devices()[:1]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,78 @@
+"""`soraxla scale` trains two sizes, goes on where it stood, and reports each point."""
+
+import json
+
+import numpy as np
+import pytest
+
+import soraxla
+from soraxla.cli.main import main
+from soraxla.media.write import write_video
+
+CONFIG = """
+import soraxla
+
+def get_config(size="a"):
+    config = soraxla.config("dit:debug")
+    config.step.model.layers = {"a": 1, "b": 2}[size]
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, checkpoint):
+    """The folder and words of a command: pictures of noise, two sizes of a file."""
+    home = tmp_path_factory.mktemp("study")
+    media, rng = home / "media", np.random.default_rng(0)
+    media.mkdir()
+    for i in range(6):
+        video = rng.integers(0, 256, (1, 16, 16, 3), np.uint8)
+        write_video(media / f"{i}.png", video, 0)
+        (media / f"{i}.txt").write_text(f"noise {i}")
+    soraxla.prepare(media, home / "data", vae=checkpoint / "vae")
+    (home / "mine.py").write_text(CONFIG)
+    return home, [
+        *("scale", "--config", home / "mine.py", "--data", home / "data"),
+        *("--sizes", "a,b", "--compute", "1,2", "--clips", "2"),
+        *("--set", "eval_share=0.5", "--metrics", "frame_change"),
+    ]
+
+
+@pytest.mark.slow
+def test_points_are_trained_measured_and_reported_and_none_twice(study, monkeypatch):
+    home, words = study
+    words = [*map(str, words), "--base-pflop", "1e-7", "--out", str(home / "out")]
+    assert main(words) == 0
+    names = [f"{size}_x{compute}" for size in "ab" for compute in (1, 2)]
+    found = {
+        name: json.loads((home / "out/points" / name / "point.json").read_text())
+        for name in names
+    }
+    for size in "ab":
+        one, two = (found[f"{size}_x{c}"]["point"] for c in (1, 2))
+        assert two["steps"] == pytest.approx(2 * one["steps"], abs=1)
+        assert two["flops"] == pytest.approx(2e8, rel=0.5)
+        assert one["parameters"] == two["parameters"]
+    assert found["b_x1"]["point"]["parameters"] > found["a_x1"]["point"]["parameters"]
+    losses = {name: each["loss"]["value"] for name, each in found.items()}
+    assert len(set(losses.values())) == 4 and found["a_x1"]["loss"]["n"] == 2
+    page = (home / "out/report.html").read_text()
+    assert all(f"<td>{name}</td>" for name in names) and "There is no fit" in page
+    assert page.count("data:image/webp;base64,") == 2
+    assert (home / "out/loss.svg").read_text().count("<polyline") == 2
+
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("soraxla.tools.scaling.points.run_training", refuse)
+    assert main(words) == 0
+    assert (home / "out/report.html").read_text() == page
+
+
+def test_a_base_below_a_step_is_refused(study, refusal):
+    home, words = study
+    line = refusal(*words, "--base-pflop", "1e-12", "--out", home / "none")
+    assert "size 'a': a step has" in line and "raise --base-pflop" in line
+    line = refusal(*words, "--base-pflop", "1", "--out", home / "none", "--compute=0,1")
+    assert "--compute 0,1: expected positive numbers" in line
+    assert not (home / "none").exists()
