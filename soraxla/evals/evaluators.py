@@ -7,9 +7,14 @@ from soraxla.core.config import build, nearest
 from soraxla.core.errors import UserError
 from soraxla.evals.evaluator import Evaluator
 from soraxla.evals.preview import Preview
+from soraxla.evals.samples import Samples
 from soraxla.evals.val_loss import ValLoss
 
-EVALUATORS: dict[str, type[Evaluator]] = {"preview": Preview, "val_loss": ValLoss}
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "preview": Preview,
+    "val_loss": ValLoss,
+    "samples": Samples,
+}
 
 
 def build_evaluators(settings: Mapping[str, Any]) -> dict[str, Evaluator | None]:

@@ -18,7 +18,14 @@ from soraxla.evals.replicas import Replicas
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.files.hub import local
 from soraxla.models.text import clip_vision
-from soraxla.models.vision import dinov2, i3d, inception, videomae, vjepa2
+from soraxla.models.vision import (
+    dinov2,
+    i3d,
+    inception,
+    videomae,
+    vjepa2,
+    worlds_probe,
+)
 from soraxla.parallel.compiler import encoder_dtype, jit
 
 _BATCH = 16  # frames
@@ -167,5 +174,13 @@ EXTRACTORS = {
         preprocess=vjepa2.preprocess,
         apply=vjepa2.embed_video,
         frames=lambda cfg: vjepa2.FRAMES,
+    ),
+    "worlds": Network(
+        load=worlds_probe.load,
+        preprocess=lambda video, cfg: worlds_probe.preprocess(video),
+        apply=lambda params, cfg, pixels: worlds_probe.features(params, pixels),
+        dimension=worlds_probe.dimension,
+        frames=lambda cfg: worlds_probe.FRAMES,
+        convolves=True,
     ),
 }

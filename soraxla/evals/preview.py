@@ -1,7 +1,7 @@
 """Contact sheets of a training in progress."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -9,11 +9,9 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.dataset import Dataset
-from soraxla.checkpoints.load import load_vae
-from soraxla.checkpoints.model_folder import LoadedModel
 from soraxla.evals.evaluator import EvaluationContext, Evaluator, Metric
-from soraxla.generation.pipeline import Pipeline
-from soraxla.generation.request import MAX_WORDS, Request, SamplingConfig
+from soraxla.evals.training_pipeline import decoded, pipeline_of
+from soraxla.generation.request import SamplingConfig
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
 from soraxla.media.contact_sheet import SheetRow, contact_sheet
 from soraxla.media.read import read_clip
@@ -49,45 +47,17 @@ def preview_sheet(context: EvaluationContext) -> Image.Image:
     return sheet(context)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stored:
-    """A text encoder that looks embeddings up in a dataset.
-
-    The dataset's text encoder is large, and need not be on this machine.
-    """
-
-    name: str
-    width: int
-    stored: Mapping[str, np.ndarray]
-
-    def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [self.stored[text] for text in texts]
-
-
 def _dit_sheet(context: EvaluationContext) -> Image.Image:
-    dataset, model, process = context.dataset, context.model, context.process
-    assert dataset is not None and process is not None
-    samples = shown_samples(dataset)
-    requests, encoder = everywhere(lambda: _requests(dataset, samples))
-    pipeline = Pipeline(
-        dit=LoadedModel(params=context.params, model=model, config={}),
-        vae=everywhere(lambda: load_vae(dataset.path / "vae")),
-        process=process,
-        text_encoder=encoder,
-    )
+    assert context.dataset is not None
+    samples = shown_samples(context.dataset)
+    pipeline, requests = pipeline_of(context, context.dataset, samples)
     videos = dict(pipeline.generate_each(requests, SamplingConfig(steps=20)))
-    latents = everywhere(lambda: [_widened(dataset.read(i).latents) for i in samples])
-    rows = []
-    for i, request in enumerate(requests):
-        real = pipeline.context(request).decode(latents[i], request.frames)
-        clips = [videos[i], np.asarray(real)]
-        rows.append(SheetRow(caption=request.prompt, clips=clips))
+    reals = decoded(pipeline, context.dataset, samples, requests)
+    rows = [
+        SheetRow(caption=request.prompt, clips=[videos[i], real])
+        for i, (request, real) in enumerate(zip(requests, reals, strict=True))
+    ]
     return contact_sheet(rows, titles=["generated", "in the dataset"])
-
-
-def _widened(stored: np.ndarray) -> np.ndarray:
-    """Returns stored bfloat16 numbers in float32, as an encoder gives them."""
-    return stored.astype(np.float32)
 
 
 def shown_samples(dataset: Dataset) -> list[int]:
@@ -108,27 +78,6 @@ def shown_samples(dataset: Dataset) -> list[int]:
                 chosen[caption] = int(i)
                 break
     return list(chosen.values())
-
-
-def _requests(
-    dataset: Dataset, samples: Sequence[int]
-) -> tuple[list[Request], _Stored]:
-    rows = dataset.index.take(samples).to_pylist()
-    requests = [
-        Request(
-            prompt=" ".join(row["caption"].split()[:MAX_WORDS]),
-            width=row["width"],
-            height=row["height"],
-            frames=row["frames"],
-            fps=row["fps"] or 24.0,
-        )
-        for row in rows
-    ]
-    texts = [_widened(dataset.read(i).text) for i in samples]
-    stored = {r.prompt: text for r, text in zip(requests, texts, strict=True)}
-    stored[""] = _widened(dataset.empty_text)
-    card = dataset.card
-    return requests, _Stored(card["text_encoder"], card["text_width"], stored)
 
 
 def _vae_sheet(context: EvaluationContext) -> Image.Image:
