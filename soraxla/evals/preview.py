@@ -1,4 +1,4 @@
-"""Contact sheets of a training in progress."""
+"""Contact sheets and videos of a training in progress."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.dataset import Dataset
 from soraxla.evals.evaluator import EvaluationContext, Evaluator, Metric
@@ -15,16 +14,19 @@ from soraxla.generation.request import SamplingConfig
 from soraxla.generation.vae_streaming import decode_clip, encode_clip
 from soraxla.media.contact_sheet import SheetRow, contact_sheet
 from soraxla.media.read import read_clip
+from soraxla.media.video_grid import video_grid
+from soraxla.media.write import write_video
 from soraxla.models.vae.model import VAEConfig
 from soraxla.parallel.multihost import everywhere, is_main
 
 _SHOWN, _FRAMES = 4, 17
+_FPS = 12.0  # of the video, whose clips have several rates
 _TRIES = 64  # samples to look at for a caption that is not shown yet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preview(Evaluator):
-    """A contact sheet in `previews/`; it has no metrics.
+    """A contact sheet and a video in `previews/`; it has no metrics.
 
     A transformer generates the captions of four samples, from short to long ones, at
     their own sizes; the samples themselves are beside them. A VAE decodes at most 17
@@ -32,22 +34,29 @@ class Preview(Evaluator):
     """
 
     def run(self, context: EvaluationContext) -> dict[str, Metric]:
-        """Writes `previews/step_STEP.png` and returns nothing."""
-        sheet = preview_sheet(context)
+        """Writes `previews/step_STEP.png` and `.webp`, and returns nothing.
+
+        There is no `.webp` of pictures.
+        """
+        rows, titles = preview_rows(context)
         if is_main():
             folder = context.workdir / "previews"
             folder.mkdir(exist_ok=True)
-            sheet.save(folder / f"step_{context.step:07d}.png")
+            name = folder / f"step_{context.step:07d}.png"
+            contact_sheet(rows, titles=titles).save(name)
+            clips = [[c for c in row.clips if c is not None] for row in rows]
+            if any(len(clip) > 1 for row in clips for clip in row):
+                write_video(name.with_suffix(".webp"), video_grid(clips), _FPS)
         return {}
 
 
-def preview_sheet(context: EvaluationContext) -> Image.Image:
-    """Returns the contact sheet of a training; all processes must call this."""
-    sheet = _vae_sheet if isinstance(context.model, VAEConfig) else _dit_sheet
-    return sheet(context)
+def preview_rows(context: EvaluationContext) -> tuple[list[SheetRow], list[str]]:
+    """Returns the rows of a preview and their titles; all processes must call this."""
+    of = _vae_rows if isinstance(context.model, VAEConfig) else _dit_rows
+    return of(context)
 
 
-def _dit_sheet(context: EvaluationContext) -> Image.Image:
+def _dit_rows(context: EvaluationContext) -> tuple[list[SheetRow], list[str]]:
     assert context.dataset is not None
     samples = shown_samples(context.dataset)
     pipeline, requests = pipeline_of(context, context.dataset, samples)
@@ -57,7 +66,7 @@ def _dit_sheet(context: EvaluationContext) -> Image.Image:
         SheetRow(caption=request.prompt, clips=[videos[i], real])
         for i, (request, real) in enumerate(zip(requests, reals, strict=True))
     ]
-    return contact_sheet(rows, titles=["generated", "in the dataset"])
+    return rows, ["generated", "in the dataset"]
 
 
 def shown_samples(dataset: Dataset) -> list[int]:
@@ -80,7 +89,7 @@ def shown_samples(dataset: Dataset) -> list[int]:
     return list(chosen.values())
 
 
-def _vae_sheet(context: EvaluationContext) -> Image.Image:
+def _vae_rows(context: EvaluationContext) -> tuple[list[SheetRow], list[str]]:
     params, model = context.params, context.model
     assert isinstance(model, VAEConfig)
 
@@ -96,7 +105,7 @@ def _vae_sheet(context: EvaluationContext) -> Image.Image:
     for name, clip in everywhere(shown):
         back = decode_clip(params, model, encode_clip(params, model, clip))
         rows.append(SheetRow(caption=name, clips=[clip, back]))
-    return contact_sheet(rows, titles=["real", "reconstructed"])
+    return rows, ["real", "reconstructed"]
 
 
 def _spread(files: Sequence[Path]) -> list[Path]:

@@ -12,7 +12,7 @@ from data_pipelines.dataset import open_dataset
 from soraxla.checkpoints.model_folder import save_folder
 from soraxla.diffusion.process import Process
 from soraxla.evals.evaluator import EvaluationContext
-from soraxla.evals.preview import Preview, preview_sheet, shown_samples
+from soraxla.evals.preview import Preview, preview_rows, shown_samples
 from soraxla.media.contact_sheet import contact_sheet
 from soraxla.media.write import write_video
 from soraxla.parallel.mesh import one_device
@@ -54,6 +54,8 @@ def test_the_text_encoder_need_not_be_there(tmp_path, monkeypatch):
     sheet = Image.open(tmp_path / "previews" / "step_0000003.png")
     assert np.asarray(sheet).std() > 0
     [(rows, _)] = drawn
+    with Image.open(tmp_path / "previews" / "step_0000003.webp") as video:
+        assert getattr(video, "n_frames") == max(len(r.clips[0]) for r in rows)  # noqa: B009
     for row in rows:
         video, sample = row.clips
         assert video.shape == sample.shape and np.any(video != sample)
@@ -90,9 +92,12 @@ def test_files_are_read_for_a_preview_alone_and_tiny_ones_left_out(
     def sheet(*names):
         files = [tmp_path / name for name in names]
         vae = tiny.loaded_vae()
-        return preview_sheet(context(params=vae.params, model=vae.model, media=files))
+        rows, _ = preview_rows(context(params=vae.params, model=vae.model, media=files))
+        return rows
 
     both, one = sheet("tiny.png", "clip.gif"), sheet("clip.gif")
-    np.testing.assert_array_equal(np.asarray(both), np.asarray(one))
+    assert [row.caption for row in both] == [row.caption for row in one] == ["clip.gif"]
+    for clip, other in zip(both[0].clips, one[0].clips, strict=True):
+        np.testing.assert_array_equal(clip, other)
     with pytest.raises(ValueError, match="corrupt or not a video"):
         sheet("words.mp4")
