@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from data_pipelines.worlds import marks, occlusion, physics
+from data_pipelines.worlds import effects, marks, occlusion, physics
 from data_pipelines.worlds.episode import Episode, World
 from data_pipelines.worlds.sizes import Size, draw_size
 
@@ -19,6 +19,7 @@ WORLDS: dict[str, World] = {
     "physics": physics.simulate,
     "marks": marks.simulate,
     "voxel": _voxel,
+    "effects": effects.simulate,
 }
 
 __all__ = ["WORLDS", "Episode", "Size", "World", "draw_size"]

@@ -35,9 +35,10 @@ from soraxla.files.atomic_file import atomic_file
 from soraxla.parallel.local_lock import busy, trying_lock
 
 # A world is drawn for each clip. `flat` has no first-person world; half of its clips
-# are of the world with the most words.
+# are of the world with the most words. `effects` is younger than the mixtures, whose
+# clips must not change.
 MIXTURES = {
-    "mixed": tuple(WORLDS),
+    "mixed": ("occlusion", "physics", "marks", "voxel"),
     "flat": ("occlusion", "occlusion", "physics", "marks"),
 }
 CONFIGS = (*MIXTURES, *WORLDS)

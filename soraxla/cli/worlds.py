@@ -12,8 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--world",
         default="mixed",
         metavar="NAME",
-        help="occlusion, physics, marks, voxel; flat: one of the first three for each "
-        "clip; mixed: of all (default: %(default)s)",
+        help="occlusion, physics, marks, voxel, effects; flat: one of the first three "
+        "for each clip; mixed: of the first four (default: %(default)s)",
     )
     parser.add_argument(
         "--clips",

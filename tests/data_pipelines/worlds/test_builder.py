@@ -87,8 +87,10 @@ def test_a_dataset_may_be_of_pictures(tmp_path):
 
 def test_mixed_clips_are_of_every_world_alike():
     drawn = [builder.world_of("mixed", seed) for seed in range(1000)]
-    share = 1 / len(WORLDS)
-    assert all(0.8 * share < drawn.count(w) / 1000 < 1.2 * share for w in WORLDS)
+    worlds = [world for world in WORLDS if world != "effects"]
+    assert all(200 < drawn.count(world) < 300 for world in worlds)
+    # The world of a seed stays what it was when datasets were written.
+    assert drawn[:5] == ["marks", "marks", "physics", "voxel", "physics"]
     assert {builder.world_of("marks", seed) for seed in range(9)} == {"marks"}
 
 
