@@ -89,7 +89,8 @@ def _school(
     rng: np.random.Generator, width: int, height: int, frames: int, water: str
 ) -> _Fish:
     count = int(rng.integers(2, 5))
-    lights = [tuple(c + light for c in _WATERS[water]) for light in (-20, 0, 30)]
+    red, green, blue = _WATERS[water]
+    lights = [(red + k, green + k, blue + k) for k in (-20, 0, 30)]
     bright = {name: rgb for name, rgb in draw.COLOURS.items() if name != "black"}
     colours = rng.choice(draw.apart(bright, lights), count, replace=False)
     length = min(width, height) * rng.uniform(0.18, 0.23, count)

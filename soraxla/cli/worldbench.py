@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--families",
         nargs="+",
         metavar="NAME",
-        help="permanence, physics, interaction, consistency, control, text (default: "
-        "all)",
+        help="permanence, physics, interaction, consistency, control, text, candle, "
+        "glass, treadmill, bites, count (default: all)",
     )
     group.add_argument(
         "--clips",

@@ -8,12 +8,17 @@ import numpy as np
 from data_pipelines.worlds.sizes import Size
 from soraxla.core.errors import UserError
 from soraxla.evals.worldbench import (
+    bites,
+    candle,
     consistency,
     control,
+    count,
+    glass,
     interaction,
     permanence,
     physics,
     text,
+    treadmill,
 )
 from soraxla.evals.worldbench.cases import (
     FIRST_SEED,
@@ -37,6 +42,11 @@ FAMILIES: dict[str, Family] = {
     "consistency": consistency.FAMILY,
     "control": control.FAMILY,
     "text": text.FAMILY,
+    "candle": candle.FAMILY,
+    "glass": glass.FAMILY,
+    "treadmill": treadmill.FAMILY,
+    "bites": bites.FAMILY,
+    "count": count.FAMILY,
 }
 
 

@@ -57,13 +57,22 @@ def track(
     back: Float[np.ndarray, "h w 3"],
     colours: Sequence[str],
 ) -> Tracks:
-    """Returns each colour's largest patch; a pixel has the nearest colour or none."""
+    """Returns each colour's largest patch."""
+    masks = coloured(video, back, colours)
+    return _tracks([np.stack([_thing(mask) for mask in each]) for each in masks])
+
+
+def coloured(
+    video: UInt8[np.ndarray, "t h w 3"],
+    back: Float[np.ndarray, "h w 3"],
+    colours: Sequence[str],
+) -> list[Bool[np.ndarray, "t h w"]]:
+    """Returns each colour's pixels; a pixel has the nearest colour or none."""
     pixels = video.astype(np.float32)
     looks = [np.asarray(COLOURS[name], np.float32) for name in colours]
     away = [_away_from(pixels, back), *(_away(pixels, c, _SHADES) for c in looks)]
     nearest = np.argmin(away, axis=0)
-    masks = [(nearest == k) & (away[k] < _FAR) for k in range(1, len(away))]
-    return _tracks([np.stack([_thing(mask) for mask in each]) for each in masks])
+    return [(nearest == k) & (away[k] < _FAR) for k in range(1, len(away))]
 
 
 def true_tracks(truth: Episode, things: int) -> Tracks:
@@ -77,8 +86,15 @@ def count_things(
     smallest: float,
 ) -> Int[np.ndarray, " t"]:
     """Counts patches of at least `smallest` pixels, of any colour, per frame."""
-    masks = _away_from(video.astype(np.float32), back) > _CHANGED
+    masks = changed(video, back)
     return np.array([(areas(mask) >= smallest).sum() for mask in masks])
+
+
+def changed(
+    video: UInt8[np.ndarray, "t h w 3"], back: Float[np.ndarray, "h w 3"]
+) -> Bool[np.ndarray, "t h w"]:
+    """Returns the pixels of things of any colour."""
+    return _away_from(video.astype(np.float32), back) > _CHANGED
 
 
 def _away_from(
