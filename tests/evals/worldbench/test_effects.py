@@ -75,6 +75,12 @@ def test_a_planted_failure_is_found(family):
     assert wrong <= 1 - RIGHT
 
 
+def test_food_that_grows_back_is_a_bite_too_many():
+    rule, family = RULES["bites"], runner.FAMILIES["bites"]
+    for case in draw_cases("bites", 2, SMALL):
+        assert family.score(case, planted(rule, case)).values["bites error"] >= 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_trackers_are_right_on_many_clips_of_usual_size(name):
