@@ -163,19 +163,23 @@ def test_the_joins_on_record_are_of_the_shipped_model_as_it_is_used(record):
         assert passing(ratios) <= 0.2 * joins.CLIPS, name
 
 
-@pytest.mark.slow  # some forty minutes
-def test_joins_do_not_show_where_those_on_record_did_not(record):
-    """All of them, made anew with the settings on record."""
+@pytest.mark.slow  # some fifteen minutes
+def test_the_joins_on_record_are_made_again(record):
+    """Those of the first two clips, with the settings on record."""
     used = record["settings"]
     names = [field.name for field in dataclasses.fields(SamplingConfig)]
     settings = {name: used[name] for name in names}
     settings["cfg_interval"] = tuple(settings["cfg_interval"])
-    clips = joins.held_out(joins.CLIPS, used["first seed"])
+    clips = joins.held_out(2, used["first seed"])
     onward = used["window"], used["strength"]
     with jax.set_mesh(sampling_mesh()):
         pipeline = load(worlds_model())
         found = joins.joined(pipeline, SamplingConfig(**settings), clips, *onward)
-    check_joins(found.joins)
+    for name, ratios in found.joins.items():
+        # The first clip is connected with another one here.
+        again = slice(1 if name == "connect" else 0, 2)
+        expected = record["joins"]["model"][name][again]
+        assert ratios[again] == pytest.approx(expected, rel=0.02), name
 
 
 def check_joins(found):
