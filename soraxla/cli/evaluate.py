@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _METRICS = (
     *("psnr", "ssim", "flicker", "frame_change", "join_ratio", "frechet", "mmd"),
     *("cmmd", "consistency", "drift", "clip_score", "clip_best_frame", "clip_rank"),
-    "perceptual",
+    *("perceptual", "motion", "dynamic_degree"),
 )
 
 

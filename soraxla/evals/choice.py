@@ -20,8 +20,10 @@ from soraxla.evals.metrics.frechet import Frechet
 from soraxla.evals.metrics.join_ratio import JoinRatio
 from soraxla.evals.metrics.metric import Extractor, SetMetric
 from soraxla.evals.metrics.mmd import MMD
+from soraxla.evals.metrics.motion import DynamicDegree, Motion
 from soraxla.evals.metrics.psnr import PSNR
 from soraxla.evals.metrics.ssim import SSIM
+from soraxla.evals.optical_flow import load_flow
 from soraxla.files.hub import local
 
 METRICS: dict[str, Callable[[], SetMetric]] = {
@@ -56,6 +58,8 @@ NETWORK_METRICS: dict[str, tuple[str, Callable[[Any], SetMetric]]] = {
     "clip_best_frame": ("clip", lambda model: CLIPScore(model=model, of="best")),
     "clip_rank": ("clip", lambda model: CLIPRank(model=model)),
     "perceptual": ("vgg", lambda vgg: perceptual.PerceptualDistance(network=vgg)),
+    "motion": ("raft", lambda flow: Motion(flow=flow)),
+    "dynamic_degree": ("raft", lambda flow: DynamicDegree(flow=flow)),
 }
 NAMES = tuple(
     dict.fromkeys((*METRICS, "join_ratio", *FEATURE_METRICS, *NETWORK_METRICS))
@@ -93,9 +97,11 @@ def load_networks(names: Sequence[str], specs: Sequence[str]) -> Networks:
     if "vgg" in needed & folders.keys():
         place = folders.pop("vgg")
         models["vgg"] = perceptual.load(Path(place) if place else None)
+    if "raft" in needed & folders.keys():
+        models["raft"] = load_flow(local(folders["raft"]))
     extractors: list[Extractor] = []
     if any(name in FEATURE_METRICS for name in names):
-        for spec in (s for s in specs if s.partition(":")[0] != "vgg"):
+        for spec in (s for s in specs if s.partition(":")[0] not in ("vgg", "raft")):
             shared = models.get(spec.partition(":")[0])
             extractors.append(shared.frames if shared else load_features(spec))
     return Networks(extractors=extractors, models=models)

@@ -43,6 +43,10 @@ class ClipSet:
         info = probe(self.files[name])
         return f"{info.width}x{info.height}"
 
+    def fps(self, name: str) -> float | None:
+        """Returns a clip's frames per second; None for a picture."""
+        return probe(self.files[name]).fps or None
+
 
 def open_set(folder: Path) -> ClipSet:
     """Returns the set of a folder and its subfolders.

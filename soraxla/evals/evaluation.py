@@ -200,8 +200,13 @@ def _rows(
     def measured(name: str) -> dict[str, Rows]:
         pair = None if reference is None else reference.read(name)
         prompt = prompts.get(name)
-        frames = clips.read(name)
-        clip = Clip(name=name, frames=frames, reference=pair, prompt=prompt)
+        clip = Clip(
+            name=name,
+            frames=clips.read(name),
+            reference=pair,
+            prompt=prompt,
+            fps=clips.fps(name),
+        )
         return {name: metric.update({}, [clip]) for name, metric in metrics.items()}
 
     def own() -> list[dict[str, Rows]]:

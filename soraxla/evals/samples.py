@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from soraxla.evals.evaluator import EvaluationContext, Evaluator, Metric
 from soraxla.evals.metrics.metric import Clip, Rows, SetMetric, stacked
 from soraxla.evals.training_pipeline import decoded, pipeline_of
 from soraxla.files.atomic_file import atomic_file
-from soraxla.generation.request import SamplingConfig
+from soraxla.generation.request import Request, SamplingConfig
 from soraxla.parallel.multihost import is_main
 
 
@@ -72,18 +72,17 @@ class Samples(Evaluator):
         count = min(self.clips, len(held_out))
         samples = np.linspace(0, len(held_out) - 1, count).round().astype(int).tolist()
         pipeline, requests = pipeline_of(context, held_out, samples)
-        prompts = [request.prompt for request in requests]
         file = context.workdir / "samples" / f"{_key(held_out, samples, networks)}.npz"
         of_sets = {n: m for n, m in chosen.items() if m.needs == "reference"}
         if of_sets and not file.exists():
             clips = decoded(pipeline, held_out, samples, requests)
-            rows = _rows(of_sets, enumerate(clips), prompts)
+            rows = _rows(of_sets, enumerate(clips), requests)
             if is_main():
                 _save(file, rows)
         else:
             rows = _read(file) if of_sets else {}
         videos = pipeline.generate_each(requests, SamplingConfig(steps=self.steps))
-        found = _rows(chosen, videos, prompts)
+        found = _rows(chosen, videos, requests)
         return {
             name: metric.compute(found[name], rows.get(name))
             for name, metric in chosen.items()
@@ -107,11 +106,16 @@ def _key(dataset: Dataset, samples: list[int], networks: Networks) -> str:
 def _rows(
     metrics: Mapping[str, SetMetric],
     clips: Iterable[tuple[int, np.ndarray]],
-    prompts: list[str],
+    requests: Sequence[Request],
 ) -> dict[str, Rows]:
     parts: dict[str, list[Rows]] = {name: [] for name in metrics}
     for i, frames in clips:
-        clip = Clip(name=f"{i:05d}", frames=frames, prompt=prompts[i])
+        clip = Clip(
+            name=f"{i:05d}",
+            frames=frames,
+            prompt=requests[i].prompt,
+            fps=requests[i].fps,
+        )
         for name, metric in metrics.items():
             parts[name].append(metric.update({}, [clip]))
     return {name: metrics[name].merge(*found) for name, found in parts.items()}

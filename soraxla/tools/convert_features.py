@@ -1,4 +1,4 @@
-"""Makes model folders of the two feature networks that are published as pickles.
+"""Makes model folders of the networks that are published as pickles.
 
 Run once per network, where torch is installed, on files of publishers that you trust: a
 TorchScript file is a program.
@@ -6,6 +6,7 @@ TorchScript file is a program.
     python -m soraxla.tools.convert_features inception \\
         pt_inception-2015-12-05-6726825d.pth weights/inception
     python -m soraxla.tools.convert_features i3d i3d_torchscript.pt weights/i3d
+    python -m soraxla.tools.convert_features raft raft-things.pth weights/raft
 """
 
 import argparse
@@ -21,7 +22,7 @@ from safetensors.numpy import save_file
 
 from soraxla.core.errors import UserError
 from soraxla.files.atomic_folder import atomic_folder
-from soraxla.models.vision import i3d, inception
+from soraxla.models.vision import i3d, inception, raft
 from soraxla.models.vision.convolutions import NORM
 
 State = Mapping[str, np.ndarray]
@@ -44,7 +45,7 @@ def main(words: list[str] | None = None) -> int:
         prog="python -m soraxla.tools.convert_features",
         description="Makes a model folder of a feature network, under torch.",
     )
-    parser.add_argument("network", choices=("inception", "i3d"))
+    parser.add_argument("network", choices=("inception", "i3d", "raft"))
     parser.add_argument("file", type=Path, help="the published pickle or TorchScript")
     parser.add_argument("folder", type=Path, help="a new folder, for the weights")
     args = parser.parse_args(words)
@@ -70,6 +71,8 @@ def convert(network: str, file: Path, folder: Path) -> None:
     config: dict[str, Any] = {"model_type": inception.KIND}
     if network == "inception":
         tensors = inception_tensors(state, file)
+    elif network == "raft":
+        tensors, config = raft_tensors(state, file), {"model_type": raft.KIND}
     elif script is None:
         tensors = i3d_tensors(state, file)
         config = {"model_type": i3d.KIND, "batch_norm_eps": CHECKPOINT_EPS}
@@ -111,6 +114,19 @@ def i3d_tensors(state: State, file: Path) -> State:
         for part in ("conv3d.weight", *(f"bn.{part}" for part in NORM))
     ]
     return _picked(state, names, "I3D", file)
+
+
+def raft_tensors(state: State, file: Path) -> State:
+    """Returns the tensors of `models.vision.raft` in a state dict.
+
+    Raises:
+        UserError: it is another network's.
+    """
+    cfg = raft.RAFTConfig()
+    names = [f"{x}.{part}" for x in raft.layers(cfg) for part in ("weight", "bias")]
+    names += [f"{norm}.{part}" for norm in raft.norms(cfg).values() for part in NORM]
+    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    return _picked(plain, names, "RAFT", file)
 
 
 def _picked(state: State, names: list[str], network: str, file: Path) -> State:

@@ -86,7 +86,7 @@ def _cached(task: tuple[int, int, int, Path]) -> None:
     if not file.exists():
         made = simulated(world, first, count)
         with atomic_file(file) as partial, partial.open("wb") as stream:
-            np.savez(stream, **made)
+            np.savez(stream, **made)  # pyright: ignore
 
 
 def simulate_all(clips: int, first: int, cache: Path) -> dict[str, np.ndarray]:

@@ -5,14 +5,16 @@ stacked in the order of clip names and summed in float64, so a metric has the sa
 digits whatever order, number of devices or number of processes the rows came from.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from soraxla.core.errors import UserError
+
+T = TypeVar("T")
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -65,13 +67,15 @@ class Clip:
         frames: (t, h, w, 3) uint8.
         reference: the clip of the same name in the reference set; None without pairs.
         prompt: None without prompts.
+        fps: None if it is unknown.
     """
 
     name: str
     frames: UInt8[np.ndarray, "t h w 3"]
     reference: UInt8[np.ndarray, "t h w 3"] | None = None
     prompt: str | None = None
-    _features: dict = field(default_factory=dict, repr=False)
+    fps: float | None = None
+    _cache: dict = field(default_factory=dict, repr=False)
 
     def features(self, extractor: Extractor, frames: int) -> Float[np.ndarray, "n d"]:
         """Returns the features of a clip's frames, computed once per extractor.
@@ -82,11 +86,18 @@ class Clip:
         """
         video = extractor.frames is not None
         frames = extractor.frames if extractor.frames is not None else frames
-        key = extractor.sha256, frames
-        if key not in self._features:
+
+        def made() -> np.ndarray:
             places = _places(len(self.frames), frames, first=video)
-            self._features[key] = np.asarray(extractor(self.frames[places]), float)
-        return self._features[key]
+            return np.asarray(extractor(self.frames[places]), float)
+
+        return self.cached((extractor.sha256, frames), made)
+
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Returns what `make` returns, which is called once for the key."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
 
 def _places(length: int, count: int, *, first: bool) -> np.ndarray:
