@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from scipy.fft import dctn
 
+from data_pipelines.curate.shrink import at_most
 from data_pipelines.curate.stage import Limit, Scores, Stage
 
 BITS, BANDS = 256, 16
@@ -24,7 +25,8 @@ STAGE = Stage(
     scores={"distance": f"bits to the nearest larger kept clip; absent above {MOST}"},
     limits={"distance": Limit(min=MOST + 1.0)},
 )
-_PLACES = (1 / 6, 1 / 2, 5 / 6)  # of the key frames in the clip's samples
+_PLACES = (1 / 6, 1 / 2, 5 / 6)  # of the key frames in a clip
+_KEY_SIDE = 128  # pixels of a key frame's longer side; its hash needs no more
 _LEAST = 4.0  # standard deviation of luma; a flatter picture has no hash
 
 
@@ -36,20 +38,31 @@ class Hashed(NamedTuple):
     hash: bytes
 
 
-def clip_hash(pictures: Sequence[np.ndarray]) -> bytes | None:
-    """Returns 96 bytes, or None if there is no picture or a key frame is flat."""
-    if not pictures:
-        return None
-    parts = [picture_hash(pictures[int(p * len(pictures))]) for p in _PLACES]
-    return b"".join(part for part in parts if part) if all(parts) else None
+def key_frames(frames: int) -> list[int]:
+    """Returns the key frames of a clip of so many frames, counted from its start.
+
+    They are places in the clip, not in the film, so that a copy has the same ones.
+    """
+    return [int(place * frames) for place in _PLACES] if frames else []
 
 
-def picture_hash(picture: np.ndarray) -> bytes | None:
-    """Returns the 32 bytes of an RGB picture; None if it is flat."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+def key_picture(picture: np.ndarray) -> np.ndarray:
+    """Returns an RGB picture as a hash needs it: small and grey."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return at_most(grey, longer=_KEY_SIDE)
+
+
+def clip_hash(keys: Sequence[np.ndarray]) -> bytes | None:
+    """Returns the 96 bytes of three grey key frames; None without if one is flat."""
+    parts = [picture_hash(key) for key in keys]
+    return b"".join(part for part in parts if part) if parts and all(parts) else None
+
+
+def picture_hash(grey: np.ndarray) -> bytes | None:
+    """Returns the 32 bytes of a grey picture; None if it is flat."""
     if grey.std() < _LEAST:
         return None
-    small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(grey.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
     # Without the constant's row and column, as in PDQ.
     low = np.asarray(dctn(small.astype(np.float64), norm="ortho"))[1:17, 1:17]
     return np.packbits(low > np.median(low)).tobytes()

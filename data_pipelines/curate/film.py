@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from data_pipelines.curate import (
     caption,
     duplicates,
     motion,
+    people,
     picture,
     probe,
     safety,
@@ -31,14 +32,16 @@ from data_pipelines.curate.aesthetic import Score
 from data_pipelines.curate.borders import BordersConfig
 from data_pipelines.curate.caption import Captioner
 from data_pipelines.curate.motion import MotionConfig
+from data_pipelines.curate.people import Count
 from data_pipelines.curate.shots import ShotsConfig
+from data_pipelines.curate.shrink import at_most
 from data_pipelines.curate.stage import SAMPLE_RATE, WORKING_SIDE, Sampled, Scores
 from data_pipelines.curate.text import TextConfig
 from soraxla.core.errors import UserError
 from soraxla.media.read import VideoInfo, read_frames
 from soraxla.media.read import probe as probe_file
 
-VERSION = 1  # of the stages: another number computes all files again
+VERSION = 2  # of the stages: another number computes all files again
 _THUMB = 96  # pixels of the shorter side of a clip's picture in the report
 
 Row = dict[str, Any]
@@ -54,6 +57,7 @@ class CurateConfig:
     text: TextConfig = field(default_factory=TextConfig)
     aesthetic: str | None = None  # names of models
     safety: str | None = None
+    people: str | None = None
     captioner: str | None = None
 
 
@@ -63,6 +67,7 @@ class Scorers:
 
     aesthetic: Score | None = None
     safety: Score | None = None
+    people: Count | None = None
     captioner: Captioner | None = None
 
 
@@ -96,9 +101,9 @@ def curate_file(
 ) -> list[Row]:
     """Returns a row for each candidate clip of a film or picture, in their order.
 
-    The film is decoded once and streamed: memory holds about a second of small frames
-    and the samples, two per second, of one shot. A file that cannot be read to its end
-    has a last row with `error`, the reason.
+    The film is decoded once and streamed: memory holds the samples of one shot, two per
+    second, and its frames at 128 pixels. A file that cannot be read to its end has a
+    last row with `error`, the reason.
 
     Args:
         sha256: of the file's bytes.
@@ -109,8 +114,8 @@ def curate_file(
     rows: list[Row] = []
     try:
         info = probe_file(path)
-        for shot, samples in _clips(path, info, cfg):
-            rows.append(_row(shot, samples, info, sha256, cfg, scorers or Scorers()))
+        for clip in _clips(path, info, cfg):
+            rows.append(_row(clip, info, sha256, cfg, scorers or Scorers()))
     except (UserError, OSError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         whole = {"start_frame": 0, "frames": 0, "start_s": 0.0, "fps": 0.0}
@@ -123,64 +128,76 @@ def curate_file(
     return rows
 
 
-def _clips(
-    path: Path, info: VideoInfo, cfg: CurateConfig
-) -> Iterator[tuple[shots.Shot, list[Sampled]]]:
-    """Yields the shots of a file with their samples."""
+class _Clip(NamedTuple):
+    shot: shots.Shot
+    samples: list[Sampled]
+    keys: list[np.ndarray]  # its key frames, small and grey
+
+
+class _Held(NamedTuple):
+    """The frames that the next clip may have, none from before the last clip's end."""
+
+    samples: deque[Sampled]
+    greys: deque[tuple[int, np.ndarray]]  # index, small picture
+
+
+def _clips(path: Path, info: VideoInfo, cfg: CurateConfig) -> Iterator[_Clip]:
+    """Yields the clips of a file, one for each shot."""
     step = max(1, round(info.fps / SAMPLE_RATE))
-    # The longest shot, and what passes until its end is decided.
-    most = int(info.fps * (cfg.shots.max_seconds + 4)) // step + 16
-    held: deque[Sampled] = deque(maxlen=most)
+    # The longest shot, and the frames that pass until its end is decided.
+    most = int(info.fps * (cfg.shots.max_seconds + 4)) + 16
+    held = _Held(deque(maxlen=most // step + 16), deque(maxlen=most))
     frames = _watched(read_frames(path), step, held)
     if info.is_image:
-        for _ in frames:
-            yield shots.Shot(0, 1), list(held)
-        return
-    for shot in shots.find_shots(frames, info.fps, cfg.shots):
-        while held and held[0].index < shot.start:
-            held.popleft()
+        found: Iterable[shots.Shot] = [shots.Shot(0, 1) for _ in frames]
+    else:
+        found = shots.find_shots(frames, info.fps, cfg.shots)
+    for shot in found:
+        while held.samples and held.samples[0].index < shot.start:
+            held.samples.popleft()
+        while held.greys and held.greys[0][0] < shot.start:
+            held.greys.popleft()
         stop = shot.start + shot.frames
-        yield shot, [sample for sample in held if sample.index < stop]
+        samples = [sample for sample in held.samples if sample.index < stop]
+        keys = []
+        # A film of flat frames only is one shot of any length, without key frames.
+        if held.greys and held.greys[0][0] == shot.start:
+            keys = [held.greys[k][1] for k in duplicates.key_frames(shot.frames)]
+        yield _Clip(shot, samples, keys)
 
 
 def _watched(
-    frames: Iterable[np.ndarray], step: int, held: deque[Sampled]
+    frames: Iterable[np.ndarray], step: int, held: _Held
 ) -> Iterator[np.ndarray]:
-    """Yields all frames, and appends a sample of every `step`-th."""
+    """Yields all frames, shrunk for the search for shots, and holds what clips need."""
     for index, frame in enumerate(frames):
         if index % step == 0:
-            held.append(_sampled(index, frame))
-        yield frame
+            held.samples.append(_sampled(index, frame))
+        small = at_most(frame, longer=shots.SIDE)
+        held.greys.append((index, duplicates.key_picture(small)))
+        yield small
 
 
 def _sampled(index: int, frame: np.ndarray) -> Sampled:
     rows, columns = borders.levels(frame)
     return Sampled(
         index=index,
-        picture=_shrunk(frame, WORKING_SIDE),
+        # A copy, since readers may yield the same array again.
+        picture=at_most(frame.copy(), shorter=WORKING_SIDE),
         rows=rows,
         columns=columns,
         blockiness=picture.blockiness(frame),
     )
 
 
-def _shrunk(frame: np.ndarray, side: int) -> np.ndarray:
-    height, width = frame.shape[:2]
-    scale = side / min(height, width)
-    if scale >= 1:
-        return frame.copy()
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-
-
 def _row(
-    shot: shots.Shot,
-    samples: list[Sampled],
+    clip: _Clip,
     info: VideoInfo,
     sha256: str,
     cfg: CurateConfig,
     scorers: Scorers,
 ) -> Row:
+    shot, samples, keys = clip
     height, width = info.height, info.width
     box = borders.crop(samples, height, width, cfg.borders)
     pictures = [borders.cropped(s.picture, box, height, width) for s in samples]
@@ -195,6 +212,7 @@ def _row(
         "text": text.scores(pictures, cfg.text),
         "aesthetic": aesthetic.scores(pictures, scorers.aesthetic),
         "safety": safety.scores(pictures, scorers.safety),
+        "people": people.scores(pictures, scorers.people),
     }
     row: Row = {
         "start_frame": shot.start,
@@ -210,7 +228,9 @@ def _row(
             rounded = None if value is None else float(np.float32(value))
             row[f"score.{stage}.{name}"] = rounded
     row |= caption.caption(pictures, scorers.captioner)
-    hashed = duplicates.clip_hash(pictures)
+    hashed = duplicates.clip_hash(
+        [borders.cropped(key, box, height, width) for key in keys]
+    )
     row["hash"] = hashed.hex() if hashed else None
     row["thumb"] = _jpeg(pictures[len(pictures) // 2]) if pictures else None
     return row
@@ -223,5 +243,5 @@ def _clip_id(sha256: str, row: Row) -> str:
 
 def _jpeg(pixels: np.ndarray) -> str:
     out = io.BytesIO()
-    Image.fromarray(_shrunk(pixels, _THUMB)).save(out, "JPEG", quality=75)
+    Image.fromarray(at_most(pixels, shorter=_THUMB)).save(out, "JPEG", quality=75)
     return base64.b64encode(out.getvalue()).decode()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from data_pipelines.curate.shrink import at_most
 from data_pipelines.curate.stage import Limit, Scores, Stage
 
 
@@ -39,6 +40,7 @@ STAGE = Stage(
     },
     parameters=MotionConfig(),
 )
+_STEP = 2  # pixels between those whose flow is measured
 
 
 def scores(pictures: Sequence[np.ndarray], seconds: float, cfg: MotionConfig) -> Scores:
@@ -52,10 +54,11 @@ def scores(pictures: Sequence[np.ndarray], seconds: float, cfg: MotionConfig) ->
     small = [_small(picture, cfg.side) for picture in pictures]
     unit = 100 / (float(np.hypot(*small[0].shape)) * seconds)
     means, still, camera, rest, paths = [], [], [], [], []
-    grid = _grid(*small[0].shape)
+    empty = np.zeros((*small[0].shape, 2), np.float32)
+    grid = _grid(*empty[::_STEP, ::_STEP].shape[:2])
     for before, after in itertools.pairwise(small):
-        empty = np.zeros((*before.shape, 2), np.float32)
-        flow = engine.calc(before, after, empty) * np.float32(unit)
+        flow = engine.calc(before, after, empty.copy())
+        flow = flow[::_STEP, ::_STEP] * np.float32(unit)
         length = np.hypot(flow[..., 0], flow[..., 1])
         whole = _affine(flow, grid)
         beside = flow - whole
@@ -75,12 +78,10 @@ def scores(pictures: Sequence[np.ndarray], seconds: float, cfg: MotionConfig) ->
 
 
 def _small(picture: np.ndarray, side: int) -> np.ndarray:
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    height, width = grey.shape
-    scale = min(1.0, side / min(height, width))
+    grey = at_most(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), shorter=side)
     # DIS needs a few patches of 8 pixels on each side.
-    size = max(32, round(width * scale)), max(32, round(height * scale))
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    size = max(32, grey.shape[1]), max(32, grey.shape[0])
+    return cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR)
 
 
 def _grid(height: int, width: int) -> np.ndarray:
@@ -90,13 +91,14 @@ def _grid(height: int, width: int) -> np.ndarray:
 
 def _affine(flow: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Returns the affine flow nearest to a flow, refitted without its outliers."""
-    a, b = grid[::4, ::4].reshape(-1, 3), flow[::4, ::4].reshape(-1, 2)
+    a, b = (part[::2, ::2].reshape(-1, part.shape[-1]) for part in (grid, flow))
     kept = np.ones(len(a), bool)
     fit = np.zeros((3, 2), np.float32)
     for _ in range(3):
-        fit = np.linalg.lstsq(a[kept], b[kept], rcond=None)[0]
+        inside = a[kept].astype(np.float64)
+        fit = np.linalg.pinv(inside.T @ inside) @ (inside.T @ b[kept])
         error = np.hypot(*(b - a @ fit).T)
         kept = error <= max(float(np.median(error)) * 2, 1e-3)
         if kept.sum() < 8:
             break
-    return (grid @ fit).astype(np.float32)
+    return grid @ fit.astype(np.float32)

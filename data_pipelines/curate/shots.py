@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from data_pipelines.curate.shrink import at_most
 from data_pipelines.curate.stage import Limit, Scores, Stage
 
 
@@ -36,7 +37,7 @@ STAGE = Stage(
     limits={"seconds": Limit(min=2.0, max=60.0)},
     parameters=ShotsConfig(),
 )
-_SMALL = 256  # width of frames for the detector
+SIDE = 256  # pixels of the longer side of frames for the detector
 _THUMB, _MOVE = (32, 18), 2  # (width, height) of frames to compare, and their motion
 
 
@@ -97,25 +98,19 @@ def _signals(frames: Iterable[np.ndarray], cfg: ShotsConfig) -> Iterator[_Signal
     waiting: list[_Signal] = []
     first = FrameTimecode(0, 25.0)  # only frames are counted
     for index, frame in enumerate(frames):
-        small = _shrunk(frame)
+        small = at_most(frame, longer=SIDE)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         thumb = cv2.resize(grey, _THUMB, interpolation=cv2.INTER_AREA)
-        waiting.append(_Signal(thumb.astype(np.float32), float(grey.std()), False))
-        found = detector.process_frame(first + index, small[..., ::-1])
+        spread = float(cv2.meanStdDev(grey)[1][0, 0])
+        waiting.append(_Signal(thumb.astype(np.float32), spread, False))
+        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        found = detector.process_frame(first + index, bgr)
         for cut in found:
             place = len(waiting) - 1 - (index - cut.frame_num)
             waiting[place] = waiting[place]._replace(cut=True)
         if len(waiting) > late:
             yield waiting.pop(0)
     yield from waiting
-
-
-def _shrunk(frame: np.ndarray) -> np.ndarray:
-    height, width = frame.shape[:2]
-    if width <= _SMALL:
-        return np.ascontiguousarray(frame)
-    size = _SMALL, max(1, round(height * _SMALL / width))
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 class _Finder:

@@ -13,6 +13,7 @@ from data_pipelines.curate import (
     caption,
     duplicates,
     motion,
+    people,
     picture,
     probe,
     safety,
@@ -25,7 +26,7 @@ from soraxla.core.errors import UserError
 
 MODULES = (
     *(probe, shots, borders, motion, picture, text, aesthetic, safety, duplicates),
-    *(caption, split),
+    *(people, caption, split),
 )
 STAGES: dict[str, Stage] = {module.STAGE.name: module.STAGE for module in MODULES}
 SCORES = tuple((s.name, score) for s in STAGES.values() for score in s.scores)

@@ -8,6 +8,7 @@ from data_pipelines.curate import (
     borders,
     caption,
     motion,
+    people,
     picture,
     safety,
     text,
@@ -93,8 +94,8 @@ def test_faults_of_the_picture_are_told_apart():
 
 
 def test_noise_is_measured():
-    noisy = 128 + np.random.default_rng(0).normal(0, 10, (180, 320)).astype(np.float32)
-    assert picture.noise(noisy) == pytest.approx(10, rel=0.1)
+    noisy = 128 + np.random.default_rng(0).normal(0, 10, (180, 320))
+    assert picture.noise(noisy.round().astype(np.uint8)) == pytest.approx(10, rel=0.1)
 
 
 def written(clip, words, *, place=(20, 150), scale=1.1):
@@ -122,6 +123,7 @@ def test_text_over_a_moving_picture_is_found():
 def test_scores_of_models_are_absent_without_one():
     assert aesthetic.scores(PICTURES, None) == {"score": None}
     assert safety.scores(PICTURES, None) == {"unsafe": None}
+    assert people.scores(PICTURES, None) == {"count": None}
     assert set(caption.caption(PICTURES, None).values()) == {None}
 
 
@@ -132,6 +134,8 @@ def test_models_are_called_on_a_few_pictures():
     assert scores["score"] == pytest.approx(2 / np.sqrt(2) + 1)
     unsafe = safety.scores(PICTURES, lambda p: np.array([p.max() / 1000]))
     assert unsafe["unsafe"] == pytest.approx(CLIP.max() / 1000)
+    count = people.scores(PICTURES, lambda p: np.arange(len(p)))
+    assert count == {"count": 5}
     captioner = caption.Captioner("toy", lambda p: f" {len(p)}\npictures ")
     found = caption.caption(PICTURES, captioner)
     assert found == {"caption": "6 pictures", "caption_model": "toy"}
