@@ -56,6 +56,8 @@ setup(
             "scenedetect-headless>=0.7.2",
             "opencv-python-headless>=4.10",
         ],
+        # Beam wants older numpy, pyarrow and protobuf than the newest.
+        "beam": ["apache-beam>=2.77,<3"],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.19"],
         "dev": [
             "pytest>=8",

@@ -84,6 +84,7 @@ EXTRA = {  # options that a command gains; the last of a name counts
         *("--sizes", "debug", "--base-pflop", "1e-6", "--compute", "1,2"),
         *("--clips", "1", *_sets(*_DIT[2:], "eval_share=0.5")),
     ],
+    "curate": ["--workers", "1"],
     "prepare": ["--vae", "tiny_vae", "--text-encoder", "hashed:16"],
     "generate": ["--size", "32x32", "--frames", "5", "--steps", "1"],
     "worlds": ["--clips", "4", "--workers", "1"],

@@ -42,18 +42,20 @@ def filtered(
     *,
     eval_share: float,
     require_safety: bool,
+    near: Iterable[tuple[str, str, int]] | None = None,
 ) -> list[Row]:
     """Returns all rows with `kept`, `dropped_by`, `reason`, `split` and duplicates.
 
     Args:
         rows: of all files, with `source` and `source_sha256`; none is changed.
+        near: the near pairs of `duplicates.all_pairs`, if they are known.
     """
     made = [dict(row) for row in rows]
     made.sort(key=lambda row: (row["source"], row["start_frame"], row["frames"]))
     for row in made:
         row["split"] = split(row["source_sha256"], eval_share)
         row["dropped_by"], row["reason"] = _judged(row, thresholds, require_safety)
-    _drop_duplicates(made, thresholds["duplicates"])
+    _drop_duplicates(made, thresholds["duplicates"], near)
     for row in made:
         row["kept"] = row["dropped_by"] is None
     return made
@@ -67,7 +69,7 @@ def _judged(
         return "probe", row["error"]
     for stage in STAGES:
         if stage == "duplicates":
-            break
+            continue  # decided by all rows together
         if why := refusal(row, stage, thresholds.get(stage, {})):
             return stage, why
         unsafe = row.get("score.safety.unsafe")
@@ -76,7 +78,11 @@ def _judged(
     return None, None
 
 
-def _drop_duplicates(rows: list[Row], limits: dict[str, Limit]) -> None:
+def _drop_duplicates(
+    rows: list[Row],
+    limits: dict[str, Limit],
+    near: Iterable[tuple[str, str, int]] | None,
+) -> None:
     name = "score.duplicates.distance"
     by_key, clips = {}, []
     for row in rows:
@@ -85,7 +91,7 @@ def _drop_duplicates(rows: list[Row], limits: dict[str, Limit]) -> None:
             clip = hashed(row)
             by_key[clip.key] = row
             clips.append(clip)
-    found = duplicates.all_pairs(clips)
+    found = duplicates.all_pairs(clips) if near is None else near
     limit = limits.get("distance", Limit())
     for key, scores in duplicates.scores(clips, found, limit).items():
         row = by_key[key]
@@ -97,10 +103,11 @@ def _drop_duplicates(rows: list[Row], limits: dict[str, Limit]) -> None:
 def hashed(row: Row) -> duplicates.Hashed:
     """Returns what the search for duplicates knows of a row.
 
-    The key holds the source too, since copies of a file have the same clips.
+    The key holds the source too, since copies of a file have the same clips. In the
+    order of keys, the first of several equal clips is kept.
     """
     pixels = row["crop"][2] * row["crop"][3]
-    key = json.dumps([row["source"], row["start_frame"], row["clip_id"]])
+    key = json.dumps([row["source"], f"{row['start_frame']:09}", row["clip_id"]])
     return duplicates.Hashed(key, (pixels, row["frames"]), bytes.fromhex(row["hash"]))
 
 

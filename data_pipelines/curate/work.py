@@ -48,6 +48,12 @@ def compute(film: Film, cfg: CurateConfig, scorers: Scorers) -> tuple[Film, str]
     return film, sha
 
 
+def computed(film: Film, cfg: CurateConfig, scorers: Scorers) -> tuple[str, list[Row]]:
+    """Returns the SHA-256 and the rows of a file; see `compute`."""
+    _, sha = compute(film, cfg, scorers)
+    return sha, list(stored(film, sha))
+
+
 def stored(film: Film, sha256: str) -> Iterator[Row]:
     """Yields the stored rows of a file, with the file's name."""
     for row in read_stored(Path(film.progress, f"{sha256}.json"))["rows"]:

@@ -93,13 +93,15 @@ def main(argv: list[str] | None = None) -> int:
     _keep_compiled()
     texts = ("prompt", "negative_prompt", "actions", "set", "traceback", "verb")
     try:
+        module = _module(args.verb)
+        texts += getattr(module, "URLS", ())
         places = {k: v for k, v in vars(args).items() if k not in texts}
         refuse_urls(**{f"--{k.replace('_', '-')}": v for k, v in places.items()})
         with (
             contextlib.redirect_stdout(_Reader(sys.stdout)),
             contextlib.redirect_stderr(_Reader(sys.stderr)),
         ):
-            _module(args.verb).run(args)
+            module.run(args)
     except (UserError, OSError, FloatingPointError) as error:
         if isinstance(error, OSError) and error.filename is None:
             raise  # it names no file for the user

@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.util
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,29 +16,40 @@ _HEAD = "head.safetensors"
 
 
 def curate_folder(
-    source: Path,
-    out: Path,
+    source: Path | str,
+    out: Path | str,
     *,
     thresholds: Path | None = None,
     eval_share: float = 0.0,
     require_safety: bool = False,
     aesthetic: Path | None = None,
     safety: Path | None = None,
+    workers: int | None = None,
+    runner: str | None = None,
+    runner_options: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Curates media below `source` into `out`, and returns the rows of the table.
 
     Args:
+        source, out: folders, or with a runner, URLs of an object store.
         thresholds: a TOML file; see docs/curation.md.
         aesthetic: folder of head.safetensors and of CLIP's own folder, clip/.
         safety: opennsfw's ONNX file.
+        workers: one per core by default, or one without Apache Beam.
+        runner: a runner of Beam, in place of `workers` processes of this machine.
+        runner_options: "K=V" each for the runner, or "K" for a switch.
 
     Raises:
-        UserError: a package, model or file is missing or wrong.
+        UserError: a package, model, option or file is missing or wrong.
     """
     _check_installed()
     from data_pipelines.curate.film import CurateConfig
     from data_pipelines.curate.run import curate
 
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}, expected at least 1")
+    if runner_options and runner is None:
+        raise UserError("--runner-option has no --runner; name one")
     for name, place in (("aesthetic", aesthetic), ("safety", safety)):
         if place is not None and not place.exists():
             raise UserError(f"--{name} {place}: no such file; check the name")
@@ -46,6 +59,9 @@ def curate_folder(
         cfg=CurateConfig(aesthetic=_name(aesthetic), safety=_name(safety)),
         keep=_filter(thresholds, eval_share, require_safety),
         load_scorers=partial(_load, aesthetic, safety),
+        workers=_default_workers() if workers is None else workers,
+        runner=runner,
+        runner_options=runner_options,
     )
 
 
@@ -63,12 +79,33 @@ def filter_again(
     return refilter(out, _filter(thresholds, eval_share, require_safety))
 
 
+def write_media(out: Path) -> tuple[Path, int, int]:
+    """Writes the kept clips of `out` as files.
+
+    Returns:
+        Their folder, and how many of them were copied and encoded.
+    """
+    _check_installed()
+    from data_pipelines.curate.materialize import FOLDER, materialize
+
+    made = materialize(out)
+    return out / FOLDER, made.copied, made.encoded
+
+
 def stage_list() -> str:
     """Returns the stages with scores, thresholds and parameters, in lines."""
     _check_installed()
     from data_pipelines.curate.stages import listing
 
     return listing()
+
+
+def _default_workers() -> int:
+    if importlib.util.find_spec("apache_beam") is None:
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _check_installed() -> None:

@@ -12,6 +12,7 @@ from data_pipelines.curate import run, stages, table, work
 from data_pipelines.curate.film import CurateConfig, Scorers, curate_file, sha256_of
 from data_pipelines.curate.stage import Limit
 from data_pipelines.curate.stages import read_thresholds
+from data_pipelines.dataset import open_dataset
 from data_pipelines.sources.files import open_source
 from soraxla.cli.main import main
 from soraxla.core.errors import UserError
@@ -255,10 +256,18 @@ def test_memory_holds_the_samples_of_one_shot(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", shot(0, 100))
     info = film_module.probe_file(path)
     held = [
-        (found.start, [s.index for s in samples], most)
-        for found, samples in film_module._clips(path, info, cfg)
+        (clip.shot.start, [s.index for s in clip.samples], most)
+        for clip in film_module._clips(path, info, cfg)
     ]
     assert [start for start, *_ in held] == list(range(0, 100, 10))
     for start, samples, read in held:
         assert all(start <= index < start + 10 for index in samples)
         assert read < start + 30
+
+
+@pytest.mark.slow
+def test_prepare_encodes_the_kept_clips(curated, tmp_path):
+    words = ["--source", str(curated / table.CLIPS), "--out", str(tmp_path / "data")]
+    assert main(["prepare", *words, "--no-conditions"]) == 0
+    data = open_dataset(tmp_path / "data")
+    assert sorted(set(data.sources())) == ["a.mp4@0", "sub/b.mp4@0", "sub/b.mp4@62"]
