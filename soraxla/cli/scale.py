@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from soraxla.cli import group
+from soraxla.cli.following import say_generate
 from soraxla.core.errors import UserError
 
 
@@ -117,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
     ):
         (args.out / name).write_text(text, encoding="utf-8")
     print(args.out / "report.html")
+    say_generate(args.out / "runs" / report.best_of(found)[-1].point.size)
 
 
 def _numbers(text: str) -> list[float]:

@@ -76,7 +76,7 @@ def test_from_media_to_a_video(media, other_vae, refusal, tmp_path):
 
 
 @pytest.mark.usefixtures("without_network")
-@pytest.mark.parametrize("out", ["a.mp4", *slow("a.gif")])
+@pytest.mark.parametrize("out", slow("a.mp4", "a.gif"))
 def test_generate_replaces_an_old_file(checkpoint, tmp_path, out):
     file = tmp_path / out
     file.write_bytes(b"old")

@@ -5,6 +5,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 from soraxla.cli.main import parser
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,7 @@ def commands(of):
                 yield from commands(command)
 
 
+@pytest.mark.slow
 def test_every_option_that_a_message_names_exists():
     known = set(OTHERS)
     for command in commands(parser()):

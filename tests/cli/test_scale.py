@@ -69,6 +69,7 @@ def test_points_are_trained_measured_and_reported_and_none_twice(study, monkeypa
     assert (home / "out/report.html").read_text() == page
 
 
+@pytest.mark.slow
 def test_a_base_below_a_step_is_refused(study, refusal):
     home, words = study
     line = refusal(*words, "--base-pflop", "1e-12", "--out", home / "none")

@@ -300,6 +300,7 @@ def untrained(monkeypatch):
     monkeypatch.setattr("soraxla.training.run.train", train)
 
 
+@pytest.mark.slow
 def test_a_vae_goes_on_with_its_own_media_only(media, tmp_path, refusal, untrained):
     """The message on settings gives the command that does what was meant."""
     copy, run, rate = tmp_path / "media", tmp_path / "run", "step.optim.learning_rate"

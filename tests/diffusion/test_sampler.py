@@ -109,7 +109,7 @@ def moments(images):
 @on_processes(
     *ODE,
     settings={"schedule": SCHEDULES, "prediction": PREDICTIONS},
-    euler=[("ddpm_linear", "eps")],
+    euler=[],
 )
 def test_gaussian_data_are_sampled_to_their_mean_and_covariance(
     solver, schedule, prediction
@@ -173,6 +173,7 @@ def test_unipc_converges_faster_than_its_order_and_is_ahead_of_heun():
         assert error < 0.6 * _error(Process(), Heun(), steps)
 
 
+@pytest.mark.slow
 def test_what_rounding_the_told_times_costs_unipc():
     """A thousandth of time, at most: never more than a few thousandths of a sample."""
     rounded, exact_times = (
@@ -351,6 +352,7 @@ def test_euler_is_ddim(schedule):
     np.testing.assert_allclose(out, x, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_stops_at_one_level_change_nothing_for_unipc():
     """ε-prediction is not used above t = 0.995: the stops up there are one level."""
     process, batch = Process(prediction="eps"), row(2, shift=[12.0])

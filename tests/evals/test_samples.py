@@ -49,6 +49,7 @@ def training(tmp_path, monkeypatch):
     samples._networks.cache_clear()
 
 
+@pytest.mark.slow
 def test_clips_like_held_out_ones_are_measured_against_them(training, monkeypatch):
     """The reference's numbers are read at the second time."""
     evaluator = Samples(every=1, clips=3, metrics=("frechet", "frame_change"), steps=1)

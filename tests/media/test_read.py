@@ -207,6 +207,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         next(read_frames(tmp_path))
 
 
+@pytest.mark.slow
 def test_an_animation_cut_anywhere_is_refused_or_read(tmp_path):
     """Pillow raises what it likes; a reader gets ValueError."""
     write_video(tmp_path / "a.gif", ramps(4, 16, 24), 10)

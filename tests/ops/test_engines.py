@@ -10,6 +10,7 @@ import pytest
 from soraxla.ops import attention
 from soraxla.ops.engines import gpu_dense, reference, tpu_splash, xla_flash
 from soraxla.ops.engines.engine import LOWEST, Engine
+from tests.marks import slow
 from tests.ops import exact
 
 ENGINES = {
@@ -20,6 +21,8 @@ ENGINES = {
         *(partial(method, interpret=True) for method in tpu_splash.ENGINE)
     ),
 }
+
+INTERPRETED_SLOWLY = ["reference", "xla_flash", "gpu_dense", *slow("tpu_splash")]
 
 # Two segments, one without keys (2), keys without a query (3), and padding.
 Q_IDS = np.array([[1] * 5 + [2] + [4] * 6, [1] * 4 + [4] * 3 + [0] * 5], np.int32)
@@ -59,7 +62,7 @@ def _shares(q, k, v, q_ids, kv_ids, bias):
     ]
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", INTERPRETED_SLOWLY)
 def test_a_query_s_logsumexp_is_finite_even_without_keys(name, inputs):
     args, _ = inputs
     some, _ = _shares(*args)
@@ -71,7 +74,7 @@ def test_a_query_s_logsumexp_is_finite_even_without_keys(name, inputs):
     np.testing.assert_allclose(lse[seen], expected[seen], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", INTERPRETED_SLOWLY)
 def test_keys_may_be_spread_over_calls(name, inputs):
     """As a ring of devices does: outputs are merged by their logsumexp, and every
     share's gradients follow from the merged logsumexp and delta."""

@@ -140,6 +140,7 @@ def test_logs_have_lines_with_their_worker(ready):
         assert own[1:] == [f"[worker {worker}] step 1", f"[worker {worker}] step 2"]
 
 
+@pytest.mark.slow
 def test_logs_are_followed_until_the_command_ends(ready):
     launch(ready, "prepare")
     end(ready, 1, 0)

