@@ -37,7 +37,7 @@ STAGE = Stage(
     limits={"seconds": Limit(min=2.0, max=60.0)},
     parameters=ShotsConfig(),
 )
-SIDE = 256  # pixels of the longer side of frames for the detector
+SIDE = 160  # pixels of the longer side of frames for the detector
 _THUMB, _MOVE = (32, 18), 2  # (width, height) of frames to compare, and their motion
 
 
