@@ -151,7 +151,12 @@ def _generate(args: argparse.Namespace) -> tuple[Path, Path | None]:
     from tqdm import tqdm
 
     from data_pipelines.dataset import open_dataset
-    from soraxla.evals.generation_set import generate_set, of_dataset, of_prompts
+    from soraxla.evals.generation_set import (
+        generate_set,
+        of_dataset,
+        of_prompts,
+        write_references,
+    )
     from soraxla.evals.worldbench.record import check_new
     from soraxla.parallel.multihost import is_main
 
@@ -165,14 +170,13 @@ def _generate(args: argparse.Namespace) -> tuple[Path, Path | None]:
     folder = args.out.with_name(args.out.name + "_clips")
     with tqdm(unit="clip", desc="generating", disable=not is_main() or None) as bar:
         generate_set(
-            args.checkpoint,
-            wanted,
-            folder,
-            seed=args.seed,
-            dataset=dataset,
-            told=_shown_by(bar),
+            args.checkpoint, wanted, folder, seed=args.seed, told=_shown_by(bar)
         )
-    return folder / "generated", folder / "reference" if dataset is not None else None
+    reference = None
+    if dataset is not None:
+        reference = folder / "reference"
+        write_references(dataset, wanted, reference)
+    return folder / "generated", reference
 
 
 def _shown_by(bar: Any) -> "Callable[[int, int], None]":

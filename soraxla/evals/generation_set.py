@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from data_pipelines.dataset import Dataset
+from soraxla.checkpoints.load import load_vae
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.files.atomic_file import atomic_file
@@ -98,28 +99,24 @@ def generate_set(
     folder: Path,
     *,
     seed: int = 0,
-    dataset: Dataset | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Writes `generated/` and, with a dataset, `reference/` in a folder.
+    """Writes the clips into `generated/` in a folder.
 
     Clips that are there already are kept, so that an interrupted run goes on. The noise
-    of a clip depends on its place only. References are the samples' latents, decoded.
-    Each of several processes generates a part of the clips, on its own devices.
+    of a clip depends on its place only. Each of several processes generates a part of
+    the clips, on its own devices.
 
     Raises:
         UserError: a model that cannot be loaded, or a folder of other clips.
     """
 
     def own() -> None:
-        mine = wanted[jax.process_index() :: jax.process_count()]
         places = range(jax.process_index(), len(wanted), jax.process_count())
         with jax.set_mesh(sampling_mesh()):
             pipeline = load(checkpoint)
             _begin(folder, checkpoint, pipeline, seed, wanted)
-            _generate(pipeline, mine, places, folder / "generated", seed, told)
-            if dataset is not None:
-                _write_references(pipeline, mine, dataset, folder / "reference")
+            _generate(pipeline, _own(wanted), places, folder / "generated", seed, told)
 
     everywhere(own)
     if is_main():
@@ -127,6 +124,35 @@ def generate_set(
         file = folder / "generated" / "captions.jsonl"
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     barrier("captions")
+
+
+def write_references(dataset: Dataset, wanted: Sequence[Wanted], folder: Path) -> None:
+    """Writes the samples of the clips, decoded by the dataset's VAE, into a folder.
+
+    Clips that are there already are kept. Each of several processes decodes a part.
+
+    Raises:
+        UserError: the VAE cannot be loaded.
+    """
+
+    def own() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = [w for w in _own(wanted) if not (folder / _file(w)).exists()]
+        with jax.set_mesh(sampling_mesh()):
+            vae = load_vae(dataset.path / "vae") if missing else None
+            for clip in missing:
+                assert vae is not None and clip.sample is not None
+                latents = np.asarray(dataset.read(clip.sample).latents, np.float32)
+                video = decode_clip(vae.params, vae.model, latents)
+                video = video[: clip.frames, : clip.height, : clip.width]
+                write_video(folder / _file(clip), video, clip.fps)
+
+    everywhere(own)
+
+
+def _own(wanted: Sequence[Wanted]) -> Sequence[Wanted]:
+    """Returns the clips of this process."""
+    return wanted[jax.process_index() :: jax.process_count()]
 
 
 def _generate(
@@ -195,21 +221,7 @@ def _begin(
                 "another --out, or remove the folder"
             )
         return
-    kinds = {"generated"} | {"reference" for w in wanted if w.sample is not None}
-    for name in kinds:
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "generated").mkdir(parents=True, exist_ok=True)
     if is_main():
         with atomic_file(record) as file:
             file.write_text(json.dumps(asked, indent=1), encoding="utf-8")
-
-
-def _write_references(
-    pipeline: Pipeline, wanted: Sequence[Wanted], dataset: Dataset, folder: Path
-) -> None:
-    vae = pipeline.vae
-    for clip in wanted:
-        if clip.sample is not None and not (folder / _file(clip)).exists():
-            latents = np.asarray(dataset.read(clip.sample).latents, np.float32)
-            video = decode_clip(vae.params, vae.model, latents)
-            video = video[: clip.frames, : clip.height, : clip.width]
-            write_video(folder / _file(clip), video, clip.fps)

@@ -1,6 +1,7 @@
 """The folder of a run: `results.json`, `manifest.json`, `rows.npz`, `report.html`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from soraxla.core.errors import UserError
 from soraxla.evals.choice import metric_of_rows
 from soraxla.evals.evaluation import FORMAT, Evaluation, results
-from soraxla.evals.metrics.metric import Rows, stacked
+from soraxla.evals.metrics.metric import Metric, Rows, stacked
 from soraxla.evals.provenance import provenance
 from soraxla.evals.report import page
 from soraxla.files.atomic_folder import atomic_folder
@@ -61,6 +62,25 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "soraxla that wrote it"
         )
     return found
+
+
+def read_metrics(folder: Path) -> dict[str, Metric]:
+    """Returns the values of `results.json` in the folder of a run.
+
+    Raises:
+        OSError: it is none.
+    """
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {
+        name: Metric(
+            **{key: _number(each[key]) for key in ("value", "low", "high")}, n=each["n"]
+        )
+        for name, each in found["metrics"].items()
+    }
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _write_rows(path: Path, evaluation: Evaluation) -> None:

@@ -49,13 +49,16 @@ def test_points_are_trained_measured_and_reported_and_none_twice(study, monkeypa
         for name in names
     }
     for size in "ab":
-        one, two = (found[f"{size}_x{c}"]["point"] for c in (1, 2))
+        one, two = (found[f"{size}_x{c}"] for c in (1, 2))
         assert two["steps"] == pytest.approx(2 * one["steps"], abs=1)
         assert two["flops"] == pytest.approx(2e8, rel=0.5)
         assert one["parameters"] == two["parameters"]
-    assert found["b_x1"]["point"]["parameters"] > found["a_x1"]["point"]["parameters"]
-    losses = {name: each["loss"]["value"] for name, each in found.items()}
-    assert len(set(losses.values())) == 4 and found["a_x1"]["loss"]["n"] == 2
+    assert found["b_x1"]["parameters"] > found["a_x1"]["parameters"]
+    losses = {
+        n: np.load(home / "out/points" / n / "losses.npz")["losses"] for n in names
+    }
+    assert len({loss.mean() for loss in losses.values()}) == 4
+    assert len(losses["a_x1"]) == 2 == len(list((home / "out/reference").iterdir()))
     page = (home / "out/report.html").read_text()
     assert all(f"<td>{name}</td>" for name in names) and "There is no fit" in page
     assert page.count("data:image/webp;base64,") == 2
@@ -67,6 +70,10 @@ def test_points_are_trained_measured_and_reported_and_none_twice(study, monkeypa
     monkeypatch.setattr("soraxla.tools.scaling.points.run_training", refuse)
     assert main(words) == 0
     assert (home / "out/report.html").read_text() == page
+    words[words.index("frame_change")] = "flicker"
+    assert main(words) == 0  # the clips are measured again, and no size is trained
+    changed = (home / "out/report.html").read_text()
+    assert "flicker" in changed and "frame_change" not in changed
 
 
 @pytest.mark.slow

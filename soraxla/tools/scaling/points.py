@@ -1,6 +1,7 @@
 """The points of a scaling study: a size of model, trained with an amount of compute."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,15 +14,21 @@ from jaxtyping import Float
 from data_pipelines.dataset import Dataset, open_dataset
 from data_pipelines.held_out import split
 from soraxla.checkpoints.load import load_dit
+from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.evals.evaluation import evaluate
-from soraxla.evals.generation_set import generate_set, of_dataset
+from soraxla.evals.evaluator import EvaluationContext
+from soraxla.evals.generation_set import generate_set, of_dataset, write_references
 from soraxla.evals.metrics.metric import Metric, bootstrap
-from soraxla.evals.run_folder import save_run
+from soraxla.evals.run_folder import read_manifest, read_metrics, save_run
 from soraxla.evals.val_loss import ValLoss
 from soraxla.files.atomic_folder import atomic_folder
+from soraxla.parallel.mesh import make_mesh
 from soraxla.parallel.multihost import barrier, is_main
+from soraxla.training.dit_experiment import put_computed, with_widths
+from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.presets import load_preset
+from soraxla.training.presets import split as split_kind
 from soraxla.training.run import open_experiment, run_training
 from soraxla.training.summary import count
 
@@ -151,77 +158,92 @@ def points_of(study: Study) -> list[Point]:
 def measured(study: Study, point: Point, out: Path) -> Measured:
     """Trains up to a point and measures it, unless the folder has its measurements.
 
+    Its clips are measured again where the study has other metrics than before.
+
     Raises:
         UserError: as `run_training`, `generate_set` and `evaluate`.
         KeyboardInterrupt: the training was interrupted, and is saved.
     """
     folder, clips = out / "points" / point.name, out / "clips" / point.name
     if not folder.exists():
-        workdir, config = (
-            out / "runs" / point.size,
-            study.training(point.size, point.steps),
-        )
-        run = run_training(config, data=study.data, workdir=workdir, interrupts=True)
-        if run.step < point.steps:
-            raise KeyboardInterrupt
-        losses = held_out_losses(study, config, workdir)
-        _measure(study, point, workdir, losses, folder, clips)
-    with np.load(folder / "losses.npz") as stored:
-        losses = stored["losses"]
+        _train(study, point, out, clips)
     found = json.loads((folder / "point.json").read_text(encoding="utf-8"))
-    if found["point"] != asdict(point):
+    if found != asdict(point):
         raise UserError(
             f"{folder}: is of another study; name another --out, or remove {out}"
         )
-    metrics = {name: Metric(**value) for name, value in found["metrics"].items()}
-    return Measured(
-        point=point, losses=losses, metrics=metrics, clips=clips / "generated"
-    )
+    with np.load(folder / "losses.npz") as stored:
+        losses = stored["losses"]
+    generated = clips / "generated"
+    metrics = _clip_metrics(study, generated, out / "reference", folder / "evaluation")
+    return Measured(point=point, losses=losses, metrics=metrics, clips=generated)
+
+
+def _train(study: Study, point: Point, out: Path, clips: Path) -> None:
+    """Trains up to a point, generates its clips, and writes the point's folder."""
+    workdir = out / "runs" / point.size
+    config = study.training(point.size, point.steps)
+    run = run_training(config, data=study.data, workdir=workdir, interrupts=True)
+    if run.step < point.steps:
+        raise KeyboardInterrupt
+    held_out = study.held_out()
+    losses = held_out_losses(study, config, workdir)
+    wanted = of_dataset(held_out, min(study.clips, len(held_out)))
+    generate_set(str(workdir), wanted, clips)
+    write_references(held_out, wanted, out / "reference")
+    folder = out / "points" / point.name
+    if is_main():
+        with atomic_folder(folder) as partial:
+            np.savez(partial / "losses.npz", losses=losses)
+            text = json.dumps(asdict(point), indent=2) + "\n"
+            (partial / "point.json").write_text(text, encoding="utf-8")
+    barrier(folder.name)
 
 
 def held_out_losses(
     study: Study, config: Mapping[str, Any], workdir: Path
 ) -> Float[np.ndarray, " clips"]:
     """Returns the validation loss of each held-out clip, by the training's EMA."""
-    experiment = open_experiment(config, data=study.data, workdir=None).experiment
-    assert experiment.context is not None
-    with jax.set_mesh(experiment.mesh):
-        state = experiment.state._replace(ema=load_dit(workdir).params)
-        context = experiment.context(state, step=0, workdir=workdir)
+    trained = load_dit(workdir)
+    settings = with_widths(split_kind(config)[1], open_dataset(study.data))
+    cfg = build(DiTTrainingConfig, settings)
+    mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
+    with jax.set_mesh(mesh):
+        context = EvaluationContext(
+            params=put_computed(jax.device_get(trained.params), trained.model, mesh),
+            model=trained.model,
+            process=cfg.step.process,
+            held_out=study.held_out(),
+            pack=cfg.pack,
+            mesh=mesh,
+            step=0,
+            workdir=workdir,
+            seed=cfg.step.seed,
+        )
         return ValLoss(every=1, clips=study.clips).clip_losses(context).mean(axis=1)
 
 
-def _measure(
-    study: Study,
-    point: Point,
-    workdir: Path,
-    losses: Float[np.ndarray, " clips"],
-    folder: Path,
-    clips: Path,
-) -> None:
-    """Generates clips like the held-out ones and writes the point's folder."""
-    held_out = study.held_out()
-    wanted = of_dataset(held_out, min(study.clips, len(held_out)))
-    generate_set(str(workdir), wanted, clips, dataset=held_out)
-    evaluation = None
-    if study.metrics:
+def _clip_metrics(
+    study: Study, generated: Path, reference: Path, run: Path
+) -> dict[str, Metric]:
+    """Returns the metrics of generated clips, from a run's folder if it has them."""
+    if not study.metrics:
+        return {}
+    if not _has(run, study):
         evaluation = evaluate(
-            clips / "generated",
-            clips / "reference",
-            metrics=study.metrics,
-            features=study.features,
+            generated, reference, metrics=study.metrics, features=study.features
         )
-    if is_main():
-        values = evaluation.values if evaluation else {}
-        found = {
-            "point": asdict(point),
-            "loss": asdict(bootstrap(losses)),
-            "metrics": {name: asdict(value) for name, value in values.items()},
-        }
-        with atomic_folder(folder) as partial:
-            if evaluation:
-                save_run(evaluation, partial / "evaluation")
-            np.savez(partial / "losses.npz", losses=losses)
-            text = json.dumps(found, indent=2) + "\n"
-            (partial / "point.json").write_text(text, encoding="utf-8")
-    barrier(folder.name)
+        if is_main():
+            shutil.rmtree(run, ignore_errors=True)
+            save_run(evaluation, run)
+        barrier("evaluation")
+    return read_metrics(run)
+
+
+def _has(run: Path, study: Study) -> bool:
+    """Returns whether a run's folder has the metrics of the study."""
+    if not run.exists():
+        return False
+    was = read_manifest(run / "manifest.json")
+    asked = {"metrics": list(study.metrics), "features": list(study.features)}
+    return all(was[name] == value for name, value in asked.items())
