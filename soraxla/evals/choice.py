@@ -8,7 +8,7 @@ from typing import Any
 from soraxla.core.config import nearest
 from soraxla.core.errors import UserError
 from soraxla.evals.clip_score import load_clip
-from soraxla.evals.features import load_features
+from soraxla.evals.features import EXTRACTORS, load_features
 from soraxla.evals.metrics import perceptual
 from soraxla.evals.metrics.clip_rank import CLIPRank
 from soraxla.evals.metrics.clip_score import CLIPScore
@@ -52,7 +52,13 @@ PUBLISHED = {
     ("frechet", "inception"): "fid",  # arXiv 1706.08500
     ("mmd", "inception"): "kid",  # arXiv 1801.01401
 }
-# Metrics of one network each, by the name of its --features.
+# Networks that metrics use as a whole, by the name of --features, from their place.
+NETWORKS: dict[str, Callable[[str], Any]] = {
+    "clip": lambda place: load_clip(local(place)),
+    "vgg": lambda place: perceptual.load(Path(place) if place else None),
+    "raft": lambda place: load_flow(local(place)),
+}
+# Metrics of one network each, with its name.
 NETWORK_METRICS: dict[str, tuple[str, Callable[[Any], SetMetric]]] = {
     "clip_score": ("clip", lambda model: CLIPScore(model=model)),
     "clip_best_frame": ("clip", lambda model: CLIPScore(model=model, of="best")),
@@ -89,21 +95,18 @@ def load_networks(names: Sequence[str], specs: Sequence[str]) -> Networks:
     Raises:
         UserError: an unknown name, or no such weights.
     """
-    folders = {name: place for name, _, place in (s.partition(":") for s in specs)}
+    places = {name: place for name, _, place in (s.partition(":") for s in specs)}
     needed = {NETWORK_METRICS[name][0] for name in names if name in NETWORK_METRICS}
-    models: dict[str, Any] = {}
-    if "clip" in needed & folders.keys():
-        models["clip"] = load_clip(local(folders["clip"]))
-    if "vgg" in needed & folders.keys():
-        place = folders.pop("vgg")
-        models["vgg"] = perceptual.load(Path(place) if place else None)
-    if "raft" in needed & folders.keys():
-        models["raft"] = load_flow(local(folders["raft"]))
+    models = {
+        n: NETWORKS[n](places[n]) for n in NETWORKS if n in needed & places.keys()
+    }
     extractors: list[Extractor] = []
     if any(name in FEATURE_METRICS for name in names):
-        for spec in (s for s in specs if s.partition(":")[0] not in ("vgg", "raft")):
-            shared = models.get(spec.partition(":")[0])
-            extractors.append(shared.frames if shared else load_features(spec))
+        for spec in specs:
+            name = spec.partition(":")[0]
+            if name in EXTRACTORS or name not in NETWORKS:
+                shared = models.get(name)
+                extractors.append(shared.frames if shared else load_features(spec))
     return Networks(extractors=extractors, models=models)
 
 

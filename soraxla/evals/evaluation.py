@@ -21,7 +21,16 @@ from soraxla.evals.clip_sets import (
     readable,
 )
 from soraxla.evals.metrics.frechet import Frechet
-from soraxla.evals.metrics.metric import LEVEL, Clip, Metric, Need, Rows, SetMetric
+from soraxla.evals.metrics.metric import (
+    LEVEL,
+    Clip,
+    Metric,
+    Need,
+    Rows,
+    SetMetric,
+    merged_rows,
+    rows_of,
+)
 from soraxla.evals.reconstruction import reconstructed
 from soraxla.evals.replicas import on_every_device
 from soraxla.parallel.multihost import everywhere, gather
@@ -207,7 +216,7 @@ def _rows(
             prompt=prompt,
             fps=clips.fps(name),
         )
-        return {name: metric.update({}, [clip]) for name, metric in metrics.items()}
+        return rows_of(metrics, clip)
 
     def own() -> list[dict[str, Rows]]:
         found = []
@@ -218,10 +227,7 @@ def _rows(
         return found
 
     parts = [rows for found in gather(everywhere(own)) for rows in found]
-    return {
-        name: metric.merge(*(rows[name] for rows in parts))
-        for name, metric in metrics.items()
-    }
+    return merged_rows(metrics, parts)
 
 
 def _by_size(

@@ -19,7 +19,14 @@ from soraxla.evals.choice import (
     metric_of_rows,
 )
 from soraxla.evals.evaluator import EvaluationContext, Evaluator, Metric
-from soraxla.evals.metrics.metric import Clip, Rows, SetMetric, stacked
+from soraxla.evals.metrics.metric import (
+    Clip,
+    Rows,
+    SetMetric,
+    merged_rows,
+    rows_of,
+    stacked,
+)
 from soraxla.evals.training_pipeline import decoded, pipeline_of
 from soraxla.files.atomic_file import atomic_file
 from soraxla.generation.request import Request, SamplingConfig
@@ -108,7 +115,7 @@ def _rows(
     clips: Iterable[tuple[int, np.ndarray]],
     requests: Sequence[Request],
 ) -> dict[str, Rows]:
-    parts: dict[str, list[Rows]] = {name: [] for name in metrics}
+    parts = []
     for i, frames in clips:
         clip = Clip(
             name=f"{i:05d}",
@@ -116,9 +123,8 @@ def _rows(
             prompt=requests[i].prompt,
             fps=requests[i].fps,
         )
-        for name, metric in metrics.items():
-            parts[name].append(metric.update({}, [clip]))
-    return {name: metrics[name].merge(*found) for name, found in parts.items()}
+        parts.append(rows_of(metrics, clip))
+    return merged_rows(metrics, parts)
 
 
 def _save(file: Path, rows: Mapping[str, Rows]) -> None:

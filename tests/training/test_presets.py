@@ -19,7 +19,7 @@ from soraxla.training.presets import (
 
 
 def test_the_presets_are_these():
-    assert preset_names() == ["dit", "finetune_wan", "vae", "worlds"]
+    assert preset_names() == ["dit", "finetune_wan", "scaling", "vae", "worlds"]
 
 
 @pytest.mark.parametrize("spec", ["dit:debug", "vae:debug", "worlds:forecast"])

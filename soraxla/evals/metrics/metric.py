@@ -5,7 +5,7 @@ stacked in the order of clip names and summed in float64, so a metric has the sa
 digits whatever order, number of devices or number of processes the rows came from.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -187,6 +187,25 @@ class SetMetric:
         ]
         low, high = interval(value, np.array(draws))
         return Metric(value, low, high, len(one))
+
+
+def rows_of(metrics: Mapping[str, SetMetric], clip: Clip) -> dict[str, Rows]:
+    """Returns the row of a clip for each metric; they share its features."""
+    return {name: metric.update({}, [clip]) for name, metric in metrics.items()}
+
+
+def merged_rows(
+    metrics: Mapping[str, SetMetric], parts: Sequence[Mapping[str, Rows]]
+) -> dict[str, Rows]:
+    """Returns the rows of all parts, which `rows_of` returned, for each metric.
+
+    Raises:
+        UserError: two clips have one name.
+    """
+    return {
+        name: metric.merge(*(part[name] for part in parts))
+        for name, metric in metrics.items()
+    }
 
 
 def stacked(rows: Rows) -> Float[np.ndarray, "n ..."]:

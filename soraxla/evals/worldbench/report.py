@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from soraxla.evals.charts import INKS
 from soraxla.evals.html_page import HEIGHT, document, film
 from soraxla.evals.worldbench.cases import Case, Measure, Score
 from soraxla.evals.worldbench.numbers import Number
 from soraxla.evals.worldbench.runner import FAMILIES, Outcome
 
 _SHOWN = 8  # clips of a family
-_INKS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e", "#34495e")
 
 
 def page(title: str, outcomes: Mapping[str, Outcome]) -> str:
@@ -132,7 +132,7 @@ def _plot(case: Case, score: Score) -> str:
     condition = max(case.condition_frames - 1, 0) * width / (frames - 1)
     lines = [f'<rect width="{condition:.1f}" height="{height}" fill="#eee"/>']
     for i, (name, (truth, generated)) in enumerate(score.curves.items()):
-        ink = _INKS[i % len(_INKS)]
+        ink = INKS[i % len(INKS)]
         for line, thick in ((truth, 1), (generated, 2.5)):
             lines.append(
                 f'<path d="{path(line)}" fill="none" stroke="{ink}" '
