@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import gallery, gpu, joins
+from benchmarks import damage, gallery, gpu, joins
 from benchmarks.harness import (
     Peer,
     check_equal,
@@ -199,3 +199,35 @@ def test_the_mix_of_sizes_is_as_published_and_shrinks_exactly():
     for shrink in (2, 4):
         small = tokens_of(published_sizes(shrink=shrink))
         np.testing.assert_array_equal(small * shrink**2, tokens)
+
+
+def test_damage_grows_with_its_strength():
+    rng = np.random.default_rng(0)
+    video, other = (rng.integers(0, 256, (17, 8, 8, 3), np.uint8) for _ in range(2))
+    for kind in ("noise", "blur", "frozen"):
+        errors = [
+            np.abs(damage.damaged(video, other, kind, at, 0).astype(int) - video).mean()
+            for at in damage.STRENGTHS[kind]
+        ]
+        assert errors[0] > 0 and np.all(np.diff(errors) > 0), kind
+    for at in damage.STRENGTHS["shuffled"]:
+        found = damage.damaged(video, other, "shuffled", at, 1)
+        assert sorted(x.tobytes() for x in found) == sorted(x.tobytes() for x in video)
+        assert not np.array_equal(found, video)
+    for at in damage.STRENGTHS["other world"]:
+        made = (damage.damaged(video, other, "other world", at, i) for i in range(64))
+        share = np.mean([np.array_equal(x, other) for x in made])
+        assert share == pytest.approx(at, abs=0.13)
+
+
+def test_a_distance_that_falls_or_hides_among_real_clips_does_not_grow():
+    real = {"real": [{"value": 1.0, "high": 1.5}]}
+    for values, grows in (
+        ((2, 3, 4, 5), True),
+        ((2, 4, 3, 5), False),
+        ((1.2, 3, 4, 5), False),
+    ):
+        found = real | {
+            kind: [{"value": v} for v in values] for kind in damage.STRENGTHS
+        }
+        assert set(damage.grows(found).values()) == {grows}

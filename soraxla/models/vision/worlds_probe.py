@@ -123,7 +123,7 @@ def _network(conv: Conv, x: Array) -> Array:
     x = x.reshape(b, t, h // 2, 2, w // 2, 2, c).transpose(0, 1, 2, 4, 3, 5, 6)
     x = x.reshape(b, t, h // 2, w // 2, 4 * c)
     cube = (3, 3, 3)
-    x = max_pool(conv(x, "conv_1", 32, (1, 3, 3)), (2, 2, 2), (2, 2, 2), "VALID")
+    x = max_pool(conv(x, "conv_1", 24, cube), (2, 2, 2), (2, 2, 2), "VALID")
     x = max_pool(conv(x, "conv_2", 64, cube), (2, 2, 2), (2, 2, 2), "VALID")
     x = max_pool(conv(x, "conv_3", 128, cube), (1, 2, 2), (1, 2, 2), "VALID")
     x = conv(x, "conv_4", 64, cube)
