@@ -74,3 +74,7 @@ class Evaluator:
     def run(self, context: EvaluationContext) -> dict[str, Metric]:
         """Returns the metrics of the training at the context's step, by name."""
         raise NotImplementedError
+
+    def picture(self, context: EvaluationContext) -> Path | None:
+        """Returns the file of the first process that shows the run; None for none."""
+        return None

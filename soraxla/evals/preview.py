@@ -40,14 +40,22 @@ class Preview(Evaluator):
         """
         rows, titles = preview_rows(context)
         if is_main():
-            folder = context.workdir / "previews"
-            folder.mkdir(exist_ok=True)
-            name = folder / f"step_{context.step:07d}.png"
-            contact_sheet(rows, titles=titles).save(name)
+            sheet = _sheet(context)
+            sheet.parent.mkdir(exist_ok=True)
+            contact_sheet(rows, titles=titles).save(sheet)
             clips = [[c for c in row.clips if c is not None] for row in rows]
             if any(len(clip) > 1 for row in clips for clip in row):
-                write_video(name.with_suffix(".webp"), video_grid(clips), _FPS)
+                write_video(sheet.with_suffix(".webp"), video_grid(clips), _FPS)
         return {}
+
+    def picture(self, context: EvaluationContext) -> Path:
+        """Returns the video, or the contact sheet of pictures."""
+        video = _sheet(context).with_suffix(".webp")
+        return video if video.exists() else _sheet(context)
+
+
+def _sheet(context: EvaluationContext) -> Path:
+    return context.workdir / "previews" / f"step_{context.step:07d}.png"
 
 
 def preview_rows(context: EvaluationContext) -> tuple[list[SheetRow], list[str]]:

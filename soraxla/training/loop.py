@@ -253,6 +253,7 @@ class _LateLog:
         self._pending: tuple[int, Metrics] | None = None
         self.close = log.close
         self.write_evaluation = log.write_evaluation
+        self.write_picture = log.write_picture
         self.restart_clock = log.restart_clock
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -318,6 +319,8 @@ def _evaluate(
             now = context()
             found = evaluator.run(now)
             log.write_evaluation(now.step, name, found)
+            if (file := evaluator.picture(now)) is not None:
+                log.write_picture(now.step, name, file)
             if name == best and evaluator.chooses is not None:
                 value = found[evaluator.chooses].value
                 keep_best(now, f"{name}/{evaluator.chooses}", value)

@@ -1,5 +1,6 @@
 """Numbers of a run: a progress line, JSON lines, TensorBoard, Weights & Biases."""
 
+import io
 import json
 import math
 import time
@@ -8,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tensorboardX import SummaryWriter
+from tensorboardX.proto import summary_pb2
 from tqdm import tqdm
 
 from soraxla.evals.metrics.metric import Metric
@@ -100,6 +103,24 @@ class MetricsLog:
             self._wandb.log(scalars, step=step)
         self._file.write(json.dumps(record) + "\n")
 
+    def write_picture(self, step: int, evaluator: str, file: Path) -> None:
+        """Writes a picture or a video into TensorBoard, under `eval/EVALUATOR`.
+
+        TensorBoard plays no format of videos but GIF, as a picture.
+        """
+        with Image.open(file) as shown:
+            moves = getattr(shown, "is_animated", False)
+            stream, kind = io.BytesIO(), "GIF" if moves else "PNG"
+            shown.save(stream, kind, **({"save_all": True, "loop": 0} if moves else {}))
+            size = {"width": shown.width, "height": shown.height}
+        proto: Any = summary_pb2  # its names come from a compiler
+        image = proto.Summary.Image(
+            encoded_image_string=stream.getvalue(), colorspace=3, **size
+        )
+        value = proto.Summary.Value(tag=f"eval/{evaluator}", image=image)
+        assert self._board.file_writer is not None
+        self._board.file_writer.add_summary(proto.Summary(value=[value]), step)
+
     def restart_clock(self) -> None:
         """Leaves the time since the last step out of the next step's rate."""
         self._last = time.monotonic()
@@ -126,6 +147,7 @@ class NoLog:
     def write_evaluation(
         self, step: int, evaluator: str, metrics: Mapping[str, Metric]
     ) -> None: ...
+    def write_picture(self, step: int, evaluator: str, file: Path) -> None: ...
     def restart_clock(self) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...

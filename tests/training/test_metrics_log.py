@@ -1,13 +1,17 @@
 """The log of a training, and the share of the devices' peak in it."""
 
 import dataclasses
+import io
 import json
 import sys
 import types
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from soraxla.evals.metrics.metric import Metric
+from soraxla.media.write import write_video
 from soraxla.training import loop
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.metrics_log import METRICS, MetricsLog
@@ -93,6 +97,22 @@ def test_an_evaluation_has_its_interval_in_wandb(tmp_path):
     log.close()
     name = "eval/val_loss/loss"
     assert fake.logged == [(3, {name: 0.5, f"{name}/low": 0.4, f"{name}/high": 0.7})]
+
+
+@pytest.mark.parametrize(("suffix", "frames"), [("png", 1), ("webp", 3)])
+def test_tensorboard_shows_pictures_and_plays_videos(tmp_path, suffix, frames):
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (frames, 16, 32, 3), np.uint8)
+    write_video(tmp_path / f"shown.{suffix}", video, 8.0)
+    log = MetricsLog(tmp_path, first_step=0, steps=2, unit="tokens")
+    log.write_picture(2, "preview", tmp_path / f"shown.{suffix}")
+    log.close()
+    [file] = (tmp_path / "tensorboard").iterdir()
+    events = file.read_bytes()
+    assert b"eval/preview" in events
+    start = events.index(b"GIF89a" if frames > 1 else b"\x89PNG")
+    with Image.open(io.BytesIO(events[start:])) as shown:
+        assert shown.size == (32, 16) and getattr(shown, "n_frames", 1) == frames
 
 
 def test_without_the_client_a_training_says_what_to_install(tmp_path, monkeypatch):
