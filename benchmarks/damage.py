@@ -5,7 +5,7 @@
 Real clips of `occlusion` are compared with other real clips that are damaged in five
 ways, each at four strengths: noise, blur, a frozen end, shuffled frames, and clips of
 another world among them. A network of features is of use if its distance grows with
-each strength, and if the weakest damage lies above the interval of real clips.
+each strength, and if the weakest damage is above the interval of real clips.
 """
 
 import argparse

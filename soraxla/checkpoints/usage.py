@@ -52,6 +52,8 @@ class Usage:
         training_median: size, frames and rate of the median training sample.
         trained_words: words of the captions in training, for an encoder that knows no
             other language; None if nothing recorded them, or they are very many.
+        trained_captions: captions of the training, up to 1,000, where there are
+            `trained_words`; prompts are expanded by them.
         family: the public model whose values stand in for a folder that has none.
     """
 
@@ -60,15 +62,15 @@ class Usage:
     generation_defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     training_median: GenerationDefaults = field(default_factory=GenerationDefaults)
     trained_words: tuple[str, ...] | None = None
+    trained_captions: tuple[str, ...] | None = None
     family: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Returns the entries for a `config.json`; an unknown one is left out."""
         entries: dict[str, Any] = {"max_latent_frames": self.max_latent_frames}
-        if self.trained_tasks is not None:
-            entries["trained_tasks"] = list(self.trained_tasks)
-        if self.trained_words is not None:
-            entries["trained_words"] = list(self.trained_words)
+        for name in ("trained_tasks", "trained_words", "trained_captions"):
+            if (texts := getattr(self, name)) is not None:
+                entries[name] = list(texts)
         return entries | {
             "generation_defaults": self.generation_defaults.stated(),
             "training_median": self.training_median.stated(),
@@ -164,6 +166,7 @@ def trained_usage(
     tasks: Iterable[str],
     median: GenerationDefaults,
     words: Iterable[str] | None = None,
+    captions: Iterable[str] | None = None,
 ) -> Usage:
     """Returns the usage of a model that was trained from `base`, or from nothing.
 
@@ -173,13 +176,16 @@ def trained_usage(
         longest: latent frames of the longest clip in training.
         tasks: the names that training taught.
         words: see `Usage.trained_words`.
+        captions: see `Usage.trained_captions`; those of the base give way to them.
     """
+    captions = None if captions is None else tuple(captions)
     if base is None:
         return Usage(
             max_latent_frames=longest,
             trained_tasks=tuple(tasks),
             training_median=median,
             trained_words=None if words is None else tuple(words),
+            trained_captions=captions,
         )
     limit, known = base.max_latent_frames, base.trained_tasks
     if words is not None and base.trained_words is not None:
@@ -192,4 +198,5 @@ def trained_usage(
         generation_defaults=base.generation_defaults,
         training_median=median,
         trained_words=words,
+        trained_captions=captions,
     )

@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "video_{}.mp4",
     )
     parser.add_argument(
+        "--expand",
+        action="store_true",
+        help="make a prompt longer, in the way of the training captions; --seed "
+        "chooses how",
+    )
+    parser.add_argument(
         "--out",
         default="soraxla.mp4",
         help=".mp4, .webm, .gif, .webp, .png or .jpg (default: %(default)s)",
@@ -127,6 +133,8 @@ def run(args: argparse.Namespace) -> None:
         pipeline = load(args.checkpoint)
         if args.actions is not None:
             requests = [_acting(args.actions, r, pipeline) for r in requests]
+        if args.expand:
+            requests = [_expanded(r, pipeline, args.seed) for r in requests]
         if args.takes is None and defaults.takes > 1 and pipeline.joins(requests[0]):
             settings = dataclasses.replace(settings, takes=defaults.takes)
         _note_windows(pipeline, requests[0])
@@ -138,7 +146,8 @@ def run(args: argparse.Namespace) -> None:
         with contextlib.closing(bar):
             for place, video in videos:
                 fps = requests[place].fps or defaults.fps
-                write_video(outs[place], video, fps, codec=args.codec)
+                about = requests[place].about()
+                write_video(outs[place], video, fps, codec=args.codec, about=about)
                 tqdm.write(str(outs[place]))
     print(
         f"next: the same command with --seed {args.seed + 1}, for other samples",
@@ -257,6 +266,18 @@ def _requests(
         seen[prompt] += 1
     media.note_fit(requests[0])
     return requests, taken
+
+
+def _expanded(request: "Request", pipeline: "Pipeline", seed: int) -> "Request":
+    """Returns the request with an expanded prompt, and notes what expanded it."""
+    if not request.prompt:
+        return request
+    found = pipeline.expand(request.prompt, seed)
+    if found.text == request.prompt:
+        media.note(f"the prompt {found.prompt!r} stays as it is; {found.by}")
+        return request
+    media.note(f"the prompt {found.prompt!r} becomes {found.text!r}, by {found.by}")
+    return dataclasses.replace(request, prompt=found.text, short=found.prompt)
 
 
 def _acting(steps: list[str], request: "Request", pipeline: "Pipeline") -> "Request":

@@ -27,6 +27,7 @@ from soraxla.generation.blending import join_ratio
 from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
 from soraxla.generation.defaults import ModelDefaults, find_folder, model_defaults
+from soraxla.generation.expansion import Expansion, Grammar
 from soraxla.generation.progress import Progress
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.sampling import sampler
@@ -61,6 +62,17 @@ class Pipeline:
     def defaults(self) -> ModelDefaults:
         """Size, length, rate and sampling of `generate` where none is asked for."""
         return model_defaults(self.usage)
+
+    def expand(self, prompt: str, seed: int = 0) -> Expansion:
+        """Returns a text like a training caption that has the prompt's words.
+
+        `soraxla.generation.expansion` describes how.
+        """
+        return self._grammar.expand(prompt, seed)
+
+    @functools.cached_property
+    def _grammar(self) -> Grammar:
+        return Grammar(self.usage.trained_captions or ())
 
     @overload
     def generate(self, prompt: str | Request, **options: Any) -> Video: ...

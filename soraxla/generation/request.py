@@ -34,6 +34,7 @@ class Request:
             one; for steerable models and tasks.
         camera: float32 (frames, 4, 4), camera to world; likewise.
         noise: number of the request's noise; None is its place in the call.
+        short: the user's prompt, which expansion made `prompt` of; None without it.
 
     Raises:
         UserError: no prompt and no input frame, a prompt of over 1,000 words, or a
@@ -53,6 +54,7 @@ class Request:
     actions: np.ndarray | None = field(default=None, repr=False)
     camera: np.ndarray | None = field(default=None, repr=False)
     noise: int | None = None
+    short: str | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -81,6 +83,11 @@ class Request:
             )
         self.task.check(self)
         self._check_steering()
+
+    def about(self) -> dict[str, str]:
+        """Returns the tags of the file that holds the video: its prompts."""
+        short = {} if self.short is None else {"comment": f"prompt: {self.short}"}
+        return {"description": self.prompt, **short} if self.prompt else {}
 
     def fitted(self, video: Video) -> LazyVideo:
         """Returns the frames at the request's size."""

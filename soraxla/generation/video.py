@@ -45,9 +45,11 @@ class Video:
 def save(video: Video, path: str | os.PathLike[str]) -> None:
     """Writes a video as .mp4, .webm, .gif or .webp, one frame as .png or .jpg.
 
+    The tags of .mp4, .webm, .png and .jpg hold the prompt.
+
     Raises:
         UserError: an unknown suffix, several frames for a picture, or a size or rate
             that the format does not take.
         OSError: the folder is missing or cannot be written.
     """
-    write_video(path, video.frames, video.fps)
+    write_video(path, video.frames, video.fps, about=video.request.about())

@@ -7,10 +7,11 @@ file under the requested name is always complete.
 import contextlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
@@ -20,6 +21,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from soraxla.core.errors import UserError
 
@@ -122,6 +124,7 @@ def write_video(
     fps: float | int,
     *,
     codec: str | None = None,
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Writes uint8 RGB frames as .mp4, .webm, .gif, .webp, .png or .jpg.
 
@@ -129,6 +132,8 @@ def write_video(
     Every player shows H.264 in 4:2:0, which needs even sides: an odd side makes it
     4:4:4. `codec` names another FFmpeg encoder for .mp4 or .webm. A picture takes one
     frame and ignores `fps`. `frames` may be a generator; it is consumed frame by frame.
+    `about` holds tags, such as "description", for the formats that have some; .gif and
+    .webp leave them out.
 
     Raises:
         UserError: there are no frames, or frames of several sizes; the rate is not
@@ -141,9 +146,9 @@ def write_video(
     checked = _same_size(path, frames)
     try:
         if suffix in PICTURES:
-            _write_picture(path, temporary, checked, PICTURES[suffix])
+            _write_picture(path, temporary, checked, PICTURES[suffix], about)
         else:
-            _write_film(path, temporary, checked, fps, codec)
+            _write_film(path, temporary, checked, fps, codec, about)
         os.replace(temporary, path)
     except av.error.FFmpegError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
@@ -175,12 +180,22 @@ def _same_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]
 
 
 def _write_picture(
-    path: Path, temporary: Path, frames: Iterator[np.ndarray], kind: str
+    path: Path,
+    temporary: Path,
+    frames: Iterator[np.ndarray],
+    kind: str,
+    about: Mapping[str, str],
 ) -> None:
     frame = next(frames)
     if next(frames, None) is not None:
         raise UserError(f"{path}: a {kind} holds one frame; write a clip as .mp4")
-    options = {"quality": 95} if kind == "JPEG" else {}
+    options: dict[str, Any] = {}
+    if kind == "JPEG":
+        options = {"quality": 95, "comment": "; ".join(about.values()).encode()}
+    elif about:
+        options = {"pnginfo": PngInfo()}
+        for name, text in about.items():
+            options["pnginfo"].add_itxt(name.title(), text)
     try:
         Image.fromarray(frame).save(temporary, format=kind, **options)
     except (OSError, ValueError) as error:  # a full disk, a side over the format's
@@ -193,6 +208,7 @@ def _write_film(
     frames: Iterator[np.ndarray],
     fps: float | int,
     codec: str | None,
+    about: Mapping[str, str],
 ) -> None:
     film = _FILMS[path.suffix.lower()]
     limit = _GIF_MAX_FPS if film.codec == "gif" else 1000
@@ -205,6 +221,7 @@ def _write_film(
     with av.open(
         f"file:{temporary}", "w", format=film.container, options=film.muxer
     ) as container:
+        container.metadata.update(about)
         options = _QUALITY.get(name, {}) if codec else film.options
         try:
             stream = container.add_stream(name, rate=rate, options=options)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -59,6 +60,7 @@ from soraxla.training.routing import route_length
 from soraxla.training.state import TrainState, create
 
 _MOST_WORDS = 2000  # a prompt has hardly none of so many
+_MOST_CAPTIONS = 1000  # as many tell the classes of their words
 # Settings of the model that are entries of a dataset's card.
 _WIDTHS = ("latent_channels", "text_width")
 
@@ -169,28 +171,34 @@ def _usage(cfg: DiTTrainingConfig, training: Dataset, start: Start | None) -> Us
     """Returns how the trained model is used: its data's lengths and its tasks."""
     temporal = training.card.get("vae_temporal", TEMPORAL)
     median = median_clip(training.sizes, cfg.pack, temporal=temporal)
+    words, captions = _language(training)
     return trained_usage(
         start and usage_of(start.dit.config, start.dit.model),
         longest=longest(training.sizes, cfg.pack),
         tasks=trained_tasks(cfg.pack.mixture, cfg.pack.next_share),
         median=build(GenerationDefaults, median),
-        words=_words(training),
+        words=words,
+        captions=captions,
     )
 
 
-def _words(training: Dataset) -> list[str] | None:
-    """Returns the captions' words, if they are all that the text encoder tells apart.
+def _language(training: Dataset) -> tuple[list[str] | None, list[str] | None]:
+    """Returns the captions' words, and captions from all over the data.
 
-    They are few enough for a small file, or None.
+    They are None unless the words are all that the text encoder tells apart, and few
+    enough for a small file.
     """
     if training.card["text_encoder"].partition(":")[0] != "hashed":
-        return None
+        return None, None
     words: set[str] = set()
-    for caption in training.index.column("caption").unique().to_pylist():
+    captions = training.index.column("caption").unique().to_pylist()
+    for caption in captions:
         words.update(split_words(caption))
         if len(words) > _MOST_WORDS:
-            return None
-    return sorted(words)
+            return None, None
+    count = min(len(captions), _MOST_CAPTIONS)
+    chosen = np.linspace(0, len(captions) - 1, count).round().astype(int)
+    return sorted(words), [captions[i] for i in chosen]
 
 
 def _batches(cfg: DiTTrainingConfig, training: Dataset, host_rows: list[int]):

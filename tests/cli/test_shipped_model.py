@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.worlds import WORLDS
 from soraxla.assets import worlds_model
@@ -35,6 +36,18 @@ def test_a_prompt_alone_gives_a_clip(tmp_path, monkeypatch):
     assert main(["generate", "--prompt", "a red star moves up", "--steps", "2"]) == 0
     info = probe(tmp_path / "soraxla.mp4")
     assert (info.width, info.height, info.frames, info.fps) == (64, 64, 33, 16)
+
+
+@pytest.mark.slow
+def test_an_expanded_prompt_is_told_and_kept_in_the_file(tmp_path, capsys):
+    words = ["--prompt", "a red ball", "--frames", "1", "--steps", "1", "--expand"]
+    assert main(["generate", *words, "--out", str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        tags = image.text
+    assert tags["Comment"] == "prompt: a red ball"
+    assert "a red ball " in tags["Description"]
+    note = f"the prompt 'a red ball' becomes {tags['Description']!r}, by the grammar"
+    assert note in capsys.readouterr().err
 
 
 @pytest.mark.slow

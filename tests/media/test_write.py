@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines import SAMPLES
 from soraxla.core.errors import UserError
@@ -186,3 +187,22 @@ def test_a_side_that_the_format_does_not_hold_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"a\.jpg: cannot be written"):
         write_video(tmp_path / "a.jpg", [frame], 1)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm", "png", "jpg", "gif", "webp"])
+def test_tags_are_in_files_that_have_some(tmp_path, suffix):
+    path = tmp_path / f"tagged.{suffix}"
+    about = {"description": "ein roter Ball fällt", "comment": "prompt: ein Ball"}
+    write_video(path, np.zeros((1, 16, 16, 3), np.uint8), 8, about=about)
+    if suffix == "png":
+        with Image.open(path) as image:
+            assert image.text == {k.title(): v for k, v in about.items()}
+    elif suffix == "jpg":
+        with Image.open(path) as image:
+            assert image.info["comment"].decode() == "; ".join(about.values())
+    elif suffix in ("mp4", "webm"):
+        with av.open(str(path)) as film:
+            tags = {name.lower(): text for name, text in film.metadata.items()}
+        assert about.items() <= tags.items()
+    else:
+        assert path.stat().st_size > 0
