@@ -22,9 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from soraxla.core.allocator import keep_freed_pages
-
-    keep_freed_pages()  # before JAX is imported
     from soraxla.tools.demo import FULL, SMOKE, demo
 
     if args.workdir.exists() and not args.workdir.is_dir():

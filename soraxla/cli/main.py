@@ -12,6 +12,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import Any, NoReturn
 
+from soraxla.core.allocator import keep_freed_pages
 from soraxla.core.errors import UserError
 from soraxla.core.paths import refuse_urls
 
@@ -86,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     Every other exception counts as a bug and is raised.
     """
     args = parser().parse_args(argv)
+    keep_freed_pages()  # before JAX is imported
     from absl import logging
 
     # Orbax logs an error at length and then raises it, which suffices for our line.

@@ -60,9 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from soraxla.core.allocator import keep_freed_pages
-
-    keep_freed_pages()  # before JAX is imported
     from soraxla.core.config import parted
 
     workdir: Path | None = args.workdir

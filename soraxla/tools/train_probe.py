@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from data_pipelines.worlds import WORLDS, Episode
+from soraxla.core.allocator import keep_freed_pages
 from soraxla.files.atomic_file import atomic_file
 
 CLIP = 33  # frames of a simulated clip, from which the probe's are cut
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder for clips")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
     args = parser.parse_args()
+    keep_freed_pages()  # before JAX is imported
 
     import ml_dtypes
     from safetensors.numpy import save_file
