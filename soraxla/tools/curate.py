@@ -22,6 +22,7 @@ def curate_folder(
     thresholds: Path | None = None,
     eval_share: float = 0.0,
     require_safety: bool = False,
+    cuts: str = "adaptive",
     aesthetic: Path | None = None,
     safety: Path | None = None,
     workers: int | None = None,
@@ -33,6 +34,7 @@ def curate_folder(
     Args:
         source, out: folders, or with a runner, URLs of an object store.
         thresholds: a TOML file; see docs/curation.md.
+        cuts: the detector of cuts, "adaptive" or "transnetv2".
         aesthetic: folder of head.safetensors and of CLIP's own folder, clip/.
         safety: opennsfw's ONNX file.
         workers: one per core by default, or one without Apache Beam.
@@ -43,8 +45,13 @@ def curate_folder(
         UserError: a package, model, option or file is missing or wrong.
     """
     _check_installed()
+    from data_pipelines.curate.cuts import detector
     from data_pipelines.curate.film import CurateConfig
     from data_pipelines.curate.run import curate
+    from data_pipelines.curate.shots import ShotsConfig
+
+    shots = ShotsConfig(cuts=cuts)
+    detector(cuts, adaptive=shots.adaptive, content=shots.content)  # refuses it
 
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}, expected at least 1")
@@ -56,7 +63,7 @@ def curate_folder(
     return curate(
         source,
         out,
-        cfg=CurateConfig(aesthetic=_name(aesthetic), safety=_name(safety)),
+        cfg=CurateConfig(shots=shots, aesthetic=_name(aesthetic), safety=_name(safety)),
         keep=_filter(thresholds, eval_share, require_safety),
         load_scorers=partial(_load, aesthetic, safety),
         workers=_default_workers() if workers is None else workers,

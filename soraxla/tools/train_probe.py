@@ -9,7 +9,7 @@ It simulates clips in several processes, keeps them in `--cache`, and trains on 
 import argparse
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +26,7 @@ CLIP = 33  # frames of a simulated clip, from which the probe's are cut
 FIRST_SEED, HELD_OUT_SEED = 2_000_000_000, 2_500_000_000
 _PART = 250  # clips of a file of the cache
 _BATCH = 32
+_HELD, _HELD_STEPS = 8, 50  # files in memory, and the steps that use them
 
 
 class Truth(NamedTuple):
@@ -90,8 +91,8 @@ def _cached(task: tuple[int, int, int, Path]) -> None:
             np.savez(stream, **made)  # pyright: ignore
 
 
-def simulate_all(clips: int, first: int, cache: Path) -> dict[str, np.ndarray]:
-    """Returns as many clips of every world, read from or written to the cache."""
+def simulate_all(clips: int, first: int, cache: Path) -> list[Path]:
+    """Returns files of as many clips of every world, in the cache or written to it."""
     from tqdm import tqdm
 
     cache.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,12 @@ def simulate_all(clips: int, first: int, cache: Path) -> dict[str, np.ndarray]:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for _ in tqdm(pool.map(_cached, tasks), total=len(tasks), unit="file"):
             pass
-    parts = [dict(np.load(file)) for *_, file in tasks]
+    return [file for *_, file in tasks]
+
+
+def read(files: Iterable[Path]) -> dict[str, np.ndarray]:
+    """Returns the clips of files and their truth."""
+    parts = [dict(np.load(file)) for file in files]
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
@@ -149,12 +155,17 @@ def window(
     )
 
 
-def batches(clips: dict[str, np.ndarray], steps: int) -> Iterator[Batch]:
-    """Yields random windows of random clips."""
+def batches(files: Sequence[Path], steps: int) -> Iterator[Batch]:
+    """Yields random windows of random clips, from a few files at a time."""
     from soraxla.models.vision.worlds_probe import FRAMES
 
-    rng = np.random.default_rng(0)
-    for _ in range(steps):
+    rng, order, clips = np.random.default_rng(0), [], {}
+    for step in range(steps):
+        if step % _HELD_STEPS == 0:
+            if len(order) < _HELD:
+                order += rng.permutation(len(files)).tolist()
+            clips = read(files[i] for i in order[:_HELD])
+            order = order[_HELD:]
         chosen = rng.integers(len(clips["video"]), size=_BATCH)
         yield window(clips, chosen, rng.integers(CLIP - FRAMES + 1, size=_BATCH))
 
@@ -192,7 +203,7 @@ def loss_of(params, batch: Batch):
     return loss, right
 
 
-def train(clips: dict[str, np.ndarray], steps: int):
+def train(files: Sequence[Path], steps: int):
     """Returns the parameters after so many steps of AdamW."""
     import jax
     import optax
@@ -212,7 +223,7 @@ def train(clips: dict[str, np.ndarray], steps: int):
         return optax.apply_updates(params, updates), state, loss, right
 
     run = jit(step, convolves=True, donate_argnums=(0, 1))
-    with tqdm(batches(clips, steps), total=steps, unit="step") as bar:
+    with tqdm(batches(files, steps), total=steps, unit="step") as bar:
         for number, batch in enumerate(bar):
             params, state, loss, right = run(params, state, batch)
             if number % 50 == 0:
@@ -249,9 +260,9 @@ def main() -> None:
     from soraxla.files.atomic_folder import atomic_folder
     from soraxla.models.vision.worlds_probe import KIND
 
-    clips = simulate_all(args.clips, FIRST_SEED, args.cache)
-    held_out = simulate_all(args.held_out, HELD_OUT_SEED, args.cache)
-    params = train(clips, args.steps)
+    files = simulate_all(args.clips, FIRST_SEED, args.cache)
+    held_out = read(simulate_all(args.held_out, HELD_OUT_SEED, args.cache))
+    params = train(files, args.steps)
     tensors = {
         f"{name}.{part}": np.asarray(value).astype(ml_dtypes.bfloat16)
         for name, layer in params.items()
