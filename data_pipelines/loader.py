@@ -201,16 +201,27 @@ def segments(
         row_length: tokens that a clip keeps of its beginning, at most, in whole
             latent frames; None keeps all.
     """
-    layout = Layout(shift, rope_fps, controls)
     sizes, (pt, ph, pw) = dataset.sizes, dataset.sizes.patch
     frames = sizes.t
     if row_length is not None:
         most_steps = row_length // ((sizes.h // ph) * (sizes.w // pw))
         frames = np.minimum(frames, most_steps * pt)
-    return [
-        _segment(dataset, layout, Visit(i, i, 0, 0, int(frames[i]), True), STEERING)
-        for i in range(len(dataset))[:most]
+    visits = [
+        Visit(i, i, 0, 0, int(frames[i]), True) for i in range(len(dataset))[:most]
     ]
+    return segments_of(dataset, visits, shift, rope_fps, controls)
+
+
+def segments_of(
+    dataset: Dataset,
+    visits: Sequence[Visit],
+    shift: ShiftRule,
+    rope_fps: float,
+    controls: Controls = NO_CONTROLS,
+) -> list[Segment]:
+    """Returns the samples of visits, with all of their controls."""
+    layout = Layout(shift, rope_fps, controls)
+    return [_segment(dataset, layout, visit, STEERING) for visit in visits]
 
 
 def _shown_controls(

@@ -81,7 +81,8 @@ def denoising_errors(
     """Returns the means of |prediction − target|² and of |target|² of every triple.
 
     Every clip counts the same, whatever its length. Triple i has the noise of
-    (seed, Purpose.EVAL, i), which no training sees.
+    (seed, Purpose.EVAL, i), which no training sees. Condition tokens are clean, and
+    only the others count.
 
     Args:
         config: the budgets of a row.
@@ -144,12 +145,13 @@ def _errors(
     width = batch.latents.shape[-1]
     eps = noise(seed, batch.visit, ids, batch.token_index, width, purpose=Purpose.EVAL)
     eps = constrain(eps, "batch", "tokens", None)
-    t_BL = token_times(t_BS, ids)
+    generated = ~jnp.asarray(batch.condition_mask)
+    t_BL = jnp.where(generated, token_times(t_BS, ids), 0.0)
     x0 = jnp.asarray(batch.latents, jnp.float32)
     x = process.corrupt(x0, eps, t_BL)
     target = process.target(x0, eps, t_BL)
     pred = dit.apply(params, model, x, t_BS, batch)
-    one_hot = jax.nn.one_hot(ids - 1, batch.visit.shape[1])
+    one_hot = jax.nn.one_hot(ids - 1, batch.visit.shape[1]) * generated[..., None]
     tokens = jnp.maximum(one_hot.sum(axis=1), 1.0)
 
     def per_clip(square_BLP: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from data_pipelines.loader import segments
+from data_pipelines.loader import segments, segments_of
 from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import permutation
 from soraxla.diffusion.noise_schedule import time_shift
@@ -17,12 +17,14 @@ from soraxla.evals.evaluator import EvaluationContext, Evaluator
 from soraxla.evals.metrics.metric import Metric, bootstrap
 from soraxla.models.dit.config import DiTConfig
 from soraxla.packing.pack import Segment
+from soraxla.packing.schedule import visits_of_share
+from soraxla.packing.tasks import SHARES
 from soraxla.parallel.multihost import everywhere
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValLoss(Evaluator):
-    """The training loss of held-out clips, per bin of t and per size class.
+    """The training loss of held-out clips, per bin of t, size class and task.
 
     Every clip, with its caption and without conditions, is denoised at one time of each
     bin; times and noise are the same in every run and in every training. A clip that
@@ -32,6 +34,8 @@ class ValLoss(Evaluator):
     Attributes:
         clips: the most held-out clips that are measured.
         bins: number of equal intervals of the time t.
+        task_clips: the most clips that are measured with the conditions of each share
+            of the training's mixture.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("dit",)
@@ -40,6 +44,7 @@ class ValLoss(Evaluator):
 
     clips: int = 64
     bins: int = 10
+    task_clips: int = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,12 +54,18 @@ class ValLoss(Evaluator):
                     f"evaluators.val_loss.{name} is {getattr(self, name)}, expected at "
                     "least 1"
                 )
+        if self.task_clips < 0:
+            raise UserError(
+                f"evaluators.val_loss.task_clips is {self.task_clips}, expected at "
+                "least 0"
+            )
 
     def run(self, context: EvaluationContext) -> dict[str, Metric]:
-        """Returns `loss`, `t_LOW_HIGH` of each bin, and the losses of size classes.
+        """Returns `loss`, `t_LOW_HIGH` of each bin, and losses of classes and tasks.
 
         The classes are `pictures`, and `short_clips` and `long_clips`, which have at
-        most and more than the median tokens; an empty class is left out.
+        most and more than the median tokens; an empty class is left out. `task_SHARE`
+        is the loss of the generated tokens of clips with a share's conditions.
         """
         clips = everywhere(lambda: self._clips(context))
         losses = self._losses(context, clips)
@@ -65,6 +76,11 @@ class ValLoss(Evaluator):
         for name, members in size_classes(clips).items():
             if members.any():
                 metrics[name] = bootstrap(losses[members].mean(axis=1))
+        for share in self._shares(context):
+            given = everywhere(lambda share=share: self._given(context, share))
+            if given:
+                losses = self._losses(context, given)
+                metrics[f"task_{share}"] = bootstrap(losses.mean(axis=1))
         return metrics
 
     def clip_losses(
@@ -83,6 +99,27 @@ class ValLoss(Evaluator):
             model.rope_fps,
             model.controls,
             row_length=pack.row_length,
+        )
+
+    def _shares(self, context: EvaluationContext) -> list[str]:
+        """Returns the shares of the mixture that have conditions."""
+        if not self.task_clips or context.pack is None:
+            return []
+        mixture = context.pack.mixture
+        return [name for name in SHARES[1:] if getattr(mixture, name) > 0]
+
+    def _given(self, context: EvaluationContext, share: str) -> list[Segment]:
+        """Returns held-out clips with the conditions of a share."""
+        held_out, model, pack = context.held_out, context.model, context.pack
+        assert held_out is not None and isinstance(model, DiTConfig) and pack
+        visits = visits_of_share(held_out.sizes, pack, share)
+        order = permutation(0, "val_loss", 0, len(visits))[: self.task_clips]
+        return segments_of(
+            held_out,
+            [visits[i] for i in np.sort(order)],
+            partial(time_shift, model.shift),
+            model.rope_fps,
+            model.controls,
         )
 
     def _losses(

@@ -10,6 +10,7 @@ row) at which a group of 16 steps begins, and the next of these steps. NumPy onl
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count, islice
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from soraxla.packing.conditioning import (
     FEW_ENDS,
     GREYED,
     MEAN_FEW,
+    ConditioningMixture,
     Conditions,
     Stored,
     a_few,
@@ -137,6 +139,29 @@ def schedule_window(
     rows = fewest_rows(visits, config)
     order = permutation(seed, "rows", window, len(rows))
     return [tuple(rows[place]) for place in order]
+
+
+def visits_of_share(
+    index: ScheduleIndex, config: PackConfig, share: str
+) -> list[Visit]:
+    """Returns a visit of every sample that has conditions of a share of the mixture.
+
+    The visits are whole, or what fits a row; their numbers are their samples'. They are
+    the same whatever the mixture of `config`.
+
+    Args:
+        share: a name in `packing.tasks.SHARES`, but "none".
+    """
+    only = {"none": 0.0, share: 1.0, "middle": 0.0}
+    config = replace(
+        config, mixture=ConditioningMixture(**only), cut_share=0.0, next_share=0.0
+    )
+    samples = np.arange(len(index))
+    frames, tokens, parts = _parts(index, config, 0, 0, samples)
+    kept, text = np.ones(len(index), bool), index.text_length
+    columns = (samples, samples, tokens, text, frames, kept, *parts)
+    visits = [Visit(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    return [v for v in visits if v.prefix or v.frames or v.tail or v.spatial]
 
 
 def mean_row_weight(index: ScheduleIndex, config: PackConfig, *, seed: int) -> float:

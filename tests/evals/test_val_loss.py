@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.dataset import open_dataset
-from data_pipelines.loader import segments
+from data_pipelines.loader import segments, segments_of
 from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
@@ -21,7 +21,9 @@ from soraxla.evals.metrics.metric import bootstrap
 from soraxla.evals.val_loss import ValLoss, size_classes, stratified_times
 from soraxla.models import dit
 from soraxla.models.dit.config import DiTConfig
+from soraxla.packing.conditioning import ConditioningMixture
 from soraxla.packing.pack import PackConfig, pack, unpack
+from soraxla.packing.schedule import visits_of_share
 from soraxla.parallel.mesh import MeshConfig, make_mesh, one_device, put_tree
 from soraxla.training.dit_experiment import dit_experiment
 from soraxla.training.dit_step import DiTStepConfig, dit_error
@@ -113,6 +115,48 @@ def test_an_error_is_the_training_loss_of_the_clip(params, clips):
     t_BS = np.full((1, SPEC.max_segments), 0.25, np.float32)
     total, weight = error(params, batch, t_BS)
     np.testing.assert_allclose(errors, [total / weight], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_condition_tokens_are_clean_and_do_not_count(params, held_out):
+    [given, *_] = given_a_first_frame(held_out)
+    errors, _ = denoising_errors(params, MODEL, Process(), [Triple(given, 0.25)], SPEC)
+    error = tiny.quick(partial(dit_error, cfg=STEP, purpose=Purpose.EVAL))
+    t_BS = np.full((1, SPEC.max_segments), 0.25, np.float32)
+    total, weight = error(params, pack([[replace(given, visit=0)]], SPEC), t_BS)
+    np.testing.assert_allclose(errors, [total / weight], rtol=1e-5)
+
+
+def given_a_first_frame(held_out):
+    visits = visits_of_share(held_out.sizes, SPEC, "first")
+    return segments_of(held_out, visits, SHIFT, MODEL.rope_fps)
+
+
+def test_every_task_of_the_mixture_is_measured_on_clips_that_have_it(
+    monkeypatch, held_out
+):
+    seen = []
+
+    def errors(params, model, process, triples, *_, **__):
+        seen.append([clip for clip, _ in triples[::2]])
+        return np.ones(len(triples)), None
+
+    monkeypatch.setattr("soraxla.evals.val_loss.denoising_errors", errors)
+    mixture = ConditioningMixture(none=0.5, first=0.3, tail=0.2)
+    found = measure(None, held_out, pack=replace(SPEC, mixture=mixture))
+    moving = given_a_first_frame(held_out)
+    assert found["task_first"].n == len(moving) == 3
+    assert "task_tail" not in found  # no sample of this dataset has an end
+    assert [c.condition_mask.sum() for c in seen[1]] == [
+        c.condition_mask.sum() for c in moving
+    ]
+    assert all(0 < c.condition_mask.sum() < len(c.tokens) for c in seen[1])
+    few = replace(EVERY, task_clips=2)
+    found = measure(None, held_out, evaluator=few, pack=replace(SPEC, mixture=mixture))
+    assert found["task_first"].n == 2
+    none = replace(EVERY, task_clips=0)
+    found = measure(None, held_out, evaluator=none, pack=replace(SPEC, mixture=mixture))
+    assert not any(name.startswith("task") for name in found)
 
 
 def test_an_error_counts_as_in_training(monkeypatch, held_out):
