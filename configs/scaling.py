@@ -3,10 +3,10 @@ r"""Four small transformers on simulated worlds, for a scaling study on a CPU.
     soraxla worlds --world occlusion --clips 6000 --out worlds
     soraxla prepare --source tfds:soraxla_worlds/occlusion --data-dir worlds \
         --vae soraxla/assets/worlds/vae --out worlds_data
-    soraxla scale --config scaling --data worlds_data --sizes xs,s,m,l \
-        --base-pflop 0.001 --compute 1,4,12,32 --out scaling
+    soraxla scale --config scaling --data worlds_data --sizes s,m,l,xl \
+        --base-pflop 0.0004 --compute 1,4,12,32 --clips 32 --out scaling
 
-Sizes: `xs` (2 layers × 64), `s` (3 × 96), `m` (4 × 128), `l` (6 × 192). They share the
+Sizes: `s` (3 layers × 96), `m` (4 × 128), `l` (6 × 192), `xl` (8 × 256). They share the
 rows, the rates and the seed, so points differ only in size and compute.
 """
 
@@ -23,7 +23,7 @@ from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
 
 # (layers, width)
-SIZES = {"xs": (2, 64), "s": (3, 96), "m": (4, 128), "l": (6, 192)}
+SIZES = {"s": (3, 96), "m": (4, 128), "l": (6, 192), "xl": (8, 256)}
 
 
 def get_config(size: str = "s") -> ConfigDict:
@@ -47,11 +47,11 @@ def get_config(size: str = "s") -> ConfigDict:
             optim=OptimConfig(
                 learning_rate=1e-3,
                 muon_learning_rate=8e-3,
-                warmup_steps=20,
+                warmup_steps=10,
                 ema_decay=0.99,
             ),
         ),
-        pack=PackConfig(row_length=2048, text_length=256, max_segments=20),
+        pack=PackConfig(row_length=1024, text_length=128, max_segments=10),
         eval_share=0.05,
         loop=LoopConfig(steps=10_000, checkpoint_every=500),
     )
