@@ -84,6 +84,7 @@ def test_the_shift_rule():
             time_shift(bad, **size)
 
 
+@pytest.mark.slow
 def test_training_times_follow_the_stated_mixture():
     """Share below u0 is 0.9·Φ(logit u0) + 0.1·u0; 4 standard errors of 40,000 draws."""
     visit = np.arange(40_000, dtype=np.uint32).reshape(4, -1)

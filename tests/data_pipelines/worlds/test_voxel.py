@@ -40,6 +40,7 @@ def test_a_drawn_script_can_be_given_again(seed):
     assert not drawn.actions[0].any() and drawn.actions.any()
 
 
+@pytest.mark.slow
 def test_a_clip_begins_the_same_whatever_is_done_later():
     """A frame is a function of what was done before it."""
     long = simulate(3, **CLIP, actions=parse_actions("forward*8", "left*8"))
