@@ -1,6 +1,6 @@
 """The comparison of two runs, clip by clip."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from soraxla.evals.metrics.metric import (
     Metric,
     SetMetric,
     interval,
+    pair_of,
     resamples,
     stacked,
 )
@@ -49,19 +50,28 @@ def _difference(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> 
             f"the runs of {name!r} have clips of other names, expected the same "
             "prompts; generate both sets from one prompts file"
         )
-    first, second = (metric.prepared(stacked(each)) for each in rows)
     references = [run["reference_rows"].get(name) for run in (one, other)]
-    a, b = (
-        None if rows is None else metric.prepared(stacked(rows)) for rows in references
-    )
-    value = metric.statistic(second, b) - metric.statistic(first, a)
+    sets = [
+        metric.prepared(stacked(each))
+        for each in (*rows, *references)
+        if each is not None
+    ]
+    value = _second_less_first(metric, sets)
+    sets = metric.condensed(sets)
+    counts = [len(each) for each in sets[::2]]
     draws = []
-    for picks, others in resamples(len(first), 0 if a is None else len(a)):
-        pair = (
-            metric.statistic(x[picks], None if r is None else r[others])
-            for x, r in ((first, a), (second, b))
-        )
-        before, after = pair
-        draws.append(after - before)
+    for picks in resamples(counts[0], counts[1] if len(counts) > 1 else 0):
+        chosen = [each[picks[i // 2]] for i, each in enumerate(sets)]
+        draws.append(_second_less_first(metric, chosen))
     low, high = interval(value, np.array(draws))
-    return Metric(value, low, high, len(first))
+    return Metric(value, low, high, counts[0])
+
+
+def _second_less_first(metric: SetMetric, sets: Sequence[np.ndarray]) -> float:
+    """Returns the difference of two runs' statistics.
+
+    Args:
+        sets: the first run's rows, the second's, and those of their references, if any.
+    """
+    first, second = (metric.statistic(*pair_of(sets[i::2])) for i in (0, 1))
+    return second - first

@@ -1,5 +1,6 @@
 """Weights that every device of a host holds, so that clips are measured in parallel."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,17 +38,22 @@ def on_every_device(function: Callable[[T], R], items: Iterable[T]) -> Iterator[
     """Yields the results in order; each device of this host computes one at a time.
 
     A program is compiled for one device, so results have the same digits whatever the
-    number of devices.
+    number of devices. The first results of the devices come one after the other: Flax
+    cannot trace a network in two threads at once.
     """
     devices = own_devices()
     waiting = list(devices)
+    tracing = threading.Lock()
 
     def begin() -> None:
-        _current.device = waiting.pop()
+        _current.device, _current.traced = waiting.pop(), False
 
     def run(item: T) -> R:
-        with jax.default_device(_current.device):
-            return function(item)
+        alone = contextlib.nullcontext() if _current.traced else tracing
+        with alone, jax.default_device(_current.device):
+            found = function(item)
+        _current.traced = True
+        return found
 
     with ThreadPoolExecutor(len(devices), initializer=begin) as pool:
         yield from pool.map(run, items)

@@ -246,24 +246,48 @@ def test_digits_are_the_same_on_any_devices_and_processes(sets, clip_folder, tmp
     words = f"evaluate run --generated {sets['good']} --reference {sets['real']} "
     words += "--metrics psnr,frechet,consistency,cmmd --features "
     words += f"clip:{clip_folder} --out {tmp_path}/"
-
-    def started(out, devices, *group):
-        code = f"import jax; jax.config.update('jax_num_cpu_devices', {devices}); "
-        code += "from soraxla.cli.main import main; import sys; sys.exit(main())"
-        line = [*(words + out).split(), *map(str, group)]
-        return subprocess.Popen([sys.executable, "-c", code, *line])
-
-    assert started("one", 1).wait() == 0
-    assert started("eight", 8).wait() == 0
-    group = "--coordinator", f"localhost:{free_port()}", "--processes", 2
-    both = [started("two", 3, *group, "--process-id", i) for i in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    assert started(words + "one", 1).wait() == 0
+    assert started(words + "eight", 8).wait() == 0
+    in_two_processes(words + "two", 3)
     one, eight, two = (read(tmp_path / name) for name in ("one", "eight", "two"))
     assert one == eight == two
     rows = [np.load(tmp_path / name / "rows.npz") for name in ("one", "eight", "two")]
     for name in rows[0]:
         for other in rows[1:]:
             np.testing.assert_array_equal(rows[0][name], other[name])
+
+
+def started(words, devices, *group):
+    """Returns a command that has begun, with so many devices."""
+    code = f"import jax; jax.config.update('jax_num_cpu_devices', {devices}); "
+    code += "from soraxla.cli.main import main; import sys; sys.exit(main())"
+    line = [*words.split(), *map(str, group)]
+    return subprocess.Popen([sys.executable, "-c", code, *line])
+
+
+def in_two_processes(words, devices):
+    group = "--coordinator", f"localhost:{free_port()}", "--processes", 2
+    both = [started(words, devices, *group, "--process-id", i) for i in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_s_digits_are_its_mesh_s_and_nearly_any_other_s(
+    checkpoint, tmp_path
+):
+    (tmp_path / "prompts.txt").write_text("a red ball\na cube\nsome noise\n")
+    words = f"evaluate run --checkpoint {checkpoint} --prompts {tmp_path}/prompts.txt "
+    words += f"--metrics frame_change --out {tmp_path}/"
+    for name, devices in (("one", 1), ("again", 1), ("four", 4)):
+        assert started(words + name, devices).wait() == 0
+    in_two_processes(words + "two", 1)
+    one, again, *others = (
+        read(tmp_path / name)["metrics"] for name in ("one", "again", "four", "two")
+    )
+    assert one == again and one["frame_change"]["n"] == 3
+    for other in others:
+        for name, metric in one.items():
+            assert other[name]["value"] == pytest.approx(metric["value"], rel=1e-3)
 
 
 def test_clips_are_copied_to_the_names_of_vbench(tmp_path, capsys):

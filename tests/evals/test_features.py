@@ -1,6 +1,7 @@
 """Extractors: the frames that they get, their batches, their names in reports."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -154,6 +155,23 @@ def test_clips_are_spread_over_the_devices_and_come_in_order():
     devices = {device for _, device in found}
     assert len(devices) > 1 and devices <= set(jax.local_devices())
     assert len(weights._copies) == len(devices)
+
+
+def test_networks_are_traced_one_at_a_time():
+    """Flax changes its classes while it traces, and another thread may read them."""
+    began, traced, together = [], set(), []
+
+    def traces(item):
+        device = str(jax.config.jax_default_device)
+        if device not in traced:
+            began.append(item)
+            time.sleep(0.01)
+            together.append(len(began) - len(traced))
+            traced.add(device)
+        return item
+
+    assert list(on_every_device(traces, range(40))) == list(range(40))
+    assert len(together) > 1 and set(together) == {1}
 
 
 def test_a_clip_that_fails_ends_the_measurement():

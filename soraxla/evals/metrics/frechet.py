@@ -1,11 +1,14 @@
 """The Fréchet distance between Gaussians fitted to the features of two sets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from soraxla.evals.metrics.metric import Clip, Extractor, SetMetric
+
+MAIN = 256  # directions of features, at most, in resamples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,20 @@ class Frechet(SetMetric):
     def row(self, clip: Clip) -> Float[np.ndarray, "f d"]:
         assert self.extractor is not None
         return clip.features(self.extractor, self.frames)
+
+    def condensed(
+        self, sets: Sequence[Float[np.ndarray, "_ f d"]]
+    ) -> Sequence[Float[np.ndarray, "_ f k"]]:
+        """Returns the features in their 256 main directions, if they have more.
+
+        Whole features of Inception would take hours: a resample costs d³.
+        """
+        d = sets[0].shape[-1]
+        if d <= MAIN:
+            return sets
+        pooled = np.concatenate([each.reshape(-1, d) for each in sets])
+        _, axes = np.linalg.eigh(moments(pooled)[1])
+        return [each @ axes[:, -MAIN:] for each in sets]
 
     def statistic(
         self,

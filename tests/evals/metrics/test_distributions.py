@@ -5,6 +5,9 @@ import pytest
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 
+from soraxla.evals.comparison import compare
+from soraxla.evals.metrics import frechet as frechet_module
+from soraxla.evals.metrics import metric
 from soraxla.evals.metrics.frechet import Frechet, frechet, moments
 from soraxla.evals.metrics.metric import Clip
 from soraxla.evals.metrics.mmd import MMD, mmd
@@ -48,6 +51,41 @@ def test_of_fewer_samples_than_features_it_is_still_a_distance():
     assert frechet(*few, *few) == pytest.approx(0, abs=1e-7 * np.trace(few[1]))
     moved = (few[0] + 2.0, few[1])
     np.testing.assert_allclose(frechet(*few, *moved), 24 * 4.0, rtol=1e-6)
+
+
+def test_main_directions_have_the_spread_of_all_features(monkeypatch):
+    """The value stays that of all; a comparison projects all its sets alike."""
+    monkeypatch.setattr(metric, "RESAMPLES", 200)
+    rng = np.random.default_rng(0)
+    sizes = 0.8 ** np.arange(40)
+
+    def rows(shift):
+        found = sizes * rng.normal(size=(150, 1, 40)) + shift * sizes
+        return {f"{i:03d}": row for i, row in enumerate(found)}
+
+    near, far, real = rows(0.1), rows(0.5), rows(0.0)
+    distance = Frechet(extractor=None)
+
+    def measured():
+        one = distance.compute(near, real)
+        runs = [
+            {
+                **{"metrics": {"d": distance}, "extractors": {}},
+                **{"rows": {"d": x}, "reference_rows": {"d": real}},
+            }
+            for x in (near, far)
+        ]
+        return one, compare(*runs)["d"]
+
+    whole = measured()
+    monkeypatch.setattr(frechet_module, "MAIN", 16)
+    for a, b in zip(whole, measured(), strict=True):
+        assert (a.value, a.n) == (b.value, b.n)
+        np.testing.assert_allclose(
+            [b.low - b.value, b.high - b.value],
+            [a.low - a.value, a.high - a.value],
+            rtol=0.05,
+        )
 
 
 @pytest.mark.parametrize("kernel", ["polynomial", "gaussian"])
