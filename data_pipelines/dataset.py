@@ -1,25 +1,29 @@
 """A prepared dataset: its card and sizes in memory, its samples read on demand."""
 
-import resource
-from collections.abc import Iterator, Mapping
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 
 from data_pipelines import records
+from data_pipelines.sources.media import EVAL, TRAIN
 from soraxla.core.errors import UserError
 from soraxla.packing.conditioning import Stored
 from soraxla.packing.schedule_index import ScheduleIndex
 
-_OTHER_FILES = 256  # open files other than shards
+_OPEN_SHARDS = 256  # as many as a process may open on every system, with other files
+_ROWS = 1 << 20  # of the index that are read at once
 _EXPONENT = np.uint16(0x7F80)  # of a bfloat16: all ones in what is not finite
 _PLACES = ("shard", "record")
 _SIZES = ("t", "h", "w", "fps", "text_length", "height", "width")
@@ -66,9 +70,10 @@ class Dataset:
     sizes: ScheduleIndex
     shard: Int[np.ndarray, " n"]
     record: Int[np.ndarray, " n"]
+    held_out: Bool[np.ndarray, " n"]  # samples of the split "eval"
     empty_text: Float[np.ndarray, "m e"]
     rows: Int[np.ndarray, " n"] | None = None  # of the index; None is all of them
-    _readers: dict[int, ArrayRecordReader] = field(default_factory=dict, repr=False)
+    _reader: Callable[[int], ArrayRecordReader] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -89,6 +94,7 @@ class Dataset:
             sizes=self.sizes.subset(samples),
             shard=self.shard[samples],
             record=self.record[samples],
+            held_out=self.held_out[samples],
             rows=samples if self.rows is None else self.rows[samples],
         )
 
@@ -104,10 +110,12 @@ class Dataset:
         """
         file = self.path / records.shard_name(int(self.shard[i]))
         try:
+            # ArrayRecord compares the record's hash with the one that it stores.
             data = self._reader(int(self.shard[i])).read([int(self.record[i])])[0]
             tensors = records.decode_record(data)
             shapes = tensors["latents"].shape, tensors["text"].shape
         except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
+            _require(file)
             raise _damaged(file, f"record {self.record[i]}: {error}") from None
         sizes = self.sizes
         grid = (sizes.t[i], sizes.h[i], sizes.w[i], self.card["latent_channels"])
@@ -121,14 +129,6 @@ class Dataset:
         record = Tensors(tensors, file, int(self.record[i]))
         steering = {k: record[k].astype(np.float32) for k in STEERING if k in record}
         return Record(record["latents"], record["text"], record, steering)
-
-    def _reader(self, shard: int) -> ArrayRecordReader:
-        """Returns the reader of a shard, which several threads may share."""
-        if (reader := self._readers.get(shard)) is None:
-            # Reads are in random order, so reading ahead in the file is waste.
-            file = str(self.path / records.shard_name(shard))
-            reader = ArrayRecordReader(file, "readahead_buffer_size:0")
-        return self._readers.setdefault(shard, reader)
 
 
 def open_dataset(path: str | Path) -> Dataset:
@@ -152,46 +152,84 @@ def open_dataset(path: str | Path) -> Dataset:
     ):
         if not isinstance(card.get(key), kind):
             raise _damaged(path / records.CARD, f"no {key}")
-    table = _read_index(path / records.INDEX, [*_PLACES, *_SIZES, *Stored._fields])
-    if table.num_rows != card["samples"]:
-        raise _damaged(
-            path / records.INDEX,
-            f"{table.num_rows} rows, {records.CARD} says {card['samples']}",
-        )
-    column = {name: table[name].to_numpy() for name in table.column_names}
-    shards = np.unique(column["shard"])
-    _allow_open(path, len(shards) + _OTHER_FILES)
-    for shard in shards:
-        _require(path / records.shard_name(int(shard)))
+    columns = _columns(path / records.INDEX, card["samples"])
+    _check_shards(path, columns["shard"])
     empty_text = _read_empty_text(path / records.EMPTY_TEXT)
+    reader = lru_cache(_OPEN_SHARDS)(partial(_open_shard, path))
     return Dataset(
         path=path,
         card=card,
         sizes=ScheduleIndex(
-            **{name: column[name] for name in _SIZES},
+            **{name: columns[name] for name in _SIZES},
             empty_text_length=len(empty_text),
             patch=tuple(card["patch"]),
-            stored=Stored(*(column[name] for name in Stored._fields))
+            stored=Stored(*(columns[name] for name in Stored._fields))
             if card["conditions"]
             else None,
         ),
-        shard=column["shard"],
-        record=column["record"],
+        shard=columns["shard"],
+        record=columns["record"],
+        held_out=columns["held_out"],
         empty_text=empty_text,
+        _reader=reader,
     )
 
 
-def _allow_open(path: Path, files: int) -> None:
-    """Raises this process's limit of open files, or UserError if it cannot."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= files or soft == resource.RLIM_INFINITY:
-        return
-    if hard != resource.RLIM_INFINITY and hard < files:
-        raise UserError(
-            f"{path}: needs {files} open files, of which {hard} are allowed here; "
-            "allow more (ulimit -Hn)"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+def _open_shard(path: Path, shard: int) -> ArrayRecordReader:
+    """Opens a shard, for several threads; it is closed when none uses it any more."""
+    # Reads are in random order, so reading ahead in the file is waste.
+    file = str(path / records.shard_name(shard))
+    return ArrayRecordReader(file, "readahead_buffer_size:0")
+
+
+def _columns(file: Path, samples: int) -> dict[str, np.ndarray]:
+    """Returns the columns that a schedule or a reader needs, and `held_out`.
+
+    The table is read in parts, since a hundred million rows fit into memory once.
+    """
+    names = [*_PLACES, *_SIZES, *Stored._fields]
+    with _opened_index(file) as index:
+        if index.metadata.num_rows != samples:
+            found = f"{index.metadata.num_rows} rows, {records.CARD} says {samples}"
+            raise _damaged(file, found)
+        columns = {name: np.empty(samples, _kept_type(name)) for name in names}
+        columns["held_out"] = np.zeros(samples, bool)
+        has_split = "split" in index.schema_arrow.names  # format 2 has none
+        names = [*names, "split"] if has_split else names
+        start = 0
+        for batch in index.iter_batches(_ROWS, columns=names, use_threads=True):
+            _check_columns(file, batch, names)
+            stop = start + batch.num_rows
+            for name in [*_PLACES, *_SIZES, *Stored._fields]:
+                columns[name][start:stop] = batch[name].to_numpy()
+            if has_split:
+                columns["held_out"][start:stop] = _is_eval(file, batch["split"])
+            start = stop
+    return columns
+
+
+def _kept_type(column: str) -> Any:
+    """Returns the type of a column in memory; counts of conditions are below 4."""
+    small = column in Stored._fields
+    return np.int8 if small else _type(column).to_pandas_dtype()
+
+
+def _is_eval(file: Path, split: pa.Array) -> np.ndarray:
+    unknown = set(split.unique().to_pylist()) - {TRAIN, EVAL}
+    if unknown:
+        raise _damaged(file, f"split {min(unknown)!r} is not {TRAIN} or {EVAL}")
+    return pc.equal(split, EVAL).to_numpy(zero_copy_only=False)
+
+
+def _check_shards(path: Path, shard: Int[np.ndarray, " n"]) -> None:
+    """Raises UserError unless the folder lists the shards of the index."""
+    used = np.zeros(int(shard.max(initial=-1)) + 1, bool)
+    used[shard] = True
+    # One listing: a look at each of many shards takes minutes in a bucket.
+    there = set(os.listdir(path))
+    for number in np.flatnonzero(used):
+        if records.shard_name(int(number)) not in there:
+            raise _missing(path / records.shard_name(int(number)))
 
 
 def check_vae(dataset: Dataset, sha256: str) -> None:
@@ -205,18 +243,32 @@ def check_vae(dataset: Dataset, sha256: str) -> None:
         )
 
 
-def _read_index(file: Path, columns: list[str] | None) -> pa.Table:
+@contextlib.contextmanager
+def _opened_index(file: Path) -> Iterator[pq.ParquetFile]:
     _require(file)
     try:
-        table = pq.read_table(file, columns=columns)
+        with pq.ParquetFile(file) as index:
+            yield index
     except (pa.ArrowException, OSError) as error:
         raise _damaged(file, error) from None
-    for name in columns or records.INDEX_SCHEMA.names:
-        if name not in table.column_names:
+
+
+def _read_index(file: Path, columns: list[str] | None) -> pa.Table:
+    with _opened_index(file) as index:
+        table = index.read(columns)
+        names = [name for name in records.INDEX_SCHEMA.names if name != "split"]
+        _check_columns(file, table, columns or names)
+    return table
+
+
+def _check_columns(
+    file: Path, table: pa.Table | pa.RecordBatch, columns: list[str]
+) -> None:
+    for name in columns:
+        if name not in table.schema.names:
             raise _damaged(file, f"no column {name!r}")
         if table[name].null_count or table[name].type != _type(name):
             raise _damaged(file, f"column {name!r} is not whole or not {_type(name)}")
-    return table
 
 
 def _type(column: str) -> pa.DataType:
@@ -239,9 +291,11 @@ def _is_finite(x: np.ndarray) -> bool:
 
 def _require(file: Path) -> None:
     if not file.is_file():
-        raise UserError(
-            f"{file}: is missing; copy the whole dataset, or prepare it again"
-        )
+        raise _missing(file)
+
+
+def _missing(file: Path) -> UserError:
+    return UserError(f"{file}: is missing; copy the whole dataset, or prepare it again")
 
 
 def _damaged(file: Path, reason: object) -> UserError:

@@ -6,28 +6,28 @@ each is used.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from soraxla.packing.conditioning import GREYED, TAILS, greyed
 
-EncodeVideo = Callable[[UInt8[np.ndarray, "f y x 3"]], Float[np.ndarray, "t h w c"]]
-
 _INNER_FRAMES = 2  # encoded separately, like the last one
 FRAME, TAIL, HOLE, HOLED = "frame_", "tail_", "hole", "greyed"
 
 
-def encode_conditions(
-    video: UInt8[np.ndarray, "f y x 3"], encode: EncodeVideo, key: str, cell: int
-) -> dict[str, np.ndarray]:
-    """Encodes a clip's conditions; returns no tensor for a picture.
+def condition_clips(
+    video: UInt8[np.ndarray, "f y x 3"], key: str, cell: int
+) -> tuple[
+    dict[str, UInt8[np.ndarray, "_ _ _ 3"]], dict[str, Float[np.ndarray, "_ _"]]
+]:
+    """Returns the clips to encode as a clip's conditions, and the hole of `greyed`.
 
-    `frame_F` (1, h, w, c) of the last frame and two random ones. `tail_5` and `tail_9`
-    of that many last frames, if the clip is longer by 4 or more. For one clip in
-    twenty, `greyed`, the latents of all frames with a grey hole, and `hole` (h / p, w /
-    p), 1 inside it.
+    The clips are `frame_F`, the last frame and two random ones; `tail_5` and `tail_9`,
+    that many last frames, if the clip is longer by 4 or more; and for one clip in
+    twenty `greyed`, all frames with a grey hole. `hole` (h / p, w / p) is 1 inside it.
+    A picture has none.
 
     Args:
         key: determines all random choices.
@@ -35,23 +35,23 @@ def encode_conditions(
     """
     frames = len(video)
     if frames == 1:
-        return {}
+        return {}, {}
     digest = hashlib.sha256(key.encode()).digest()
     rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16])))
     inner = 1 + rng.permutation(frames - 2)[:_INNER_FRAMES]
-    tensors = {
-        f"{FRAME}{frame}": encode(video[frame : frame + 1])
+    clips = {
+        f"{FRAME}{frame}": video[frame : frame + 1]
         for frame in sorted([*inner.tolist(), frames - 1])
     }
     for tail in TAILS:
         if frames >= tail + 4:
-            tensors[f"{TAIL}{tail}"] = encode(video[-tail:])
-    if rng.random() < GREYED:
-        hole = random_hole(rng, video.shape[1] // cell, video.shape[2] // cell)
-        tensors[HOLE] = hole.astype(np.float32)
-        pixels = hole.repeat(cell, axis=0).repeat(cell, axis=1)
-        tensors[HOLED] = encode(greyed(video, pixels))
-    return tensors
+            clips[f"{TAIL}{tail}"] = video[-tail:]
+    if rng.random() >= GREYED:
+        return clips, {}
+    hole = random_hole(rng, video.shape[1] // cell, video.shape[2] // cell)
+    pixels = hole.repeat(cell, axis=0).repeat(cell, axis=1)
+    clips[HOLED] = greyed(video, pixels)
+    return clips, {HOLE: hole.astype(np.float32)}
 
 
 def random_hole(

@@ -9,14 +9,19 @@ from soraxla.core.errors import UserError
 
 
 def split(dataset: Dataset, share: float) -> tuple[Dataset, Dataset | None]:
-    """Returns the samples to train on and those held out; all and None at share 0.
+    """Returns the samples to train on and those held out; all and None without any.
+
+    Held out are the samples whose split in the index is "eval", and `share` of the
+    sources.
 
     Raises:
         UserError: no sample would be held out, or none would be left.
     """
-    if share == 0:
+    held = dataset.held_out
+    if share:
+        held = held | [is_held_out(source, share) for source in dataset.sources()]
+    elif not held.any():
         return dataset, None
-    held = np.array([is_held_out(source, share) for source in dataset.sources()])
     if held.all() or not held.any():
         raise UserError(
             f"{dataset.path}: eval_share {share} holds out {held.sum()} of "

@@ -9,25 +9,35 @@ from tqdm import tqdm
 from data_pipelines import records, transforms
 from data_pipelines.bad_media import check_share
 
+REMEDY = "see {}, then repair or remove them, or raise --max-bad"
+
 
 class Progress:
     """A counter of samples with a progress bar, which stops after too many bad ones."""
 
     def __init__(
         self,
+        out: Path,
         total: int,
         done: int,
         skipped: list[dict[str, str]],
         *,
+        source: int,
         max_bad: float | int,
         shown: bool,
     ):
-        self.done, self._skipped = done, skipped
-        self._total, self._max_bad = total, max_bad
+        """Begins to count.
+
+        Args:
+            out: folder of the dataset.
+            total, done: samples of this worker.
+            skipped: those of them that cannot be used.
+            source: samples of all workers.
+        """
+        self._out, self._skipped = out, skipped
+        self._source, self._max_bad = source, max_bad
         self._frames = self._tokens = 0
-        self._bar = tqdm(
-            total=total, initial=self.done, unit="sample", disable=not shown
-        )
+        self._bar = tqdm(total=total, initial=done, unit="sample", disable=not shown)
         self._start = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -38,7 +48,6 @@ class Progress:
 
     def step(self, rows: list[dict[str, Any]]) -> None:
         """Counts a sample with its index rows."""
-        self.done += 1
         self._frames += sum(row["frames"] for row in rows)
         self._tokens += sum(map(tokens, rows))
         seconds = max(time.monotonic() - self._start, 1e-3)
@@ -49,18 +58,18 @@ class Progress:
         )
         self._bar.update()
 
-    def skip(self, entry: dict[str, str], out: Path) -> None:
+    def skip(self, entry: dict[str, str]) -> None:
         """Notes a bad sample; raises UserError if there are more than allowed."""
         self._skipped.append(entry)
-        if len(self._skipped) > self._max_bad * self._total:
-            records.write_lines(out / records.SKIPPED, self._skipped)
+        listed = self._out / records.SKIPPED
+        if len(self._skipped) > self._max_bad * self._source:
+            records.write_lines(listed, self._skipped)
         check_share(
             self._skipped,
-            self._total,
+            self._source,
             self._max_bad,
             f"{entry['file']}: {entry['reason']}",
-            f"see {out / records.SKIPPED}, then repair or remove them, or raise "
-            "--max-bad",
+            REMEDY.format(listed),
         )
 
 

@@ -23,9 +23,11 @@ from soraxla.files.atomic_file import atomic_file
 from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.disk import copy_tree, naming
 
-FORMAT = 2
+FORMAT = 3
+_READABLE = (2, FORMAT)  # shards of format 2 have equal counts, and its index no split
 CARD, INDEX, SKIPPED = "dataset.json", "index.parquet", "skipped.jsonl"
 PROGRESS = "progress"  # while a dataset is prepared
+_GROUP = 1 << 17  # rows of the index that are written at once
 EMPTY_TEXT, VAE = "empty_text.safetensors", "vae"
 
 INDEX_SCHEMA = pa.schema(
@@ -41,6 +43,7 @@ INDEX_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("crop", pa.list_(pa.int32())),
         ("start_frame", pa.int32()),
+        ("split", pa.string()),
         *((name, pa.int32()) for name in ("alone", "tails", "spatial")),
     ]
 )
@@ -89,10 +92,32 @@ def write_lines(path: Path, entries: Iterable[Any]) -> None:
     write_whole(path, "".join(lines).encode())
 
 
-def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes rows of INDEX_SCHEMA as Parquet, atomically."""
-    with atomic_file(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), partial)
+class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
+    """A Parquet file of rows of INDEX_SCHEMA, which appears whole or not at all.
+
+    Rows wait until they fill a group, so a long index needs the memory of a short one.
+    """
+
+    def __init__(self, path: Path):
+        self._stack = contextlib.ExitStack()
+        self._rows: list[dict[str, Any]] = []
+        partial = self._stack.enter_context(atomic_file(path))
+        self._file = self._stack.enter_context(pq.ParquetWriter(partial, INDEX_SCHEMA))
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Appends rows."""
+        self._rows += rows
+        while len(self._rows) >= _GROUP:
+            self._write_group()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        if error[0] is None:
+            self._write_group()
+        return self._stack.__exit__(*error)
+
+    def _write_group(self) -> None:
+        group, self._rows = self._rows[:_GROUP], self._rows[_GROUP:]
+        self._file.write_table(pa.Table.from_pylist(group, schema=INDEX_SCHEMA))
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -129,6 +154,6 @@ def read_card(path: Path) -> dict[str, Any]:
         version = card["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: is damaged ({error}); copy it again") from None
-    if version != FORMAT:
+    if version not in _READABLE:
         raise UserError(f"{file}: has format {version}, expected {FORMAT}; prepare it")
     return card

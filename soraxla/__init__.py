@@ -83,7 +83,9 @@ def prepare(
     conditions: bool = True,
     max_tokens: int = 32768,
     max_bad: float = 0.05,
-) -> "Dataset":
+    shard_bytes: int = 256 << 20,
+    worker: tuple[int, int] | None = None,
+) -> "Dataset | None":
     """Encodes captioned media into the dataset folder `out`, on all devices.
 
     An interrupted call is continued by the next; see docs/dataset.md.
@@ -98,6 +100,12 @@ def prepare(
         conditions: encode also the condition frames of tasks other than text to video.
         max_tokens: longer clips are split; in pixels.
         max_bad: share of unreadable media to accept.
+        shard_bytes: size of a file of samples, at most.
+        worker: (i, n) encodes the i-th of n shares of the files, from 0, into a folder
+            that n workers share; None encodes all.
+
+    Returns:
+        The dataset; None if files of other workers are missing.
 
     Raises:
         UserError: a source, VAE, encoder or number that cannot be used, too many bad
@@ -117,6 +125,8 @@ def prepare(
         conditions=conditions,
         max_tokens=max_tokens,
         max_bad=max_bad,
+        shard_bytes=shard_bytes,
+        worker=worker,
     )
 
 

@@ -59,7 +59,9 @@ WINDOWS = {
     **{"step.model.multipliers": (1, 1), "step.model.temporal_down": (True,)},
     "windows.shapes": [{"frames": 5, "height": 8, "width": 8, "batch": 1}],
 }
-PICTURES, CLIPS, SHARD = 24, 80, 8  # `prepare` and `worlds` make shards of SHARD
+PICTURES, CLIPS = 24, 80
+SHARD = 8  # records in a shard of `worlds`, and at least in one of `prepare`
+SHARD_MIB = SHARD * 550 / 2**20  # pictures of one token, with captions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,10 @@ def cases(home: Path) -> dict[str, Case]:
     small = {f"step.model.{k}": v for k, v in SMALL.items()}
     return {
         "prepare": Case(
-            words=("prepare", "--source", home / "pictures", *vae, "--out"),
+            words=(
+                *("prepare", "--source", home / "pictures", *vae),
+                *("--shard-mib", SHARD_MIB, "--out"),
+            ),
             read=files,
         ),
         "dit": Case(
@@ -179,12 +184,11 @@ def command(words: Sequence[str], log: str) -> None:
     with open(log, "a", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    from data_pipelines import prepare
     from data_pipelines.worlds import builder
     from soraxla.cli.main import main
     from soraxla.parallel import compiler
 
-    prepare.prepare.__kwdefaults__["shard_size"] = builder._SHARD = SHARD
+    builder._SHARD = SHARD
     # Programs that call oneDNN are not kept, and would be compiled by each process.
     compiler.compiler_options = lambda **_: {}
     sys.exit(main(list(words)))

@@ -91,7 +91,7 @@ def dataset(tmp_path_factory):
     (folder / "media" / "a.txt").write_text("colours that drift")
     (folder / "media" / "b.txt").write_text("colours that stand still")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("soraxla.tools.prepare.encode_clip", fake.encode_clip)
+        patch.setattr("soraxla.tools.prepare.encode_clips", fake.encode_clips)
         made = soraxla.prepare(
             folder / "media",
             folder / "data",

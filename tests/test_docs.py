@@ -308,7 +308,7 @@ def test_runnable_blocks_run(page, home, tmp_path, monkeypatch):
     if page_id(page) == "curation":
         pytest.importorskip("cv2", reason="cv2 is in the extra curate")
     if page_id(page) not in SLOW:  # they are about files
-        monkeypatch.setattr("soraxla.tools.prepare.encode_clip", fake.encode_clip)
+        monkeypatch.setattr("soraxla.tools.prepare.encode_clips", fake.encode_clips)
 
     def enter(folder: Path) -> None:
         folder.mkdir(exist_ok=True)

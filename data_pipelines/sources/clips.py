@@ -6,6 +6,7 @@ This file knows the columns of the table, and not curation.
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +16,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.sources.media import Media
+from data_pipelines.sources.media import EVAL, TRAIN, Extent, Media
 from soraxla.core.errors import UserError
 from soraxla.media.read import read_frames
 
 SUFFIX = ".parquet"
-_SPLITS = ("train", "eval")
+_SPLITS = (TRAIN, EVAL)
 _COLUMNS = [
     *("clip_id", "source", "start_frame", "frames", "fps", "crop", "kept"),
     *("caption", "split"),
 ]
 
 
-class _Film:
-    """The frames of one film, read on as long as its clips come in their order."""
+class _Film(threading.local):
+    """The frames of one film, read on as long as its clips come in their order.
+
+    Each thread has its own, so that several films are decoded at the same time.
+    """
 
     def __init__(self) -> None:
         self._file: Path | None = None
@@ -63,13 +67,20 @@ class ClipSample:
     fps: float
     crop: tuple[int, int, int, int]  # top, left, height, width
     caption: str
+    split: str
     film: _Film
 
     def open(self) -> Media:
         """Opens the film at the clip; see `Sample.open`."""
         if not self.file.is_file():
             raise UserError(f"{self.file}: no such file; name its folder by --data-dir")
-        return Media(self.caption, self.fps, self._read(), size=self.crop[2:])
+        return Media(
+            self.caption, self.fps, self._read(), size=self.crop[2:], split=self.split
+        )
+
+    def size(self) -> Extent:
+        """Returns the size that the table states."""
+        return Extent(*self.crop[2:], self.frames, len(self.caption.encode()))
 
     def _read(self) -> Iterator[np.ndarray]:
         top, left, height, width = self.crop
@@ -78,10 +89,10 @@ class ClipSample:
 
 
 class ClipsSource(Sequence[ClipSample]):
-    """The kept clips of `FILE.parquet[/SPLIT]`; SPLIT is `train` (default) or `eval`.
+    """The kept clips of `FILE.parquet`, or those of a split by `FILE.parquet/SPLIT`.
 
-    A film is decoded once while its clips are read in their order. A clip without a
-    caption has the empty one.
+    SPLIT is `train` or `eval`. A film is decoded once while its clips are read in their
+    order. A clip without a caption has the empty one.
 
     Args:
         data_dir: folder of the films; None is the one that was curated.
@@ -103,14 +114,13 @@ class ClipsSource(Sequence[ClipSample]):
                 "soraxla curate"
             ) from None
         rows = [row for row in table.to_pylist() if row["kept"]]
-        rows = [row for row in rows if row["split"] == split]
+        rows = [row for row in rows if split in (None, row["split"])]
         if not rows:
-            raise UserError(
-                f"{path}: keeps no clip of the split {split}; change the thresholds"
-            )
+            where = f" of the split {split}" if split else ""
+            raise UserError(f"{path}: keeps no clip{where}; change the thresholds")
         film = _Film()
         self._samples = [_sample(row, root, film) for row in rows]
-        self.name = f"{path.name}/{split}"
+        self.name = f"{path.name}/{split or ''}"
         words = json.dumps([[row[name] for name in _COLUMNS] for row in rows])
         self.content = hashlib.sha256(words.encode()).hexdigest()
 
@@ -121,12 +131,12 @@ class ClipsSource(Sequence[ClipSample]):
         return self._samples[index]
 
 
-def parted(place: str | Path) -> tuple[Path, str]:
-    """Returns the file and the split of `FILE.parquet[/SPLIT]`."""
+def parted(place: str | Path) -> tuple[Path, str | None]:
+    """Returns the file and the split of `FILE.parquet[/SPLIT]`; None is both."""
     path = Path(place)
     if path.parent.suffix == SUFFIX and path.name in _SPLITS:
         return path.parent, path.name
-    return path, _SPLITS[0]
+    return path, None
 
 
 def is_clips(place: str | Path) -> bool:
@@ -146,5 +156,6 @@ def _sample(row: dict[str, Any], root: Path, film: _Film) -> ClipSample:
         fps=row["fps"],
         crop=tuple(row["crop"]),
         caption=row["caption"] or "",
+        split=row["split"],
         film=film,
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data_pipelines.sources.clips import ClipsSource, is_clips
-from data_pipelines.sources.media import Media, Sample
+from data_pipelines.sources.media import Extent, Media, Sample
 from soraxla.core.errors import UserError
 from soraxla.media.read import MEDIA_SUFFIXES, probe, read_frames
 
@@ -37,6 +37,12 @@ class Item:
         info, frames = probe(self.file), read_frames(self.file)
         size = info.height, info.width
         return Media(self.caption, info.fps, frames, size=size)
+
+    def size(self) -> Extent:
+        """Returns the size that the file states; see `SizedSample.size`."""
+        info = probe(self.file)
+        frames = info.frames or max(1, round(info.seconds * info.fps))
+        return Extent(info.height, info.width, frames, len(self.caption.encode()))
 
 
 def open_source(

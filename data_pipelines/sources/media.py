@@ -5,6 +5,20 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+TRAIN, EVAL = "train", "eval"
+
+
+class Extent(NamedTuple):
+    """The size of a sample before it is decoded: pixels, frames, bytes of its caption.
+
+    Sizes choose the boundaries of shards, so an estimate will do.
+    """
+
+    height: int
+    width: int
+    frames: int
+    text: int
+
 
 class Media(NamedTuple):
     """An opened sample, whose frames, uint8 (H, W, 3), are streamed."""
@@ -15,6 +29,7 @@ class Media(NamedTuple):
     actions: np.ndarray | None = None  # (T, a), between the previous frame and this one
     camera: np.ndarray | None = None  # (T, 4, 4), camera to world
     size: tuple[int, int] | None = None  # (H, W), if known before a frame is decoded
+    split: str = TRAIN  # EVAL keeps the sample from training
 
 
 @runtime_checkable
@@ -26,4 +41,13 @@ class Sample(Protocol):
 
     def open(self) -> Media:
         """Opens the sample; raises UserError or OSError, also during streaming."""
+        ...
+
+
+@runtime_checkable
+class SizedSample(Sample, Protocol):
+    """A sample that knows its size before it is decoded."""
+
+    def size(self) -> Extent:
+        """Returns the size; raises UserError or OSError."""
         ...

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from soraxla.cli import group
 from soraxla.cli.following import say_next
 
 
@@ -54,8 +55,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
 
+    _add_shares(parser)
+
+
+def _add_shares(parser: argparse.ArgumentParser) -> None:
+    """Adds the options by which several commands prepare one dataset."""
+    parser.add_argument(
+        "--shard-mib",
+        type=float,
+        default=256,
+        metavar="MIB",
+        help="size of a file of samples, at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--worker",
+        type=_worker,
+        metavar="I/N",
+        help="encode a share of the files, I from 0 to N-1, into a folder that N "
+        "commands on any machines share; the last to end completes the dataset",
+    )
+    group.add_arguments(parser)
+
+
+def _worker(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 0 to N-1")
+    return int(number), int(count)
+
 
 def run(args: argparse.Namespace) -> None:
+    group.join_group(args)
+
+    # Imported last: the processes of a group join before JAX is asked for devices.
     from soraxla.tools.prepare import prepare_dataset
 
     dataset = prepare_dataset(
@@ -67,7 +99,12 @@ def run(args: argparse.Namespace) -> None:
         conditions=args.conditions,
         max_tokens=args.max_tokens,
         max_bad=args.max_bad,
+        shard_bytes=round(args.shard_mib * 2**20),
+        worker=args.worker,
     )
+    if dataset is None:
+        print(f"{args.out}: this worker's files are written, those of others are not")
+        return
     card = dataset.card
     print(f"{args.out}: {card['samples']} samples, {card['tokens']:,} tokens")
     if card["skipped"]:

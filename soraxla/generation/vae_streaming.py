@@ -6,7 +6,7 @@ does the host if the clip is a `LazyVideo`, and `decode_stream` decodes it.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import jax.numpy as jnp
@@ -31,21 +31,32 @@ def encode_clip(
     Raises:
         UserError: the clip has another length, or the VAE does not divide a side.
     """
-    vae.check_clip(cfg, *video.shape[:3])
-    latents = 1 + (len(video) - 1) // cfg.temporal
-    area = video.shape[1] * video.shape[2]
+    return encode_clips(params, cfg, [video])[0]
+
+
+def encode_clips(
+    params: PyTree, cfg: VAEConfig, videos: Sequence[Video]
+) -> Float[np.ndarray, "b tz hz wz z"]:
+    """Returns the latents of clips of one size, as `encode_clip` does of one.
+
+    The last bits of a clip's latents may depend on the number of clips.
+    """
+    shape = videos[0].shape
+    vae.check_clip(cfg, *shape[:3])
+    latents = 1 + (shape[0] - 1) // cfg.temporal
     encode = _jitted(vae.encode_chunk, cfg)
-    parts, past, frames = [], None, iter(video)
-    for size in _chunk_sizes(latents, area):
+    parts, past, frames = [], None, [iter(video) for video in videos]
+    for size in _chunk_sizes(latents, len(videos) * shape[1] * shape[2]):
         count = size * cfg.temporal if parts else 1 + (size - 1) * cfg.temporal
-        pixels = np.empty((1, count, *video.shape[1:]), np.float32)
-        for place, frame in enumerate(islice(frames, count)):
-            pixels[0, place] = frame
+        pixels = np.empty((len(videos), count, *shape[1:]), np.float32)
+        for clip, one in zip(pixels, frames, strict=True):
+            for place, frame in enumerate(islice(one, count)):
+                clip[place] = frame
         pixels /= 127.5
         pixels -= 1.0
         mean, _, past = encode(params, video=pixels, past=past)
-        parts.append(np.asarray(vae.normalise(cfg, mean))[0])
-    return np.concatenate(parts)
+        parts.append(np.asarray(vae.normalise(cfg, mean)))
+    return np.concatenate(parts, axis=1)
 
 
 def decode_clip(

@@ -35,7 +35,13 @@ from soraxla.media.pictures import (
     rgb,
 )
 from soraxla.media.timing import constant_rate
-from soraxla.media.videos import average_rate, decode, opened_video, video_size
+from soraxla.media.videos import (
+    average_rate,
+    declared_seconds,
+    decode,
+    opened_video,
+    video_size,
+)
 
 # In a folder without a list, files of these suffixes are media.
 PICTURE_SUFFIXES = (
@@ -58,6 +64,7 @@ class VideoInfo:
     frames: int | None  # None if the container does not state it
     fps: float  # average rate; 0.0 for a picture
     is_image: bool
+    seconds: float = 0.0  # of a video, as its container states; 0.0 if it does not
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
@@ -87,6 +94,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
                 frames=stream.frames or None,
                 fps=average_rate(path, container, stream),
                 is_image=False,
+                seconds=declared_seconds(container, stream),
             )
     raise UserError(f"{path}: holds no video frame that can be decoded")
 

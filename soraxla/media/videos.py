@@ -164,7 +164,7 @@ def _stamped(path: Path, container, stream, rate: float) -> Iterator[_Stamped]:
             yield _Stamped(start, end, frame)
     if first is None:
         raise UserError(f"{path}: holds no video frame that can be decoded")
-    declared = _declared_seconds(container, stream)
+    declared = declared_seconds(container, stream)
     missing = packets < stream.frames if stream.frames else True
     # The declared length counts from 0, even if the first frame is later.
     if missing and max(first, 0.0) + end < declared - slack:
@@ -200,7 +200,7 @@ def _packets(path: Path, container, stream) -> Iterator[av.Packet]:
         yield packet
 
 
-def _declared_seconds(container, stream) -> float:
+def declared_seconds(container, stream) -> float:
     """Returns the length that the header states; 0 if it states none."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)

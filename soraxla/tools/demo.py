@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import SAMPLES
-from data_pipelines.dataset import Dataset, open_dataset
+from data_pipelines.dataset import Dataset
 from data_pipelines.loader import segments
-from data_pipelines.prepare import prepare
 from data_pipelines.vae_windows import WindowConfig, WindowShape
 from soraxla.assets import small_vae
-from soraxla.checkpoints.load import load_vae, vae_as_folder
+from soraxla.checkpoints.load import load_vae
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.evals.denoising import denoising_ratio
 from soraxla.evals.retrieval import nearest
@@ -28,7 +27,6 @@ from soraxla.media.contact_sheet import SheetRow, contact_sheet
 from soraxla.media.read import read_clip
 from soraxla.media.write import write_video
 from soraxla.models.dit.config import DiTConfig, dit_config
-from soraxla.models.text import load_text_encoder
 from soraxla.packing.bin_packing import fill
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import schedule_window
@@ -140,20 +138,15 @@ def fine_tune_vae(workdir: Path, config: DemoConfig) -> None:
 
 def encode_samples(workdir: Path) -> Dataset:
     """Prepares the samples with the VAE that was just trained."""
-    encoder = load_text_encoder(ENCODER)
-    with vae_as_folder(workdir / "vae") as (weights, sha256):
-        loaded = load_vae(weights)
-        prepare(
-            SAMPLES,
-            workdir / "dataset",
-            encode_video=lambda clip: encode_clip(loaded.params, loaded.model, clip),
-            encode_text=encoder,
-            vae_dir=weights,
-            vae_sha256=sha256,
-            text_encoder=encoder.name,
-            conditions=False,
-        )
-    return open_dataset(workdir / "dataset")
+    dataset = prepare_dataset(
+        SAMPLES,
+        workdir / "dataset",
+        vae=workdir / "vae",
+        text_encoder=ENCODER,
+        conditions=False,
+    )
+    assert dataset is not None
+    return dataset
 
 
 def dit_training(config: DemoConfig) -> DiTTrainingConfig:

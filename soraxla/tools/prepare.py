@@ -1,19 +1,27 @@
 """Media and captions to a dataset, with a VAE and a text encoder by folder and name."""
 
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 import jax
+import numpy as np
 
 from data_pipelines import SAMPLES
 from data_pipelines.dataset import Dataset, open_dataset
+from data_pipelines.encoders import Encoders
 from data_pipelines.prepare import prepare
+from data_pipelines.shards import SHARD_BYTES
 from soraxla.assets import small_vae
-from soraxla.checkpoints.load import load_vae, vae_as_folder
-from soraxla.generation.vae_streaming import encode_clip
-from soraxla.models.text import load_text_encoder
-from soraxla.parallel.mesh import sampling_mesh
+from soraxla.checkpoints.load import LoadedModel, load_vae, vae_as_folder
+from soraxla.core.errors import UserError
+from soraxla.generation.vae_streaming import encode_clips
+from soraxla.models.text import TextEncoder, load_text_encoder
+from soraxla.parallel.mesh import own_devices
+from soraxla.parallel.multihost import everywhere, is_main
 
 TEXT_ENCODER = "hashed"
+_AT_ONCE = 2  # batches for each device, so that it need not wait for the host
 
 
 def prepare_dataset(
@@ -26,7 +34,9 @@ def prepare_dataset(
     conditions: bool = True,
     max_tokens: int = 32768,
     max_bad: float = 0.05,
-) -> Dataset:
+    shard_bytes: int = SHARD_BYTES,
+    worker: tuple[int, int] | None = None,
+) -> Dataset | None:
     """Encodes captioned media into the folder `out` on all devices; docs/dataset.md.
 
     Args:
@@ -40,30 +50,87 @@ def prepare_dataset(
         conditions: encode also the condition frames of tasks other than text to video.
         max_tokens: longer clips are split; in pixels.
         max_bad: share of unreadable media to accept.
+        shard_bytes: about the most bytes of a file of samples.
+        worker: (i, n) encodes every n-th shard from the i-th on, into a folder that n
+            workers share. None is all, or a share for each process of a group.
+
+    Returns:
+        The dataset; None if other workers have not finished their shards.
 
     Raises:
         ValueError: a source, VAE, encoder or number that cannot be used, too many bad
             media, or an `out` that holds something else.
         OSError: `out` cannot be written, or another run writes it.
     """
-    with jax.set_mesh(sampling_mesh()):
-        encoder = load_text_encoder(text_encoder or TEXT_ENCODER)
+
+    def encode(worker: tuple[int, int]) -> bool:
         with vae_as_folder(Path(vae or small_vae())) as (folder, sha256):
-            loaded = load_vae(folder)
-            prepare(
+            encoder = load_text_encoder(text_encoder or TEXT_ENCODER)
+            card = prepare(
                 SAMPLES if source == "samples" else source,
                 out,
                 data_dir=data_dir,
-                encode_video=lambda video: encode_clip(
-                    loaded.params, loaded.model, video
-                ),
-                encode_text=encoder,
+                encode=_encoders(load_vae(folder), encoder),
                 vae_dir=folder,
                 vae_sha256=sha256,
                 text_encoder=encoder.name,
-                vae_spatial=loaded.model.spatial,
                 conditions=conditions,
                 max_tokens=max_tokens,
                 max_bad=max_bad,
+                shard_bytes=shard_bytes,
+                worker=worker,
             )
-    return open_dataset(out)
+        return card is not None
+
+    return open_dataset(out) if _is_finished(encode, worker) else None
+
+
+def _is_finished(
+    encode: Callable[[tuple[int, int]], bool], worker: tuple[int, int] | None
+) -> bool:
+    """Encodes one worker's share, or those of all processes of the group."""
+    processes = jax.process_count()
+    if processes == 1:
+        return encode(worker or (0, 1))
+    if worker is not None:
+        raise UserError("--worker: processes of a group divide the work by themselves")
+    everywhere(lambda: encode((jax.process_index(), processes)))
+    everywhere(lambda: is_main() and encode((0, processes)))  # completes the dataset
+    return True
+
+
+def _encoders(loaded: LoadedModel, encoder: TextEncoder) -> Encoders:
+    videos = _VideoEncoder(loaded)
+    return Encoders(
+        videos=videos,
+        text=getattr(encoder, "in_batches", encoder),
+        channels=loaded.model.latent_channels,
+        spatial=loaded.model.spatial,
+        at_once=videos.at_once,
+    )
+
+
+class _VideoEncoder:
+    """A VAE on every device of this host; each encodes whole batches.
+
+    A program is compiled for one device, so latents do not depend on their number.
+    """
+
+    def __init__(self, loaded: LoadedModel):
+        devices = own_devices()
+        # The virtual devices of a CPU share its cores.
+        devices = devices[:1] if devices[0].platform == "cpu" else devices
+        self._model = loaded.model
+        self._params = {d: jax.device_put(loaded.params, d) for d in devices}
+        self._free: SimpleQueue[jax.Device] = SimpleQueue()
+        self.at_once = _AT_ONCE * len(devices)
+        for device in devices * _AT_ONCE:
+            self._free.put(device)
+
+    def __call__(self, videos: np.ndarray) -> np.ndarray:
+        device = self._free.get()
+        try:
+            with jax.default_device(device):
+                return encode_clips(self._params[device], self._model, list(videos))
+        finally:
+            self._free.put(device)

@@ -105,7 +105,7 @@ def test_a_start_that_is_not_there(refuse, media, other_vae, tmp_path):
 @pytest.mark.slow
 def test_prepare_with_pretrained_weights(media, other_vae, tmp_path, monkeypatch):
     """The card names the encoder, and the records hold what it gives."""
-    monkeypatch.setattr("soraxla.tools.prepare.encode_clip", fake.encode_clip)
+    monkeypatch.setattr("soraxla.tools.prepare.encode_clips", fake.encode_clips)
     name = f"umt5:{write_encoder(tmp_path / 'umt5', 'umt5')}"
     out = tmp_path / "dataset"
     words = ["--source", media, "--vae", other_vae, "--out", out]

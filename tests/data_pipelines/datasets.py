@@ -1,7 +1,7 @@
 """A prepared dataset made of random numbers, for tests of what reads one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ from data_pipelines import records
 GRIDS = ((1, 4, 4), (3, 4, 6), (2, 6, 4), (5, 4, 4), (1, 8, 6), (2, 2, 2), (1, 2, 4))
 
 
-def _card(grids: Sequence[tuple[int, int, int]], channels: int, text_width: int):
+def _card(
+    grids: Sequence[tuple[int, int, int]], channels: int, text_width: int, version: int
+):
     return {
-        "format": records.FORMAT,
+        "format": version,
         "vae_sha256": "a" * 64,
         "vae_spatial": 8,
         "vae_temporal": 4,
@@ -41,11 +43,13 @@ def write_dataset(
     text_width: int = 8,
     fps: float = 24.0,
     shards: int = 2,
+    eval_samples: Collection[int] = (),
+    version: int = records.FORMAT,
 ) -> Path:
     """Writes the folder that `prepare` would, one sample a latent grid (t, h, w).
 
     Captions have 1 to 5 text tokens and the empty one has 1; the VAE's hash is "a" 64
-    times and its folder is left out.
+    times and its folder is left out. Format 2 has no `split`.
     """
     rng = np.random.default_rng(0)
     path.mkdir(parents=True)
@@ -71,17 +75,18 @@ def write_dataset(
                 "source": f"sample_{i}.mp4",
                 "crop": [0, 0, 8 * h, 8 * w],
                 "start_frame": 0,
+                "split": "eval" if i in eval_samples else "train",
                 **{"alone": 0, "tails": 0, "spatial": 0},
             }
         )
         written[shard] += 1
     for writer in writers:
         writer.close()
-    pq.write_table(
-        pa.Table.from_pylist(rows, records.INDEX_SCHEMA), path / records.INDEX
-    )
+    index = pa.Table.from_pylist(rows, records.INDEX_SCHEMA)
+    index = index.drop_columns(["split"]) if version == 2 else index
+    pq.write_table(index, path / records.INDEX)
     empty = records.encode_record(text=np.full((1, text_width), 0.5))
     (path / records.EMPTY_TEXT).write_bytes(empty)
-    card = _card(grids, channels, text_width)
+    card = _card(grids, channels, text_width, version)
     (path / records.CARD).write_text(json.dumps(card))
     return path

@@ -102,7 +102,7 @@ def listed(tmp_path):
 
 
 def test_a_caption_without_its_file_is_skipped(listed, tmp_path):
-    card = run(listed, tmp_path / "out", shard_size=64)
+    card = run(listed, tmp_path / "out", shard_bytes=1 << 20)
     assert (card["samples"], card["skipped"]) == (19, 1)
     text = (tmp_path / "out" / records.SKIPPED).read_text()
     [entry] = map(json.loads, text.splitlines())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.condition_layout import lay_out
-from data_pipelines.encode_conditions import encode_conditions, random_hole
+from data_pipelines.encode_conditions import condition_clips, random_hole
 from soraxla.core.types import LatentGrid
 from soraxla.packing.bin_packing import Visit
 from soraxla.packing.conditioning import greyed
@@ -20,6 +20,11 @@ def encode(video):
     x = video.astype(np.float32).reshape(t, height // 8, 8, width // 8, 8, 3)
     x = x.mean((2, 4))
     return np.concatenate([x[:1], x[1:].reshape(-1, 4, *x.shape[1:]).mean(1)])
+
+
+def encode_conditions(video, encode, key, cell):
+    clips, hole = condition_clips(video, key, cell)
+    return {name: encode(clip) for name, clip in clips.items()} | hole
 
 
 def clip(frames, seed=0):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import prepare as module
 from soraxla.core.errors import UserError
 from tests.data_pipelines.test_prepare import content, run
 from tests.full_disk import no_file_above
@@ -22,19 +21,15 @@ def noise(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("size", [200, 8000])
-@pytest.mark.parametrize("spool", [1, 1 << 20])
-def test_prepare_names_the_file_and_goes_on_later(
-    noise, tmp_path, monkeypatch, size, spool
-):
-    """The note of progress is too large already, or a shard is."""
-    expected = run(noise, tmp_path / "whole", shard_size=4)
-    monkeypatch.setattr(module, "_SPOOL_BYTES", spool)
+@pytest.mark.parametrize("size", [200, 8000, 20000])
+def test_prepare_names_the_file_and_goes_on_later(noise, tmp_path, size):
+    """The list of shards is too large already, or a part, or a shard is."""
+    expected = run(noise, tmp_path / "whole", shard_bytes=26_000)
     out = tmp_path / "out"
     with no_file_above(size), pytest.raises((UserError, OSError)) as error:
-        run(noise, out, shard_size=4)
+        run(noise, out, shard_bytes=26_000)
     named = getattr(error.value, "filename", None) or str(error.value)
     assert named.startswith(str(out)) and "\n" not in str(error.value)
     assert not (out / "dataset.json").exists()
-    assert run(noise, out, shard_size=4) == expected
+    assert run(noise, out, shard_bytes=26_000) == expected
     assert content(out) == content(tmp_path / "whole")

@@ -73,6 +73,16 @@ def test_share_0_is_the_dataset_itself(dataset):
     assert split(dataset, 0.0) == (dataset, None)
 
 
+@pytest.mark.parametrize("share", [0.0, SHARE])
+def test_samples_of_the_split_eval_are_held_out_too(dataset, tmp_path, share):
+    folder = write_dataset(tmp_path / "data", eval_samples=(1, 5))
+    training, held_out = split(open_dataset(folder), share)
+    by_share = set(split(dataset, share)[1].sources()) if share else set()
+    assert set(held_out.sources()) == by_share | {"sample_1.mp4", "sample_5.mp4"}
+    assert len(training) + len(held_out) == len(dataset)
+    assert not training.held_out.any() and held_out.held_out.sum() == 2
+
+
 @pytest.mark.parametrize(("share", "held"), [(1e-9, "0 of 7"), (1 - 1e-9, "7 of 7")])
 def test_a_share_that_holds_out_nothing_or_all_is_refused(dataset, share, held):
     with pytest.raises(UserError, match=f"holds out {held} samples.*change eval_share"):

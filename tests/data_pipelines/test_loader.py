@@ -1,8 +1,6 @@
 """Batches from a prepared dataset: what the plan says, and resumed exactly."""
 
 import json
-import resource
-import shutil
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -12,13 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from data_pipelines import loader, records
+from data_pipelines import loader
 from data_pipelines import prepare as prepare_module
 from data_pipelines.dataset import Dataset, check_vae, open_dataset
+from data_pipelines.encoders import Encoders
 from data_pipelines.loader import packed_batches, segments
 from data_pipelines.prepare import prepare
 from data_pipelines.sources.media import Media
-from soraxla.core.errors import UserError
 from soraxla.core.types import LatentGrid
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.media.write import write_video
@@ -213,46 +211,6 @@ def test_what_cannot_be_packed_is_refused_at_start(dataset):
             batches_of(dataset, **bad)
 
 
-def truncate(file):
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def edit_card(**changes):
-    def edit(file):
-        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    ("name", "break_it", "error", "message"),
-    [
-        (records.CARD, lambda f: f.unlink(), UserError, "prepare"),
-        (records.CARD, truncate, ValueError, "damaged"),
-        (records.CARD, edit_card(format=99), ValueError, "99"),
-        (records.CARD, edit_card(patch=None), ValueError, "no patch"),
-        (records.CARD, edit_card(samples=8), ValueError, "7 rows"),
-        (records.INDEX, lambda f: f.unlink(), UserError, "missing"),
-        (records.INDEX, truncate, ValueError, "damaged"),
-        (records.EMPTY_TEXT, lambda f: f.unlink(), UserError, "missing"),
-        (records.EMPTY_TEXT, truncate, ValueError, "damaged"),
-        (records.shard_name(1), lambda f: f.unlink(), UserError, "missing"),
-        (records.shard_name(1), truncate, ValueError, "damaged"),
-        (records.CARD, edit_card(latent_channels=9), ValueError, "the index says"),
-    ],
-)
-def test_a_broken_dataset_is_named_in_one_line(
-    folder, tmp_path, name, break_it, error, message
-):
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    break_it(copy / name)
-    with pytest.raises(error, match=message) as caught:
-        next(iter(batches_of(open_dataset(copy), prefetch=2)))
-    text = str(caught.value)
-    assert str(copy) in text and "\n" not in text
-
-
 @pytest.fixture(scope="module")
 def conditioned(tmp_path_factory):
     """Six clips and a picture, prepared with what tasks need."""
@@ -264,8 +222,7 @@ def conditioned(tmp_path_factory):
     prepare(
         source,
         source / "dataset",
-        encode_video=test_prepare.encode_video,
-        encode_text=test_prepare.encode_text,
+        encode=Encoders(test_prepare.encode_videos, test_prepare.encode_text, 3, 8),
         vae_dir=None,
         vae_sha256="a" * 64,
         text_encoder="counting",
@@ -352,31 +309,3 @@ def test_what_steers_a_clip_comes_to_its_tokens(tmp_path, monkeypatch):
         assert (batch.controls[batch.segment_ids > 0, 0] == 1).all()
     with pytest.raises(ValueError, match="knows the actions"):
         batches_of(dataset, controls=Controls(actions=("fly",)))
-
-
-def test_as_many_files_may_be_open_as_there_are_shards(tmp_path, monkeypatch):
-    data, allowed = write_dataset(tmp_path / "data"), []
-    monkeypatch.setattr(resource, "setrlimit", lambda _, both: allowed.append(both))
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1000))
-    open_dataset(data)
-    assert allowed == [(258, 1000)]
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 257))
-    with pytest.raises(ValueError, match="needs 258 open files, of which 257"):
-        open_dataset(data)
-
-
-@pytest.mark.parametrize("name", ["latents", "text"])
-def test_a_record_that_is_not_finite_is_named(folder, tmp_path, monkeypatch, name):
-    """Else a single NaN ends a training that blames the learning rate."""
-    decode = records.decode_record
-
-    def damaged(data):
-        tensors = dict(decode(data))
-        tensors[name] = tensors[name].copy()
-        tensors[name].flat[0] = np.nan
-        return tensors
-
-    dataset = open_dataset(folder)
-    monkeypatch.setattr(records, "decode_record", damaged)
-    with pytest.raises(UserError, match=rf"data-0.*record 0: {name} are not finite"):
-        dataset.read(0)

@@ -34,7 +34,7 @@ def test_81_frames_of_832x480_stay_whole_on_the_documented_path():
 
 
 def test_prepare_says_how_many_captioned_clips_it_cut(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("soraxla.tools.prepare.encode_clip", fake.encode_clip)
+    monkeypatch.setattr("soraxla.tools.prepare.encode_clips", fake.encode_clips)
     folder, lines = tmp_path / "media", []
     folder.mkdir()
     for name, frames in (("long.webp", 11), ("short.webp", 5)):

@@ -13,6 +13,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines import records
+from data_pipelines.encoders import Encoders
 from data_pipelines.prepare import prepare
 from soraxla.core.errors import UserError
 from soraxla.media.read import read_clip
@@ -35,19 +36,36 @@ def encode_video(frames):
     return np.concatenate([x[:1], later])
 
 
+def encode_videos(videos):
+    return np.stack([*map(encode_video, videos)])
+
+
 def encode_text(texts):
     return [np.full((1 + len(t.split()), 5), len(t), np.float32) for t in texts]
 
 
-def run(source, out, **changes):
+def run(
+    source,
+    out,
+    *,
+    encode_video=encode_video,
+    encode_text=encode_text,
+    vae_spatial=8,
+    **changes,
+):
+    """Prepares with an encoder of one clip."""
     settings = dict(
-        encode_video=encode_video,
-        encode_text=encode_text,
+        encode=Encoders(
+            videos=lambda videos: np.stack([*map(encode_video, videos)]),
+            text=encode_text,
+            channels=3,
+            spatial=vae_spatial,
+        ),
         vae_dir=None,
         vae_sha256="abc",
         text_encoder="counting",
         conditions=False,
-        shard_size=2,
+        shard_bytes=720,  # of the media: one clip, or two or three pictures
         progress=False,
     )
     return prepare(source, out, **(settings | changes))
@@ -156,7 +174,7 @@ def test_interrupted_while_encoding_the_result_is_the_same_bytes(media, tmp_path
     with pytest.raises(Killed):
         run(media, out, encode_video=dying_at(call), **settings)
     assert not (out / records.CARD).exists()
-    shards_done = {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}[call]
+    shards_done = {1: 0, 2: 0, 3: 1, 4: 2, 5: 2}[call]
     assert len(list(out.glob("data-*.array_record"))) == shards_done
     run(media, out, **settings)
     assert content(out) == content(whole)
@@ -198,7 +216,8 @@ def test_interrupted_at_any_rename_the_result_is_the_same_bytes(
         else:
             break
         assert content(out) == expected, f"killed at rename {call}"
-    assert call == 13  # renames of a run: 1 + 2 a shard, 5 at the end, and none
+    # Renames of a run: 1, 1 a part, 2 a shard, 5 at the end, and none.
+    assert call == 1 + 5 + 2 * 4 + 5 + 1
 
 
 @pytest.mark.slow
@@ -219,7 +238,7 @@ t.run({str(media)!r}, {str(tmp_path / "out")!r}, encode_video=t.dying_at(4))
     assert (
         subprocess.run([sys.executable, "-c", script], env=environment).returncode == 9
     )
-    assert list((tmp_path / "out").glob(".data-*.tmp"))
+    assert list((tmp_path / "out").glob("progress/*/*.records"))
     run(media, tmp_path / "out")
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 

@@ -13,6 +13,7 @@ from soraxla.generation.vae_streaming import (
     decode_clip,
     decode_stream,
     encode_clip,
+    encode_clips,
     psnr,
     to_uint8,
 )
@@ -50,6 +51,14 @@ def test_a_clip_encoded_in_chunks_is_the_clip_encoded_whole(params):
     assert latents.shape == (5, 4, 6, 4) and latents.dtype == np.float32
     expected = vae.normalise(VAE, mean)[0]
     np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_clips_encoded_together_are_those_encoded_one_by_one(params):
+    videos = np.stack([clip(9), 255 - clip(9), clip(9)[:, ::-1]])
+    together = encode_clips(params, VAE, videos)
+    expected = [encode_clip(params, VAE, video) for video in videos]
+    np.testing.assert_allclose(together, np.stack(expected), rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from data_pipelines import SAMPLES
-from data_pipelines.encoders import Unreadable
-from data_pipelines.prepare import _PrepareConfig, _read
+from data_pipelines.encode_part import Unreadable, read_pieces
+from data_pipelines.shards import PrepareConfig
 from data_pipelines.sources.files import Item
 from soraxla.core.errors import UserError
 from soraxla.media import read, videos
@@ -59,13 +59,14 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("soraxla.media.read.rgb", None)
     item = Item(file=tmp_path / "a.png", caption="a", uid="a.png")
     assert item.open().size == (13_000, 13_000)
-    settings = _PrepareConfig(
+    settings = PrepareConfig(
         vae_sha256="",
         text_encoder="",
         max_tokens=32768,
-        shard_size=1,
+        shard_bytes=1,
+        latent_channels=16,
         vae_spatial=8,
         conditions=False,
     )
     with pytest.raises(Unreadable, match="one frame of 12992x12992 pixels makes"):
-        list(_read(item, settings))
+        list(read_pieces(item, settings))

