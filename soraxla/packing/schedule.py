@@ -16,7 +16,7 @@ from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from soraxla.core.keyed_random import permutation, uniforms
 from soraxla.packing.bin_packing import ScheduledRow, Visit, balance, fewest_rows
@@ -38,6 +38,7 @@ from soraxla.packing.schedule_index import (
     check_index,
     frame_tokens,
     most_tokens,
+    slices,
 )
 from soraxla.packing.tasks import SHARES
 
@@ -170,11 +171,11 @@ def mean_row_weight(index: ScheduleIndex, config: PackConfig, *, seed: int) -> f
     The surroundings of a hole count as generated: the schedule does not know the holes.
     """
     rows = schedule_window(index, config, seed=seed, window=0)
-    a_step, pt = frame_tokens(index, slice(None)), index.patch[0]
+    visits, pt = [visit for row in rows for visit in row], index.patch[0]
+    a_step = frame_tokens(index, np.array([visit.sample for visit in visits]))
     generated = (
-        (visit.latent_frames - visit.prefix) // pt * int(a_step[visit.sample])
-        for row in rows
-        for visit in row
+        (visit.latent_frames - visit.prefix) // pt * int(tokens)
+        for visit, tokens in zip(visits, a_step, strict=True)
     )
     # Rounded once, so every machine finds the same number.
     return math.fsum(map(math.sqrt, generated)) / len(rows)
@@ -187,19 +188,29 @@ def window_visits(index: ScheduleIndex, config: PackConfig) -> int:
     Raises UserError if any sample cannot be packed, see `check_index`.
     """
     check_index(index, config)
-    frames, tokens = most_tokens(index, config, slice(None))
+    tokens = text = 0.0
+    for part in slices(len(index)):
+        tokens += _mean_tokens(index, config, part).sum()
+        text += index.text_length[part].sum(dtype=np.float64)
+    rows_a_visit = max(
+        tokens / len(index) / config.row_length,
+        text / len(index) / config.text_length,
+        1 / config.max_segments,
+    )
+    return math.ceil(_WINDOW_ROWS / rows_a_visit)
+
+
+def _mean_tokens(
+    index: ScheduleIndex, config: PackConfig, part: slice
+) -> Float[np.ndarray, " k"]:
+    """Returns the mean tokens of visits to each of some samples."""
+    frames, tokens = most_tokens(index, config, part)
     steps = frames // index.patch[0]
     # A clip of n steps that is cut keeps n / (1 + 1/2 … + 1/n) of them in the mean.
     cut_away = 1 - 1 / harmonic(steps)[steps - 1]
     tokens = tokens * (1 - config.cut_share * cut_away)
-    few = np.minimum(MEAN_FEW * frame_tokens(index, slice(None)), tokens)
-    tokens = tokens + config.next_share * (few - tokens)
-    rows_a_visit = max(
-        tokens.mean() / config.row_length,
-        index.text_length.mean() / config.text_length,
-        1 / config.max_segments,
-    )
-    return math.ceil(_WINDOW_ROWS / rows_a_visit)
+    few = np.minimum(MEAN_FEW * frame_tokens(index, part), tokens)
+    return tokens + config.next_share * (few - tokens)
 
 
 def _parts(
@@ -222,7 +233,9 @@ def _parts(
     if index.stored is None:
         stored = Stored(*(np.zeros_like(frames) for _ in Stored._fields))
     else:
-        stored = Stored(*(of_all[samples] for of_all in index.stored))
+        # Narrow in the index, they would wrap in a product.
+        columns = (column[samples].astype(np.int32) for column in index.stored)
+        stored = Stored(*columns)
     whole, packed = (n == index.t[samples] for n in (frames, most))
     u = uniforms(seed, "given", first, len(samples))
     chances = {

@@ -1,5 +1,6 @@
 """The sizes of a dataset's samples, and whether they can be packed. NumPy only."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +10,8 @@ from soraxla.core.errors import UserError
 from soraxla.packing.conditioning import Stored
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.tasks import SHARES
+
+_PART = 1 << 24  # samples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,21 +56,22 @@ def check_index(index: ScheduleIndex, config: PackConfig) -> None:
     def size(i: int) -> str:
         return f"sample {i} ({index.width[i]}x{index.height[i]} pixels)"
 
-    sides = np.stack([index.t, index.h, index.w])
-    bad = ((sides < 1) | (sides % np.array(index.patch)[:, None] != 0)).any(axis=0)
+    bad = np.zeros(len(index), bool)
+    for side, patch in zip((index.t, index.h, index.w), index.patch, strict=True):
+        bad |= (side < 1) | (side % patch != 0)
     if bad.any():
         worst = int(bad.argmax())
+        sides = tuple(int(side[worst]) for side in (index.t, index.h, index.w))
         raise UserError(
-            f"{size(worst)} has latents of {tuple(sides[:, worst].tolist())} (t, h, w),"
+            f"{size(worst)} has latents of {sides} (t, h, w),"
             f" which patches of {index.patch} do not divide: prepare the dataset again"
         )
-    frame = frame_tokens(index, slice(None))
-    worst = int(frame.argmax())
-    if frame[worst] > config.row_length:
+    most, worst = max(_largest_frames(index), key=lambda found: found[0])
+    if most > config.row_length:
         what = "a picture" if index.t[worst] == 1 else "one latent frame"
         raise UserError(
-            f"{size(worst)} has {frame[worst]} tokens in {what}, more than a row of"
-            f" {config.row_length}: set row_length to at least {frame[worst]}"
+            f"{size(worst)} has {most} tokens in {what}, more than a row of"
+            f" {config.row_length}: set row_length to at least {most}"
         )
     longest = max(int(index.text_length.max()), index.empty_text_length)
     if longest > config.text_length:
@@ -87,6 +91,20 @@ def check_index(index: ScheduleIndex, config: PackConfig) -> None:
             f"{size(worst)} is a clip of {index.t[worst]} latent frames with no frame"
             f" rate (fps {index.fps[worst]}): prepare the dataset again"
         )
+
+
+def slices(samples: int) -> Iterator[slice]:
+    """Yields slices of so many samples: temporary arrays of all would be too large."""
+    for first in range(0, samples, _PART):
+        yield slice(first, min(first + _PART, samples))
+
+
+def _largest_frames(index: ScheduleIndex) -> Iterator[tuple[int, int]]:
+    """Yields the tokens of the largest frame of each part, and its sample."""
+    for part in slices(len(index)):
+        frame = frame_tokens(index, part)
+        worst = int(frame.argmax())
+        yield int(frame[worst]), part.start + worst
 
 
 def _check_mixture(index: ScheduleIndex, config: PackConfig) -> None:
@@ -132,7 +150,9 @@ def most_tokens(
 
 def longest(index: ScheduleIndex, config: PackConfig) -> int:
     """Returns the most latent frames that a row has of one clip."""
-    return int(most_tokens(index, config, slice(None))[0].max())
+    return max(
+        int(most_tokens(index, config, part)[0].max()) for part in slices(len(index))
+    )
 
 
 def median_clip(
