@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Bool, Float, Int
@@ -215,10 +214,12 @@ def _kept_type(column: str) -> Any:
 
 
 def _is_eval(file: Path, split: pa.Array) -> np.ndarray:
-    unknown = set(split.unique().to_pylist()) - {TRAIN, EVAL}
-    if unknown:
-        raise _damaged(file, f"split {min(unknown)!r} is not {TRAIN} or {EVAL}")
-    return pc.equal(split, EVAL).to_numpy(zero_copy_only=False)
+    encoded: Any = split.dictionary_encode()
+    names = np.array(encoded.dictionary.to_pylist(), str)
+    for name in names:
+        if name not in (TRAIN, EVAL):
+            raise _damaged(file, f"split {name!r} is not {TRAIN} or {EVAL}")
+    return (names == EVAL)[encoded.indices.to_numpy()]
 
 
 def _check_shards(path: Path, shard: Int[np.ndarray, " n"]) -> None:

@@ -111,7 +111,8 @@ def _first_extent(samples: Sequence[Sample]) -> Extent:
         try:
             media = sample.open()
             shapes = [frame.shape for frame in media.frames]
-            return Extent(*shapes[0][:2], len(shapes), len(media.caption.encode()))
+            height, width, *_ = shapes[0]
+            return Extent(height, width, len(shapes), len(media.caption.encode()))
         except (UserError, OSError, IndexError):
             continue
     return Extent(0, 0, 0, 0)

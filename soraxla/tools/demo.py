@@ -31,6 +31,7 @@ from soraxla.packing.bin_packing import fill
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.schedule import schedule_window
 from soraxla.parallel.mesh import one_device
+from soraxla.tools.prepare import prepare_dataset
 from soraxla.training.dit_experiment import dit_experiment
 from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import jax
 import numpy as np
@@ -122,7 +123,7 @@ class _VideoEncoder:
         devices = devices[:1] if devices[0].platform == "cpu" else devices
         self._model = loaded.model
         self._params = {d: jax.device_put(loaded.params, d) for d in devices}
-        self._free: SimpleQueue[jax.Device] = SimpleQueue()
+        self._free: SimpleQueue[Any] = SimpleQueue()
         self.at_once = _AT_ONCE * len(devices)
         for device in devices * _AT_ONCE:
             self._free.put(device)
