@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import damage, gallery, gpu, joins
+from benchmarks import damage, gallery, gpu, joins, short_prompts
 from benchmarks.harness import (
     Peer,
     check_equal,
@@ -21,8 +21,11 @@ from benchmarks.harness import (
 from benchmarks.sizes import published_sizes, tokens_of
 from soraxla.assets import worlds_model
 from soraxla.cli.main import parser
+from soraxla.evals.worldbench.cases import SIZE
+from soraxla.evals.worldbench.runner import FAMILIES, draw_cases
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.generation.defaults import model_defaults, read_usage
+from soraxla.generation.expansion import Expansion
 from soraxla.generation.pipeline import load
 from soraxla.generation.request import SamplingConfig
 from soraxla.parallel.mesh import sampling_mesh
@@ -231,3 +234,26 @@ def test_a_distance_that_falls_or_hides_among_real_clips_does_not_grow():
             kind: [{"value": v} for v in values] for kind in damage.STRENGTHS
         }
         assert set(damage.grows(found).values()) == {grows}
+
+
+@pytest.mark.slow
+def test_the_gain_by_expansion_is_of_clips_with_the_same_noise():
+    """A model that obeys captions only, and draws nothing else."""
+    truths = [case.truth for case in draw_cases(FAMILIES["text"], 3, SIZE)]
+
+    class Model:
+        defaults = USUAL
+
+        def expand(self, prompt):
+            return Expansion(prompt, f"a {prompt} moves", "a test")
+
+        def generate_each(self, requests, settings):
+            for i, request in reversed(list(enumerate(requests))):
+                assert request.noise == i and settings.steps == USUAL.sampling["steps"]
+                known = request.prompt.endswith("moves")
+                yield i, truths[i].video if known else truths[i].video * 0
+
+    found, texts = short_prompts.right(Model(), 3)
+    assert not found["plain"].any() and found["expanded"].all() and len(texts) == 3
+    gain = short_prompts.summary(found)["gain"]["both"]
+    assert (gain.value, gain.low, gain.n) == (1.0, 1.0, 3)
