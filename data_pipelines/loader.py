@@ -10,7 +10,7 @@ the same batches.
 import atexit
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -78,10 +78,6 @@ def packed_batches(
         UserError: `host_rows` is not of the B rows, a sample can never be packed (see
             `check_index`), or a record is damaged when it is read.
     """
-    if prefetch < 0:
-        raise UserError(f"prefetch is {prefetch}, expected at least 0")
-    host_rows = _checked_rows(host_rows, batch_rows)
-    check_index(dataset.sizes, config)
     _check_controls(dataset, controls)
     layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
 
@@ -89,8 +85,37 @@ def packed_batches(
         shown = _shown_controls(config, controls, seed, visit)
         return _segment(dataset, layout, visit, shown)
 
-    steps = ScheduledSteps(dataset.sizes, config, seed=seed, batch_rows=batch_rows)
-    steps = steps.map(lambda rows: [rows[i] for i in host_rows])
+    return read_batches(
+        dataset.sizes,
+        config,
+        read,
+        seed=seed,
+        batch_rows=batch_rows,
+        prefetch=prefetch,
+        host_rows=host_rows,
+    )
+
+
+def read_batches(
+    index: ScheduleIndex,
+    config: PackConfig,
+    read: Callable[[Visit], Segment],
+    *,
+    seed: int,
+    batch_rows: int,
+    prefetch: int = 2,
+    host_rows: Sequence[int] | None = None,
+) -> grain.IterDataset[PackedBatch]:
+    """Returns endless batches of the scheduled visits, each read by `read`.
+
+    The arguments and errors are those of `packed_batches`.
+    """
+    if prefetch < 0:
+        raise UserError(f"prefetch is {prefetch}, expected at least 0")
+    own = _checked_rows(host_rows, batch_rows)
+    check_index(index, config)
+    steps = ScheduledSteps(index, config, seed=seed, batch_rows=batch_rows)
+    steps = steps.map(lambda rows: [rows[i] for i in own])
     if prefetch:
         segments = ReadAhead(steps, read)
     else:

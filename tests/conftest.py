@@ -106,11 +106,11 @@ def traced_once():
 
     Every folder that is loaded asks for them.
     """
-    from soraxla.models import dit, vae
+    from soraxla.models import captioner, dit, vae
     from soraxla.models.text import bert, clip, clip_vision, t5
 
     with pytest.MonkeyPatch.context() as patch:
-        for model in (dit, vae, bert, clip, clip_vision, t5):
+        for model in (captioner, dit, vae, bert, clip, clip_vision, t5):
             patch.setattr(model, "init", jax.jit(model.init, static_argnames="cfg"))
         yield
 

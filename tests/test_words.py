@@ -298,7 +298,7 @@ def test_names_in_sentences_exist():
 
 
 def test_a_name_that_is_gone_is_found():
-    for name in ("soraxla.packing", "soraxla.packing.pack.PackConfig.row_length"):
+    for name in ("soraxla.packing", "soraxla.packing.pack.RowConfig.row_length"):
         assert exists(name)
     for name in ("soraxla.pipeline", "soraxla.packing.pack.PackSpec"):
         assert list(unknown_names(Text("page", f"`{name}`"))) != []

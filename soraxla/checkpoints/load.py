@@ -10,6 +10,7 @@ import numpy as np
 
 from soraxla.checkpoints.model_folder import (
     LoadedModel,
+    ModelConfig,
     abstract_params,
     load_model,
     model_config,
@@ -23,13 +24,13 @@ from soraxla.checkpoints.training_folder import (
     is_training_folder,
     records_usage,
     settings_of_kind,
+    trained_captioner,
     trained_config,
     trained_dit,
     trained_vae,
 )
 from soraxla.checkpoints.usage import usage_of
 from soraxla.models.dit.config import DiTConfig
-from soraxla.models.vae.model import VAEConfig
 
 
 def load_vae(folder: Path) -> LoadedModel:
@@ -41,6 +42,17 @@ def load_vae(folder: Path) -> LoadedModel:
     return (
         trained_vae(folder) if is_training_folder(folder) else load_model(folder, "vae")
     )
+
+
+def load_captioner(folder: Path) -> LoadedModel:
+    """Returns the captioner of a model folder or of a training folder (its EMA).
+
+    Raises:
+        UserError: see `load_model` and `trained_captioner`.
+    """
+    if is_training_folder(folder):
+        return trained_captioner(folder)
+    return load_model(folder, "captioner")
 
 
 def load_dit(folder: Path, *, computed: bool = False) -> LoadedModel:
@@ -95,7 +107,7 @@ def read_transformer(checkpoint: Path) -> tuple[DiTConfig, dict[str, Any]]:
 
 def named_tensors(
     checkpoint: Path, kind: str
-) -> tuple[list[str], Callable[[str], np.ndarray], DiTConfig | VAEConfig]:
+) -> tuple[list[str], Callable[[str], np.ndarray], ModelConfig]:
     """Returns a checkpoint's unstacked names, a reader as stored, and model settings.
 
     Raises:

@@ -32,7 +32,8 @@ from soraxla.files.tensor_files import (
     open_tensors,
     weight_files,
 )
-from soraxla.models import dit, vae
+from soraxla.models import captioner, dit, vae
+from soraxla.models.captioner.config import CaptionerConfig
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.vae.model import VAEConfig
 from soraxla.parallel.mesh import REPLICATED, Rules, current_shardings
@@ -43,7 +44,10 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 _KEYS = {
     "vae": {"model": dict},
     "dit": {"model": dict, "process": dict, "text_encoder": str},
+    "captioner": {"model": dict},
 }
+_CLASSES = {"vae": VAEConfig, "dit": DiTConfig, "captioner": CaptionerConfig}
+ModelConfig = DiTConfig | VAEConfig | CaptionerConfig
 
 
 def save_folder(
@@ -176,12 +180,12 @@ class LoadedModel:
     """A model in memory: parameters, settings, and the rest of its `config.json`."""
 
     params: PyTree
-    model: Any  # DiTConfig or VAEConfig
+    model: Any  # ModelConfig
     config: dict[str, Any]
 
 
 def load_model(folder: Path, kind: str, *, computed: bool = False) -> LoadedModel:
-    """Loads the `kind`, "vae" or "dit", of a model folder.
+    """Loads the `kind`, "vae", "dit" or "captioner", of a model folder.
 
     Args:
         computed: see `abstract_params`.
@@ -191,32 +195,39 @@ def load_model(folder: Path, kind: str, *, computed: bool = False) -> LoadedMode
     """
     config = read_config(folder, kind)
     model = model_config(folder, config)
-    rules = dit.RULES if kind == "dit" else REPLICATED
-    params = load_folder(folder, abstract_params(model, computed=computed), rules)
+    abstract = abstract_params(model, computed=computed)
+    params = load_folder(folder, abstract, rules_of(model))
     return LoadedModel(params=params, model=model, config=config)
 
 
-def model_config(folder: Path, config: dict[str, Any]) -> DiTConfig | VAEConfig:
+def rules_of(model: ModelConfig) -> Rules:
+    """Returns the sharding of a model's parameters."""
+    if isinstance(model, CaptionerConfig):
+        return captioner.rules(model)
+    return dit.RULES if isinstance(model, DiTConfig) else REPLICATED
+
+
+def model_config(folder: Path, config: dict[str, Any]) -> ModelConfig:
     """Returns the settings of a folder's model from its `config.json`.
 
     Raises:
         UserError: a setting is unknown, missing or wrong.
     """
-    cls = DiTConfig if config["kind"] == "dit" else VAEConfig
     try:
-        return build(cls, config["model"], "model.")
+        return build(_CLASSES[config["kind"]], config["model"], "model.")
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
 
 
-def abstract_params(model: DiTConfig | VAEConfig, *, computed: bool = False) -> PyTree:
+def abstract_params(model: ModelConfig, *, computed: bool = False) -> PyTree:
     """Returns shapes and dtypes of a model's parameters, stacked.
 
     Args:
         computed: the kernels of a transformer have the dtype of their products, as in
             `dit.cast_kernels`, and not float32.
     """
-    module: Any = dit if isinstance(model, DiTConfig) else vae
+    modules: dict[type, Any] = {DiTConfig: dit, CaptionerConfig: captioner}
+    module = modules.get(type(model), vae)
     abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), model))
     if computed and isinstance(model, DiTConfig):
         return jax.eval_shape(functools.partial(dit.cast_kernels, cfg=model), abstract)

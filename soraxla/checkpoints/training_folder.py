@@ -17,7 +17,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from soraxla.checkpoints.model_folder import LoadedModel, abstract_params
+from soraxla.checkpoints.model_folder import (
+    LoadedModel,
+    abstract_params,
+    rules_of,
+)
 from soraxla.checkpoints.usage import (
     RECORDED,
     GenerationDefaults,
@@ -32,6 +36,7 @@ from soraxla.core.trees import named_leaves
 from soraxla.files.checksums import CHECKSUMS, verify
 from soraxla.files.hashing import sha256_of_tree
 from soraxla.models import dit
+from soraxla.models.captioner.config import CaptionerConfig
 from soraxla.models.dit import lora
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.lora import LoRAConfig
@@ -74,7 +79,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def settings_of_kind(folder: Path, kind: str) -> dict[str, Any]:
-    """Returns the settings of a training folder that trains a "vae" or a "dit".
+    """Returns the settings of a training folder that trains a `kind` of model.
 
     Raises:
         UserError: it trains another kind, or its record is damaged.
@@ -115,6 +120,19 @@ def trained_vae(folder: Path) -> LoadedModel:
         mean, std = latent_statistics(state["extra"])
         model = dataclasses.replace(model, latent_mean=mean, latent_std=std)
     config = {"kind": "vae", "model": to_dict(model)}
+    return LoadedModel(params=state["ema"], model=model, config=config)
+
+
+def trained_captioner(folder: Path) -> LoadedModel:
+    """Returns the EMA of a captioner's training.
+
+    Raises:
+        UserError: see `settings_of_kind` and `restore_part`.
+    """
+    model = _model(CaptionerConfig, settings_of_kind(folder, "captioner")["step"])
+    part = {"ema": abstract_params(model)}
+    state = restore_part(folder, part, rules_of(model))
+    config = {"kind": "captioner", "model": to_dict(model)}
     return LoadedModel(params=state["ema"], model=model, config=config)
 
 

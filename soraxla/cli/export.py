@@ -44,11 +44,12 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--adapter is a file for diffusers; use export wan --adapter")
     if is_training_folder(args.checkpoint):
         verify_newest(args.checkpoint)
+    kind = None
     with jax.set_mesh(sampling_mesh()):
         if args.layout == "wan":
             _export_wan(args)
         else:
-            _export_ours(args)
+            kind = _export_ours(args)
     print(args.out)
     if args.layout == "wan" and args.adapter:
         words = ("--from", "WAN", "--adapter", args.out, "--out", "MODEL")
@@ -58,6 +59,9 @@ def run(args: argparse.Namespace) -> None:
         say_next("soraxla", "import", "wan", *words)
     elif (args.out / "dit").is_dir():
         say_generate(args.out)
+    elif kind == "captioner":
+        words = ("--checkpoint", args.out, "--clips", "CLIPS")
+        say_next("soraxla", "caption", "apply", *words)
     else:
         say_prepare(args.out)
 
@@ -77,8 +81,9 @@ def _export_wan(args: argparse.Namespace) -> None:
         print(f"not in diffusers, written to transformer/{OURS}: {names}")
 
 
-def _export_ours(args: argparse.Namespace) -> None:
-    from soraxla.checkpoints.load import load_dit, load_vae
+def _export_ours(args: argparse.Namespace) -> str:
+    """Exports a training's model, and returns its kind."""
+    from soraxla.checkpoints.load import load_captioner, load_dit, load_vae
     from soraxla.checkpoints.model_folder import read_config, save_folder
     from soraxla.checkpoints.training_folder import read_settings
     from soraxla.files.atomic_folder import atomic_folder
@@ -87,12 +92,15 @@ def _export_ours(args: argparse.Namespace) -> None:
     out, dtype = args.out, args.dtype or "float32"
     if out.exists():
         raise UserError(f"{out}: exists; remove it or choose another --out")
-    if read_settings(args.checkpoint).get("kind") == "vae":
-        vae = load_vae(args.checkpoint)
-        save_folder(out, vae.params, vae.config, dtype=dtype)
+    kind = read_settings(args.checkpoint).get("kind", "dit")
+    if kind != "dit":
+        load = {"vae": load_vae, "captioner": load_captioner}[kind]
+        model = load(args.checkpoint)
+        save_folder(out, model.params, model.config, dtype=dtype)
     else:
         read_config(args.checkpoint / "vae", "vae")
         dit = load_dit(args.checkpoint)
         with atomic_folder(out) as partial:
             save_folder(partial / "dit", dit.params, dit.config, dtype=dtype)
             copy_tree(args.checkpoint / "vae", partial / "vae")
+    return kind

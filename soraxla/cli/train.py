@@ -1,4 +1,4 @@
-"""`soraxla train`: one loop for the VAE and the diffusion transformer."""
+"""`soraxla train`: one loop for VAE, diffusion transformer and captioner."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         type=Path,
-        help="a dataset of `soraxla prepare`; for a VAE, a folder of media",
+        help="a dataset of `soraxla prepare`; for a VAE, a folder of media; for a "
+        "captioner, the folder views of `soraxla caption train`",
     )
     parser.add_argument(
         "--workdir",
@@ -78,14 +79,20 @@ def run(args: argparse.Namespace) -> None:
             raise UserError("--change: needs a training that goes on, not --dry-run")
         print("\n".join(dry_run(config, data=args.data, init=args.init)))
         return
-    run = run_training(
-        config,
-        data=args.data,
-        workdir=workdir,
-        init=args.init,
-        change=dict(map(parted, args.change)),
-        interrupts=True,
+    finish(
+        run_training(
+            config,
+            data=args.data,
+            workdir=workdir,
+            init=args.init,
+            change=dict(map(parted, args.change)),
+            interrupts=True,
+        )
     )
+
+
+def finish(run: Any) -> None:
+    """Raises FloatingPointError if many steps of a training had no finite gradient."""
     if 10 * run.skipped > run.step:
         raise FloatingPointError(
             f"{run.skipped} of {run.step} steps had no finite gradient; lower the "

@@ -42,6 +42,12 @@ def filled(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
             value = field.default_factory()
         if name not in made and value is not dataclasses.MISSING:
             made[name] = plain(field.metadata.get(BEFORE, value))
-        elif isinstance(made.get(name), Mapping) and groups_of(hints[name]):
-            made[name] = filled(groups_of(hints[name])[0], made[name])
+        elif isinstance(made.get(name), Mapping) and (groups := groups_of(hints[name])):
+            fit = [group for group in groups if _has(group, made[name])]
+            made[name] = filled((fit or groups)[0], made[name])
     return made
+
+
+def _has(group: Any, values: Mapping[str, Any]) -> bool:
+    """Returns whether a dataclass has all settings of a group."""
+    return values.keys() <= {field.name for field in dataclasses.fields(group)}

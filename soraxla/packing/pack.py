@@ -1,7 +1,7 @@
 """Packing of clips end to end into rows, and unpacking. NumPy only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import ml_dtypes
 import numpy as np
@@ -13,22 +13,37 @@ from soraxla.packing.conditioning import ConditioningMixture
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackConfig:
-    """The budgets of a row, and the fractions of visits that change a clip.
+class RowConfig:
+    """The budgets of a row.
 
     Attributes:
         row_length: L, tokens per row.
         text_length: M, text tokens per row.
         max_segments: S, most clips per row.
+    """
+
+    row_length: int
+    text_length: int
+    max_segments: int
+
+    def __post_init__(self) -> None:
+        for budget in fields(RowConfig):
+            value = getattr(self, budget.name)
+            if value < 1:
+                raise UserError(f"pack.{budget.name} is {value}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig(RowConfig):
+    """The budgets of a row, and the fractions of visits that change a clip.
+
+    Attributes:
         cut_share: fraction of visits that truncate the clip to a random length.
         next_share: fraction of visits that use only a few latent frames.
         caption_dropout: fraction of visits with the empty caption.
         control_dropout: fraction of visits without actions and camera.
     """
 
-    row_length: int
-    text_length: int
-    max_segments: int
     cut_share: float = 0.0
     next_share: float = 0.0
     caption_dropout: float = 0.1
@@ -36,10 +51,7 @@ class PackConfig:
     mixture: ConditioningMixture = field(default_factory=ConditioningMixture)
 
     def __post_init__(self) -> None:
-        for name in ("row_length", "text_length", "max_segments"):
-            value = getattr(self, name)
-            if value < 1:
-                raise UserError(f"pack.{name} is {value}, expected at least 1")
+        super().__post_init__()
         for name in (
             "cut_share",
             "next_share",

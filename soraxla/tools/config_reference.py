@@ -42,7 +42,7 @@ key of a group that is None creates the group with its defaults.
 and says which settings may change when a training goes on.
 `python -m soraxla.tools.config_reference` writes this page.
 """
-_TITLES = {"dit": "Diffusion transformer", "vae": "VAE"}
+_TITLES = {"dit": "Diffusion transformer", "vae": "VAE", "captioner": "Captioner"}
 
 
 def page() -> str:

@@ -1,4 +1,4 @@
-"""Configurations of a whole training, of the transformer and of the VAE."""
+"""Configurations of a whole training: transformer, VAE and captioner."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,10 +7,11 @@ from data_pipelines.vae_windows import WindowConfig
 from soraxla.core.errors import UserError
 from soraxla.diffusion.noise_schedule import time_shift
 from soraxla.evals.evaluators import check_evaluators
-from soraxla.packing.pack import PackConfig
+from soraxla.packing.pack import PackConfig, RowConfig
 from soraxla.parallel.mesh import (
     MeshConfig,
 )
+from soraxla.training.caption_step import CaptionStepConfig
 from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.loop import LoopConfig
 from soraxla.training.optim import OptimConfig
@@ -73,6 +74,33 @@ class VAETrainingConfig:
                         f"but step.losses.{name} needs {least} on each side; enlarge "
                         "the window or leave the loss out"
                     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionTrainingConfig:
+    """The settings of a training run of the captioner.
+
+    Attributes:
+        batch_rows: rows per step, on all devices together.
+    """
+
+    step: CaptionStepConfig
+    pack: RowConfig
+    loop: LoopConfig
+    batch_rows: int = 1
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        _check_decay(self.step.optim, self.loop)
+        check_evaluators(self.loop.evaluators, "captioner")
+        if self.batch_rows < 1:
+            raise UserError(f"batch_rows is {self.batch_rows}, expected at least 1")
+        text = self.step.model.max_tokens
+        if self.pack.text_length < text:
+            raise UserError(
+                f"pack.text_length is {self.pack.text_length}, less than a caption's "
+                f"step.model.max_tokens = {text}; raise it"
+            )
 
 
 def _check_decay(optim: OptimConfig, loop: LoopConfig) -> None:

@@ -144,7 +144,7 @@ def _hidden_or_other(params: PyTree) -> PyTree:
 
     def label(path, x: jax.Array) -> str:
         names = [step.key for step in path]
-        in_block = names[0] == "blocks" and x.ndim == 3
+        in_block = names[0] in ("blocks", "tower") and x.ndim == 3
         in_local = names[0] in ("local", "forecast") and "mlp" in names
         in_stage = in_vae(path) and ("_res_" in names[1] or names[1] == "middle")
         hidden = names[-1] == "kernel" and (in_block or in_local or in_stage)

@@ -12,12 +12,20 @@ from ml_collections import ConfigDict
 
 from soraxla.core.config import RENAMED, build, likely_key, lock, nearest, set_key
 from soraxla.core.errors import UserError
-from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
+from soraxla.training.experiment import (
+    CaptionTrainingConfig,
+    DiTTrainingConfig,
+    VAETrainingConfig,
+)
 from soraxla.training.finetune import needs_start
 from soraxla.training.summary import differences
 
 # The settings of a training by the `kind` of its configuration.
-KINDS: dict[str, type] = {"dit": DiTTrainingConfig, "vae": VAETrainingConfig}
+KINDS: dict[str, type] = {
+    "dit": DiTTrainingConfig,
+    "vae": VAETrainingConfig,
+    "captioner": CaptionTrainingConfig,
+}
 
 _PACKAGE = Path(__file__).parents[1]  # soraxla/
 # ConfigDict's message of many lines on a key that it refuses, and the nearest key.
@@ -81,7 +89,7 @@ def check_config(config: Mapping[str, Any] | ConfigDict) -> None:
     The model of a fine-tuning comes from its folder, and is checked with it.
     """
     cls, (_, settings) = training_class(config), split(config)
-    if cls is VAETrainingConfig or not needs_start(settings):
+    if cls is not DiTTrainingConfig or not needs_start(settings):
         build(cls, settings)
 
 
@@ -133,7 +141,8 @@ def training_class(config: Mapping[str, Any] | ConfigDict, spec: str = "") -> ty
     kind = config.get("kind")
     if kind not in KINDS:
         where = f"{spec}: " if spec else ""
-        raise UserError(f"{where}kind is {kind!r}, expected 'vae' or 'dit'")
+        known = ", ".join(map(repr, KINDS))
+        raise UserError(f"{where}kind is {kind!r}, expected one of {known}")
     return KINDS[kind]
 
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from data_pipelines import records
+from data_pipelines.captioned import open_views
 from data_pipelines.dataset import open_dataset
 from data_pipelines.vae_windows import WindowDataset
 from soraxla.checkpoints.load import load_vae
@@ -20,8 +21,13 @@ from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.parallel.mesh import make_mesh
 from soraxla.parallel.multihost import is_main
+from soraxla.training import caption_experiment as captions
 from soraxla.training.dit_experiment import dit_experiment, with_widths
-from soraxla.training.experiment import DiTTrainingConfig, VAETrainingConfig
+from soraxla.training.experiment import (
+    CaptionTrainingConfig,
+    DiTTrainingConfig,
+    VAETrainingConfig,
+)
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
@@ -117,11 +123,12 @@ def run_training(
     interrupts: bool = False,
     change: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Trains the model that `config["kind"]` names, "dit" or "vae", in `workdir`.
+    """Trains the model that `config["kind"]` names in `workdir`.
 
     Args:
-        config: nested settings of `DiTTrainingConfig` or `VAETrainingConfig`.
-        data: a prepared dataset for a DiT; a folder of media for a VAE.
+        config: nested settings of a class of `soraxla.training.presets.KINDS`.
+        data: a prepared dataset for a DiT; a folder of media for a VAE; captioned views
+            for a captioner.
         workdir: the training folder; an existing one is continued.
         init: the folder of a model to fine-tune.
         mesh: the devices; None is `config["mesh"]` over all devices.
@@ -233,8 +240,8 @@ def open_experiment(
     kind, settings = split(config)
     folder = None if workdir is None else Path(workdir)
     start = recorded_init(folder) if init is None else Path(init)
-    open_kind = _open_dit if kind == "dit" else _open_vae
-    return open_kind(settings, Path(data), folder, start, mesh)
+    openers = {"dit": _open_dit, "vae": _open_vae, "captioner": _open_captioner}
+    return openers[kind](settings, Path(data), folder, start, mesh)
 
 
 def _open_vae(
@@ -260,6 +267,26 @@ def _open_vae(
     if unusable:
         data += f", of which {len(unusable):,} cannot be used"
     return Opened(experiment, cfg.loop, data, window_work(cfg.windows), unusable)
+
+
+def _open_captioner(
+    config: Mapping[str, Any],
+    data: Path,
+    workdir: Path | None,
+    init: Path | None,
+    mesh: Mesh | None,
+) -> Opened:
+    views = open_views(data)
+    start = captions.open_start(init) if init else None
+    settings = captions.with_words(captions.started(config, start), views)
+    cfg = build(CaptionTrainingConfig, settings)
+    mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
+    with jax.set_mesh(mesh):
+        experiment, work = captions.caption_experiment(
+            cfg, views, start=start, mesh=mesh
+        )
+    words = f"{data}: {len(views):,} clips, {len(cfg.step.model.words):,} words"
+    return Opened(experiment, cfg.loop, words, work)
 
 
 def _open_dit(

@@ -174,12 +174,12 @@ def ending(
         lines.append(f"{skipped:,} of {step:,} steps had no finite gradient: skipped")
     if step < steps:
         return [*lines, "next: the same command again, which goes on from here"]
-    command = (
-        f'soraxla generate --checkpoint {workdir} --prompt "…" --out video.mp4'
-        if kind == "dit"
-        else f"soraxla prepare --source MEDIA --vae {workdir} --out DATASET"
-    )
-    return [*lines, f"next: {command}"]
+    commands = {
+        "dit": f'generate --checkpoint {workdir} --prompt "…" --out video.mp4',
+        "vae": f"prepare --source MEDIA --vae {workdir} --out DATASET",
+        "captioner": f"caption apply --checkpoint {workdir} --clips CLIPS",
+    }
+    return [*lines, f"next: soraxla {commands[kind]}"]
 
 
 def indented(title: str, lines: Iterable[str]) -> list[str]:

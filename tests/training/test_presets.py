@@ -19,7 +19,9 @@ from soraxla.training.presets import (
 
 
 def test_the_presets_are_these():
-    assert preset_names() == ["dit", "finetune_wan", "scaling", "vae", "worlds"]
+    assert preset_names() == [
+        *("captioner", "dit", "finetune_wan", "scaling", "vae", "worlds")
+    ]
 
 
 @pytest.mark.parametrize("spec", ["dit:debug", "vae:debug", "worlds:forecast"])
@@ -209,10 +211,13 @@ def test_a_preset_refuses_unknown_keys_after_an_override():
     [
         ("dot:s", "unknown preset 'dot': did you mean 'dit'?"),
         ("dit:huge", "unknown DiT size 'huge'"),
-        ("none/mine.py:s", "none/mine.py: no such configuration; presets are dit, "),
+        (
+            "none/mine.py:s",
+            "none/mine.py: no such configuration; presets are captioner, ",
+        ),
         ("configs/dit:s", "not a Python file"),
         ("{}/mine.py:s", "takes no argument, remove ':s'"),
-        ("{}/mine.py", "kind is 'gan', expected 'vae' or 'dit'"),
+        ("{}/mine.py", "kind is 'gan', expected one of 'dit', 'vae', 'captioner'"),
     ],
 )
 def test_a_wrong_spec_is_one_line(tmp_path, spec, message):

@@ -4,7 +4,7 @@ They compute in `cfg.dtype`, except in fp32: norms, modulation and gated residua
 Parameters are fp32.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,26 @@ from jaxtyping import Float, Int
 from soraxla.core.types import Array
 from soraxla.models.dit.config import DiTConfig
 from soraxla.ops.attention import attention
+from soraxla.ops.causal import causal_attention
 from soraxla.ops.linear import affine
 from soraxla.ops.rope import rotate
 from soraxla.parallel.mesh import constrain
 
 _EPS = 1e-6
+
+
+@runtime_checkable  # for type checks in tests
+class Widths(Protocol):
+    """The settings of a transformer that its attention and blocks read."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
 
 
 class Context(NamedTuple):
@@ -145,7 +160,7 @@ class Attention(nn.Module):
         axes: logical axes of queries and of keys.
     """
 
-    cfg: DiTConfig
+    cfg: Widths
     zero: bool = False
     axes: tuple[str, str] = ("tokens", "tokens")
 
@@ -174,22 +189,25 @@ class Attention(nn.Module):
         *,
         rotary: tuple[Array, Array] | None = None,
         source_bias: Float[Array, "b m"] | None = None,
+        order: tuple[Int[Array, "b l"], Int[Array, "b m"]] | None = None,
     ) -> Float[Array, "b l d"]:
-        """Returns the attention of x; `rotary` rotates its queries."""
+        """Returns the attention of x; `rotary` rotates its queries.
+
+        Args:
+            order: indices of queries and of keys, of a causal attention.
+        """
         queries = self._heads(self.norm_q(self.q(x)), rotary)
         # Kept for `capture` only; nothing is computed or stored otherwise.
         self.sow("intermediates", "queries", queries)
         self.sow("intermediates", "keys", keys)
-        out = attention(
-            queries,
-            keys,
-            values,
-            q_segment_ids=segment_ids,
-            kv_segment_ids=source_segment_ids,
-            kv_bias=source_bias,
-            axes=self.axes,
-            name=self.name or "attn",
-        )
+        ids = {"q_segment_ids": segment_ids, "kv_segment_ids": source_segment_ids}
+        if order is None:
+            name, axes = self.name or "attn", self.axes
+            more = {"kv_bias": source_bias, "axes": axes, "name": name}
+            out = attention(queries, keys, values, **ids, **more)
+        else:
+            more = dict(zip(("q_index", "kv_index"), order, strict=True))
+            out = causal_attention(queries, keys, values, **ids, **more)
         return self.o(out.reshape(*out.shape[:2], self.cfg.width))
 
     def _heads(self, y: Array, rotary: tuple[Array, Array] | None = None) -> Array:
@@ -309,23 +327,33 @@ def add_gated(
     return (x.astype(jnp.float32) + gate * y.astype(jnp.float32)).astype(x.dtype)
 
 
-class TextRefiner(nn.Module):
-    """One pre-norm transformer block over a segment's text tokens.
+class PreNormBlock(nn.Module):
+    """One pre-norm transformer block over each segment's tokens.
 
-    It starts as the identity: both branches end in a zero projection.
+    It starts as the identity: both branches end in a zero projection. The signature is
+    that of a scan's body.
+
+    Attributes:
+        hidden: hidden units of the MLP.
+        axis: the logical axis of l.
     """
 
-    cfg: DiTConfig
+    cfg: Widths
+    hidden: int
+    axis: str
 
     @nn.compact
     def __call__(
-        self, text: Float[Array, "b m d"], segment_ids: Int[Array, "b m"]
-    ) -> Float[Array, "b m d"]:
+        self,
+        x: Float[Array, "b l d"],
+        segment_ids: Int[Array, "b l"],
+        rotary: tuple[Array, Array] | None = None,
+    ) -> tuple[Float[Array, "b l d"], None]:
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        h = AffineLayerNorm(name="attn_norm")(text).astype(dtype)
-        attn = Attention(cfg, zero=True, axes=("text", "text"), name="attn")
-        text = text + attn(h, *attn.keys_values(h), segment_ids, segment_ids)
-        h = AffineLayerNorm(name="mlp_norm")(text).astype(dtype)
-        return text + MLP(
-            2 * cfg.width, cfg.width, dtype, zero=True, axis="text", name="mlp"
-        )(h)
+        h = AffineLayerNorm(name="attn_norm")(x).astype(dtype)
+        attn = Attention(cfg, zero=True, axes=(self.axis, self.axis), name="attn")
+        keys, values = attn.keys_values(h, rotary)
+        x = x + attn(h, keys, values, segment_ids, segment_ids, rotary=rotary)
+        h = AffineLayerNorm(name="mlp_norm")(x).astype(dtype)
+        mlp = MLP(self.hidden, cfg.width, dtype, zero=True, axis=self.axis, name="mlp")
+        return x + mlp(h), None

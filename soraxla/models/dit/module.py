@@ -16,7 +16,7 @@ from soraxla.models.dit.layers import (
     Context,
     CopyAttention,
     Linear,
-    TextRefiner,
+    PreNormBlock,
     gather_rows,
     layer_norm,
     linear,
@@ -72,7 +72,10 @@ class DiT(nn.Module):
         self.time_out = Linear(cfg.width, jnp.float32, small)
         self.time_proj = linear(6 * cfg.width, jnp.float32, zero=True)
         self.text_embed = MLP(cfg.width, cfg.width, dtype, axis="text")
-        self.text_refiner = [TextRefiner(cfg) for _ in range(cfg.text_refiner_layers)]
+        self.text_refiner = [
+            PreNormBlock(cfg, 2 * cfg.width, "text")
+            for _ in range(cfg.text_refiner_layers)
+        ]
         block = Block
         if cfg.remat != "none":
             block = nn.remat(Block, prevent_cse=False, policy=POLICIES[cfg.remat])
@@ -199,7 +202,7 @@ class DiT(nn.Module):
             )
         text = self.text_embed(text)
         for refiner in self.text_refiner:
-            text = refiner(text, ids)
+            text, _ = refiner(text, ids)
         return constrain(text, "batch", "text", None), ids, bias
 
 

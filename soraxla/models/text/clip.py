@@ -32,6 +32,13 @@ class TowerConfig:
     """Settings of both towers, named as in `config.json`, with defaults of absent keys.
 
     Attributes:
+        hidden_size: channels of a token.
+        intermediate_size: hidden units of a block's MLP.
+        num_attention_heads: attention heads.
+        num_hidden_layers: transformer blocks.
+        hidden_act: the activation of the MLP.
+        layer_norm_eps: added to the variance in a norm.
+        dtype: of parameters and matmuls.
         projection_dim: width of the space that both towers share; 0 without a
             projection.
     """

@@ -27,13 +27,18 @@ from soraxla.models.text.clip import (
 from soraxla.models.text.layers import dense, scan_blocks
 
 # Statistics of the training pixels, 0…1.
-_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPVisionConfig(TowerConfig):
-    """The settings of the image tower; `image_size` and `patch_size` in pixels."""
+    """The settings of the image tower.
+
+    Attributes:
+        image_size: pixels of an image's side.
+        patch_size: pixels of a token's side.
+    """
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -41,11 +46,16 @@ class CLIPVisionConfig(TowerConfig):
     image_size: int = 224
     patch_size: int = 32
 
+    @property
+    def grid(self) -> int:
+        """The patches along a side."""
+        return self.image_size // self.patch_size
+
 
 def init(key: jax.Array, cfg: CLIPVisionConfig) -> PyTree:
     """Returns random parameters."""
-    pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
-    return VisionTower(cfg).init(key, pixels)["params"]
+    patches = jnp.zeros((1, cfg.grid**2, 3 * cfg.patch_size**2))
+    return VisionTower(cfg).init(key, patches)["params"]
 
 
 def embed_images(
@@ -56,7 +66,22 @@ def embed_images(
     Args:
         pixels: the result of `preprocess`, h = w = `cfg.image_size`.
     """
-    return VisionTower(cfg).apply({"params": params}, pixels)  # pyright: ignore
+    side, patch = cfg.grid, cfg.patch_size
+    x = pixels[:, : side * patch, : side * patch]
+    x = x.reshape(-1, side, patch, side, patch, 3).transpose(0, 1, 3, 5, 2, 4)
+    x = x.reshape(-1, side * side, 3 * patch * patch)
+    return VisionTower(cfg).apply({"params": params}, x)[0]  # pyright: ignore
+
+
+def patch_states(
+    params: PyTree, cfg: CLIPVisionConfig, patches: Float[Array, "b n p"]
+) -> Float[Array, "b n d"]:
+    """Returns the last state of each patch of whole images, normed.
+
+    Args:
+        patches: normalised pixels, (3, patch, patch) numbers each, by rows.
+    """
+    return VisionTower(cfg).apply({"params": params}, patches)[1]  # pyright: ignore
 
 
 def load(folder: Path, dtype: str) -> tuple[PyTree, CLIPVisionConfig]:
@@ -99,7 +124,7 @@ def _preprocess(image: np.ndarray, size: int) -> np.ndarray:
     picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     top, left = (height - size) // 2, (width - size) // 2
     pixels = np.asarray(picture)[top : top + size, left : left + size]
-    return (pixels.astype(np.float32) / 255 - _MEAN) / _STD
+    return (pixels.astype(np.float32) / 255 - MEAN) / STD
 
 
 class VisionTower(nn.Module):
@@ -108,24 +133,19 @@ class VisionTower(nn.Module):
     cfg: CLIPVisionConfig
 
     @nn.compact
-    def __call__(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b p"]:
+    def __call__(
+        self, x: Float[Array, "b n i"]
+    ) -> tuple[Float[Array, "b p"], Float[Array, "b n d"]]:
+        """Returns the images in the shared space, and the states of their patches."""
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        b, side, patch = (
-            pixels.shape[0],
-            cfg.image_size // cfg.patch_size,
-            cfg.patch_size,
-        )
-        x = pixels[:, : side * patch, : side * patch]
-        x = x.reshape(b, side, patch, side, patch, 3).transpose(0, 1, 3, 5, 2, 4)
-        x = x.reshape(b, side * side, 3 * patch * patch)  # features (c, ph, pw)
         x = dense(cfg.hidden_size, dtype, use_bias=False, name="patches")(x)
         small = nn.initializers.normal(0.02)
         first = self.param("class_token", small, (cfg.hidden_size,))
-        places = self.param("places", small, (side * side + 1, cfg.hidden_size))
-        first = jnp.broadcast_to(first[None, None, :], (b, 1, cfg.hidden_size))
+        places = self.param("places", small, (cfg.grid**2 + 1, cfg.hidden_size))
+        first = jnp.broadcast_to(first[None, None, :], (x.shape[0], 1, cfg.hidden_size))
         x = jnp.concatenate([first, x.astype(jnp.float32)], axis=1) + places[None]
         x = AffineLayerNorm(cfg.layer_norm_eps, name="pre_norm")(x)
         bias = jnp.zeros((1, 1, x.shape[1], x.shape[1]))
         x, _ = scan_blocks(Block, cfg.num_hidden_layers)(cfg, name="blocks")(x, bias)
-        x = AffineLayerNorm(cfg.layer_norm_eps, name="post_norm")(x[:, :1])[:, 0]
-        return project(x, cfg)
+        x = AffineLayerNorm(cfg.layer_norm_eps, name="post_norm")(x)
+        return project(x[:, 0], cfg), x[:, 1:]

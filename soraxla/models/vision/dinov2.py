@@ -21,7 +21,15 @@ SIDE, SHORT = 224, 256  # pixels of the crop, and of the shorter side before
 
 @dataclass(frozen=True, kw_only=True)
 class Dinov2Config(vit.ViTConfig):
-    """The settings; `image_size` in pixels is that of the position table."""
+    """The settings.
+
+    Attributes:
+        mlp_ratio: hidden units of a block's MLP by the width.
+        image_size: pixels of an image's side in the position table.
+        patch_size: pixels of a token's side.
+        qkv_bias: queries, keys and values have biases.
+        use_swiglu_ffn: the MLP has a gate.
+    """
 
     mlp_ratio: int = 4
     image_size: int = 224
@@ -44,14 +52,36 @@ def embed_images(
     Args:
         pixels: the result of `preprocess`; sides are multiples of the patch.
     """
-    b, h, w, _ = pixels.shape
+    _, h, w, _ = pixels.shape
     x = vit.tubelets(pixels[:, None], 1, cfg.patch_size)
-    x = vit.dense(x, params["patches"])
-    first = jnp.broadcast_to(params["class_token"], (b, 1, cfg.hidden_size))
-    places = _places(params["places"], h // cfg.patch_size, w // cfg.patch_size)
-    x = jnp.concatenate([first, x], axis=1) + places
-    x = vit.blocks(x, params["blocks"], cfg)
+    x = _states(params, cfg, x, (h // cfg.patch_size, w // cfg.patch_size))
     return vit.norm(x[:, :1], params["final_norm"], cfg.layer_norm_eps)[:, 0]
+
+
+def patch_states(
+    params: PyTree,
+    cfg: Dinov2Config,
+    patches: Float[Array, "b n p"],
+    grid: tuple[int, int],
+) -> Float[Array, "b n d"]:
+    """Returns the last state of each patch, normed.
+
+    Args:
+        patches: rows of `vit.tubelets` of one frame, normalised pixels.
+        grid: patches along height and width.
+    """
+    x = _states(params, cfg, patches, grid)
+    return vit.norm(x[:, 1:], params["final_norm"], cfg.layer_norm_eps)
+
+
+def _states(
+    params: PyTree, cfg: Dinov2Config, x: Array, grid: tuple[int, int]
+) -> Float[Array, "b m d"]:
+    """Returns the states of the class token and of the patches after all blocks."""
+    x = vit.dense(x, params["patches"])
+    first = jnp.broadcast_to(params["class_token"], (x.shape[0], 1, cfg.hidden_size))
+    x = jnp.concatenate([first, x], axis=1) + _places(params["places"], *grid)
+    return vit.blocks(x, params["blocks"], cfg)
 
 
 def _places(
@@ -76,7 +106,7 @@ def load(folder: Path) -> tuple[PyTree, Dinov2Config]:
     """
     config = hf.read_config(folder, {"dinov2": WHERE})
     cfg = hf.settings(Dinov2Config, config, folder)
-    d, layer = cfg.hidden_size, "encoder.layer.{}."
+    layer = "encoder.layer.{}."
     mlp = ("weights_in", "weights_out") if cfg.use_swiglu_ffn else ("fc1", "fc2")
     names = {
         "class_token": "embeddings.cls_token",
@@ -94,8 +124,21 @@ def load(folder: Path) -> tuple[PyTree, Dinov2Config]:
         "blocks.mlp_in": f"{layer}mlp.{mlp[0]}",
         "blocks.mlp_out": f"{layer}mlp.{mlp[1]}",
     }
+    abstract = shapes(cfg)
+
+    def canonical(name: str) -> str | None:
+        name = name.removeprefix("dinov2.")
+        unused = ("classifier.", "embeddings.mask_token")
+        return None if name.startswith(unused) else name
+
+    return hf.load_params(folder, abstract, names, canonical), cfg
+
+
+def shapes(cfg: Dinov2Config) -> PyTree:
+    """Returns the shapes of the parameters."""
+    d = cfg.hidden_size
     patch, places = cfg.patch_size, (cfg.image_size // cfg.patch_size) ** 2 + 1
-    abstract = {
+    return {
         "class_token": vit.shape(1, 1, d),
         "places": vit.shape(1, places, d),
         "patches": {"kernel": vit.shape(3 * patch**2, d), "bias": vit.shape(d)},
@@ -108,13 +151,6 @@ def load(folder: Path) -> tuple[PyTree, Dinov2Config]:
             scaled=True,
         ),
     }
-
-    def canonical(name: str) -> str | None:
-        name = name.removeprefix("dinov2.")
-        unused = ("classifier.", "embeddings.mask_token")
-        return None if name.startswith(unused) else name
-
-    return hf.load_params(folder, abstract, names, canonical), cfg
 
 
 def preprocess(

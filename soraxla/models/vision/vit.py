@@ -20,7 +20,15 @@ Rotate = Callable[[Float[Array, "b n heads k"]], Float[Array, "b n heads k"]]
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Settings of all vision transformers, named as in `config.json`."""
+    """Settings of all vision transformers, named as in `config.json`.
+
+    Attributes:
+        hidden_size: channels of a token.
+        num_hidden_layers: transformer blocks.
+        num_attention_heads: attention heads.
+        hidden_act: the activation of the MLP.
+        layer_norm_eps: added to the variance in a norm.
+    """
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
