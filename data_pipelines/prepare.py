@@ -37,7 +37,7 @@ from data_pipelines.shard_writer import (
     write_shard,
 )
 from data_pipelines.sources.files import fingerprint, open_source
-from data_pipelines.sources.media import Sample
+from data_pipelines.sources.media import CAPTION_MIX, Sample
 from soraxla.core.errors import UserError
 from soraxla.parallel.local_lock import busy, trying_lock
 
@@ -55,6 +55,7 @@ def prepare(
     text_encoder: str,
     data_dir: str | os.PathLike[str] | None = None,
     conditions: bool = True,
+    caption_mix: float = CAPTION_MIX,
     max_tokens: int = 32768,
     max_bad: float | int = 0.05,
     shard_bytes: int = shards.SHARD_BYTES,
@@ -70,7 +71,7 @@ def prepare(
     Without the shards of other workers it returns None.
 
     Args:
-        source, data_dir: see `sources.open_source`.
+        source, data_dir, caption_mix: see `sources.open_source`.
         out: a folder that is new, empty, or an unfinished or finished run of this.
         vae_dir: the VAE's weights folder, copied into `out`; None copies nothing.
         vae_sha256: hash of the VAE's files, kept in `dataset.json`.
@@ -96,7 +97,9 @@ def prepare(
         conditions=conditions,
     )
     _check_numbers(settings, max_bad, worker)
-    samples = there(open_source(source, data_dir=data_dir), max_bad)
+    samples = there(
+        open_source(source, data_dir=data_dir, caption_mix=caption_mix), max_bad
+    )
     dataset = _Unfinished(Path(out), samples, settings, max_bad, progress)
     return dataset.prepare(encode, worker, vae_dir)
 

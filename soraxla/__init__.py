@@ -81,6 +81,7 @@ def prepare(
     text_encoder: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     conditions: bool = True,
+    caption_mix: float = 0.05,
     max_tokens: int = 32768,
     max_bad: float = 0.05,
     shard_bytes: int = 256 << 20,
@@ -98,6 +99,8 @@ def prepare(
             is hashed.
         data_dir: folder of TFDS datasets; None is TFDS_DATA_DIR or TFDS's own.
         conditions: encode also the condition frames of tasks other than text to video.
+        caption_mix: share of the clips of a table that keep the caption they had before
+            a captioner's.
         max_tokens: longer clips are split; in pixels.
         max_bad: share of unreadable media to accept.
         shard_bytes: size of a file of samples, at most.
@@ -123,6 +126,7 @@ def prepare(
         text_encoder=text_encoder,
         data_dir=None if data_dir is None else Path(data_dir),
         conditions=conditions,
+        caption_mix=caption_mix,
         max_tokens=max_tokens,
         max_bad=max_bad,
         shard_bytes=shard_bytes,

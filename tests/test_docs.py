@@ -60,6 +60,7 @@ START = {  # the folders that a page begins from
 # Pages whose first block is not run.
 NOT_RUN = {
     "finetune": "it downloads weights",
+    "captions": "it trains until captions can be scored",
     "tpu_pods": "it compiles for a TPU",
     "extending": "it applies a change, as tests/test_extending.py does",
     "index": "it has no block",

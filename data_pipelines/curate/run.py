@@ -114,6 +114,7 @@ def _curate_local(root: Path, out: Path, job: _Job, keep: Filter) -> list[Row]:
             done, near = _distributed(films, job)
         rows = [row for film, sha in done for row in stored(film, sha)]
         meta = identity(job.cfg) | {"source": str(root.resolve())}
+        rows = table.with_captions(rows, out / table.CLIPS)
         return _finish(out, rows, keep, meta, near)
 
 

@@ -20,6 +20,12 @@ CLIPS = "clips.parquet"
 _META = b"soraxla"
 _ABSENT = "was not scored, and a score is required"
 
+# What `soraxla caption apply` writes; older tables have the first three only.
+CAPTION = (
+    *("caption", "caption_original", "caption_model", "caption_prompt"),
+    *("caption_status", "caption_fields", "caption_flags", "caption_match"),
+)
+
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("clip_id", "source", "source_sha256")),
@@ -29,7 +35,9 @@ SCHEMA = pa.schema(
         ("kept", pa.bool_()),
         *((name, pa.string()) for name in ("dropped_by", "reason")),
         *((f"score.{stage}.{name}", pa.float32()) for stage, name in SCORES),
-        *((f"caption{end}", pa.string()) for end in ("", "_original", "_model")),
+        *((name, pa.string()) for name in CAPTION[:-2]),
+        ("caption_flags", pa.list_(pa.string())),
+        ("caption_match", pa.float32()),
         ("split", pa.string()),
         ("hash", pa.binary()),
     ]
@@ -111,6 +119,19 @@ def hashed(row: Row) -> duplicates.Hashed:
     return duplicates.Hashed(key, (pixels, row["frames"]), bytes.fromhex(row["hash"]))
 
 
+def with_captions(rows: Sequence[Row], path: Path) -> list[Row]:
+    """Returns the rows with the captions that the table of an earlier run has."""
+    if not path.is_file():
+        return list(rows)
+    known = {row["clip_id"]: row for row in read_clips(path)[0]}
+    return [
+        row | {name: known[row["clip_id"]][name] for name in CAPTION}
+        if row["clip_id"] in known and known[row["clip_id"]]["caption_status"]
+        else row
+        for row in rows
+    ]
+
+
 def write_clips(path: Path, rows: Sequence[Row], meta: dict[str, Any]) -> None:
     """Writes `clips.parquet` atomically, with settings and versions as JSON in it."""
     text = json.dumps(meta, sort_keys=True, ensure_ascii=False).encode()
@@ -135,6 +156,10 @@ def read_clips(path: Path) -> tuple[list[Row], dict[str, Any]]:
     try:
         table = pq.read_table(path)
         meta = json.loads((table.schema.metadata or {})[_META])
+        for name in CAPTION[3:]:
+            if name not in table.schema.names:
+                column = SCHEMA.field(name)
+                table = table.append_column(column, pa.nulls(len(table), column.type))
         rows = table.select(SCHEMA.names).to_pylist()
     except (pa.ArrowException, KeyError, ValueError) as error:
         reason = str(error).partition("\n")[0]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data_pipelines.sources.clips import ClipsSource, is_clips
-from data_pipelines.sources.media import Extent, Media, Sample
+from data_pipelines.sources.media import CAPTION_MIX, Extent, Media, Sample
 from soraxla.core.errors import UserError
 from soraxla.media.read import MEDIA_SUFFIXES, probe, read_frames
 
@@ -46,12 +46,15 @@ class Item:
 
 
 def open_source(
-    source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    caption_mix: float = CAPTION_MIX,
 ) -> Sequence[Sample]:
     """Returns the samples of a folder, of `tfds:NAME[/SPLIT]` or of `clips.parquet`.
 
     Without a `data_dir`, TFDS uses its default (TFDS_DATA_DIR), and a table of clips
-    the folder that was curated.
+    the folder that was curated. `caption_mix` is that of `ClipsSource`.
 
     Raises:
         UserError: as `folder`, `TfdsSource` or `ClipsSource`, or a `data_dir` is given
@@ -63,7 +66,7 @@ def open_source(
         return TfdsSource(source.removeprefix(TFDS_PREFIX), data_dir=data_dir)
     if is_clips(os.fspath(source)):
         films = None if data_dir is None else Path(data_dir)
-        return ClipsSource(Path(source), data_dir=films)
+        return ClipsSource(Path(source), data_dir=films, caption_mix=caption_mix)
     if data_dir is not None:
         raise UserError(
             f"{source}: is a folder of media, expected tfds:NAME with --data-dir"

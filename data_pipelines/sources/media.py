@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 TRAIN, EVAL = "train", "eval"
+CAPTION_MIX = 0.05  # share of captioned clips that keep their original caption
 
 
 class Extent(NamedTuple):

@@ -20,6 +20,7 @@ VERBS = {
     "demo": "train on real clips and generate videos, in one command",
     "worlds": "make captioned clips of simulated worlds",
     "curate": "cut, score and filter raw films into a table of clips",
+    "caption": "train a captioner, caption clips, and score captions",
     "prepare": "encode a folder or TFDS dataset into latents and text embeddings",
     "train": "train a VAE on media or a diffusion transformer on a prepared dataset",
     "generate": "generate videos and images",

@@ -41,6 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "single frames, clips with holes (default: yes)",
     )
     parser.add_argument(
+        "--caption-mix",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the clips of clips.parquet that keep the caption they had "
+        "before a captioner's (default: %(default)s)",
+    )
+    parser.add_argument(
         "--max-tokens",
         type=int,
         default=32768,
@@ -97,6 +105,7 @@ def run(args: argparse.Namespace) -> None:
         text_encoder=args.text_encoder,
         data_dir=args.data_dir,
         conditions=args.conditions,
+        caption_mix=args.caption_mix,
         max_tokens=args.max_tokens,
         max_bad=args.max_bad,
         shard_bytes=round(args.shard_mib * 2**20),

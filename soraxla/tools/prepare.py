@@ -13,6 +13,7 @@ from data_pipelines.dataset import Dataset, open_dataset
 from data_pipelines.encoders import Encoders
 from data_pipelines.prepare import prepare
 from data_pipelines.shards import SHARD_BYTES
+from data_pipelines.sources.media import CAPTION_MIX
 from soraxla.assets import small_vae
 from soraxla.checkpoints.load import LoadedModel, load_vae, vae_as_folder
 from soraxla.core.errors import UserError
@@ -33,6 +34,7 @@ def prepare_dataset(
     text_encoder: str | None = None,
     data_dir: str | Path | None = None,
     conditions: bool = True,
+    caption_mix: float = CAPTION_MIX,
     max_tokens: int = 32768,
     max_bad: float = 0.05,
     shard_bytes: int = SHARD_BYTES,
@@ -46,9 +48,9 @@ def prepare_dataset(
         vae: a VAE's model folder or training folder; None is the small one shipped.
         text_encoder: hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH; None
             is hashed.
-        data_dir: folder of TFDS datasets, by default TFDS_DATA_DIR or TFDS's own; or
-            of a table's films, by default those that were curated.
+        data_dir: folder of TFDS datasets, or of a table's films; None is the default.
         conditions: encode also the condition frames of tasks other than text to video.
+        caption_mix: share of a table's clips that keep their original caption.
         max_tokens: longer clips are split; in pixels.
         max_bad: share of unreadable media to accept.
         shard_bytes: about the most bytes of a file of samples.
@@ -59,8 +61,7 @@ def prepare_dataset(
         The dataset; None if other workers have not finished their shards.
 
     Raises:
-        ValueError: a source, VAE, encoder or number that cannot be used, too many bad
-            media, or an `out` that holds something else.
+        ValueError: a wrong source, VAE, encoder, number or `out`; many bad media.
         OSError: `out` cannot be written, or another run writes it.
     """
 
@@ -76,6 +77,7 @@ def prepare_dataset(
                 vae_sha256=sha256,
                 text_encoder=encoder.name,
                 conditions=conditions,
+                caption_mix=caption_mix,
                 max_tokens=max_tokens,
                 max_bad=max_bad,
                 shard_bytes=shard_bytes,
