@@ -62,6 +62,7 @@ def main() -> None:
             grids,
             channels=model.latent_channels,
             text_width=model.text_width,
+            version=2,  # which older commits read too
         )
         if arguments.before is None:
             train(dataset, arguments.rounds, arguments.json)
