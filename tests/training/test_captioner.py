@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.captioned import open_views, write_views
+from data_pipelines.curate.table import read_clips
 from data_pipelines.sources.files import folder
 from data_pipelines.view import ViewConfig
 from soraxla.checkpoints.load import load_captioner
@@ -14,6 +15,7 @@ from soraxla.cli.main import main
 from soraxla.core.errors import UserError
 from soraxla.generation.captioning import Writing, load_writer
 from soraxla.media.write import write_video
+from tests.data_pipelines.curate.pictures import table_of_pictures
 
 GREYS = {"dark": 20, "grey": 120, "white": 240}
 VIEW = ViewConfig(frames=3, side=32, patch=16)
@@ -130,3 +132,15 @@ def test_a_training_needs_clips_and_its_own_views(source, trained, tmp_path, cap
     words += ["--workdir", str(trained[0]), "--set=step.model.view.frames=2"]
     assert main(words) == 2
     assert "the model sees" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_captioner_captions_a_table(trained, tmp_path, capsys):
+    clips = table_of_pictures(tmp_path)
+    words = ["caption", "apply", "--clips", str(clips), "--checkpoint", str(trained[0])]
+    assert main(words) == 0
+    assert "3 of 4 kept clips have a caption" in capsys.readouterr().out
+    rows = read_clips(clips / "clips.parquet")[0]
+    assert rows[0]["caption"] == "a dark clip" and rows[2]["caption"] is None
+    assert rows[0]["caption_model"].startswith("whole:")
+    assert rows[1]["caption_original"] == "its own words"
