@@ -52,7 +52,10 @@ def rows(*clips):
 @pytest.fixture(scope="module")
 def params():
     shapes = jax.eval_shape(lambda: captioner.init(jax.random.key(0), CFG))
-    return random_like(shapes)
+    made = random_like(shapes)
+    # Texts about as likely as each other, so that beams overtake each other.
+    head = made["head"] | {"kernel": 0.3 * made["head"]["kernel"]}
+    return made | {"head": head}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def test_a_packed_clip_has_the_logits_that_it_has_in_a_row_of_its_own(logits):
     )
     for i in range(2):
         np.testing.assert_allclose(packed[0][i], alone[i][0], atol=2e-5)
-    assert np.abs(packed[0][0][0] - packed[0][1][0]).max() > 1e-2
+    assert np.abs(packed[0][0][0] - packed[0][1][0]).max() > 3e-3
 
 
 @pytest.mark.slow
@@ -86,13 +89,13 @@ def test_a_token_sees_its_clip_and_no_later_token(params, logits):
         changed = latents.copy()
         changed[0, at] += 1
         away = logits(batch._replace(latents=changed))[0, 2] - base[0, 2]
-        assert (np.abs(away).max() > 1e-4) == sees
+        assert (np.abs(away).max() > 3e-5) == sees
 
 
-def log_probabilities(logits, tokens):
-    """Returns those of the next tokens after row 0's clip, without a cache."""
+def log_probabilities(logits, tokens, clip):
+    """Returns those of the next tokens after a clip, without a cache."""
     ids = [BEGIN, *tokens]
-    batch = rows((0,))
+    batch = rows((clip,))
     text, segment_ids = np.zeros((1, 8, 2), np.float32), np.zeros((1, 8), np.int32)
     text[0, : len(ids), 0], segment_ids[0, : len(ids)] = ids, 1
     found = np.array(logits(batch._replace(text=text, text_segment_ids=segment_ids)))
@@ -101,7 +104,7 @@ def log_probabilities(logits, tokens):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [1, 16])
 def test_a_text_that_is_written_with_a_cache_has_the_score_without_one(
     params, logits, beams
 ):
@@ -109,14 +112,15 @@ def test_a_text_that_is_written_with_a_cache_has_the_score_without_one(
         functools.partial(beam_search, cfg=CFG, beams=beams, length_penalty=0.0)
     )
     tokens, score = run(params, batch=rows((0,), (1,)))
-    own = [int(token) for token in tokens[0]]
-    if END in own:
-        own = own[: own.index(END) + 1]
-    logp = log_probabilities(logits, own[:-1])
-    total = sum(logp[i, token] for i, token in enumerate(own))
-    np.testing.assert_allclose(float(score[0]), total, rtol=1e-4)
-    if beams == 1:
-        assert [int(row.argmax()) for row in logp[: len(own)]] == own
+    for clip in range(2):
+        own = [int(token) for token in tokens[clip]]
+        if END in own:
+            own = own[: own.index(END) + 1]
+        logp = log_probabilities(logits, own[:-1], clip)
+        total = sum(logp[i, token] for i, token in enumerate(own))
+        np.testing.assert_allclose(float(score[clip]), total, rtol=1e-4)
+        if beams == 1:
+            assert [int(row.argmax()) for row in logp[: len(own)]] == own
 
 
 @pytest.mark.slow
