@@ -27,7 +27,8 @@ from soraxla.generation.blending import join_ratio
 from soraxla.generation.condition_latents import Clip
 from soraxla.generation.context import TaskContext
 from soraxla.generation.defaults import ModelDefaults, find_folder, model_defaults
-from soraxla.generation.expansion import Expansion, Grammar
+from soraxla.generation.expansion import Expansion
+from soraxla.generation.expansion_model import Expand, expander
 from soraxla.generation.progress import Progress
 from soraxla.generation.request import Request, SamplingConfig
 from soraxla.generation.sampling import sampler
@@ -66,13 +67,14 @@ class Pipeline:
     def expand(self, prompt: str, seed: int = 0) -> Expansion:
         """Returns a text like a training caption that has the prompt's words.
 
-        `soraxla.generation.expansion` describes how.
+        Raises:
+            UserError: as `soraxla.generation.expansion_model.expander`, which tells how.
         """
-        return self._grammar.expand(prompt, seed)
+        return self._expand(prompt, seed)
 
     @functools.cached_property
-    def _grammar(self) -> Grammar:
-        return Grammar(self.usage.trained_captions or ())
+    def _expand(self) -> Expand:
+        return expander(self.usage.trained_captions or ())
 
     @overload
     def generate(self, prompt: str | Request, **options: Any) -> Video: ...
