@@ -1,4 +1,4 @@
-"""Weights that are shipped: a small VAE, and a model of simulated worlds."""
+"""Weights that are shipped: a small VAE, a model of simulated worlds, and its probe."""
 
 from pathlib import Path
 
@@ -13,3 +13,8 @@ def small_vae() -> Path:
 def worlds_model() -> Path:
     """Returns the exported folder of the shipped model; its README is the card."""
     return _HERE / "worlds"
+
+
+def worlds_probe() -> Path:
+    """Returns the folder of the shipped worlds probe; its README is the card."""
+    return _HERE / "worlds_probe"

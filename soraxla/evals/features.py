@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
+from soraxla.assets import worlds_probe as worlds_probe_folder
 from soraxla.core.config import nearest
 from soraxla.core.errors import UserError
 from soraxla.evals.replicas import Replicas
@@ -83,6 +84,7 @@ class Network:
         dimension: of the features, by settings.
         frames: those of a video, by settings; None for a network of single frames.
         convolves: True for a network of convolutions.
+        shipped: returns the folder of weights that soraxla contains, if any.
     """
 
     load: Callable[[Path], tuple[PyTree, Any]]
@@ -91,10 +93,13 @@ class Network:
     dimension: Callable[[Any], int] = lambda cfg: cfg.hidden_size
     frames: Callable[[Any], int] | None = None
     convolves: bool = False
+    shipped: Callable[[], Path] | None = None
 
 
 def load_features(spec: str) -> Features:
     """Returns the extractor of NAME:FOLDER, such as "clip:weights/clip-vit-base".
+
+    "worlds" without a folder has the weights that soraxla contains.
 
     Raises:
         UserError: an unknown name, or no folder of such weights.
@@ -102,12 +107,13 @@ def load_features(spec: str) -> Features:
     name, _, place = spec.partition(":")
     if name not in EXTRACTORS:
         raise UserError(f"unknown features {name!r}{nearest(name, EXTRACTORS)}")
-    if not place:
+    network = EXTRACTORS[name]
+    if not place and network.shipped is None:
         raise UserError(
             f"features {spec!r} name no weights, expected {name}:FOLDER, such as "
             f"{name}:weights/{name}, or {name}:hf:OWNER/NAME"
         )
-    folder = local(place)
+    folder = network.shipped() if network.shipped and not place else local(place)
     if name in _PICKLES and not (folder / "config.json").is_file():
         file = _PICKLES[name]
         raise UserError(
@@ -115,7 +121,6 @@ def load_features(spec: str) -> Features:
             f"where torch is installed, with `python -m soraxla.tools.convert_features "
             f"{name} {file.split()[0]} {folder}`"
         )
-    network = EXTRACTORS[name]
     params, cfg = network.load(folder)
     return Features(
         name=name,
@@ -182,5 +187,6 @@ EXTRACTORS = {
         dimension=worlds_probe.dimension,
         frames=lambda cfg: worlds_probe.FRAMES,
         convolves=True,
+        shipped=worlds_probe_folder,
     ),
 }

@@ -68,7 +68,7 @@ class Pipeline:
         """Returns a text like a training caption that has the prompt's words.
 
         Raises:
-            UserError: as `soraxla.generation.expansion_model.expander`, which tells how.
+            UserError: as `expansion_model.expander`, which tells how.
         """
         return self._expand(prompt, seed)
 

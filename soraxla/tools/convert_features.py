@@ -18,10 +18,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 
 from soraxla.core.errors import UserError
 from soraxla.files.atomic_folder import atomic_folder
+from soraxla.files.disk import save_tensors
 from soraxla.models.vision import i3d, inception, raft
 from soraxla.models.vision.convolutions import NORM
 
@@ -80,7 +80,7 @@ def convert(network: str, file: Path, folder: Path) -> None:
         tensors = i3d_tensors(ordered(state, file, i3d.layers(i3d.I3DConfig())), file)
         config = {"model_type": i3d.KIND, "batch_norm_eps": SCRIPT_EPS[0]}
     with atomic_folder(folder) as partial:
-        save_file(dict(tensors), partial / "model.safetensors")
+        save_tensors(tensors, partial / "model.safetensors")
         if script is not None:
             config["batch_norm_eps"] = _checked_eps(script, partial, config, file)
         _write_config(partial, config)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -26,6 +26,7 @@ CLIP = 33  # frames of a simulated clip, from which the probe's are cut
 FIRST_SEED, HELD_OUT_SEED = 2_000_000_000, 2_500_000_000
 _PART = 250  # clips of a file of the cache
 _BATCH = 32
+_NAMED = ("world", "count", "shape")  # heads of logits
 _HELD, _HELD_STEPS = 8, 50  # files in memory, and the steps that use them
 
 
@@ -180,7 +181,7 @@ def loss_of(params, batch: Batch):
     pixels = batch.pixels.astype(jnp.float32) / 127.5 - 1
     found = probe.heads(params, probe.features(params, pixels))
     loss, right = 0.0, {}
-    for name in ("world", "count", "shape"):
+    for name in _NAMED:
         answer = getattr(batch, name)
         known = (answer >= 0).astype(jnp.float32)
         logits = found[name]
@@ -234,14 +235,29 @@ def train(files: Sequence[Path], steps: int):
 
 
 def scores(params, clips: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the mean of each head's share right, or error, over all clips."""
+    """Returns each head's share right, or error, over the clips that have its truth."""
     from soraxla.parallel.compiler import jit
 
-    run, found = jit(loss_of, convolves=True), []
+    run = jit(loss_of, convolves=True)
+    sums, weights = dict[str, float](), dict[str, float]()
     for first in range(0, len(clips["video"]) - _BATCH + 1, _BATCH):
         chosen = np.arange(first, first + _BATCH)
-        found.append(run(params, window(clips, chosen, np.zeros(_BATCH, int)))[1])
-    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
+        batch = window(clips, chosen, np.zeros(_BATCH, int))
+        for name, value in run(params, batch)[1].items():
+            weight = float(_counted(batch)[name])
+            sums[name] = sums.get(name, 0.0) + weight * float(value)
+            weights[name] = weights.get(name, 0.0) + weight
+    return {name: sums[name] / max(weights[name], 1.0) for name in sums}
+
+
+def _counted(batch: Batch) -> dict[str, Any]:
+    """Returns how many truths of a batch each head's number is the mean of."""
+    return {
+        **{name: (getattr(batch, name) >= 0).sum() for name in _NAMED},
+        "xy": batch.seen.sum(),
+        "velocity": batch.moves.sum(),
+        "rgb": batch.seen.any(axis=1).sum(),
+    }
 
 
 def main() -> None:
@@ -255,9 +271,9 @@ def main() -> None:
     keep_freed_pages()  # before JAX is imported
 
     import ml_dtypes
-    from safetensors.numpy import save_file
 
     from soraxla.files.atomic_folder import atomic_folder
+    from soraxla.files.disk import save_tensors
     from soraxla.models.vision.worlds_probe import KIND
 
     files = simulate_all(args.clips, FIRST_SEED, args.cache)
@@ -270,7 +286,7 @@ def main() -> None:
     }
     found = scores(params, held_out)
     with atomic_folder(args.out) as partial:
-        save_file(tensors, partial / "model.safetensors")
+        save_tensors(tensors, partial / "model.safetensors")
         text = json.dumps({"model_type": KIND}, indent=2) + "\n"
         (partial / "config.json").write_text(text)
         text = json.dumps({"held_out": found, "clips": args.clips, "steps": args.steps})

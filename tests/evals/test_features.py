@@ -2,11 +2,14 @@
 
 import json
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from benchmarks import damage
+from soraxla.assets import worlds_probe
 from soraxla.core.errors import UserError
 from soraxla.evals.choice import Networks, chosen_metrics
 from soraxla.evals.features import (
@@ -19,6 +22,8 @@ from soraxla.evals.metrics.mmd import MMD
 from soraxla.evals.replicas import Replicas, on_every_device
 from soraxla.evals.run_folder import read_run
 from tests.models.vision.golden import write_transformer
+
+ROOT = Path(__file__).parents[2]
 
 
 def means(params, pixels):
@@ -140,6 +145,28 @@ def test_a_loaded_extractor_has_a_hash_and_a_dimension(tmp_path):
         extractor, 16
     )
     assert found.shape == (1, 32) and np.isfinite(found).all()
+
+
+def test_the_shipped_probe_feels_every_damage_more_where_it_is_stronger():
+    """The record is of these weights, and 2 MB of them are shipped."""
+    assert sum(p.stat().st_size for p in worlds_probe().iterdir()) < 3e6
+    probe = load_features("worlds")
+    assert (probe.dimension, probe.frames) == (128, 17)
+    file = ROOT / "benchmarks" / "results" / "damage.json"
+    found = json.loads(file.read_text(encoding="utf-8"))["results"]
+    assert found["features"] == {"name": "worlds", "sha256": probe.sha256}
+    assert damage.grows(found["distances"]) == dict.fromkeys(damage.STRENGTHS, True)
+    for kind, strengths in damage.STRENGTHS.items():
+        assert [x["at"] for x in found["distances"][kind]] == list(strengths)
+
+
+@pytest.mark.slow
+def test_the_probe_s_distances_are_made_again():
+    """Distances depend on the number of clips; their order does not."""
+    found = damage.distances(load_features("worlds"), 48)
+    for kind in ("noise", "other world"):
+        values = [x["value"] for x in found[kind]]
+        assert values[0] < values[-1] and values[-1] > found["real"][0]["high"]
 
 
 def test_clips_are_spread_over_the_devices_and_come_in_order():

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from soraxla.core.errors import UserError
 from soraxla.models.vision import worlds_probe as probe
-from soraxla.tools.train_probe import CLIP, loss_of, simulated, window
+from soraxla.tools.train_probe import CLIP, loss_of, scores, simulated, window
 from tests.tiny import quick
 
 TINY = probe.WorldsProbeConfig(width_divisor=16)
@@ -72,3 +72,17 @@ def test_an_object_that_is_hidden_has_no_place(clips, params):
     _, right = quick(loss_of)(params, batch)
     assert float(right["xy"]) == float(right["velocity"]) == 0.0
     assert not batch.moves.any() and np.isfinite(float(right["world"]))
+
+
+def test_a_score_is_of_the_clips_that_have_its_truth(clips, monkeypatch):
+    """`marks` has no shape of an object, so batches of it do not count for shapes."""
+    many = {name: np.repeat(x, 32, axis=0) for name, x in clips.items()}
+    many["shape"] = np.repeat([3, -1], 32)
+    names = ("world", "count", "shape", "xy", "velocity", "rgb")
+
+    def run(params, batch):
+        return 0.0, dict.fromkeys(names, float((batch.shape >= 0).any()))
+
+    monkeypatch.setattr("soraxla.parallel.compiler.jit", lambda f, **_: run)
+    found = scores(None, many)
+    assert found["shape"] == 1.0 and found["world"] == 0.5
