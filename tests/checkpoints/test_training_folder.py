@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorstore
 
+from soraxla.checkpoints import model_folder
 from soraxla.checkpoints.load import load_dit, load_vae, vae_as_folder
 from soraxla.checkpoints.model_folder import (
     model_config,
@@ -185,7 +186,7 @@ def test_a_bug_in_a_model_s_settings_is_no_mistake_of_the_user(tmp_path, monkeyp
         def __post_init__(self):
             bug(None)
 
-    monkeypatch.setattr("soraxla.checkpoints.model_folder.DiTConfig", Broken)
+    monkeypatch.setitem(model_folder._CLASSES, "dit", Broken)
     for read in (
         lambda: model_config(tmp_path, {"kind": "dit", "model": {}}),
         lambda: text_settings(Broken, {}, tmp_path),
