@@ -274,6 +274,7 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
 
 def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
     names, read, model = named_tensors(checkpoint, kind)
+    assert isinstance(model, DiTConfig | VAEConfig)
     if isinstance(model, VAEConfig) and (model.linear or model.patched):
         kind = "linear" if model.linear else "patched"
         raise UserError(

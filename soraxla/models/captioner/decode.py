@@ -157,7 +157,7 @@ def _written(
             slot=place * k,
         )
         logits, cache = model.write(params, cfg, last, ctx, memory, cache)
-        logp = jax.nn.log_softmax(logits.at[:, :, BEGIN].set(_NEVER))
+        logp = jax.nn.log_softmax(jnp.asarray(logits).at[:, :, BEGIN].set(_NEVER))
         total, parent, token = choose(texts, logp, place)
         tokens = jnp.take_along_axis(texts.tokens, parent[:, :, None], axis=1)
         done = jnp.take_along_axis(texts.done, parent, axis=1) | (token == END)
