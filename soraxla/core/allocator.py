@@ -1,4 +1,4 @@
-"""The settings of glibc's memory allocator for training on a CPU.
+"""The settings of glibc's memory allocator for computing on a CPU.
 
 XLA allocates the activations of every step anew. By default, glibc returns large blocks
 to the operating system when they are freed, and each step pays for its page faults:

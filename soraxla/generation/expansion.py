@@ -14,9 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.sparse import csr_array
-from scipy.spatial.distance import squareform
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
 _LEAST = 5  # times that a word of a class occurs
@@ -124,6 +121,11 @@ def word_classes(captions: Sequence[str]) -> Mapping[str, int]:
     A place is a pair of neighbouring words. Words are alike by the Bhattacharyya
     coefficient of their places, and average linkage joins them.
     """
+    # A pipeline that expands no prompt does not wait for these.
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.sparse import csr_array
+    from scipy.spatial.distance import squareform
+
     places: dict[str, Counter] = defaultdict(Counter)
     for caption in captions:
         words = ["", *(w.group().lower() for w in _words(caption)), ""]

@@ -187,7 +187,7 @@ def _train(study: Study, point: Point, out: Path, clips: Path) -> None:
     if run.step < point.steps:
         raise KeyboardInterrupt
     held_out = study.held_out()
-    losses = held_out_losses(study, config, workdir)
+    losses = held_out_losses(study, config, workdir, held_out)
     wanted = of_dataset(held_out, min(study.clips, len(held_out)))
     generate_set(str(workdir), wanted, clips)
     write_references(held_out, wanted, out / "reference")
@@ -201,11 +201,11 @@ def _train(study: Study, point: Point, out: Path, clips: Path) -> None:
 
 
 def held_out_losses(
-    study: Study, config: Mapping[str, Any], workdir: Path
+    study: Study, config: Mapping[str, Any], workdir: Path, held_out: Dataset
 ) -> Float[np.ndarray, " clips"]:
     """Returns the validation loss of each held-out clip, by the training's EMA."""
     trained = load_dit(workdir)
-    settings = with_widths(split_kind(config)[1], open_dataset(study.data))
+    settings = with_widths(split_kind(config)[1], held_out)
     cfg = build(DiTTrainingConfig, settings)
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
     with jax.set_mesh(mesh):
@@ -213,7 +213,7 @@ def held_out_losses(
             params=put_computed(jax.device_get(trained.params), trained.model, mesh),
             model=trained.model,
             process=cfg.step.process,
-            held_out=study.held_out(),
+            held_out=held_out,
             pack=cfg.pack,
             mesh=mesh,
             step=0,
