@@ -210,7 +210,8 @@ def _columns(file: Path, samples: int) -> dict[str, np.ndarray]:
 def _kept_type(column: str) -> Any:
     """Returns the type of a column in memory; counts of conditions are below 4."""
     small = column in Stored._fields
-    return np.int8 if small else _type(column).to_pandas_dtype()
+    # PyArrow's own translation, `to_pandas_dtype`, imports pandas in PyArrow 25.
+    return np.int8 if small else pa.array([], _type(column)).to_numpy().dtype
 
 
 def _is_eval(file: Path, split: pa.Array) -> np.ndarray:
