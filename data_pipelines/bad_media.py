@@ -1,9 +1,9 @@
 """The rule for media that cannot be used: left out, counted, and limited in share."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 
 from data_pipelines.sources.files import Item
-from data_pipelines.sources.media import Sample
+from data_pipelines.sources.media import Source
 from soraxla.core.errors import UserError
 
 
@@ -24,12 +24,8 @@ def check_share(
         )
 
 
-def there(samples: Sequence[Sample], max_bad: float | int) -> Sequence[Sample]:
-    """Returns the samples, unless too many of their files do not exist.
-
-    Raises:
-        UserError: more than the share `max_bad` are missing.
-    """
+def check_there(samples: Source, max_bad: float | int) -> None:
+    """Raises UserError if more than `max_bad` of a folder's files do not exist."""
     items = (sample for sample in samples if isinstance(sample, Item))
     missing = [item.file for item in items if not item.file.is_file()]
     if missing:
@@ -40,4 +36,3 @@ def there(samples: Sequence[Sample], max_bad: float | int) -> Sequence[Sample]:
             f"{missing[-1]}: no such file",
             "correct the list of captions, or raise --max-bad",
         )
-    return samples

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_pipelines import records
-from data_pipelines.bad_media import check_share, there
+from data_pipelines.bad_media import check_share, check_there
 from data_pipelines.loader import read_batches
 from data_pipelines.sources.files import Item, fingerprint
-from data_pipelines.sources.media import Sample
+from data_pipelines.sources.media import Source
 from data_pipelines.view import View, ViewConfig, segment, view
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
@@ -71,7 +71,7 @@ class CaptionedViews:
 
 
 def write_views(
-    samples: Sequence[Sample],
+    samples: Source,
     out: Path,
     cfg: ViewConfig,
     *,
@@ -90,7 +90,7 @@ def write_views(
     bad: list[str] = []
     offset = 0
     identity = _identity(samples, cfg)
-    samples = there(samples, max_bad)
+    check_there(samples, max_bad)
     with atomic_folder(out) as partial, (partial / PIXELS).open("wb") as file:
         bar = tqdm(samples, unit="clip", disable=None if progress else True)
         for sample in bar:
@@ -242,6 +242,6 @@ def encoded(
     return made
 
 
-def _identity(samples: Sequence[Sample], cfg: ViewConfig) -> str:
+def _identity(samples: Source, cfg: ViewConfig) -> str:
     what = [_FORMAT, fingerprint(samples), asdict(cfg)]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

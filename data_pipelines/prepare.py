@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import records, shards, transforms
-from data_pipelines.bad_media import check_share, there
+from data_pipelines.bad_media import check_share, check_there
 from data_pipelines.decode_ahead import decode_ahead
 from data_pipelines.encode_part import read_pieces
 from data_pipelines.encoders import Encoders
@@ -37,7 +37,7 @@ from data_pipelines.shard_writer import (
     write_shard,
 )
 from data_pipelines.sources.files import fingerprint, open_source
-from data_pipelines.sources.media import CAPTION_MIX, Sample
+from data_pipelines.sources.media import CAPTION_MIX, Source, SteeredSource
 from soraxla.core.errors import UserError
 from soraxla.parallel.local_lock import busy, trying_lock
 
@@ -56,6 +56,7 @@ def prepare(
     data_dir: str | os.PathLike[str] | None = None,
     conditions: bool = True,
     caption_mix: float = CAPTION_MIX,
+    caption_column: str | None = None,
     max_tokens: int = 32768,
     max_bad: float | int = 0.05,
     shard_bytes: int = shards.SHARD_BYTES,
@@ -71,20 +72,19 @@ def prepare(
     Without the shards of other workers it returns None.
 
     Args:
-        source, data_dir, caption_mix: see `sources.open_source`.
+        source, data_dir, caption_mix, caption_column: see `files.open_source`.
         out: a folder that is new, empty, or an unfinished or finished run of this.
         vae_dir: the VAE's weights folder, copied into `out`; None copies nothing.
         vae_sha256: hash of the VAE's files, kept in `dataset.json`.
-        text_encoder: name of the text encoder, kept in `dataset.json`.
-        conditions: also store the condition latents of a mixture of tasks; see
-            `condition_clips`. It doubles the encoding.
-        max_bad: the largest share of the source's samples that may be skipped.
+        text_encoder: its name, kept there too.
+        conditions: also encode condition latents of tasks; see `condition_clips`.
+        max_bad: largest share of the source's samples that may be skipped.
         shard_bytes: about the most bytes of a shard; more if one video exceeds it.
         worker: (i, n) writes every n-th shard from the i-th on, the same for any n.
 
     Raises:
-        UserError: a bad source or setting, too many bad samples, or an `out` with other
-            files, a dataset of other settings, or another run.
+        UserError: a bad source or setting, too many bad samples, or an `out` with
+            other files or of other settings.
         OSError: `out` cannot be written.
     """
     settings = shards.PrepareConfig(
@@ -97,11 +97,14 @@ def prepare(
         conditions=conditions,
     )
     _check_numbers(settings, max_bad, worker)
-    samples = there(
-        open_source(source, data_dir=data_dir, caption_mix=caption_mix), max_bad
+    samples = open_source(
+        source,
+        data_dir=data_dir,
+        caption_mix=caption_mix,
+        caption_column=caption_column,
     )
-    dataset = _Unfinished(Path(out), samples, settings, max_bad, progress)
-    return dataset.prepare(encode, worker, vae_dir)
+    unfinished = _Unfinished(Path(out), samples, settings, max_bad, progress)
+    return unfinished.prepare(encode, worker, vae_dir)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class _Unfinished:
     """A dataset that is prepared from samples by some settings."""
 
     out: Path
-    samples: Sequence[Sample]
+    samples: Source
     settings: shards.PrepareConfig
     max_bad: float | int
     shown: bool
@@ -118,6 +121,7 @@ class _Unfinished:
         self, encode: Encoders, worker: tuple[int, int], vae_dir: Path | None
     ) -> dict[str, Any] | None:
         """Writes the worker's shards, and returns the card if no other is missing."""
+        check_there(self.samples, self.max_bad)
         out, identity = self.out, self.identity
         if (out / records.CARD).is_file():
             return _finished(out, identity)
@@ -145,6 +149,13 @@ class _Unfinished:
         what = [records.FORMAT, fingerprint(self.samples), vars(self.settings)]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def _steering(self) -> tuple[tuple[str, ...], bool]:
+        """The names of the source's actions, and whether it has cameras."""
+        if isinstance(self.samples, SteeredSource):
+            return self.samples.actions, self.samples.camera
+        return (), False
+
     # --- The shards ---------------------------------------------------------------
 
     def _claim(self, text_width: int) -> shards.Plan:
@@ -165,8 +176,8 @@ class _Unfinished:
             file.parent.glob("[0-9]*/*.json")
         ):
             raise UserError(_other_run(self.out))
-        steering = len(getattr(self.samples, "actions", ()))
-        steering += _CAMERA_NUMBERS if getattr(self.samples, "camera", False) else 0
+        actions, camera = self._steering
+        steering = len(actions) + (_CAMERA_NUMBERS if camera else 0)
         size = partial(
             shards.record_bytes,
             settings=self.settings,
@@ -244,12 +255,13 @@ class _Unfinished:
         records.write_whole(out / records.EMPTY_TEXT, text)
         if vae_dir is not None:
             records.copy_folder(vae_dir, out / records.VAE)
+        actions, camera = self._steering
         settings = vars(self.settings) | {"vae_temporal": transforms.TEMPORAL}
         card = settings | {
             "format": records.FORMAT,
             "patch": list(transforms.PATCH),
-            "actions": list(getattr(self.samples, "actions", ())),
-            "camera": bool(getattr(self.samples, "camera", False)),
+            "actions": list(actions),
+            "camera": camera,
             "text_width": empty_text.shape[-1],
             **{name: counts[name] for name in _COUNTS},
             "skipped": len(skipped),

@@ -13,7 +13,7 @@ from itertools import pairwise
 from tqdm import tqdm
 
 from data_pipelines import transforms
-from data_pipelines.sources.media import Extent, Sample, SizedSample
+from data_pipelines.sources.media import Extent, Sample, SizedSample, Source
 from soraxla.core.errors import UserError
 from soraxla.core.types import latent_frames
 from soraxla.packing.conditioning import GREYED, TAILS
@@ -78,7 +78,7 @@ def record_bytes(
     return 2 * round(numbers + extent.frames * steering)
 
 
-def extents(samples: Sequence[Sample], *, shown: bool = False) -> Iterator[Extent]:
+def extents(samples: Source, *, shown: bool = False) -> Iterator[Extent]:
     """Yields the sizes of all samples; those of one that cannot be read are 0.
 
     Where a source does not know the sizes without decoding, the first sample that can
@@ -89,9 +89,10 @@ def extents(samples: Sequence[Sample], *, shown: bool = False) -> Iterator[Exten
     """
     bar = tqdm(total=len(samples), unit="size", disable=not shown, leave=False)
     with bar, ThreadPoolExecutor(_PROBES, "soraxla probe") as pool:
-        if all(isinstance(sample, SizedSample) for sample in samples[:1]):
+        if len(samples) and isinstance(samples[0], SizedSample):
             for first in range(0, len(samples), _LISTED):
-                for extent in pool.map(_extent, samples[first : first + _LISTED]):
+                listed = range(first, min(first + _LISTED, len(samples)))
+                for extent in pool.map(_extent, map(samples.__getitem__, listed)):
                     bar.update()
                     yield extent
         else:
@@ -106,10 +107,10 @@ def _extent(sample: Sample) -> Extent:
         return Extent(0, 0, 0, 0)
 
 
-def _first_extent(samples: Sequence[Sample]) -> Extent:
-    for sample in samples[:_FIRST]:
+def _first_extent(samples: Source) -> Extent:
+    for first in range(min(_FIRST, len(samples))):
         try:
-            media = sample.open()
+            media = samples[first].open()
             shapes = [frame.shape for frame in media.frames]
             height, width, *_ = shapes[0]
             return Extent(height, width, len(shapes), len(media.caption.encode()))

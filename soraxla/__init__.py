@@ -82,6 +82,7 @@ def prepare(
     data_dir: str | os.PathLike[str] | None = None,
     conditions: bool = True,
     caption_mix: float = 0.05,
+    caption_column: str | None = None,
     max_tokens: int = 32768,
     max_bad: float = 0.05,
     shard_bytes: int = 256 << 20,
@@ -92,20 +93,19 @@ def prepare(
     An interrupted call is continued by the next; see docs/dataset.md.
 
     Args:
-        source: a folder with captions, tfds:NAME[/SPLIT], or "samples", the ten clips
-            and pictures that are shipped.
+        source: a folder with captions, clips.parquet[/SPLIT], tfds:NAME[/SPLIT],
+            wds:PLACE, or "samples", the ten clips and pictures that are shipped.
         vae: a VAE's model folder or training folder; None is the small one shipped.
         text_encoder: hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH; None
             is hashed.
         data_dir: folder of TFDS datasets; None is TFDS_DATA_DIR or TFDS's own.
         conditions: encode also the condition frames of tasks other than text to video.
-        caption_mix: share of the clips of a table that keep the caption they had before
-            a captioner's.
+        caption_mix: share of a table's clips that keep their original caption.
+        caption_column: a dataset's field of captions; None is the first usual name.
         max_tokens: longer clips are split; in pixels.
         max_bad: share of unreadable media to accept.
         shard_bytes: size of a file of samples, at most.
-        worker: (i, n) encodes the i-th of n shares of the files, from 0, into a folder
-            that n workers share; None encodes all.
+        worker: (i, n) encodes share i of n, from 0, into a folder that all share.
 
     Returns:
         The dataset; None if files of other workers are missing.
@@ -127,6 +127,7 @@ def prepare(
         data_dir=None if data_dir is None else Path(data_dir),
         conditions=conditions,
         caption_mix=caption_mix,
+        caption_column=caption_column,
         max_tokens=max_tokens,
         max_bad=max_bad,
         shard_bytes=shard_bytes,

@@ -1,27 +1,25 @@
 """Folders of media with captions, and the choice between them and other sources.
 
-All are sequences of samples with a `uid` and `open()`. TFDS datasets are in
-`data_pipelines.sources.tfds`, which is imported only for one, and curated clips in
-`data_pipelines.sources.clips`.
+Each kind of source is a file of this package, and follows the protocols of
+`data_pipelines.sources.media`. That of TFDS datasets is imported only for one.
 """
 
 import csv
-import hashlib
 import io
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from data_pipelines.sources.clips import ClipsSource, is_clips
-from data_pipelines.sources.media import CAPTION_MIX, Extent, Media, Sample
+from data_pipelines.sources.content import content_of
+from data_pipelines.sources.media import CAPTION_MIX, Extent, Media, Source
+from data_pipelines.sources.webdataset import WebDatasetSource
 from soraxla.core.errors import UserError
 from soraxla.media.read import MEDIA_SUFFIXES, probe, read_frames
-
-TFDS_PREFIX = "tfds:"
-_PART = 64 << 10  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,63 +48,88 @@ def open_source(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     caption_mix: float = CAPTION_MIX,
-) -> Sequence[Sample]:
-    """Returns the samples of a folder, of `tfds:NAME[/SPLIT]` or of `clips.parquet`.
+    caption_column: str | None = None,
+) -> Source:
+    """Returns the source of a folder, of PREFIX:PLACE, or of `clips.parquet`.
 
-    Without a `data_dir`, TFDS uses its default (TFDS_DATA_DIR), and a table of clips
-    the folder that was curated. `caption_mix` is that of `ClipsSource`.
+    Prefixes are the keys of `PREFIXES`.
+
+    Args:
+        data_dir: folder of TFDS datasets, or of the films of a table of clips; None is
+            TFDS's default (TFDS_DATA_DIR), or the folder that was curated.
+        caption_mix: that of `ClipsSource`.
+        caption_column: the field of a dataset that holds its captions; None is the
+            first of the usual names.
 
     Raises:
-        UserError: as `folder`, `TfdsSource` or `ClipsSource`, or a `data_dir` is given
-            for a folder.
+        UserError: as the source's class, or an argument is given for a source that
+            does not know it.
     """
-    if isinstance(source, str) and source.startswith(TFDS_PREFIX):
-        from data_pipelines.sources.tfds import TfdsSource  # slow to import
-
-        return TfdsSource(source.removeprefix(TFDS_PREFIX), data_dir=data_dir)
-    if is_clips(os.fspath(source)):
-        films = None if data_dir is None else Path(data_dir)
-        return ClipsSource(Path(source), data_dir=films, caption_mix=caption_mix)
-    if data_dir is not None:
-        raise UserError(
-            f"{source}: is a folder of media, expected tfds:NAME with --data-dir"
-        )
-    return folder(source)
+    options = {"data_dir": data_dir, "caption_column": caption_column}
+    options = {name: value for name, value in options.items() if value is not None}
+    kind, place = _kind_of(source)
+    for name in options:
+        if name not in kind.options:
+            raise UserError(f"{source}: {_EXPECTED[name]}")
+    if kind is _CLIPS:
+        options["caption_mix"] = caption_mix
+    return kind.make(place, **options)
 
 
-def fingerprint(samples: Sequence[Sample]) -> object:
-    """Returns JSON that identifies a source: names, captions and content of media.
+class _Kind(NamedTuple):
+    """A kind of source: its maker, and the options that it knows."""
 
-    A large file's content is its size, beginning, middle and end.
-    """
-    if all(isinstance(sample, Item) for sample in samples[:1]):
-        return [
-            [item.uid, item.caption, _content(item.file)]
-            for item in samples
-            if isinstance(item, Item)
-        ]
-    names = ("name", "content")
-    return [*(getattr(samples, name, "") for name in names), len(samples)]
+    make: Callable[..., Source]
+    options: tuple[str, ...] = ()
 
 
-def _content(file: Path) -> str | None:
-    """Returns a hash of a file's size and of up to three parts; None if it is missing.
+def _tfds(name: str, **options: Any) -> Source:
+    from data_pipelines.sources.tfds import TfdsSource  # slow to import
 
-    The time of its last change is no part of it, so a copied source stays the same.
-    """
-    if not file.is_file():
-        return None
-    size = file.stat().st_size
-    starts = (0, size // 2, size - _PART) if size > 3 * _PART else (0,)
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as opened:
-        for start in starts:
-            opened.seek(start)
-            digest.update(opened.read(_PART if len(starts) > 1 else -1))
-    return digest.hexdigest()
+    return TfdsSource(name, **options)
 
 
-def folder(path: str | os.PathLike[str]) -> list[Item]:
+PREFIXES: dict[str, _Kind] = {
+    "tfds": _Kind(_tfds, ("data_dir", "caption_column")),
+    "wds": _Kind(WebDatasetSource, ("caption_column",)),
+}
+_CLIPS = _Kind(ClipsSource, ("data_dir",))
+_EXPECTED = {
+    "data_dir": "is read from where it is, expected tfds:NAME or clips.parquet with "
+    "--data-dir",
+    "caption_column": "has no columns to choose from, expected tfds:NAME or wds:PLACE "
+    "with --caption-column",
+}
+
+
+def _kind_of(source: str | os.PathLike[str]) -> tuple[_Kind, str]:
+    """Returns the kind and the place of a source."""
+    text = os.fspath(source)
+    prefix, colon, place = text.partition(":")
+    if isinstance(source, str) and colon and prefix in PREFIXES:
+        return PREFIXES[prefix], place
+    return (_CLIPS if is_clips(text) else _Kind(folder)), text
+
+
+def fingerprint(source: Source) -> object:
+    """Returns JSON that identifies a source: its name, content and length."""
+    if isinstance(source, Folder):  # as in datasets that were prepared before
+        return source.content
+    return [source.name, source.content, len(source)]
+
+
+class Folder(list[Item]):
+    """The captioned media of a folder; see `folder`."""
+
+    name = "folder"
+
+    @property
+    def content(self) -> list[list[str | None]]:
+        """The name, the caption and a hash of the content of each file."""
+        return [[item.uid, item.caption, content_of(item.file)] for item in self]
+
+
+def folder(path: str | os.PathLike[str]) -> Folder:
     """Returns the captioned media of a folder, in the order of its list or of names.
 
     Captions are read from the first of these that exists:
@@ -138,7 +161,7 @@ def folder(path: str | os.PathLike[str]) -> list[Item]:
             f"{path}: lists no media; expected captions.jsonl, captions.csv, or media "
             f"files ({', '.join(MEDIA_SUFFIXES)}) with a .txt beside each"
         )
-    return items
+    return Folder(items)
 
 
 # A row of a list: its file and line (for errors), and its two columns.

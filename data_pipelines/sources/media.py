@@ -1,12 +1,14 @@
-"""The sample types that all sources share."""
+"""The protocols of sources of media, and the types that all sources share."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 TRAIN, EVAL = "train", "eval"
 CAPTION_MIX = 0.05  # share of captioned clips that keep their original caption
+# Names of captions in public datasets; the first that exists is used.
+CAPTIONS = ("caption", "captions", "text", "sentence", "description", "prompt")
 
 
 class Extent(NamedTuple):
@@ -52,3 +54,49 @@ class SizedSample(Sample, Protocol):
     def size(self) -> Extent:
         """Returns the size; raises UserError or OSError."""
         ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Captioned clips and pictures in an order that never changes.
+
+    An index names the same sample in every process and after every interruption, so
+    several workers can divide a source, and continue it, without talking to each other.
+    A source lists its samples when it is made and decodes none. It raises UserError if
+    nothing of it can be used. A sample that cannot be used raises when it is opened or
+    streamed, and is skipped with that reason. Samples are opened by several threads at
+    the same time.
+
+    Attributes:
+        name: the source's name, which does not depend on where it is stored.
+        content: JSON that differs between sources of one name, such as hashes.
+            `prepare` continues only a source of the same name, content and length.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def content(self) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@runtime_checkable
+class SteeredSource(Source, Protocol):
+    """A source whose samples may have `Media.actions` or `Media.camera`.
+
+    Attributes:
+        actions: names of the actions, in the order of the columns of `Media.actions`.
+        camera: True if there are cameras.
+    """
+
+    @property
+    def actions(self) -> tuple[str, ...]: ...
+
+    @property
+    def camera(self) -> bool: ...

@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.features import video_feature
 
-from data_pipelines.sources.media import Media
+from data_pipelines.sources.media import CAPTIONS, Media
 from soraxla.core.errors import UserError
 
 # Feature names in the TFDS catalogue; the first that exists is used.
 _CLIPS = ("video", "frames", "clip")
 _PICTURES = ("image",)
-_CAPTIONS = ("caption", "captions", "text", "sentence", "description", "label")
+_LABEL = "label"
 _RATES = ("fps", "frame_rate")
 _DEFAULT_FPS = 25.0  # of clips in a dataset without a rate
 
@@ -45,18 +45,24 @@ class TfdsSource(Sequence[TfdsSample]):
     """The samples of `NAME[/CONFIG][:VERSION][/SPLIT]`.
 
     SPLIT is `train` unless there is only one. A clip comes from the feature `video`,
-    `frames` or `clip`, a picture from `image`; the caption from `caption`, `captions`
-    (the first), `text`, `sentence`, `description` or the name of the `label`; the rate
-    from `fps` or `frame_rate`, 25 without them. A dataset whose metadata list
-    `actions`, or mention `camera`, has features of that name with one row per frame.
-    `data_dir` defaults to TFDS's (TFDS_DATA_DIR).
+    `frames` or `clip`, a picture from `image`; the caption from `caption_column`, or
+    the first of `media.CAPTIONS`, or the name of the `label`; the rate from `fps` or
+    `frame_rate`, 25 without them. A dataset whose metadata list `actions`, or mention
+    `camera`, has features of that name with one row per frame. `data_dir` defaults to
+    TFDS's (TFDS_DATA_DIR).
 
     Raises:
         UserError: TFDS does not find the dataset or the split; it is not stored as
             ArrayRecord and cannot be made; or it lacks media or captions.
     """
 
-    def __init__(self, name: str, *, data_dir: str | os.PathLike[str] | None = None):
+    def __init__(
+        self,
+        name: str,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        caption_column: str | None = None,
+    ):
         where: dict[str, Any] = (
             {} if data_dir is None else {"data_dir": os.fspath(data_dir)}
         )
@@ -78,7 +84,8 @@ class TfdsSource(Sequence[TfdsSample]):
         }
         self._features = dict((self._data.dataset_info.features or {}).items())
         self._media = _one_of(self._features, (*_CLIPS, *_PICTURES), name, "clips")
-        self._caption = _one_of(self._features, _CAPTIONS, name, "captions")
+        captions = (*CAPTIONS, _LABEL) if caption_column is None else (caption_column,)
+        self._caption = _one_of(self._features, captions, name, "captions")
         rates = [rate for rate in _RATES if rate in self._features]
         self._rate = rates[0] if rates else None
         metadata = self._data.dataset_info.metadata or {}
@@ -88,7 +95,7 @@ class TfdsSource(Sequence[TfdsSample]):
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--source",
-        help="captioned media: a folder, tfds:NAME, or clips.parquet with original "
-        "captions; needed until --workdir has their frames",
+        help="captioned media: clips.parquet with original captions, or any other "
+        "source of soraxla prepare; needed until --workdir has their frames",
     )
     train.add_argument(
         "--data-dir", type=Path, help="of a TFDS dataset, or of the films of clips"

@@ -12,8 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         help="folder with captions.jsonl, captions.csv or a .txt beside each file; "
-        "or tfds:NAME[/SPLIT]; or clips.parquet[/SPLIT] of soraxla curate; or "
-        "'samples', the ten clips and pictures shipped",
+        "or clips.parquet[/SPLIT] of soraxla curate; or tfds:NAME[/SPLIT]; or "
+        "wds:FOLDER or wds:PATTERN of tar archives; or 'samples', the ten clips and "
+        "pictures shipped",
     )
     parser.add_argument(
         "--data-dir",
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of TFDS datasets (default: TFDS_DATA_DIR, or TFDS's own), or of "
         "the films of clips.parquet",
     )
+    _add_captions(parser)
     parser.add_argument("--out", required=True, type=Path, help="dataset folder")
     parser.add_argument(
         "--vae", type=Path, help="VAE folder (default: the small VAE that is shipped)"
@@ -41,14 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "single frames, clips with holes (default: yes)",
     )
     parser.add_argument(
-        "--caption-mix",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="share of the clips of clips.parquet that keep the caption they had "
-        "before a captioner's (default: %(default)s)",
-    )
-    parser.add_argument(
         "--max-tokens",
         type=int,
         default=32768,
@@ -64,6 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     _add_shares(parser)
+
+
+def _add_captions(parser: argparse.ArgumentParser) -> None:
+    """Adds the choice between several captions of a sample."""
+    parser.add_argument(
+        "--caption-column",
+        metavar="NAME",
+        help="feature of a TFDS dataset, or entry of KEY.json in an archive, that "
+        "holds the captions (default: the first usual name)",
+    )
+    parser.add_argument(
+        "--caption-mix",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the clips of clips.parquet that keep the caption they had "
+        "before a captioner's (default: %(default)s)",
+    )
 
 
 def _add_shares(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
         data_dir=args.data_dir,
         conditions=args.conditions,
         caption_mix=args.caption_mix,
+        caption_column=args.caption_column,
         max_tokens=args.max_tokens,
         max_bad=args.max_bad,
         shard_bytes=round(args.shard_mib * 2**20),

@@ -35,6 +35,7 @@ def prepare_dataset(
     data_dir: str | Path | None = None,
     conditions: bool = True,
     caption_mix: float = CAPTION_MIX,
+    caption_column: str | None = None,
     max_tokens: int = 32768,
     max_bad: float = 0.05,
     shard_bytes: int = SHARD_BYTES,
@@ -43,19 +44,17 @@ def prepare_dataset(
     """Encodes captioned media into the folder `out` on all devices; docs/dataset.md.
 
     Args:
-        source: a folder with captions, tfds:NAME[/SPLIT], clips.parquet[/SPLIT], or
-            "samples", the ten clips and pictures that are shipped.
+        source: a folder with captions, clips.parquet[/SPLIT], tfds:NAME[/SPLIT],
+            wds:PLACE, or "samples", the ten clips and pictures that are shipped.
         vae: a VAE's model folder or training folder; None is the small one shipped.
         text_encoder: hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH; None
             is hashed.
         data_dir: folder of TFDS datasets, or of a table's films; None is the default.
         conditions: encode also the condition frames of tasks other than text to video.
         caption_mix: share of a table's clips that keep their original caption.
-        max_tokens: longer clips are split; in pixels.
-        max_bad: share of unreadable media to accept.
-        shard_bytes: about the most bytes of a file of samples.
-        worker: (i, n) encodes every n-th shard from the i-th on, into a folder that n
-            workers share. None is all, or a share for each process of a group.
+        caption_column: a dataset's field of captions; None is the first usual name.
+        max_tokens, max_bad, shard_bytes: see `data_pipelines.prepare.prepare`.
+        worker: as there; None is all, or a share for each process of a group.
 
     Returns:
         The dataset; None if other workers have not finished their shards.
@@ -78,6 +77,7 @@ def prepare_dataset(
                 text_encoder=encoder.name,
                 conditions=conditions,
                 caption_mix=caption_mix,
+                caption_column=caption_column,
                 max_tokens=max_tokens,
                 max_bad=max_bad,
                 shard_bytes=shard_bytes,

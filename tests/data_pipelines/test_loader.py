@@ -271,6 +271,7 @@ def test_a_mixture_that_the_dataset_cannot_give_is_refused(dataset):
 class Steered(list):
     """A source of one clip far from the world's origin."""
 
+    name, content = "steered", 1
     actions, camera = ("forward", "left"), True
 
 

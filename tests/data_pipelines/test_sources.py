@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_pipelines import SAMPLES
 from data_pipelines.sources.files import fingerprint, folder, open_source
+from data_pipelines.sources.media import Source, SteeredSource
 from soraxla.core.errors import UserError
 
 
@@ -30,7 +31,8 @@ def jsonl(root, *rows):
 
 
 def test_the_samples_are_a_source():
-    items = folder(SAMPLES)
+    items = open_source(SAMPLES)
+    assert isinstance(items, Source) and not isinstance(items, SteeredSource)
     assert len(items) == 10 and items[0].uid == "rabbit_wakes_wide.mp4"
     media = items[0].open()
     assert media.fps == 24 and media.caption == items[0].caption
@@ -239,6 +241,7 @@ def test_tfds_clips(stored):
     from data_pipelines.sources.tfds import TfdsSource
 
     clips = TfdsSource("tiny_clips", data_dir=stored)
+    assert isinstance(clips, SteeredSource)
     assert [clip.uid for clip in clips] == [
         f"tiny_clips/1.0.0/validation/{i}" for i in range(3)
     ]
@@ -257,6 +260,8 @@ def test_tfds_clips(stored):
     name, content, length = fingerprint(clips)
     assert (name, length) == ("tiny_clips/1.0.0/validation", 3)
     assert list(content) == ["validation"] and content["validation"][0] > 0
+    with pytest.raises(UserError, match=r"no captions; .*, expected one of title"):
+        TfdsSource("tiny_clips", data_dir=stored, caption_column="title")
 
 
 def test_tfds_pictures_take_their_label_as_caption(stored):
