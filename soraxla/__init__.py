@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from soraxla.evals.evaluation import Evaluation
     from soraxla.generation.pipeline import Pipeline
     from soraxla.generation.video import Video
+    from soraxla.training.open_data import Data
     from soraxla.training.run import Run
 
 __version__ = "0.1.0"
@@ -138,7 +139,7 @@ def prepare(
 def train(
     cfg: "ConfigDict | Mapping[str, Any]",
     *,
-    data: str | os.PathLike[str],
+    data: "Data",
     workdir: str | os.PathLike[str],
     init: str | os.PathLike[str] | None = None,
     mesh: "Mesh | None" = None,
@@ -151,7 +152,8 @@ def train(
 
     Args:
         cfg: from `config`.
-        data: a prepared dataset for a transformer, a folder of media for a VAE.
+        data: a prepared dataset for a transformer, a folder of media for a VAE. Several
+            datasets are a list or, with weights, a mapping: {"films": 3, "pets": 1}.
         workdir: the training folder.
         init: the folder of a model to fine-tune.
         mesh: the devices; None is `cfg.mesh` over all devices.
@@ -171,10 +173,11 @@ def train(
     from soraxla.core.paths import refuse_urls
     from soraxla.training.run import run_training
 
-    refuse_urls(data=data, workdir=workdir, init=init)
+    places = data if isinstance(data, str | os.PathLike) else list(data)
+    refuse_urls(data=places, workdir=workdir, init=init)
     return run_training(
         cfg.to_dict() if isinstance(cfg, ConfigDict) else cfg,
-        data=Path(data),
+        data=data,
         workdir=Path(workdir),
         init=None if init is None else Path(init),
         mesh=mesh,

@@ -1,6 +1,7 @@
 """`soraxla train`: one loop for VAE, diffusion transformer and captioner."""
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        type=Path,
-        help="a dataset of `soraxla prepare`; for a VAE, a folder of media; for a "
-        "captioner, the folder views of `soraxla caption train`",
+        action="append",
+        metavar="FOLDER[=WEIGHT]",
+        help="a dataset of `soraxla prepare`, or several, of one VAE and text encoder "
+        "(repeatable): each has a share of the visits in proportion to its weight, 1 "
+        "without one; for a VAE, a folder of media; for a captioner, the folder views "
+        "of `soraxla caption train`",
     )
     parser.add_argument(
         "--workdir",
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     workdir: Path | None = args.workdir
     if workdir is None and not args.dry_run:
         raise UserError("--workdir is missing; name the folder to train in")
-    config = configured(args.config, args.set)
+    config, data = configured(args.config, args.set), weighted(args.data)
     if workdir is not None and workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file, expected a folder")
     group.join_group(args)
@@ -77,18 +81,39 @@ def run(args: argparse.Namespace) -> None:
     if workdir is None or args.dry_run:
         if args.change:
             raise UserError("--change: needs a training that goes on, not --dry-run")
-        print("\n".join(dry_run(config, data=args.data, init=args.init)))
+        print("\n".join(dry_run(config, data=data, init=args.init)))
         return
     finish(
         run_training(
             config,
-            data=args.data,
+            data=data,
             workdir=workdir,
             init=args.init,
             change=dict(map(parted, args.change)),
             interrupts=True,
         )
     )
+
+
+def weighted(places: list[str]) -> dict[Path, float]:
+    """Returns the folders of FOLDER[=WEIGHT] with their weights.
+
+    A folder whose name ends like a weight is one that exists.
+
+    Raises:
+        UserError: a folder is named twice.
+    """
+    found: dict[Path, float] = {}
+    for text in places:
+        folder, _, number = text.rpartition("=")
+        weight = 1.0
+        if folder and not Path(text).exists():
+            with contextlib.suppress(ValueError):
+                weight, text = float(number), folder
+        if Path(text) in found:
+            raise UserError(f"--data {text}: is named twice; give it one weight")
+        found[Path(text)] = weight
+    return found
 
 
 def finish(run: Any) -> None:

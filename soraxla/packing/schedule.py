@@ -1,11 +1,12 @@
 """The schedule of a training: the visits of each row, and the rows of each step.
 
 The schedule sees sizes, never media. *Visits* to samples are numbered without end,
-epoch after epoch; an epoch is a permutation of the samples. Windows of consecutive
-visits, which run across the ends of epochs, are packed into rows, and the rows of 16
-steps at a time are balanced over steps and devices by their cost. The schedule is a
-function of (index, config, seed, batch rows), so three numbers resume it: the (window,
-row) at which a group of 16 steps begins, and the next of these steps. NumPy only.
+epoch after epoch; an epoch is a permutation of the samples (`visit_order.py`). Windows
+of consecutive visits, which run across the ends of epochs, are packed into rows, and
+the rows of 16 steps at a time are balanced over steps and devices by their cost. The
+schedule is a function of (index, config, seed, batch rows), so three numbers resume it:
+the (window, row) at which a group of 16 steps begins, and the next of these steps.
+NumPy only.
 """
 
 import math
@@ -130,7 +131,7 @@ def schedule_window(
     """
     length = window_visits(index, config)
     first = window * length
-    samples = _visited_samples(len(index), seed, first, length)
+    samples = index.visit_order.samples(seed, first, length)
     frames, tokens, parts = _parts(index, config, seed, first, samples)
     kept = uniforms(seed, "caption", first, length)[:, 0] >= config.caption_dropout
     text = np.where(kept, index.text_length[samples], index.empty_text_length)
@@ -185,17 +186,24 @@ def mean_row_weight(index: ScheduleIndex, config: PackConfig, *, seed: int) -> f
 def window_visits(index: ScheduleIndex, config: PackConfig) -> int:
     """Returns how many visits fill about 128 rows, and so are packed together.
 
-    Raises UserError if any sample cannot be packed, see `check_index`.
+    Raises UserError if any sample cannot be packed, see `check_index`, or if all of a
+    dataset's are held out.
     """
     check_index(index, config)
+    index.visit_order.check()
     tokens = text = 0.0
-    for part in slices(len(index)):
-        tokens += _mean_tokens(index, config, part).sum()
-        text += index.text_length[part].sum(dtype=np.float64)
+    for stream in index.visit_order.streams:
+        # A dataset that has grown keeps the windows that it had.
+        began_with = stream.began_with
+        samples = began_with.stop - began_with.start
+        own_tokens = own_text = 0.0
+        for part in slices(began_with):
+            own_tokens += _mean_tokens(index, config, part).sum()
+            own_text += index.text_length[part].sum(dtype=np.float64)
+        tokens += stream.share * (own_tokens / samples)
+        text += stream.share * (own_text / samples)
     rows_a_visit = max(
-        tokens / len(index) / config.row_length,
-        text / len(index) / config.text_length,
-        1 / config.max_segments,
+        tokens / config.row_length, text / config.text_length, 1 / config.max_segments
     )
     return math.ceil(_WINDOW_ROWS / rows_a_visit)
 
@@ -259,23 +267,3 @@ def _parts(
     fits = total <= config.row_length
     parts = Conditions(*(column * fits for column in parts))
     return np.where(fits, kept, frames), np.where(fits, total, tokens), parts
-
-
-def _visited_samples(
-    samples: int, seed: int, first: int, length: int
-) -> Int[np.ndarray, " length"]:
-    """Returns the samples of visits first … first + length − 1."""
-    visited: list[np.ndarray] = []
-    epoch, rank = divmod(first, samples)
-    while length > 0:
-        order = _epoch(seed, epoch, samples)[rank : rank + length]
-        visited.append(order)
-        length -= len(order)
-        epoch, rank = epoch + 1, 0
-    return np.concatenate(visited)
-
-
-# An epoch of a large dataset serves thousands of windows, one after the other.
-@lru_cache(maxsize=1)
-def _epoch(seed: int, number: int, samples: int) -> Int[np.ndarray, " samples"]:
-    return permutation(seed, "epoch", number, samples)

@@ -10,6 +10,7 @@ from soraxla.core.errors import UserError
 from soraxla.packing.conditioning import Stored
 from soraxla.packing.pack import PackConfig
 from soraxla.packing.tasks import SHARES
+from soraxla.packing.visit_order import VisitOrder, one_dataset
 
 _PART = 1 << 24  # samples
 
@@ -28,19 +29,26 @@ class ScheduleIndex:
     empty_text_length: int  # text tokens of the empty caption
     patch: tuple[int, int, int] = (1, 2, 2)
     stored: Stored | None = None  # conditions that the dataset holds
+    order: VisitOrder | None = None  # of visits; None for one dataset that did not grow
 
     def __len__(self) -> int:
         return len(self.t)
 
     def subset(self, samples: Int[np.ndarray, " k"]) -> "ScheduleIndex":
-        """Returns the index of some of the samples."""
+        """Returns the index of some of the samples, which ascend if it has an order."""
         sizes = {
             name: column[samples]
             for name, column in vars(self).items()
             if isinstance(column, np.ndarray)
         }
         stored = self.stored and Stored(*(column[samples] for column in self.stored))
-        return replace(self, **sizes, stored=stored)
+        order = self.order and self.order.subset(samples)
+        return replace(self, **sizes, stored=stored, order=order)
+
+    @property
+    def visit_order(self) -> VisitOrder:
+        """The order of visits."""
+        return self.order or one_dataset(len(self))
 
 
 def check_index(index: ScheduleIndex, config: PackConfig) -> None:
@@ -93,15 +101,15 @@ def check_index(index: ScheduleIndex, config: PackConfig) -> None:
         )
 
 
-def slices(samples: int) -> Iterator[slice]:
-    """Yields slices of so many samples: temporary arrays of all would be too large."""
-    for first in range(0, samples, _PART):
-        yield slice(first, min(first + _PART, samples))
+def slices(samples: slice) -> Iterator[slice]:
+    """Yields parts of a slice: temporary arrays of all samples would be too large."""
+    for first in range(samples.start, samples.stop, _PART):
+        yield slice(first, min(first + _PART, samples.stop))
 
 
 def _largest_frames(index: ScheduleIndex) -> Iterator[tuple[int, int]]:
     """Yields the tokens of the largest frame of each part, and its sample."""
-    for part in slices(len(index)):
+    for part in slices(slice(0, len(index))):
         frame = frame_tokens(index, part)
         worst = int(frame.argmax())
         yield int(frame[worst]), part.start + worst
@@ -150,9 +158,8 @@ def most_tokens(
 
 def longest(index: ScheduleIndex, config: PackConfig) -> int:
     """Returns the most latent frames that a row has of one clip."""
-    return max(
-        int(most_tokens(index, config, part)[0].max()) for part in slices(len(index))
-    )
+    parts = slices(slice(0, len(index)))
+    return max(int(most_tokens(index, config, part)[0].max()) for part in parts)
 
 
 def median_clip(

@@ -51,6 +51,7 @@ from soraxla.parallel.mesh import (
     put_tree,
 )
 from soraxla.parallel.multihost import barrier, is_main
+from soraxla.training.data_record import data_record
 from soraxla.training.dit_step import DiTStepConfig, dit_init, dit_step
 from soraxla.training.experiment import DiTTrainingConfig
 from soraxla.training.finetune import Start, check_start
@@ -136,7 +137,7 @@ def _settings(
         "schedule": SCHEDULE_VERSION,
         "schedule_constants": SCHEDULE_CONSTANTS,
         "mean_row_weight": weight,
-        "data": training.card.get("fingerprint"),
+        **data_record(training),
         **to_dict(cfg),
         "text_encoder": training.card["text_encoder"],
         "vae_sha256": training.card["vae_sha256"],

@@ -17,6 +17,7 @@ from soraxla.core.older_settings import filled
 from soraxla.files.atomic_file import atomic_file
 from soraxla.packing.schedule import SCHEDULE_VERSION
 from soraxla.parallel.multihost import everywhere, is_main
+from soraxla.training.data_record import DATA_KEYS, other_data
 
 # The settings that may change when a training goes on; a group means all of its keys.
 # "free" changes no result: the length of the training, its devices, its memory, and
@@ -39,7 +40,7 @@ RESUME: dict[str, Literal["free", "change"]] = {
 }
 # Parts of a record that follow from the settings, the data or the base model.
 _DERIVED = (
-    *("kind", "schedule", "schedule_constants", "data", "init", "changes"),
+    *("kind", "schedule", "schedule_constants", *DATA_KEYS, "init", "changes"),
     "features",
     *("mean_row_weight", "text_encoder", "vae_sha256", *RECORDED),
 )
@@ -167,11 +168,8 @@ def _check(
     path, found = workdir / SETTINGS, read_settings(workdir)
     _check_kind(workdir, found, settings.get("kind"))
     again = f"or start a new training from this one: --init {workdir} --workdir NEW"
-    if found.get("data") != settings.get("data"):
-        raise UserError(
-            f"{path}: was trained on another dataset than this --data, or its files "
-            f"have changed since; name the one of the training, {again}"
-        )
+    if differing_data := other_data(found, settings):
+        raise UserError(f"{path}: was trained {differing_data}, {again}")
     keys = ("schedule", "schedule_constants")
     if [found.get(key) for key in keys] != [settings.get(key) for key in keys]:
         raise _other_schedule(workdir, found)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from data_pipelines import records
 from data_pipelines.captioned import open_views
-from data_pipelines.dataset import open_dataset
 from data_pipelines.vae_windows import WindowDataset
 from soraxla.checkpoints.load import load_vae
 from soraxla.checkpoints.training_folder import CHECKPOINTS, check_path
@@ -31,6 +30,7 @@ from soraxla.training.experiment import (
 from soraxla.training.finetune import open_start, settings_of
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
+from soraxla.training.open_data import Data, only_place, open_data
 from soraxla.training.presets import changes, split
 from soraxla.training.record import recorded_init, resumed
 from soraxla.training.summary import (
@@ -116,7 +116,7 @@ class Opened(NamedTuple):
 def run_training(
     config: Mapping[str, Any],
     *,
-    data: str | Path,
+    data: Data,
     workdir: str | Path,
     init: str | Path | None = None,
     mesh: Mesh | None = None,
@@ -127,8 +127,8 @@ def run_training(
 
     Args:
         config: nested settings of a class of `soraxla.training.presets.KINDS`.
-        data: a prepared dataset for a DiT; a folder of media for a VAE; captioned views
-            for a captioner.
+        data: a prepared dataset for a DiT, or several, a mapping of their folders to
+            weights; a folder of media for a VAE; captioned views for a captioner.
         workdir: the training folder; an existing one is continued.
         init: the folder of a model to fine-tune.
         mesh: the devices; None is `config["mesh"]` over all devices.
@@ -192,7 +192,7 @@ def _listed(unusable: Mapping[Path, str], workdir: Path) -> list[str]:
 def dry_run(
     config: Mapping[str, Any],
     *,
-    data: str | Path,
+    data: Data,
     init: str | Path | None = None,
     mesh: Mesh | None = None,
 ) -> list[str]:
@@ -224,7 +224,7 @@ def _say(lines: list[str]) -> None:
 def open_experiment(
     config: Mapping[str, Any],
     *,
-    data: str | Path,
+    data: Data,
     workdir: str | Path | None,
     init: str | Path | None = None,
     mesh: Mesh | None = None,
@@ -241,7 +241,8 @@ def open_experiment(
     folder = None if workdir is None else Path(workdir)
     start = recorded_init(folder) if init is None else Path(init)
     openers = {"dit": _open_dit, "vae": _open_vae, "captioner": _open_captioner}
-    return openers[kind](settings, Path(data), folder, start, mesh)
+    source: Any = data if kind == "dit" else only_place(data, kind)
+    return openers[kind](settings, source, folder, start, mesh)
 
 
 def _open_vae(
@@ -291,24 +292,19 @@ def _open_captioner(
 
 def _open_dit(
     config: Mapping[str, Any],
-    data: Path,
+    data: Data,
     workdir: Path | None,
     init: Path | None,
     mesh: Mesh | None,
 ) -> Opened:
     start = open_start(init) if init else None
-    dataset, settings = open_dataset(data), settings_of(config, start)
+    (dataset, words), settings = open_data(data), settings_of(config, start)
     if start is None:
         settings = with_widths(settings, dataset)
     cfg = build(DiTTrainingConfig, settings)
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
     with jax.set_mesh(mesh):
         experiment = dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)
-    card = dataset.card
-    words = (
-        f"{data}: {card['samples']:,} samples, {card['latent_channels']} latent "
-        f"channels, text encoder {card['text_encoder']} of width {card['text_width']}"
-    )
     work = packed_work(cfg, dataset.sizes)
     if work.flops and cfg.step.lora is None and cfg.step.part == "all":
         # A step that trains a part of the parameters computes less than is counted.

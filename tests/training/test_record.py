@@ -89,6 +89,27 @@ def test_other_data_or_another_model_is_named_as_such(workdir, other, message):
     assert message in line and RATE not in line and "max_latent_frames" not in line
 
 
+MIXED = {"data": ["a", "b"], "data_weights": [0.7, 0.3]}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"data": "a", "data_weights": None}, "on 2 datasets, not 1; name the same"),
+        ({"data": ["a", "c"]}, "on another dataset than --data 2 of 2"),
+        (
+            {"data_weights": [0.5, 0.5]},
+            "with the weights 0.7 and 0.3 of its datasets, not 0.5 and 0.5; name the",
+        ),
+    ],
+)
+def test_another_mixture_is_named(workdir, other, message):
+    write_record(workdir, {**settings(), **MIXED}, Config, step=3)
+    check_record(workdir, {**settings(), **MIXED}, Config)
+    line = refusal(workdir, {**settings(), **MIXED, **other})
+    assert message in line and "\n" not in line
+
+
 def test_what_follows_from_data_is_no_setting(workdir):
     check_record(workdir, {**settings(), "max_latent_frames": 9, "new": 1}, Config)
 
