@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -88,7 +89,10 @@ class Chat:
     clock: Callable[[], float] = time.monotonic
     requests: int = 0
     tokens: list[int] = field(default_factory=lambda: [0, 0])
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    # `threading.Lock` is a function, and no type, before Python 3.13.
+    _lock: AbstractContextManager[Any] = field(
+        default_factory=threading.Lock, repr=False
+    )
     _next: float = 0.0  # the time of the next request
 
     @property
