@@ -2,7 +2,7 @@
 
     soraxla worlds --world occlusion --clips 4000 --pictures 1 --out pictures
     soraxla prepare --source tfds:soraxla_worlds/occlusion --data-dir pictures \
-        --vae VAE --out pictures_data
+        --vae VAE --features simulator --out pictures_data
     python -m benchmarks.additions --data pictures_data --out runs/additions
 
 Every addition trains with every seed for as many steps as cost the FLOPs of `--steps`
@@ -21,13 +21,14 @@ import jax
 import numpy as np
 
 from data_pipelines.dataset import open_dataset
+from data_pipelines.token_features import SIMULATED_WIDTH
 from soraxla.core.config import to_dict
 from soraxla.evals.val_loss import ValLoss
 from soraxla.models.dit.config import dit_config
 from soraxla.packing.pack import PackConfig
 from soraxla.training.dit_step import DiTStepConfig
 from soraxla.training.experiment import DiTTrainingConfig
-from soraxla.training.features import SelfFlowConfig
+from soraxla.training.features import AlignmentConfig, SelfFlowConfig
 from soraxla.training.loop import LoopConfig, train
 from soraxla.training.optim import OptimConfig
 from soraxla.training.routing import RoutingConfig
@@ -38,6 +39,7 @@ ADDITIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "routing": {"routing": RoutingConfig(first=1, last=1)},
     "self_flow": {"self_flow": SelfFlowConfig()},
+    "alignment": {"alignment": AlignmentConfig(width=SIMULATED_WIDTH)},
 }
 BINS, RESAMPLES = 5, 2000
 

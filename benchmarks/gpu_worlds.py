@@ -216,6 +216,7 @@ def packed(
         positions=rows(jnp.tile(jnp.asarray(grid, jnp.float32), (s, 1))),
         condition_mask=jnp.zeros((b, s * n), bool),
         controls=jnp.zeros((b, s * n, 0)),
+        features=jnp.zeros((b, s * n, 0)),
         text=captions.text[chosen].reshape(b, s * WORDS, -1),
         text_segment_ids=text_ids.reshape(b, s * WORDS),
         visit=visit,

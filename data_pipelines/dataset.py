@@ -59,6 +59,11 @@ class Record(NamedTuple):
     conditions: Mapping  # of `encode_conditions`, by name; checked at their use
     steering: dict[str, np.ndarray]  # `actions` (f, a) and `camera` (f, 4, 4), if any
 
+    @property
+    def features(self) -> Float[np.ndarray, "t h w f"] | None:
+        """The features of each token of the whole clip, if they are stored."""
+        return self.conditions.get(records.FEATURES)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:

@@ -159,6 +159,9 @@ class _Part:
         row |= _grid(piece, self._encode)
         work.waiting += 1
         latents = {name: self._batches.video(clip) for name, clip in clips.items()}
+        if (features := self._encode.features) is not None:
+            ids = _ids(media, piece)
+            tensors[records.FEATURES] = features.of(piece.frames, ids)
         self._pieces.append(
             _Piece(work=work, row=row, tensors=tensors, latents=latents)
         )
@@ -233,6 +236,15 @@ def _steering(media: Media, piece: transforms.Piece) -> dict[str, np.ndarray]:
                 rows = np.linalg.inv(rows[0])[None] @ rows
             tensors[name] = rows
     return tensors
+
+
+def _ids(media: Media, piece: transforms.Piece) -> np.ndarray | None:
+    """Returns the piece's part of the ids of objects."""
+    if media.ids is None:
+        return None
+    box, frames = piece.box, media.ids[piece.start : piece.start + len(piece.frames)]
+    rows = slice(box.top, box.top + box.height)
+    return frames[:, rows, box.left : box.left + box.width]
 
 
 def read_pieces(

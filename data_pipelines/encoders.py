@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data_pipelines import transforms
+from data_pipelines.token_features import TokenFeatures
 from soraxla.core.errors import UserError
 from soraxla.core.types import latent_frames
 
@@ -31,6 +32,7 @@ class Encoders:
         text: encodes captions.
         channels: of the latents.
         spatial: pixels of a latent's side.
+        features: features of each token to store; None stores none.
         at_once: calls of `videos` that may run at the same time.
     """
 
@@ -38,6 +40,7 @@ class Encoders:
     text: EncodeText
     channels: int
     spatial: int
+    features: TokenFeatures | None = None
     at_once: int = 1
 
     def texts(self, captions: list[str]) -> list[np.ndarray]:

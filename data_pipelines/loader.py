@@ -17,16 +17,19 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
+from jaxtyping import Float
 
 from data_pipelines.condition_layout import lay_out
-from data_pipelines.dataset import STEERING, Dataset
+from data_pipelines.dataset import STEERING, Dataset, Record
 from data_pipelines.read_ahead import ReadAhead
+from data_pipelines.token_features import on_grid
 from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import uniforms
 from soraxla.core.types import PackedBatch
 from soraxla.packing.bin_packing import ScheduledRow, Visit
 from soraxla.packing.controls import Controls, of_tokens
 from soraxla.packing.pack import PackConfig, Segment, pack
+from soraxla.packing.patchify import Patch
 from soraxla.packing.schedule import SCHEDULE_START, SchedulePosition, schedule_steps
 from soraxla.packing.schedule_index import ScheduleIndex, check_index
 
@@ -54,6 +57,7 @@ def packed_batches(
     shift: ShiftRule,
     rope_fps: float = 16.0,
     controls: Controls = NO_CONTROLS,
+    features: bool = False,
     prefetch: int = 2,
     host_rows: Sequence[int] | None = None,
 ) -> grain.IterDataset[PackedBatch]:
@@ -71,6 +75,7 @@ def packed_batches(
         shift: α of a clip from its pixel size and the latent frames kept.
         rope_fps: the frame rate of positions in time; belongs to the model.
         controls: the model's actions and camera.
+        features: read the features of tokens that the dataset stores.
         prefetch: batches that a thread reads ahead; 0 reads in the caller's thread.
         host_rows: the rows of the B to read; None is all.
 
@@ -79,7 +84,7 @@ def packed_batches(
             `check_index`), or a record is damaged when it is read.
     """
     _check_controls(dataset, controls)
-    layout = Layout(shift=shift, rope_fps=rope_fps, controls=controls)
+    layout = Layout(shift, rope_fps, controls, features)
 
     def read(visit: Visit) -> Segment:
         shown = _shown_controls(config, controls, seed, visit)
@@ -208,6 +213,7 @@ class Layout(NamedTuple):
     shift: ShiftRule
     rope_fps: float
     controls: Controls
+    features: bool = False
 
 
 def segments(
@@ -302,6 +308,9 @@ def _segment(
     return Segment(
         tokens=tokens,
         controls=controls,
+        features=_features(record, visit, sizes.patch, len(tokens))
+        if layout.features
+        else None,
         positions=positions,
         condition_mask=condition_mask,
         text=record.text if visit.caption_kept else dataset.empty_text,
@@ -312,3 +321,18 @@ def _segment(
             latent_frames=visit.latent_frames,
         ),
     )
+
+
+def _features(
+    record: Record, visit: Visit, patch: Patch, tokens: int
+) -> Float[np.ndarray, "n f"]:
+    """Returns the features of a visit's tokens; those of appended conditions are 0."""
+    pt, ph, pw = patch
+    stored = record.features
+    assert stored is not None  # the card says so
+    frames = stored[visit.start : visit.start + visit.latent_frames]
+    frames = frames.reshape(-1, pt, *frames.shape[1:]).astype(np.float32).mean(axis=1)
+    _, height, width, _ = record.latents.shape
+    own = on_grid(frames, height // ph, width // pw).reshape(-1, stored.shape[-1])
+    own = own.astype(stored.dtype)
+    return np.pad(own, ((0, tokens - len(own)), (0, 0)))

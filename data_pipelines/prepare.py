@@ -37,7 +37,13 @@ from data_pipelines.shard_writer import (
     write_shard,
 )
 from data_pipelines.sources.files import fingerprint, open_source
-from data_pipelines.sources.media import CAPTION_MIX, Source, SteeredSource
+from data_pipelines.sources.media import (
+    CAPTION_MIX,
+    LabelledSource,
+    Source,
+    SteeredSource,
+)
+from data_pipelines.token_features import SIMULATOR
 from soraxla.core.errors import UserError
 from soraxla.parallel.local_lock import busy, trying_lock
 
@@ -95,6 +101,7 @@ def prepare(
         latent_channels=encode.channels,
         vae_spatial=encode.spatial,
         conditions=conditions,
+        features=encode.features and encode.features.record(),
     )
     _check_numbers(settings, max_bad, worker)
     samples = open_source(
@@ -103,8 +110,8 @@ def prepare(
         caption_mix=caption_mix,
         caption_column=caption_column,
     )
-    unfinished = _Unfinished(Path(out), samples, settings, max_bad, progress)
-    return unfinished.prepare(encode, worker, vae_dir)
+    made = _Unfinished(Path(out), samples, settings, max_bad, progress)
+    return made.prepare(encode, worker, vae_dir)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ class _Unfinished:
     ) -> dict[str, Any] | None:
         """Writes the worker's shards, and returns the card if no other is missing."""
         check_there(self.samples, self.max_bad)
+        _check_features(encode, self.samples)
         out, identity = self.out, self.identity
         if (out / records.CARD).is_file():
             return _finished(out, identity)
@@ -146,7 +154,7 @@ class _Unfinished:
     @cached_property
     def identity(self) -> str:
         """The hash of the source and of the settings."""
-        what = [records.FORMAT, fingerprint(self.samples), vars(self.settings)]
+        what = [records.FORMAT, fingerprint(self.samples), self.settings.identity()]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -256,7 +264,7 @@ class _Unfinished:
         if vae_dir is not None:
             records.copy_folder(vae_dir, out / records.VAE)
         actions, camera = self._steering
-        settings = vars(self.settings) | {"vae_temporal": transforms.TEMPORAL}
+        settings = self.settings.identity() | {"vae_temporal": transforms.TEMPORAL}
         card = settings | {
             "format": records.FORMAT,
             "patch": list(transforms.PATCH),
@@ -299,6 +307,16 @@ def _check_numbers(
     if not 0 <= worker[0] < worker[1]:
         raise UserError(
             f"worker is {worker[0]} of {worker[1]}, expected 0 to {worker[1] - 1}"
+        )
+
+
+def _check_features(encode: Encoders, samples: Source) -> None:
+    features = encode.features
+    has_ids = isinstance(samples, LabelledSource) and samples.ids
+    if features and features.source == SIMULATOR and not has_ids:
+        raise UserError(
+            f"the source has no ids of objects, which --features {SIMULATOR} needs; it "
+            "is for tfds:soraxla_worlds"
         )
 
 

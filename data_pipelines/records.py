@@ -28,6 +28,7 @@ _READABLE = (2, FORMAT)  # shards of format 2 have equal counts, and its index n
 CARD, INDEX, SKIPPED = "dataset.json", "index.parquet", "skipped.jsonl"
 PROGRESS = "progress"  # while a dataset is prepared
 _GROUP = 1 << 17  # rows of the index that are written at once
+FEATURES = "features"  # a record's tensor, and the card's entry
 EMPTY_TEXT, VAE = "empty_text.safetensors", "vae"
 
 INDEX_SCHEMA = pa.schema(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from tqdm import tqdm
 
@@ -43,6 +44,11 @@ class PrepareConfig:
     latent_channels: int
     vae_spatial: int
     conditions: bool
+    features: dict[str, str | int] | None = None  # of `TokenFeatures`
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings that are used; a dataset keeps its identity by them."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def record_bytes(
@@ -74,6 +80,9 @@ def record_bytes(
     area = (box.height // spatial) * (box.width // spatial)
     tokens = min(extent.text + _TOKENS_BESIDE, _MOST_TEXT)
     numbers = latents * area * settings.latent_channels
+    if settings.features is not None:
+        clips = sum(latent_frames(count, transforms.TEMPORAL) for count in frames)
+        numbers += clips * area * int(settings.features["width"])
     numbers += len(frames) * tokens * text_width
     return 2 * round(numbers + extent.frames * steering)
 

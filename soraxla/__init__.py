@@ -86,6 +86,7 @@ def prepare(
     caption_column: str | None = None,
     max_tokens: int = 32768,
     max_bad: float = 0.05,
+    features: str | None = None,
     shard_bytes: int = 256 << 20,
     worker: tuple[int, int] | None = None,
 ) -> "Dataset | None":
@@ -95,16 +96,16 @@ def prepare(
 
     Args:
         source: a folder with captions, clips.parquet[/SPLIT], tfds:NAME[/SPLIT],
-            wds:PLACE, or "samples", the ten clips and pictures that are shipped.
+            wds:PLACE, or "samples", the clips and pictures that are shipped.
         vae: a VAE's model folder or training folder; None is the small one shipped.
-        text_encoder: hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH; None
-            is hashed.
+        text_encoder: hashed (None), minilm, umt5:PATH, t5:PATH, clip:PATH or bert:PATH.
         data_dir: folder of TFDS datasets; None is TFDS_DATA_DIR or TFDS's own.
         conditions: encode also the condition frames of tasks other than text to video.
         caption_mix: share of a table's clips that keep their original caption.
         caption_column: a dataset's field of captions; None is the first usual name.
         max_tokens: longer clips are split; in pixels.
         max_bad: share of unreadable media to accept.
+        features: what to store of each token: simulator (of worlds) or dinov2:FOLDER.
         shard_bytes: size of a file of samples, at most.
         worker: (i, n) encodes share i of n, from 0, into a folder that all share.
 
@@ -112,8 +113,7 @@ def prepare(
         The dataset; None if files of other workers are missing.
 
     Raises:
-        UserError: a source, VAE, encoder or number that cannot be used, too many bad
-            media, or an `out` that holds something else.
+        UserError: a setting that cannot be used, bad media, or an `out` of other files.
         OSError: `out` cannot be written, or another run writes it.
     """
     from soraxla.core.paths import refuse_urls
@@ -131,6 +131,7 @@ def prepare(
         caption_column=caption_column,
         max_tokens=max_tokens,
         max_bad=max_bad,
+        features=features,
         shard_bytes=shard_bytes,
         worker=worker,
     )

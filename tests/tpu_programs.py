@@ -36,6 +36,7 @@ def packed_batch(cfg):
         positions=shape((B, L, 3)),
         condition_mask=jax.ShapeDtypeStruct((B, L), jnp.bool_),
         controls=shape((B, L, 0)),
+        features=shape((B, L, 0)),
         text=shape((B, M, cfg.text_width)),
         text_segment_ids=ids((B, M)),
         visit=jax.ShapeDtypeStruct((B, S), jnp.uint32),

@@ -32,6 +32,7 @@ class Media(NamedTuple):
     actions: np.ndarray | None = None  # (T, a), between the previous frame and this one
     camera: np.ndarray | None = None  # (T, 4, 4), camera to world
     size: tuple[int, int] | None = None  # (H, W), if known before a frame is decoded
+    ids: np.ndarray | None = None  # (T, H, W) uint8, the object at each pixel
     split: str = TRAIN  # EVAL keeps the sample from training
 
 
@@ -100,3 +101,11 @@ class SteeredSource(Source, Protocol):
 
     @property
     def camera(self) -> bool: ...
+
+
+@runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source whose samples may have `Media.ids`; `ids` is True if they have."""
+
+    @property
+    def ids(self) -> bool: ...

@@ -48,8 +48,9 @@ class TfdsSource(Sequence[TfdsSample]):
     `frames` or `clip`, a picture from `image`; the caption from `caption_column`, or
     the first of `media.CAPTIONS`, or the name of the `label`; the rate from `fps` or
     `frame_rate`, 25 without them. A dataset whose metadata list `actions`, or mention
-    `camera`, has features of that name with one row per frame. `data_dir` defaults to
-    TFDS's (TFDS_DATA_DIR).
+    `camera`, has features of that name with one row per frame; `ids`, if there are
+    some, number the object at each pixel. `data_dir` defaults to TFDS's
+    (TFDS_DATA_DIR).
 
     Raises:
         UserError: TFDS does not find the dataset or the split; it is not stored as
@@ -91,6 +92,7 @@ class TfdsSource(Sequence[TfdsSample]):
         metadata = self._data.dataset_info.metadata or {}
         self.actions = tuple(metadata.get("actions", ()))  # their names
         self.camera = bool(metadata.get("camera", False))
+        self.ids = "ids" in self._features  # of the object at each pixel
 
     def __len__(self) -> int:
         return len(self._data)
@@ -120,7 +122,8 @@ class TfdsSource(Sequence[TfdsSample]):
             and len(example[name]) == len(frames)
             and np.size(example[name])  # without actions, each frame has none
         }
-        return Media(caption, fps, map(_rgb, frames), **steering)
+        ids = example.get("ids")
+        return Media(caption, fps, map(_rgb, frames), **steering, ids=ids)
 
     def _caption_of(self, example: Mapping[str, Any]) -> str:
         value, feature = example[self._caption], self._features[self._caption]

@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "to video: ends, "
         "single frames, clips with holes (default: yes)",
     )
+    _add_choices(parser)
+    _add_shares(parser)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that choose samples and what is stored of them."""
     parser.add_argument(
         "--max-tokens",
         type=int,
@@ -57,7 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
 
-    _add_shares(parser)
+    parser.add_argument(
+        "--features",
+        metavar="SPEC",
+        help="also store features of each token, for step.alignment: simulator (of "
+        "tfds:soraxla_worlds), or dinov2:FOLDER of local weights or hf:ORG/NAME",
+    )
 
 
 def _add_captions(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +132,7 @@ def run(args: argparse.Namespace) -> None:
         caption_column=args.caption_column,
         max_tokens=args.max_tokens,
         max_bad=args.max_bad,
+        features=args.features,
         shard_bytes=round(args.shard_mib * 2**20),
         worker=args.worker,
     )

@@ -38,6 +38,7 @@ class PackedBatch(NamedTuple):
     positions: Float[Array, "b l 3"]  # t in rope_fps latent units, h, w in patches
     condition_mask: Bool[Array, "b l"]  # condition tokens, in place
     controls: Float[Array, "b l a"]  # actions and camera; a = 0 for most models
+    features: Float[Array, "b l f"]  # to align a training's tokens with; f = 0 for most
     text: Float[Array, "b m e"]
     text_segment_ids: Int[Array, "b m"]
     visit: UInt32[Array, "b s"]  # number in the endless stream of visits: the noise key

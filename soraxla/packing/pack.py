@@ -75,21 +75,21 @@ class Segment:
     shift: float
     condition_mask: Bool[np.ndarray, " n"] | None = None  # None: all are generated
     controls: Float[np.ndarray, "n a"] | None = None  # None: there are none
+    features: Float[np.ndarray, "n f"] | None = None  # None: there are none
 
 
 def pack(rows: Sequence[Sequence[Segment]], config: PackConfig) -> PackedBatch:
     """Packs segments end to end into B rows of NumPy arrays, with padding at the end.
 
     Unused places hold 0 (False), unused shifts 1. Raises UserError when a row breaks
-    a budget, when a segment is empty, or when there is none at all. Latents and text
-    are bfloat16 if those of all segments are, else float32.
+    a budget, when a segment is empty, or when there is none at all. Latents, text and
+    features are bfloat16 if those of all segments are, else float32.
     """
     segments = [segment for row in rows for segment in row]
     if not segments:
         raise UserError("nothing to pack: expected at least one segment")
     length, features = config.row_length, segments[0].tokens.shape[1]
     text_length, width = config.text_length, segments[0].text.shape[1]
-    widths = [0 if s.controls is None else s.controls.shape[1] for s in segments]
     b, s = len(rows), config.max_segments
     batch = PackedBatch(
         latents=np.zeros((b, length, features), _dtype([s.tokens for s in segments])),
@@ -97,7 +97,8 @@ def pack(rows: Sequence[Sequence[Segment]], config: PackConfig) -> PackedBatch:
         token_index=np.zeros((b, length), np.int32),
         positions=np.zeros((b, length, 3), np.float32),
         condition_mask=np.zeros((b, length), np.bool_),
-        controls=np.zeros((b, length, max(widths)), np.float32),
+        controls=_zeros(b, length, [s.controls for s in segments]),
+        features=_zeros(b, length, [s.features for s in segments]),
         text=np.zeros((b, text_length, width), _dtype([s.text for s in segments])),
         text_segment_ids=np.zeros((b, text_length), np.int32),
         visit=np.zeros((b, s), np.uint32),
@@ -107,6 +108,16 @@ def pack(rows: Sequence[Sequence[Segment]], config: PackConfig) -> PackedBatch:
         _check_row(place, row, config)
         _lay_row(PackedBatch(*(array[place] for array in batch)), row)
     return batch
+
+
+def _zeros(
+    rows: int, length: int, arrays: Sequence[np.ndarray | None]
+) -> Shaped[np.ndarray, "b l _"]:
+    """Returns room for arrays of tokens that some segments have."""
+    found = [x for x in arrays if x is not None]
+    if not found:
+        return np.zeros((rows, length, 0), np.float32)
+    return np.zeros((rows, length, found[0].shape[1]), _dtype(found))
 
 
 def _dtype(arrays: Sequence[np.ndarray]) -> np.dtype:
@@ -149,6 +160,8 @@ def _lay_row(out: PackedBatch, row: Sequence[Segment]) -> None:
         )
         if segment.controls is not None:
             out.controls[here] = segment.controls
+        if segment.features is not None:
+            out.features[here] = segment.features
         out.text[text_here] = segment.text
         out.text_segment_ids[text_here] = place + 1
         out.visit[place] = segment.visit

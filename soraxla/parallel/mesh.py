@@ -51,6 +51,7 @@ _PACKED: dict[str, Any] = {
     "positions": ("batch", "tokens", None),
     "condition_mask": ("batch", "tokens"),
     "controls": ("batch", "tokens", None),
+    "features": ("batch", "tokens", None),
     "text": ("batch", "text", None),
     "text_segment_ids": ("batch", "text"),
     "visit": ("batch", None),

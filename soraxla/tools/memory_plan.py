@@ -375,6 +375,7 @@ def abstract_batch(cfg: DiTTrainingConfig, mesh: Mesh, dtype: Any) -> PackedBatc
         "positions": ((b, n, 3), jnp.float32),
         "condition_mask": ((b, n), jnp.bool_),
         "controls": ((b, n, model.controls.width), jnp.float32),
+        "features": ((b, n, cfg.step.feature_width), dtype),
         "text": ((b, m, model.text_width), dtype),
         "text_segment_ids": ((b, m), jnp.int32),
         "visit": ((b, s), jnp.uint32),

@@ -12,8 +12,6 @@ from data_pipelines import SAMPLES
 from data_pipelines.dataset import Dataset, open_dataset
 from data_pipelines.encoders import Encoders
 from data_pipelines.prepare import prepare
-from data_pipelines.shards import SHARD_BYTES
-from data_pipelines.sources.media import CAPTION_MIX
 from soraxla.assets import small_vae
 from soraxla.checkpoints.load import LoadedModel, load_vae, vae_as_folder
 from soraxla.core.errors import UserError
@@ -21,6 +19,7 @@ from soraxla.generation.vae_streaming import encode_clips
 from soraxla.models.text import TextEncoder, load_text_encoder
 from soraxla.parallel.mesh import own_devices
 from soraxla.parallel.multihost import everywhere, is_main
+from soraxla.tools.token_features import load_token_features
 
 TEXT_ENCODER = "hashed"
 _AT_ONCE = 2  # batches for each device, so that it need not wait for the host
@@ -32,29 +31,20 @@ def prepare_dataset(
     *,
     vae: str | Path | None = None,
     text_encoder: str | None = None,
-    data_dir: str | Path | None = None,
-    conditions: bool = True,
-    caption_mix: float = CAPTION_MIX,
-    caption_column: str | None = None,
-    max_tokens: int = 32768,
-    max_bad: float = 0.05,
-    shard_bytes: int = SHARD_BYTES,
+    features: str | None = None,
     worker: tuple[int, int] | None = None,
+    **settings: Any,
 ) -> Dataset | None:
     """Encodes captioned media into the folder `out` on all devices; docs/dataset.md.
 
     Args:
-        source: a folder with captions, clips.parquet[/SPLIT], tfds:NAME[/SPLIT],
-            wds:PLACE, or "samples", the ten clips and pictures that are shipped.
+        source: that of `prepare`, or "samples", the clips and pictures shipped.
         vae: a VAE's model folder or training folder; None is the small one shipped.
-        text_encoder: hashed, minilm, or umt5:PATH, t5:PATH, clip:PATH, bert:PATH; None
-            is hashed.
-        data_dir: folder of TFDS datasets, or of a table's films; None is the default.
-        conditions: encode also the condition frames of tasks other than text to video.
-        caption_mix: share of a table's clips that keep their original caption.
-        caption_column: a dataset's field of captions; None is the first usual name.
-        max_tokens, max_bad, shard_bytes: see `data_pipelines.prepare.prepare`.
-        worker: as there; None is all, or a share for each process of a group.
+        text_encoder: hashed (None), minilm, umt5:PATH, t5:PATH, clip:PATH or bert:PATH.
+        features: what to store of each token: simulator (of worlds) or dinov2:FOLDER.
+        worker: (i, n) encodes every n-th shard from the i-th on, into a folder that n
+            workers share. None is all, or a share for each process of a group.
+        settings: of `data_pipelines.prepare.prepare`.
 
     Returns:
         The dataset; None if other workers have not finished their shards.
@@ -70,18 +60,12 @@ def prepare_dataset(
             card = prepare(
                 SAMPLES if source == "samples" else source,
                 out,
-                data_dir=data_dir,
-                encode=_encoders(load_vae(folder), encoder),
+                encode=_encoders(load_vae(folder), encoder, features),
                 vae_dir=folder,
                 vae_sha256=sha256,
                 text_encoder=encoder.name,
-                conditions=conditions,
-                caption_mix=caption_mix,
-                caption_column=caption_column,
-                max_tokens=max_tokens,
-                max_bad=max_bad,
-                shard_bytes=shard_bytes,
                 worker=worker,
+                **settings,
             )
         return card is not None
 
@@ -102,13 +86,16 @@ def _is_finished(
     return True
 
 
-def _encoders(loaded: LoadedModel, encoder: TextEncoder) -> Encoders:
-    videos = _VideoEncoder(loaded)
+def _encoders(
+    loaded: LoadedModel, encoder: TextEncoder, features: str | None
+) -> Encoders:
+    videos, spatial = _VideoEncoder(loaded), loaded.model.spatial
     return Encoders(
         videos=videos,
         text=getattr(encoder, "in_batches", encoder),
         channels=loaded.model.latent_channels,
-        spatial=loaded.model.spatial,
+        spatial=spatial,
+        features=load_token_features(features, spatial) if features else None,
         at_once=videos.at_once,
     )
 

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from data_pipelines.dataset import Dataset, check_vae
 from data_pipelines.held_out import split
 from data_pipelines.loader import packed_batches
+from data_pipelines.records import FEATURES
 from data_pipelines.transforms import TEMPORAL
 from soraxla.checkpoints.model_folder import sha256_of_folder
 from soraxla.checkpoints.usage import (
@@ -141,6 +142,7 @@ def _settings(
         **to_dict(cfg),
         "text_encoder": training.card["text_encoder"],
         "vae_sha256": training.card["vae_sha256"],
+        **({FEATURES: training.card[FEATURES]} if cfg.step.alignment else {}),
         **_usage(cfg, training, start).record(),
         **({"init": start.record()} if start else {}),
     }
@@ -213,6 +215,7 @@ def _batches(cfg: DiTTrainingConfig, training: Dataset, host_rows: list[int]):
         shift=functools.partial(time_shift, shift),
         rope_fps=model.rope_fps,
         controls=model.controls,
+        features=cfg.step.alignment is not None,
         host_rows=host_rows,
     )
 
@@ -232,6 +235,25 @@ def with_widths(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     """
     step, widths = config["step"], {k: dataset.card[k] for k in _WIDTHS}
     return {**config, "step": {**step, "model": {**step["model"], **widths}}}
+
+
+def with_features(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Returns settings whose alignment predicts the dataset's features, if any does.
+
+    Raises:
+        UserError: the dataset stores no features.
+    """
+    step = config["step"]
+    if step.get("alignment") is None:
+        return dict(config)
+    stored = dataset.card.get(FEATURES)
+    if stored is None:
+        raise UserError(
+            f"{dataset.path}: stores no features, which step.alignment needs; prepare "
+            "it with --features, or leave step.alignment out"
+        )
+    alignment = {**step["alignment"], "width": stored["width"]}
+    return {**config, "step": {**step, "alignment": alignment}}
 
 
 def _check_widths(cfg: DiTTrainingConfig, dataset: Dataset) -> None:

@@ -7,7 +7,7 @@ from soraxla.core.errors import UserError
 from soraxla.diffusion.process import Process
 from soraxla.models.dit.config import DiTConfig
 from soraxla.models.dit.lora import LoRAConfig
-from soraxla.training.features import SelfFlowConfig
+from soraxla.training.features import AlignmentConfig, SelfFlowConfig
 from soraxla.training.optim import OptimConfig
 from soraxla.training.routing import RoutingConfig
 
@@ -25,6 +25,7 @@ class DiTStepConfig:
         routing: tokens that skip the middle blocks in training; None has none.
         self_flow: a second time per visit, and features of the EMA to predict; None
             has neither.
+        alignment: features of the dataset to predict; None predicts none.
     """
 
     model: DiTConfig
@@ -35,11 +36,17 @@ class DiTStepConfig:
     part: Literal["all", "forecast"] = "all"
     routing: RoutingConfig | None = None
     self_flow: SelfFlowConfig | None = None
+    alignment: AlignmentConfig | None = None
 
     @property
     def plain(self) -> bool:
         """True if the training has no addition."""
-        return self.routing is None and self.self_flow is None
+        return all(x is None for x in (self.routing, self.self_flow, self.alignment))
+
+    @property
+    def feature_width(self) -> int:
+        """The numbers of a token's features in a batch."""
+        return 0 if self.alignment is None else self.alignment.width
 
     def __post_init__(self) -> None:
         if self.routing is not None:
@@ -49,7 +56,7 @@ class DiTStepConfig:
         if self.part == "forecast" and not self.plain:
             raise UserError(
                 "step.part is 'forecast', whose layers see no block: leave "
-                "step.routing and step.self_flow out"
+                "step.routing, step.self_flow and step.alignment out"
             )
         if self.part == "forecast" and (
             not self.model.forecast_layers or self.lora is not None

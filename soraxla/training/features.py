@@ -46,6 +46,31 @@ class SelfFlowConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """Settings of feature alignment, the loss of REPA (arXiv 2410.06940).
+
+    From the tokens after a block, a head predicts features that the dataset stores of
+    each token (`soraxla prepare --features`).
+
+    Attributes:
+        weight: weight of the features' loss, a mean of 1 − cos.
+        depth: depth of the block, as a fraction of the model's.
+        width: numbers of a token's features; the dataset's replace it.
+    """
+
+    weight: float = 0.5
+    depth: float = 0.35
+    width: int = 0
+
+    def __post_init__(self) -> None:
+        check_weight(self.weight, "alignment")
+        if not 0 < self.depth < 1:
+            raise UserError(
+                f"alignment.depth is {self.depth}, expected above 0 and below 1"
+            )
+
+
 def block_at(depth: float, layers: int) -> int:
     """Returns the number of blocks up to a depth, at least 1."""
     return max(1, round(depth * layers))

@@ -32,7 +32,8 @@ HEAD_RULES: Rules = (
 def state_rules(cfg: DiTStepConfig) -> Rules:
     """Returns the sharding rules of a training state."""
     rules = trained_rules(cfg.lora)
-    return rules if cfg.self_flow is None else (*HEAD_RULES, *rules)
+    has_heads = cfg.self_flow is not None or cfg.alignment is not None
+    return (*HEAD_RULES, *rules) if has_heads else rules
 
 
 def init_head(key: PRNGKeyArray, width: int, features: int) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from soraxla.diffusion.process import (
     token_times,
 )
 from soraxla.models import dit
-from soraxla.models.dit.config import DiTConfig
 from soraxla.training.dit_step_config import DiTStepConfig
 from soraxla.training.features import block_at
 from soraxla.training.heads import HEADS, apply_head, init_head
@@ -34,7 +33,7 @@ from soraxla.training.routing import (
     middle_blocks,
 )
 
-SELF_FLOW = "self_flow"  # the head's name
+SELF_FLOW, ALIGNMENT = "self_flow", "alignment"  # the names of heads
 
 
 class Weights(NamedTuple):
@@ -83,6 +82,8 @@ def objective(
     stops = {}
     if cfg.self_flow is not None:
         stops[SELF_FLOW] = block_at(cfg.self_flow.student, model.layers)
+    if cfg.alignment is not None:
+        stops[ALIGNMENT] = block_at(cfg.alignment.depth, model.layers)
     x0, eps = jnp.asarray(batch.latents, jnp.float32), noise_of(batch, cfg)
     t_BL = levels(batch, t_BS, condition_t_BS, second)
     inputs = Inputs(process.corrupt(x0, eps, t_BL), t_BS, batch, condition_t_BS, second)
@@ -91,21 +92,21 @@ def objective(
     )
     target = process.target(x0, eps, t_BL)
     total, weight = packed_mse(pred, target, batch, process.loss_weight(t_BL))
-    parts = {"loss": total}
-    if cfg.self_flow is not None and second is not None:
+    parts, wanted = {"loss": total}, {}
+    if second is not None:
         t_BS = jnp.minimum(t_BS, second[0])
         cleaner = process.corrupt(x0, eps, levels(batch, t_BS, condition_t_BS))
-        wanted = features(
-            teacher,
-            Inputs(cleaner, t_BS, batch, condition_t_BS),
-            model,
-            blocks=block_at(cfg.self_flow.teacher, model.layers),
-        )
-        tokens, counted = found[stops[SELF_FLOW]]
-        predicted = apply_head(heads[SELF_FLOW], tokens, model)
-        wanted = jax.lax.stop_gradient(wanted)
-        parts[SELF_FLOW] = packed_cosine(predicted, wanted, batch, counted)
-        total = total + cfg.self_flow.weight * parts[SELF_FLOW]
+        seen = Inputs(cleaner, t_BS, batch, condition_t_BS)
+        wanted[SELF_FLOW] = teacher_features(teacher, seen, cfg)
+    if cfg.alignment is not None:
+        wanted[ALIGNMENT] = jnp.asarray(batch.features)
+    for name, target in wanted.items():
+        tokens, counted = found[stops[name]]
+        if name == ALIGNMENT:  # the features of condition tokens may not be stored
+            counted = counted & jnp.logical_not(batch.condition_mask)
+        predicted = apply_head(heads[name], tokens, model)
+        parts[name] = packed_cosine(predicted, target, batch, counted)
+        total = total + getattr(cfg, name).weight * parts[name]
     return total, (weight, parts)
 
 
@@ -134,6 +135,9 @@ def fresh_heads(key: PRNGKeyArray, cfg: DiTStepConfig) -> dict[str, PyTree]:
     width, heads = cfg.model.width, {}
     if cfg.self_flow is not None:
         heads[SELF_FLOW] = init_head(jax.random.fold_in(key, 1), width, width)
+    if cfg.alignment is not None:
+        key = jax.random.fold_in(key, 2)
+        heads[ALIGNMENT] = init_head(key, width, cfg.alignment.width)
     return {HEADS: heads} if heads else {}
 
 
@@ -192,10 +196,13 @@ def forward(
     return dit.unembed(params, model, x, ctx, e, inputs.x, adapters), found
 
 
-def features(
-    weights: Weights, inputs: Inputs, model: DiTConfig, *, blocks: int
+def teacher_features(
+    weights: Weights, inputs: Inputs, cfg: DiTStepConfig
 ) -> Float[Array, "b l d"]:
-    """Returns the tokens after so many blocks."""
-    params, adapters = weights
+    """Returns the tokens after Self-Flow's deeper block, as constants."""
+    assert cfg.self_flow is not None
+    (params, adapters), model = weights, cfg.model
+    blocks = block_at(cfg.self_flow.teacher, model.layers)
     x, ctx, _ = dit.embed(params, model, *inputs[:4], adapters=adapters)
-    return dit.run_blocks(params, model, x, ctx, range(blocks), adapters)
+    x = dit.run_blocks(params, model, x, ctx, range(blocks), adapters)
+    return jax.lax.stop_gradient(x)

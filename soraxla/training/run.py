@@ -21,7 +21,11 @@ from soraxla.core.errors import UserError
 from soraxla.parallel.mesh import make_mesh
 from soraxla.parallel.multihost import is_main
 from soraxla.training import caption_experiment as captions
-from soraxla.training.dit_experiment import dit_experiment, with_widths
+from soraxla.training.dit_experiment import (
+    dit_experiment,
+    with_features,
+    with_widths,
+)
 from soraxla.training.experiment import (
     CaptionTrainingConfig,
     DiTTrainingConfig,
@@ -301,6 +305,7 @@ def _open_dit(
     (dataset, words), settings = open_data(data), settings_of(config, start)
     if start is None:
         settings = with_widths(settings, dataset)
+    settings = with_features(settings, dataset)
     cfg = build(DiTTrainingConfig, settings)
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
     with jax.set_mesh(mesh):

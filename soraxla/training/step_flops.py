@@ -34,6 +34,8 @@ def step_flops(
         depth = block_at(cfg.self_flow.teacher, model.layers)
         flops += _features_flops(model, tokens, text_tokens, blocks=depth)
         flops += 3 * head_flops(model.width, model.width) * sum(tokens)
+    if cfg.alignment is not None:
+        flops += 3 * head_flops(model.width, cfg.alignment.width) * sum(tokens)
     return flops
 
 

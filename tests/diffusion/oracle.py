@@ -34,6 +34,7 @@ def row(*tokens, shift, length=None, condition_mask=()):
         positions=np.zeros((*ids.shape, 3), np.float32),
         condition_mask=np.isin(np.arange(ids.shape[1]), condition_mask)[None],
         controls=np.zeros((*ids.shape, 0), np.float32),
+        features=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
         visit=np.arange(len(tokens), dtype=np.uint32)[None],

@@ -21,6 +21,7 @@ def rows(text_tokens, seed, length=4):
         positions=np.zeros((2, length, 3), np.float32),
         condition_mask=np.zeros(ids.shape, bool),
         controls=np.zeros((*ids.shape, 0), np.float32),
+        features=np.zeros((*ids.shape, 0), np.float32),
         text=rng.normal(size=(2, text_tokens, 3)).astype(np.float32),
         text_segment_ids=np.ones((2, text_tokens), np.int32),
         visit=np.zeros((2, 1), np.uint32),

@@ -30,6 +30,7 @@ def _batch(rows, length, segments, condition_mask=()):
         positions=np.zeros((*ids.shape, 3), np.float32),
         condition_mask=known_BL,
         controls=np.zeros((*ids.shape, 0), np.float32),
+        features=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
         visit=np.zeros((len(rows), segments), np.uint32),

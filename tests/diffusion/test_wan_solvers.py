@@ -42,6 +42,7 @@ def row():
         positions=zeros,
         condition_mask=np.zeros(ids.shape, bool),
         controls=np.zeros((*ids.shape, 0), np.float32),
+        features=np.zeros((*ids.shape, 0), np.float32),
         text=zeros,
         text_segment_ids=ids,
         visit=np.zeros(SHIFT.shape, np.uint32),

@@ -29,7 +29,7 @@ from soraxla.parallel.mesh import (
 from soraxla.training import dit_step as steps
 from soraxla.training import routing as routes
 from soraxla.training.dit_step import dit_init, dit_step
-from soraxla.training.features import SelfFlowConfig
+from soraxla.training.features import AlignmentConfig, SelfFlowConfig
 from soraxla.training.heads import HEADS, init_head, state_rules, without_heads
 from soraxla.training.objective import (
     Inputs,
@@ -51,7 +51,11 @@ MODEL = replace(mesh_run.CFG.model, layers=4, remat="none", text_refiner_layers=
 PLAIN = replace(mesh_run.CFG, model=MODEL)
 ROUTING = RoutingConfig(share=0.5, first=1, last=1)
 ROUTED = replace(PLAIN, routing=ROUTING)
-BOTH = replace(ROUTED, self_flow=SelfFlowConfig(student=0.5, teacher=0.75))
+ALL = replace(
+    ROUTED,
+    self_flow=SelfFlowConfig(student=0.5, teacher=0.75),
+    alignment=AlignmentConfig(depth=0.25, width=5),
+)
 SPEC = replace(mesh_run.SPEC, row_length=32)
 
 
@@ -64,6 +68,7 @@ def clip(tokens, visit, conditions=0):
         visit=visit,
         shift=1.0,
         condition_mask=np.arange(tokens) < conditions,
+        features=rng.normal(size=(tokens, 5)).astype(np.float32),
     )
 
 
@@ -79,7 +84,7 @@ def route_of(batch):
 @pytest.fixture(scope="module")
 def params():
     """Random weights, and those of heads."""
-    shapes = jax.eval_shape(functools.partial(dit_init, BOTH)).params
+    shapes = jax.eval_shape(functools.partial(dit_init, ALL)).params
     return tiny.random_like(shapes)
 
 
@@ -99,8 +104,7 @@ def test_a_visit_skips_the_same_tokens_in_any_row():
     """Half of the generated tokens, rounded down; no condition token; ids ascend."""
     first: Any = None
     for rows in ROWS:
-        batch = pack(rows, SPEC)
-        route = route_of(batch)
+        route = route_of(batch := pack(rows, SPEC))
         computed = of_clips(np.asarray(route.computed), batch)
         first = computed if first is None else first
         for visit, found in computed.items():
@@ -164,7 +168,7 @@ def test_flops_fall_with_routing():
     assert plain == train_flops(MODEL, tokens, text)
     routed = step_flops(ROUTED, tokens, [1000, 500], text)
     assert 0.6 < routed / plain < 0.7
-    taught = step_flops(BOTH, tokens, tokens, text) / plain
+    taught = step_flops(ALL, tokens, tokens, text) / plain
     assert 1.2 < taught < 1.35
 
 
@@ -187,6 +191,7 @@ def check_packing(run):
         found = run(batch=pack(rows, SPEC), length=13)
         expected = expected or found
         assert 0.05 < found["self_flow"] < 2.0
+        assert 0.05 < found["alignment"] < 2.0
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=3e-6)
     again = run(batch=pack([[replace(A, visit=6), B], [C]], SPEC), length=13)
@@ -218,16 +223,20 @@ def test_the_losses_do_not_depend_on_how_clips_are_packed(monkeypatch):
     monkeypatch.setattr(dit, "run_blocks", run_blocks)
     monkeypatch.setattr(dit, "unembed", lambda params, cfg, x, *_: x)
     head = init_head(jax.random.key(0), 16, 16)
-    run = jax.jit(functools.partial(losses, cfg=BOTH), static_argnames="length")
+    run = jax.jit(functools.partial(losses, cfg=ALL), static_argnames="length")
     check_packing(
-        functools.partial(run, Weights(jnp.float32(0.7)), {"self_flow": head})
+        functools.partial(
+            run,
+            Weights(jnp.float32(0.7)),
+            {"self_flow": head, "alignment": init_head(jax.random.key(1), 16, 5)},
+        )
     )
 
 
 @pytest.mark.slow
 def test_the_real_losses_do_not_depend_on_how_clips_are_packed(params):
     weights, heads = Weights(without_heads(params)), params[HEADS]
-    check_packing(functools.partial(compiled, weights, heads, cfg=BOTH))
+    check_packing(functools.partial(compiled, weights, heads, cfg=ALL))
 
 
 @pytest.mark.slow
@@ -239,11 +248,11 @@ def test_every_axis_gives_the_losses_and_gradient_of_one_device(params, mesh):
 
     def loss(params, batch):
         weights = Weights(without_heads(params))
-        found = losses(weights, params[HEADS], batch, BOTH, 20)
+        found = losses(weights, params[HEADS], batch, ALL, 20)
         return found["total"], found
 
     def run(mesh):
-        placed = put_tree(jax.tree.map(np.asarray, params), state_rules(BOTH), mesh)
+        placed = put_tree(jax.tree.map(np.asarray, params), state_rules(ALL), mesh)
         with jax.set_mesh(mesh):
             made = tiny.quick(jax.value_and_grad(loss, has_aux=True))
             return made(placed, put_rows(batch, PACKED_AXES, mesh))
@@ -281,7 +290,7 @@ def test_blocks_in_parts_are_those_of_the_whole_model(params):
 
 def test_the_second_time_is_of_some_generated_tokens_in_any_row():
     first: Any = None
-    second = tiny.quick(functools.partial(second_times, cfg=BOTH))
+    second = tiny.quick(functools.partial(second_times, cfg=ALL))
     for rows in ROWS:
         batch = pack(rows, SPEC)
         times, tokens = second(batch)
@@ -303,8 +312,8 @@ def test_a_clips_cosine_weighs_the_root_of_its_generated_tokens():
     counted = np.asarray(batch.token_index % 2 == 0)
     loss = tiny.quick(packed_cosine)
     assert loss(x, 3.0 * x, batch, counted) < 1e-5
-    n = np.sqrt([11, 8, 7]).sum()  # four of B are condition tokens
-    np.testing.assert_allclose(loss(x, -x, batch, counted), 2 * n, rtol=1e-5)
+    n = 2 * np.sqrt([11, 8, 7]).sum()  # four of B are condition tokens
+    np.testing.assert_allclose(loss(x, -x, batch, counted), n, rtol=1e-5)
 
 
 def test_a_plain_training_is_as_it_was(monkeypatch):
@@ -323,14 +332,14 @@ def test_a_plain_training_is_as_it_was(monkeypatch):
 
 
 @pytest.mark.slow
-def test_adapters_are_trained_with_both():
+def test_adapters_are_trained_with_all():
     """The step moves them, and the heads; the base has no gradient."""
-    cfg = replace(BOTH, lora=LoRAConfig(rank=2))
+    cfg = replace(ALL, lora=LoRAConfig(rank=2))
     base = tiny.random_like(jax.eval_shape(functools.partial(dit_init, PLAIN)).params)
     state = tiny.quick(functools.partial(dit_init, cfg))()
     step = tiny.quick(functools.partial(dit_step, cfg=cfg, route_length=20))
     after, metrics = step(state, pack(ROWS[0], SPEC), base)
-    assert metrics["self_flow"] > 0
+    assert metrics["self_flow"] > 0 and metrics["alignment"] > 0
     moved = jax.tree.map(jnp.subtract, after.params, state.params)
     assert min(float(jnp.abs(x).max()) for x in jax.tree.leaves(moved[HEADS])) > 0
     adapter = moved["blocks"]["self_attn"]["q"]
@@ -340,8 +349,8 @@ def test_adapters_are_trained_with_both():
 @pytest.mark.slow
 def test_a_restored_training_goes_on_to_the_bit(tmp_path):
     """Its checkpoint holds the heads; readers of the EMA leave them out."""
-    state = tiny.quick(functools.partial(dit_init, BOTH))()
-    step = tiny.quick(functools.partial(dit_step, cfg=BOTH, route_length=20))
+    state = tiny.quick(functools.partial(dit_init, ALL))()
+    step = tiny.quick(functools.partial(dit_step, cfg=ALL, route_length=20))
     batches = [pack(rows, SPEC) for rows in ROWS[:2]]
     state, _ = step(state, batches[0])
     checkpoints = Checkpoints(tmp_path)
@@ -352,7 +361,8 @@ def test_a_restored_training_goes_on_to_the_bit(tmp_path):
     restored, _ = checkpoints.restore(abstract)
     checkpoints.close()
     (one, found), (other, again) = step(state, batches[1]), step(restored, batches[1])
-    assert found["self_flow"] == again["self_flow"] and found["self_flow"] > 0
+    for name in ("self_flow", "alignment"):
+        assert found[name] == again[name] > 0
     moved = jax.tree.map(jnp.subtract, one.params, state.params)
     assert min(float(jnp.abs(x).max()) for x in jax.tree.leaves(moved[HEADS])) > 0
     for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
@@ -375,6 +385,8 @@ def test_a_restored_training_goes_on_to_the_bit(tmp_path):
             lambda: replace(PLAIN, routing=RoutingConfig()),
             "leaves 2 blocks before the route and 4 after it, but step.model.layers",
         ),
+        (lambda: AlignmentConfig(weight=0.0), "alignment.weight is 0.0, expected a nu"),
+        (lambda: AlignmentConfig(depth=1.0), "alignment.depth is 1.0, expected above"),
         (lambda: SelfFlowConfig(weight=0.0), "self_flow.weight is 0.0, expected a num"),
         (lambda: SelfFlowConfig(share=0.0), "self_flow.share is 0.0, expected above 0"),
         (

@@ -38,6 +38,7 @@ def init(key: jax.Array, cfg: DiTConfig) -> Params:
         positions=jnp.zeros((1, 1, 3)),
         condition_mask=jnp.zeros((1, 1), bool),
         controls=jnp.zeros((1, 1, cfg.controls.width)),
+        features=jnp.zeros((1, 1, 0)),
         text=jnp.zeros((1, 1, cfg.text_width)),
         text_segment_ids=jnp.ones((1, 1), jnp.int32),
         visit=jnp.zeros((1, 1), jnp.uint32),

@@ -93,6 +93,7 @@ def one_clip(x, text, cfg):
         positions=positions(grid, cfg.patch, fps=16.0, rope_fps=16.0)[None],
         condition_mask=np.zeros((1, n), bool),
         controls=np.zeros((1, n, 0), np.float32),
+        features=np.zeros((1, n, 0), np.float32),
         text=text[None],
         text_segment_ids=np.ones((1, len(text)), np.int32),
         visit=np.zeros((1, 1), np.uint32),

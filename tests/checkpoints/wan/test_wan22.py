@@ -146,6 +146,7 @@ def test_a_time_of_its_own_for_every_token(folder, golden):
         positions=np.tile(positions(grid, cfg.patch, 24.0, cfg.rope_fps), (2, 1))[None],
         condition_mask=io["known"].reshape(1, -1),
         controls=np.zeros((1, 2 * n, 0), np.float32),
+        features=np.zeros((1, 2 * n, 0), np.float32),
         text=np.concatenate(
             [row[:k] for row, k in zip(io["text"], io["words"], strict=True)]
         )[None],

@@ -86,6 +86,7 @@ def pack(*clips, fill=0.0):
         positions=positions,
         condition_mask=condition_mask,
         controls=np.zeros((*ids.shape, 0), np.float32),
+        features=np.zeros((*ids.shape, 0), np.float32),
         text=text,
         text_segment_ids=text_ids,
         visit=np.zeros((1, S), np.uint32),

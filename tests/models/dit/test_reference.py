@@ -139,6 +139,7 @@ def test_it_is_wan_s_network(cfg):
         positions=positions.astype(np.float32),
         condition_mask=condition_mask,
         controls=np.zeros((1, 12, 0), np.float32),
+        features=np.zeros((1, 12, 0), np.float32),
         text=rng.normal(size=(1, 5, 6)).astype(np.float32),
         text_segment_ids=np.ones((1, 5), np.int32),
         visit=np.zeros((1, 1), np.uint32),
