@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from soraxla.core.errors import UserError
@@ -22,7 +23,9 @@ class ViewConfig:
     Attributes:
         frames: most frames, evenly spaced over the clip.
         side: most pixels of a frame's longer side; larger frames are scaled down.
-        patch: pixels of a token's side.
+        patch: pixels from a token to the next.
+        margin: pixels around its patch that a token also shows; past the border of a
+            frame, the border's pixels go on.
         square: crop the middle square of a frame and scale it to `side`, for towers
             that were trained on one size.
     """
@@ -30,6 +33,7 @@ class ViewConfig:
     frames: int = 6
     side: int = 224
     patch: int = 16
+    margin: int = 0
     square: bool = False
 
     def __post_init__(self) -> None:
@@ -38,11 +42,18 @@ class ViewConfig:
                 raise UserError(
                     f"view.{name} is {getattr(self, name)}, expected at least 1"
                 )
+        if self.margin < 0:
+            raise UserError(f"view.margin is {self.margin}, expected at least 0")
         if self.side < self.patch or (self.square and self.side % self.patch):
             raise UserError(
                 f"view.side is {self.side}, which patches of {self.patch} pixels do "
                 "not fit; change view.side or view.patch"
             )
+
+    @property
+    def window(self) -> int:
+        """The pixels of a token's side."""
+        return self.patch + 2 * self.margin
 
     @property
     def most_tokens(self) -> int:
@@ -115,16 +126,18 @@ def _scaled(frame: UInt8[np.ndarray, "h w 3"], cfg: ViewConfig) -> np.ndarray:
 def segment(shown: View, cfg: ViewConfig, text: np.ndarray, visit: int = 0) -> Segment:
     """Returns a view and its text as a segment of a row.
 
-    Tokens are patches of pixels in −1…1, of (3, patch, patch) numbers, in the order of
-    time, height, width. Their times have 4 positions a second.
+    Tokens are windows of pixels in −1…1, of (3, window, window) numbers, in the order
+    of time, height, width. Their times have 4 positions a second.
 
     Args:
         text: (M, 2), each token of the caption beside the next one.
     """
     t, height, width, _ = shown.pixels.shape
     p, h, w = cfg.patch, height // cfg.patch, width // cfg.patch
-    x = shown.pixels.reshape(t, h, p, w, p, 3).transpose(0, 1, 3, 5, 2, 4)
-    tokens = x.reshape(t * h * w, 3 * p * p).astype(np.float32) / 127.5 - 1.0
+    around = ((0, 0), (cfg.margin,) * 2, (cfg.margin,) * 2, (0, 0))
+    x = np.pad(shown.pixels, around, mode="edge")
+    x = sliding_window_view(x, (cfg.window, cfg.window), axis=(1, 2))[:, ::p, ::p]
+    tokens = x.reshape(t * h * w, -1).astype(np.float32) / 127.5 - 1.0
     grid = np.meshgrid(_RATE * shown.times, np.arange(h), np.arange(w), indexing="ij")
     positions = np.stack(grid, axis=-1).reshape(-1, 3).astype(np.float32)
     return Segment(

@@ -66,3 +66,16 @@ def test_tokens_are_patches_in_the_order_of_time_height_and_width():
     )
     patch = (made.tokens[3].reshape(3, 4, 4).transpose(1, 2, 0) + 1) * 127.5
     np.testing.assert_allclose(patch, pixels[1, :, 4:], atol=1e-3)
+
+
+def test_a_margin_shows_the_pixels_around_a_patch():
+    """The border's pixels go on beyond it."""
+    cfg = ViewConfig(frames=1, side=8, patch=4, margin=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 8, 3), np.uint8)
+    made = segment(View(pixels, np.zeros(1)), cfg, np.array([[0, 1]]))
+    assert made.tokens.shape == (2, 3 * 8 * 8)
+    windows = (made.tokens.reshape(2, 3, 8, 8).transpose(0, 2, 3, 1) + 1) * 127.5
+    around = np.pad(pixels[0], ((2, 2), (2, 2), (0, 0)), mode="edge")
+    np.testing.assert_allclose(windows, [around[:, :8], around[:, 4:]], atol=1e-3)
+    with pytest.raises(UserError, match=r"view\.margin is -1"):
+        ViewConfig(margin=-1)

@@ -21,6 +21,8 @@ class CaptionerConfig:
         heads: attention heads.
         mlp_width: hidden units of a block's MLP.
         view: the frames that it sees.
+        stem: channels of convolutions over the pixels of a token, before its embedding
+            (arXiv 2106.14881); empty embeds the pixels themselves.
         pretrained: settings of a CLIP or DINOv2 tower, which embeds each frame in front
             of the blocks; taken from the folder of --init. None reads pixels.
         max_words: most words of the vocabulary, which is taken from the captions of the
@@ -36,6 +38,7 @@ class CaptionerConfig:
     heads: int
     mlp_width: int
     view: ViewConfig = field(default_factory=ViewConfig)
+    stem: tuple[int, ...] = ()
     pretrained: CLIPVisionConfig | Dinov2Config | None = None
     max_words: int = 8192
     words: tuple[str, ...] = ()
@@ -48,6 +51,13 @@ class CaptionerConfig:
                 raise UserError(
                     f"captioner {name} is {getattr(self, name)}: expected ≥ 1"
                 )
+        fold = 2 ** (1 + len(self.stem))  # the first convolution sees blocks of 4
+        if self.stem and (self.pretrained is not None or self.view.window % fold):
+            raise UserError(
+                f"captioner stem {self.stem}: expected none over a pretrained tower, "
+                f"and else a multiple of {fold} for view.patch + 2 view.margin, which "
+                f"is {self.view.window}; change stem or view"
+            )
         if min(self.tower_layers, self.max_words) < 0:
             raise UserError("captioner tower_layers and max_words: expected ≥ 0")
         if self.width % self.heads or self.head_dim % 2 or self.head_dim < 6:

@@ -25,6 +25,7 @@ def rules(cfg: CaptionerConfig) -> Rules:
     return (
         *other,
         *BLOCK_RULES,
+        (r"stem\..*\.kernel", ()),
         (r"(patch|position)_embed\.kernel", (None, "embed")),
         (r"word_embed", (None, "embed")),
         (r"head\.kernel", ("embed", None)),

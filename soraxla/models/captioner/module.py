@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Float, Int
 
@@ -93,6 +94,32 @@ def _put(cache: Array, new: Array, ctx: TextContext) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(jnp.asarray(cache), new, ctx.slot, 1)
 
 
+class Stem(nn.Module):
+    """Convolutions over the window of each token, which halve its side from the second.
+
+    The first one sees blocks of 4 pixels, the others of 2 places before.
+    """
+
+    cfg: CaptionerConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l p"]) -> Float[Array, "b l d"]:
+        cfg = self.cfg
+        rows, length, side = *x.shape[:2], cfg.view.window
+        x = jnp.asarray(x, cfg.dtype).reshape(-1, 3, side, side)
+        x = x.transpose(0, 2, 3, 1)
+        for i, channels in enumerate(cfg.stem):
+            x = _folded(x, 2 if i else 4)
+            conv = nn.Conv(channels, (3, 3), dtype=cfg.dtype, name=f"conv_{i}")
+            x = nn.silu(conv(x))
+        return x.reshape(rows, length, -1)
+
+
+def _folded(x: Float[Array, "n h w c"], side: int) -> Float[Array, "n h2 w2 c2"]:
+    """Returns blocks of places as channels."""
+    return rearrange(x, "n (h a) (w b) c -> n h w (a b c)", a=side, b=side)
+
+
 class Captioner(nn.Module):
     """The network as a module: `see` frames, then `write` text."""
 
@@ -100,6 +127,8 @@ class Captioner(nn.Module):
 
     def setup(self) -> None:
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        if cfg.stem:
+            self.stem = Stem(cfg)
         self.patch_embed = linear(cfg.width, dtype)
         self.position_embed = linear(cfg.width, dtype)
         if cfg.tower_layers:
@@ -122,6 +151,7 @@ class Captioner(nn.Module):
     ) -> Float[Array, "b l d"]:
         """Returns the tower's tokens of patches, or of a pretrained tower's states."""
         cfg = self.cfg
+        x = self.stem(x) if cfg.stem else x
         x = self.patch_embed(x) + self.position_embed(position_features(positions))
         x = constrain(x, "batch", "tokens", None)
         if cfg.tower_layers:

@@ -29,7 +29,7 @@ Tower = CLIPVisionConfig | Dinov2Config
 def width(cfg: CaptionerConfig) -> int:
     """Returns the numbers of a token that the captioner's own layers get."""
     if cfg.pretrained is None:
-        return 3 * cfg.view.patch**2
+        return 3 * cfg.view.window**2
     return cfg.pretrained.hidden_size
 
 

@@ -1,6 +1,7 @@
 """The captioner: packed clips, causal text, and texts written with a cache."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from data_pipelines.captioned import encoded
 from data_pipelines.view import View, ViewConfig, segment
+from soraxla.core.errors import UserError
 from soraxla.models import captioner
 from soraxla.models.captioner.config import CaptionerConfig
 from soraxla.models.captioner.decode import beam_search, nucleus
@@ -22,7 +24,8 @@ CFG = CaptionerConfig(
     width=32,
     heads=2,
     mlp_width=32,
-    view=ViewConfig(frames=2, side=8, patch=4),
+    view=ViewConfig(frames=2, side=8, patch=4, margin=2),
+    stem=(4, 6),
     words=(" a", " ball"),
     max_tokens=6,
     dtype="float32",
@@ -61,6 +64,11 @@ def params():
 @pytest.fixture(scope="module")
 def logits(params):
     return quick(lambda batch: captioner.apply(params, CFG, batch))
+
+
+def test_a_stem_of_other_pixels_is_refused():
+    with pytest.raises(UserError, match=r"a multiple of 8 for view.patch .* is 12; ch"):
+        replace(CFG, view=replace(CFG.view, margin=4))
 
 
 @pytest.mark.slow
