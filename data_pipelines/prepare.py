@@ -85,12 +85,11 @@ def prepare(
         text_encoder: its name, kept there too.
         conditions: also encode condition latents of tasks; see `condition_clips`.
         max_bad: largest share of the source's samples that may be skipped.
-        shard_bytes: about the most bytes of a shard; more if one video exceeds it.
+        shard_bytes: about the most bytes of a shard, unless one video exceeds it.
         worker: (i, n) writes every n-th shard from the i-th on, the same for any n.
 
     Raises:
-        UserError: a bad source or setting, too many bad samples, or an `out` with
-            other files or of other settings.
+        UserError: a bad source or setting, bad samples, or an `out` of other files.
         OSError: `out` cannot be written.
     """
     settings = shards.PrepareConfig(

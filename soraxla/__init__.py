@@ -101,11 +101,8 @@ def prepare(
         text_encoder: hashed (None), minilm, umt5:PATH, t5:PATH, clip:PATH or bert:PATH.
         data_dir: folder of TFDS datasets; None is TFDS_DATA_DIR or TFDS's own.
         conditions: encode also the condition frames of tasks other than text to video.
-        caption_mix: share of a table's clips that keep their original caption.
-        caption_column: a dataset's field of captions; None is the first usual name.
-        max_tokens: longer clips are split; in pixels.
-        max_bad: share of unreadable media to accept.
-        features: what to store of each token: simulator (of worlds) or dinov2:FOLDER.
+        caption_mix, caption_column, max_tokens, max_bad, features: as the options of
+            `soraxla prepare`.
         shard_bytes: size of a file of samples, at most.
         worker: (i, n) encodes share i of n, from 0, into a folder that all share.
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import soraxla
+from data_pipelines.prepare import prepare
 from soraxla.checkpoints.model_folder import save_folder
 from soraxla.core.errors import UserError
 from soraxla.generation.pipeline import Pipeline
@@ -58,11 +59,13 @@ def test_the_types_are_imported_when_named():
         soraxla.Vidoe  # noqa: B018
 
 
-def test_prepare_has_the_defaults_of_the_function_it_calls():
-    ours, theirs = map(inspect.signature, (soraxla.prepare, prepare_dataset))
-    assert {k: v.default for k, v in ours.parameters.items()} == {
-        k: v.default for k, v in theirs.parameters.items()
-    }
+def test_prepare_has_the_defaults_of_the_functions_it_calls():
+    ours, outer, inner = (
+        {k: v.default for k, v in inspect.signature(function).parameters.items()}
+        for function in (soraxla.prepare, prepare_dataset, prepare)
+    )
+    theirs = inner | outer
+    assert ours == {name: theirs[name] for name in ours}
 
 
 def test_a_configuration_is_checked_at_once():

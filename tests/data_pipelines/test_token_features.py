@@ -68,6 +68,12 @@ class Numbered:
         return Media("a clip", 16.0, frames, ids=self.ids)
 
 
+class Clips(list):
+    """A source of clips."""
+
+    name, content = "clips", None
+
+
 def test_stored_features_come_to_the_tokens_of_every_visit(tmp_path, monkeypatch):
     """Whatever the conditions; the features of appended ones are 0."""
 
@@ -80,7 +86,7 @@ def test_stored_features_come_to_the_tokens_of_every_visit(tmp_path, monkeypatch
     encode = Encoders(
         *(test_prepare.encode_videos, test_prepare.encode_text, 3, 8), features
     )
-    source = [Numbered(i) for i in range(4)]
+    source = Clips(Numbered(i) for i in range(4))
     monkeypatch.setattr(prepare_module, "open_source", lambda *_, **__: source)
     test_prepare.run("clips", tmp_path / "out", encode=encode, conditions=True)
     dataset = open_dataset(tmp_path / "out")
@@ -99,7 +105,8 @@ def test_stored_features_come_to_the_tokens_of_every_visit(tmp_path, monkeypatch
 
 def test_a_dataset_without_features_is_as_it_was(tmp_path, monkeypatch):
     """Its card, and so its identity, says nothing of them."""
-    monkeypatch.setattr(prepare_module, "open_source", lambda *_, **__: [Numbered(0)])
+    source = Clips([Numbered(0)])
+    monkeypatch.setattr(prepare_module, "open_source", lambda *_, **__: source)
     test_prepare.run("clips", tmp_path / "out")
     assert records.FEATURES not in json.loads(
         (tmp_path / "out/dataset.json").read_text()
