@@ -141,9 +141,14 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yields the words of every line of a shell program."""
+    """Yields the words of every command of a shell program."""
     for line in text.replace("\\\n", " ").splitlines():
-        if words := shlex.split(line, comments=True):
+        words = shlex.split(line, comments=True)
+        while "&&" in words:
+            end = words.index("&&")
+            yield words[:end]
+            words = words[end + 1 :]
+        if words:
             yield words
 
 
@@ -153,8 +158,6 @@ def soraxla_commands(page: str) -> Iterator[list[str]]:
     spans = re.findall(r"`((?:soraxla|tpu_scripts/\w+\.sh) [^`]*)`", page)
     indented = re.findall(r"^    soraxla (?:.*\\\n)*.*$", page, re.MULTILINE)
     for words in (w for text in (*fenced, *spans, *indented) for w in commands(text)):
-        if "&&" in words:
-            words = words[words.index("&&") + 1 :]
         if words[0].startswith("tpu_scripts/") and "--" in words:
             words = ["soraxla", *words[words.index("--") + 1 :]]
         if words[0] == "soraxla" and not set("…*[") & set("".join(words)):
