@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -16,9 +14,9 @@ from soraxla.cli.main import main
 from soraxla.evals.choice import NAMES
 from soraxla.evals.features import load_features
 from soraxla.media.write import write_video
+from tests.cli.processes import in_two_processes, started
 from tests.lossless import decode_stream, encode
 from tests.models.text.golden import write_encoder
-from tests.training.mesh_run import free_port
 
 
 def write_set(folder, seed, noise=0.0, count=2, frames=4):
@@ -255,20 +253,6 @@ def test_digits_are_the_same_on_any_devices_and_processes(sets, clip_folder, tmp
     for name in rows[0]:
         for other in rows[1:]:
             np.testing.assert_array_equal(rows[0][name], other[name])
-
-
-def started(words, devices, *group):
-    """Returns a command that has begun, with so many devices."""
-    code = f"import jax; jax.config.update('jax_num_cpu_devices', {devices}); "
-    code += "from soraxla.cli.main import main; import sys; sys.exit(main())"
-    line = [*words.split(), *map(str, group)]
-    return subprocess.Popen([sys.executable, "-c", code, *line])
-
-
-def in_two_processes(words, devices):
-    group = "--coordinator", f"localhost:{free_port()}", "--processes", 2
-    both = [started(words, devices, *group, "--process-id", i) for i in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
 
 
 @pytest.mark.slow

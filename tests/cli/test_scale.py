@@ -8,6 +8,7 @@ import pytest
 import soraxla
 from soraxla.cli.main import main
 from soraxla.media.write import write_video
+from tests.cli.processes import in_two_processes
 
 CONFIG = """
 import soraxla
@@ -84,3 +85,18 @@ def test_a_base_below_a_step_is_refused(study, refusal):
     line = refusal(*words, "--base-pflop", "1", "--out", home / "none", "--compute=0,1")
     assert "--compute 0,1: expected positive numbers" in line
     assert not (home / "none").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_measure_the_points_of_one(study):
+    home, words = study
+    words = [*map(str, words), "--base-pflop", "1e-7", "--set", "batch_rows=2"]
+    words[words.index("a,b")] = "a"
+    assert main([*words, "--out", str(home / "alone")]) == 0
+    in_two_processes(" ".join([*words, "--out", str(home / "pair")]), 1)
+    for name in ("a_x1", "a_x2"):
+        alone, pair = (home / folder / "points" / name for folder in ("alone", "pair"))
+        assert (alone / "point.json").read_text() == (pair / "point.json").read_text()
+        one, two = (np.load(x / "losses.npz")["losses"] for x in (alone, pair))
+        np.testing.assert_allclose(two, one, rtol=1e-3)
+    assert (home / "pair/report.html").stat().st_size > 1000
