@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import damage, gallery, gpu, joins, short_prompts
+from benchmarks import card, damage, gallery, gpu, joins, short_prompts
 from benchmarks.harness import (
     Peer,
     check_equal,
@@ -257,3 +257,29 @@ def test_the_gain_by_expansion_is_of_clips_with_the_same_noise():
     assert not found["plain"].any() and found["expanded"].all() and len(texts) == 3
     gain = short_prompts.summary(found)["gain"]["both"]
     assert (gain.value, gain.low, gain.n) == (1.0, 1.0, 3)
+
+
+def test_a_card_gets_the_numbers_between_its_marks(tmp_path):
+    interval = {"value": 0.5, "low": 0.25, "high": 0.75}
+    measure = {
+        **{"value": interval, "normalised": {"value": None}, "unit": "pixels"},
+        **{"clips": 16, "ceiling": 0.0, "floors": {"static": 2.0}},
+    }
+    metrics = {"psnr": {**interval, "n": 64, "better": "higher"}}
+    found = {
+        "worldbench": {"families": {"count": {"measures": {"error": measure}}}},
+        "generated": {"metrics": {}},
+        "vae": {"metrics": metrics},
+    }
+    section = card.tables(found, "the command")
+    row = "| count: error (pixels) | 16 | 0.5 (0.25 … 0.75) | 0.00 | static 2.00 | – |"
+    assert row in section.splitlines()
+    assert "| psnr | 64 | 0.5 (0.25 … 0.75) | higher |" in section.splitlines()
+    file = tmp_path / "README.md"
+    file.write_text("before\n<!-- measured -->\nold\n<!-- end -->\nafter\n")
+    card.written(file, section)
+    begin, end = card.BEGIN, card.END
+    assert file.read_text() == f"before\n{begin}{section}{end}after\n"
+    file.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no lines <!-- measured -->"):
+        card.written(file, section)

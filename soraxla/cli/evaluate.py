@@ -63,7 +63,7 @@ def _add_sets(run: argparse.ArgumentParser) -> None:
     measured.add_argument("--generated", type=Path, help="folder of clips")
     measured.add_argument(
         "--checkpoint",
-        help="model that generates the clips, into CLIPS beside --out",
+        help="model that generates the clips, into the folder OUT_clips",
     )
     measured.add_argument(
         "--vae", type=Path, help="VAE whose reconstructions of --data are measured"
