@@ -28,7 +28,9 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.30",
         "grain>=0.2.15",
-        "array-record>=0.8",
+        "array-record>=0.8.3",  # reads gs:// since then
+        "etils[epath]>=1.10",
+        "fsspec>=2024.10",
         "ml-collections>=1.1",
         "absl-py>=2.0",
         "tensorflow-datasets>=4.9.10",
@@ -71,6 +73,7 @@ setup(
             "matplotlib",
             "wandb>=0.17",
         ],
+        "gcs": ["gcsfs>=2024.10"],
         "wandb": ["wandb>=0.17"],
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
     },

@@ -234,35 +234,38 @@ def load(
     """Returns a pipeline that generates videos and images.
 
     Args:
-        path: a training folder, a model folder of `soraxla import` or `export`, or
-            `hf:ORG/NAME`; None is the small model of simulated worlds that is shipped,
-            with the size, length and rate that it was trained for.
+        path: a training folder, a model folder of `soraxla import` or `export`, both
+            local or such as gs://bucket/folder, or `hf:ORG/NAME`; None is the small
+            model of simulated worlds that is shipped, with the size, length and rate
+            that it was trained for.
         mesh: the devices; None is all devices, which share each row of tokens.
 
     Raises:
         UserError: the folder is missing, incomplete, damaged, or holds something else.
     """
-    from soraxla.core.paths import refuse_urls
+    from soraxla.core.paths import place, refuse_urls
     from soraxla.generation import pipeline
     from soraxla.parallel.mesh import sampling_mesh
 
-    refuse_urls(path=path)
-    where = path if path is None or isinstance(path, str) else Path(path)
+    where = None if path is None else place(path)
+    refuse_urls(path=where)
     return pipeline.load(where, sampling_mesh() if mesh is None else mesh)
 
 
 def save(video: "Video", path: str | os.PathLike[str]) -> None:
     """Writes a video as .mp4, .webm, .gif or .webp, one frame as .png or .jpg.
 
+    The path may be an address such as gs://bucket/video.mp4.
+
     Raises:
-        UserError: an unknown suffix, several frames for a picture, or a size or rate
-            that the format does not take.
+        UserError: an unknown suffix, several frames for a picture, a size or rate that
+            the format does not take, or a bucket that cannot be written.
         OSError: the folder is missing or cannot be written.
     """
-    from soraxla.core.paths import refuse_urls
+    from soraxla.core.paths import place, refuse_urls
     from soraxla.generation import video as videos
 
-    refuse_urls(path=path)
+    refuse_urls(path=place(path))
     videos.save(video, path)
 
 

@@ -116,6 +116,14 @@ def traced_once():
 
 
 @pytest.fixture
+def store(monkeypatch):
+    """The objects of gs://bucket, an object store in memory; see `FakeStore`."""
+    from tests.fake_store import installed
+
+    return installed(monkeypatch)
+
+
+@pytest.fixture
 def lossless(monkeypatch):
     """Gives task contexts the VAE of `tests.lossless`."""
     from tests.lossless import decode_stream, encode

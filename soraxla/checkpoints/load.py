@@ -30,21 +30,30 @@ from soraxla.checkpoints.training_folder import (
     trained_vae,
 )
 from soraxla.checkpoints.usage import usage_of
+from soraxla.core.paths import Place, fetched, place
 from soraxla.models.dit.config import DiTConfig
 
 
-def load_vae(folder: Path) -> LoadedModel:
+def within_reach(folder: Place) -> Place:
+    """Returns a local copy of a remote model folder; others are as they are.
+
+    Orbax reads the checkpoints of a training folder in its bucket.
+    """
+    return folder if is_training_folder(folder) else fetched(folder)
+
+
+def load_vae(folder: Place) -> LoadedModel:
     """Returns the VAE of a model folder or of a training folder (its EMA).
 
     Raises:
         UserError: see `load_model` and `trained_vae`.
     """
-    return (
-        trained_vae(folder) if is_training_folder(folder) else load_model(folder, "vae")
-    )
+    if is_training_folder(folder):
+        return trained_vae(folder)
+    return load_model(fetched(folder), "vae")
 
 
-def load_captioner(folder: Path) -> LoadedModel:
+def load_captioner(folder: Place) -> LoadedModel:
     """Returns the captioner of a model folder or of a training folder (its EMA).
 
     Raises:
@@ -52,10 +61,10 @@ def load_captioner(folder: Path) -> LoadedModel:
     """
     if is_training_folder(folder):
         return trained_captioner(folder)
-    return load_model(folder, "captioner")
+    return load_model(fetched(folder), "captioner")
 
 
-def load_dit(folder: Path, *, computed: bool = False) -> LoadedModel:
+def load_dit(folder: Place, *, computed: bool = False) -> LoadedModel:
     """Returns the diffusion transformer of a model folder or of a training folder.
 
     Args:
@@ -67,10 +76,10 @@ def load_dit(folder: Path, *, computed: bool = False) -> LoadedModel:
     """
     if is_training_folder(folder):
         return trained_dit(folder, load_base=load_transformer, computed=computed)
-    return load_model(folder, "dit", computed=computed)
+    return load_model(fetched(folder), "dit", computed=computed)
 
 
-def load_transformer(checkpoint: Path, *, computed: bool = False) -> LoadedModel:
+def load_transformer(checkpoint: Place, *, computed: bool = False) -> LoadedModel:
     """Loads the transformer of a training folder, or of a model folder's `dit`.
 
     Args:
@@ -83,7 +92,7 @@ def load_transformer(checkpoint: Path, *, computed: bool = False) -> LoadedModel
     return load_dit(folder, computed=computed)
 
 
-def read_transformer(checkpoint: Path) -> tuple[DiTConfig, dict[str, Any]]:
+def read_transformer(checkpoint: Place) -> tuple[DiTConfig, dict[str, Any]]:
     """Returns the settings and the `config.json` of a transformer, not its weights.
 
     Raises:
@@ -97,7 +106,7 @@ def read_transformer(checkpoint: Path) -> tuple[DiTConfig, dict[str, Any]]:
         settings = settings_of_kind(checkpoint, "dit")
         adapted = settings["step"].get("lora") is not None
         if adapted and not records_usage(settings):
-            model, config = read_transformer(Path(settings["init"]["folder"]))
+            model, config = read_transformer(place(settings["init"]["folder"]))
             base = usage_of(config, model)
         config = trained_config(settings, base)
     model = model_config(folder, config)
@@ -106,7 +115,7 @@ def read_transformer(checkpoint: Path) -> tuple[DiTConfig, dict[str, Any]]:
 
 
 def named_tensors(
-    checkpoint: Path, kind: str
+    checkpoint: Place, kind: str
 ) -> tuple[list[str], Callable[[str], np.ndarray], ModelConfig]:
     """Returns a checkpoint's unstacked names, a reader as stored, and model settings.
 
@@ -117,14 +126,14 @@ def named_tensors(
         loaded = load_dit(checkpoint)
         tensors = unstack(loaded.params)
         return list(tensors), tensors.__getitem__, loaded.model
-    folder = checkpoint / kind
+    folder = fetched(checkpoint / kind)
     model = model_config(folder, read_config(folder, kind))
     stored = open_folder(folder, abstract_params(model))
     return list(stored), lambda name: stored[name][()], model
 
 
 @contextlib.contextmanager
-def vae_as_folder(folder: Path) -> Iterator[tuple[Path, str]]:
+def vae_as_folder(folder: Place) -> Iterator[tuple[Path, str]]:
     """Yields a VAE's model folder and its hash; a training folder's is temporary.
 
     Raises:
@@ -132,7 +141,8 @@ def vae_as_folder(folder: Path) -> Iterator[tuple[Path, str]]:
     """
     if not is_training_folder(folder):
         read_config(folder, "vae")
-        yield folder, sha256_of_folder(folder)
+        copy = fetched(folder)
+        yield copy, sha256_of_folder(copy)
         return
     loaded = load_vae(folder)
     with tempfile.TemporaryDirectory() as temporary:

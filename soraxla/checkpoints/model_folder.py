@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
+from soraxla.core.paths import Place
 from soraxla.core.trees import STACKED, is_stacked, named_leaves, unstacked
 from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.disk import save_tensors
@@ -51,7 +52,7 @@ ModelConfig = DiTConfig | VAEConfig | CaptionerConfig
 
 
 def save_folder(
-    folder: Path, params: PyTree, config: dict[str, Any], *, dtype: str = "float32"
+    folder: Place, params: PyTree, config: dict[str, Any], *, dtype: str = "float32"
 ) -> None:
     """Writes parameters and their config, by `write_folder`.
 
@@ -76,7 +77,7 @@ def unstack(params: PyTree) -> dict[str, np.ndarray]:
 
 
 def write_folder(
-    folder: Path,
+    folder: Place,
     names: Iterable[str],
     read: Callable[[str], np.ndarray],
     config: dict[str, Any],
@@ -135,7 +136,7 @@ def open_folder(folder: Path, abstract: PyTree) -> dict[str, StoredTensor]:
     return tensors
 
 
-def read_config(folder: Path, kind: str) -> dict[str, Any]:
+def read_config(folder: Place, kind: str) -> dict[str, Any]:
     """Returns the folder's `config.json`.
 
     Raises:
@@ -207,7 +208,7 @@ def rules_of(model: ModelConfig) -> Rules:
     return dit.RULES if isinstance(model, DiTConfig) else REPLICATED
 
 
-def model_config(folder: Path, config: dict[str, Any]) -> ModelConfig:
+def model_config(folder: Place, config: dict[str, Any]) -> ModelConfig:
     """Returns the settings of a folder's model from its `config.json`.
 
     Raises:

@@ -9,12 +9,12 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 from jaxtyping import PyTree
 
 from soraxla.checkpoints.model_folder import (
@@ -32,6 +32,7 @@ from soraxla.checkpoints.usage import (
 from soraxla.core.config import build, to_dict
 from soraxla.core.errors import UserError
 from soraxla.core.older_settings import filled, upgraded
+from soraxla.core.paths import Place, is_remote, place
 from soraxla.core.trees import named_leaves
 from soraxla.files.checksums import CHECKSUMS, verify
 from soraxla.files.hashing import sha256_of_tree
@@ -52,12 +53,12 @@ CHECKPOINTS = "checkpoints"
 SETTINGS = "train.json"
 
 
-def is_training_folder(folder: Path) -> bool:
+def is_training_folder(folder: Place) -> bool:
     """Returns whether `soraxla train` wrote the folder."""
     return (folder / SETTINGS).exists()
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Place) -> dict[str, Any]:
     """Returns the settings that a training folder was trained with.
 
     Raises:
@@ -78,7 +79,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return upgraded(settings)
 
 
-def settings_of_kind(folder: Path, kind: str) -> dict[str, Any]:
+def settings_of_kind(folder: Place, kind: str) -> dict[str, Any]:
     """Returns the settings of a training folder that trains a `kind` of model.
 
     Raises:
@@ -102,7 +103,7 @@ def _model(cls: type[C], step: dict[str, Any]) -> C:
     return build(cls, filled(cls, step.get("model", {})), "step.model.")
 
 
-def trained_vae(folder: Path) -> LoadedModel:
+def trained_vae(folder: Place) -> LoadedModel:
     """Returns the EMA of a VAE's training, with the statistics of its latents.
 
     Raises:
@@ -123,7 +124,7 @@ def trained_vae(folder: Path) -> LoadedModel:
     return LoadedModel(params=state["ema"], model=model, config=config)
 
 
-def trained_captioner(folder: Path) -> LoadedModel:
+def trained_captioner(folder: Place) -> LoadedModel:
     """Returns the EMA of a captioner's training.
 
     Raises:
@@ -137,7 +138,7 @@ def trained_captioner(folder: Path) -> LoadedModel:
 
 
 def trained_dit(
-    folder: Path, *, load_base: Callable[[Path], LoadedModel], computed: bool = False
+    folder: Place, *, load_base: Callable[[Place], LoadedModel], computed: bool = False
 ) -> LoadedModel:
     """Returns the EMA of a transformer's training; adapters are merged into their base.
 
@@ -200,7 +201,7 @@ def _recorded_usage(settings: dict[str, Any], base: Usage | None) -> dict[str, A
 
 
 def trained_ema(
-    folder: Path, settings: dict[str, Any], *, computed: bool = False
+    folder: Place, settings: dict[str, Any], *, computed: bool = False
 ) -> tuple[DiTConfig, LoRAConfig | None, PyTree]:
     """Returns (model, LoRA settings or None, EMA) of a transformer's training.
 
@@ -226,7 +227,7 @@ def trained_ema(
 
 
 def _base(
-    folder: Path, settings: dict[str, Any], load_base: Callable[[Path], LoadedModel]
+    folder: Place, settings: dict[str, Any], load_base: Callable[[Place], LoadedModel]
 ) -> LoadedModel:
     """Returns the frozen model that a training folder's adapters add to."""
     init = settings.get("init")
@@ -235,7 +236,7 @@ def _base(
             f"{folder / SETTINGS}: damaged, 'init' of its adapters is missing; copy "
             "it again"
         )
-    start = Path(init["folder"])
+    start = place(init["folder"])
     try:
         base = load_base(start)
     except UserError as error:
@@ -250,7 +251,7 @@ def _base(
     return base
 
 
-def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any:
+def restore_part(folder: Place, abstract: dict[str, PyTree], rules: Rules) -> Any:
     """Returns some items of the newest state, such as `{"ema": …}`, sharded by rules.
 
     Only these items are read.
@@ -263,7 +264,7 @@ def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any
     """
     check_path(folder)
     manager = ocp.CheckpointManager(
-        (folder / CHECKPOINTS).resolve(),
+        checkpoints_of(folder),
         options=ocp.CheckpointManagerOptions(read_only=True),
         item_handlers={"state": ocp.PyTreeCheckpointHandler()},
     )
@@ -281,12 +282,16 @@ def restore_part(folder: Path, abstract: dict[str, PyTree], rules: Rules) -> Any
             return manager.restore(step, args=ocp.args.Composite(state=args))["state"]
 
 
-def verify_newest(folder: Path) -> None:
-    """Verifies all bytes of a training folder's newest checkpoint.
+def verify_newest(folder: Place) -> None:
+    """Verifies all bytes of a local training folder's newest checkpoint.
+
+    An object store keeps checksums by itself.
 
     Raises:
         UserError: they are not those that were written.
     """
+    if is_remote(folder):
+        return
     names = [path.name for path in (folder / CHECKPOINTS).glob("*")]
     steps = [int(name) for name in names if name.isdecimal()]
     if steps:
@@ -294,7 +299,24 @@ def verify_newest(folder: Path) -> None:
             verify(folder / CHECKPOINTS / str(max(steps)), folder / CHECKSUMS)
 
 
-def check_path(folder: Path) -> None:
+def checkpoints_of(folder: Place) -> Any:
+    """Returns the path of a training folder's checkpoints for Orbax.
+
+    Raises:
+        UserError: Orbax does not write to this object store.
+    """
+    place = folder.resolve() / CHECKPOINTS
+    if not is_remote(place):
+        return place
+    if not str(place).startswith("gs://"):
+        raise UserError(
+            f"{folder}: training folders are local or in gs:// buckets; mount this "
+            "one, and give the path below the mount"
+        )
+    return epath.Path(str(place))
+
+
+def check_path(folder: Place) -> None:
     """Raises UserError for a path in which Orbax would look for other files."""
     for char in "[]*?\\":
         if char in str(folder.resolve()):
@@ -304,7 +326,7 @@ def check_path(folder: Path) -> None:
             )
 
 
-def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:
+def newest_step(manager: ocp.CheckpointManager, folder: Place) -> int:
     """Returns the step of the newest complete checkpoint.
 
     Raises:
@@ -320,7 +342,7 @@ def newest_step(manager: ocp.CheckpointManager, folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def restoring(folder: Path, step: int) -> Iterator[None]:
+def restoring(folder: Place, step: int) -> Iterator[None]:
     """Turns any exception of a restore into one UserError that names the checkpoint."""
     checkpoint = folder / CHECKPOINTS / str(step)
     try:

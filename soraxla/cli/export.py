@@ -1,10 +1,10 @@
 """`soraxla export`: weights as safetensors, in our layout or in diffusers'."""
 
 import argparse
-from pathlib import Path
 
 from soraxla.cli.following import say_generate, say_next, say_prepare
 from soraxla.core.errors import UserError
+from soraxla.core.paths import place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        type=Path,
-        help="training folder, whose EMA is exported; for wan also a model folder",
+        type=place,
+        help="training folder, whose EMA is exported; for wan also a model folder; "
+        "local or gs://…",
     )
-    parser.add_argument("--out", required=True, type=Path, help="new model folder")
+    parser.add_argument(
+        "--out", required=True, type=place, help="new model folder, local or gs://…"
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),

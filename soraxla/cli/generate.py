@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from soraxla.cli import media, sampling
 from soraxla.core.errors import UserError
+from soraxla.core.paths import Place, place, place_or_name
 
 if TYPE_CHECKING:
     from soraxla.generation.defaults import ModelDefaults
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
-        help="training folder or model folder (default: the shipped model of simulated "
-        "worlds, trained on clips of 64x64)",
+        type=place_or_name,
+        help="training folder or model folder, local or gs://… (default: the shipped "
+        "model of simulated worlds, trained on clips of 64x64)",
     )
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="text that describes the video")
@@ -43,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         default="soraxla.mp4",
-        help=".mp4, .webm, .gif, .webp, .png or .jpg (default: %(default)s)",
+        type=place_or_name,
+        help=".mp4, .webm, .gif, .webp, .png or .jpg, local or gs://… (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--codec", help="encoder for .mp4 and .webm (default: the format's usual one)"
@@ -233,7 +237,7 @@ def _requests(
         taken.append("fps")
     frames = _frames(args, fps)
     if frames is None and (frames := task.default_frames()) is None:
-        if Path(args.out).suffix.lower() in PICTURES:
+        if place(args.out).suffix.lower() in PICTURES:
             frames = 1
         else:
             frames = defaults.frames
@@ -324,7 +328,7 @@ def _note_windows(pipeline: "Pipeline", request: "Request") -> None:
         media.note(note)
 
 
-def _rehearse(out: Path, request: "Request", fps: float, codec: str | None) -> None:
+def _rehearse(out: Place, request: "Request", fps: float, codec: str | None) -> None:
     """Raises the error that writing `out` would: encoders refuse sizes and rates."""
     import tempfile
 
@@ -379,12 +383,13 @@ def _prompts(args: argparse.Namespace) -> list[tuple[str, str]]:
     return prompts
 
 
-def _outs(pattern: str, count: int) -> list[Path]:
+def _outs(out: Place | str, count: int) -> list[Place]:
+    pattern = str(out)
     if count == 1 and "{}" not in pattern:
-        return [Path(pattern)]
+        return [place(pattern)]
     if "{}" not in pattern:
         raise UserError(
             f"--out is {pattern!r} for {count} prompts, expected a name with {{}} for "
             "the number, such as video_{}.mp4"
         )
-    return [Path(pattern.replace("{}", f"{i:03d}")) for i in range(count)]
+    return [place(pattern.replace("{}", f"{i:03d}")) for i in range(count)]

@@ -1,9 +1,11 @@
 """`soraxla import`: public weights to a folder that every command takes."""
 
 import argparse
-from pathlib import Path
 
 from soraxla.cli.following import say_generate, say_prepare
+from soraxla.core.paths import place
+
+URLS = ("text_encoder",)  # a name whose path may be an address
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,19 +14,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="sources",
         required=True,
-        type=Path,
+        type=place,
         nargs="+",
         metavar="PATH",
-        help="diffusers' folder, hf:ORG/NAME, or the file or folder of each part",
+        help="diffusers' folder, hf:ORG/NAME, gs://…, or the file or folder of each "
+        "part",
     )
     parser.add_argument(
         "--adapter",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="LoRA of this model to merge into it: a safetensors file, its folder, or "
         "hf:ORG/NAME",
     )
-    parser.add_argument("--out", required=True, type=Path, help="new model folder")
+    parser.add_argument(
+        "--out", required=True, type=place, help="new model folder, local or gs://…"
+    )
     parser.add_argument(
         "--text-encoder",
         metavar="NAME",

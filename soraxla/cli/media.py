@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soraxla.core.errors import UserError
+from soraxla.core.paths import Place, is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,8 +149,10 @@ def task_of(args: argparse.Namespace, bridge: float) -> "Task":
     return Animate(first=first, last=last)
 
 
-def check_kept(args: argparse.Namespace, out: Path) -> None:
+def check_kept(args: argparse.Namespace, out: Place) -> None:
     """Raises UserError if `out` is an input file."""
+    if is_remote(out):  # and inputs are local
+        return
     for path in (*_films(args), args.image, args.last_image, args.mask):
         if path is not None and out.is_file() and out.samefile(path):
             raise UserError(f"{out}: is an input file; write to another file (--out)")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from soraxla.core.errors import UserError
+from soraxla.core.paths import Place, fetched
 
 # A full disk shows at any write, and Python then knows of no file.
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -27,15 +28,15 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """Copies a folder, without the `._NAME` files that macOS leaves.
+def copy_tree(source: Place, target: Path) -> None:
+    """Copies a folder, local or remote, without the `._NAME` files of macOS.
 
     Raises:
         UserError: a file cannot be read or written.
     """
     hidden = shutil.ignore_patterns("._*")
     try:
-        shutil.copytree(source, target, dirs_exist_ok=True, ignore=hidden)
+        shutil.copytree(fetched(source), target, dirs_exist_ok=True, ignore=hidden)
     except shutil.Error as error:
         _, copy, reason = error.args[0][0]
         raise UserError(f"{copy}: cannot be written ({reason})") from None

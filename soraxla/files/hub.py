@@ -1,7 +1,8 @@
-"""Models of the Hugging Face hub, named `hf:ORG/NAME` or `hf:ORG/NAME/FOLDER`."""
+"""Models that are downloaded: `hf:ORG/NAME[/FOLDER]`, or those of object stores."""
 
 from pathlib import Path
 
+from soraxla.core import paths
 from soraxla.core.errors import UserError
 
 _SCHEME = "hf:"
@@ -11,21 +12,21 @@ _BESIDE = "tokenizer"
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt")
 
 
-def is_remote(place: str | Path) -> bool:
-    """Returns whether a place is a name of the hub."""
-    return str(place).startswith(_SCHEME)
+def is_remote(place: str | paths.Place) -> bool:
+    """Returns whether a place is a name of the hub, or one of an object store."""
+    return str(place).startswith(_SCHEME) or paths.is_remote(paths.place(place))
 
 
-def local(place: str | Path) -> Path:
-    """Returns a local path, or the folder that a name of the hub is downloaded to.
+def local(place: str | paths.Place) -> Path:
+    """Returns a local path, or the folder that a remote place is downloaded to.
 
     Of `hf:ORG/NAME/FOLDER`, this folder is downloaded, and `tokenizer` beside it.
 
     Raises:
         UserError: the download fails.
     """
-    if not is_remote(place):
-        return Path(place)
+    if not str(place).startswith(_SCHEME):
+        return paths.fetched(paths.place(place))
     name = str(place)
     from huggingface_hub import snapshot_download
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from soraxla.assets import worlds_model
-from soraxla.checkpoints.load import read_transformer
+from soraxla.checkpoints.load import read_transformer, within_reach
 from soraxla.checkpoints.usage import Usage, family_usage, usage_of
 from soraxla.checkpoints.wan.convert import open_transformer
 from soraxla.core.errors import UserError
+from soraxla.core.paths import Place, is_remote, place
 from soraxla.files.hub import local
 from soraxla.generation.request import Request
 from soraxla.models.text.hashed import FUNCTION_WORDS, split_words
@@ -69,7 +69,7 @@ def model_defaults(usage: Usage) -> ModelDefaults:
     return ModelDefaults(**values, sampling=sampling, origins=origins)
 
 
-def read_usage(checkpoint: str | Path | None) -> Usage:
+def read_usage(checkpoint: str | Place | None) -> Usage:
     """Returns the usage of the model that `pipeline.load` loads, without its weights.
 
     Raises:
@@ -136,16 +136,19 @@ def _some(words: tuple[str, ...]) -> str:
     return ", ".join(sorted(longest)) + (", …" if len(words) > 8 else "")
 
 
-def find_folder(checkpoint: str | Path | None) -> Path:
-    """Returns the local folder of a checkpoint; None is the model that is shipped.
+def find_folder(checkpoint: str | Place | None) -> Place:
+    """Returns the folder of a checkpoint; None is the model that is shipped.
+
+    All but a remote training folder are local or are downloaded.
 
     Raises:
         UserError: there is no such folder.
     """
-    folder = worlds_model() if checkpoint is None else local(checkpoint)
+    folder = worlds_model() if checkpoint is None else place(checkpoint)
+    folder = folder if is_remote(folder) else local(folder)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder; give the folder that `soraxla train` or "
             "`soraxla export` wrote"
         )
-    return folder
+    return within_reach(folder)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, overload
 
 import jax
@@ -20,6 +19,7 @@ from soraxla.checkpoints.usage import Usage, usage_of
 from soraxla.checkpoints.wan import load_wan
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
+from soraxla.core.paths import Place
 from soraxla.diffusion.process import Process
 from soraxla.diffusion.solvers import SOLVERS
 from soraxla.generation.batching import Layout, Rows, pack_clips, unpack_clips
@@ -346,7 +346,7 @@ def _watched(video: LazyVideo, progress: Progress) -> LazyVideo:
     return LazyVideo(video.shape, read)
 
 
-def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipeline:
+def load(checkpoint: str | Place | None = None, mesh: Mesh | None = None) -> Pipeline:
     """Returns the pipeline of a model folder, with its parameters on the mesh.
 
     The transformer's kernels have the dtype of their products, so that a model that
@@ -355,7 +355,8 @@ def load(checkpoint: str | Path | None = None, mesh: Mesh | None = None) -> Pipe
     Args:
         checkpoint: a training folder (its EMA is loaded), a folder that `soraxla
             import` or `export` wrote, diffusers' folder of a Wan model, which may be
-            named `hf:ORG/NAME`; None is the model of simulated worlds that is shipped.
+            named `hf:ORG/NAME`, or one of them in a bucket; None is the model of
+            simulated worlds that is shipped.
         mesh: the devices; None is the mesh that is set.
 
     Raises:

@@ -1,11 +1,12 @@
 """Writing of clips and pictures.
 
 A file is written under a temporary name in the same folder and renamed at the end, so a
-file under the requested name is always complete.
+file under the requested name is always complete. A remote file is uploaded at the end.
 """
 
 import contextlib
 import os
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from soraxla.core.errors import UserError
+from soraxla.core.paths import Place, is_remote, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,8 @@ def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) ->
         UserError: the suffix or the encoder is unknown.
         OSError: the folder is missing or read-only.
     """
-    path, suffix = Path(path), Path(path).suffix.lower()
+    path = place(path)
+    suffix = path.suffix.lower()
     known = ", ".join((*_FILMS, *PICTURES))
     if suffix not in _FILMS and suffix not in PICTURES:
         raise UserError(f"{path}: unknown suffix {suffix!r}; use one of {known}")
@@ -101,6 +104,9 @@ def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) ->
             raise UserError(
                 f"{path}: unknown video encoder {codec!r}; use one of FFmpeg's"
             )
+    if is_remote(path):
+        _check_store(path)
+        return
     folder = path.absolute().parent
     if not folder.is_dir():
         raise UserError(f"{path}: the folder {folder} does not exist")
@@ -116,6 +122,13 @@ def check_writable(path: str | os.PathLike[str], *, codec: str | None = None) ->
         ) from None
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
+
+
+def _check_store(path: Place) -> None:
+    """Raises UserError if no object can be written beside a remote path."""
+    trial = path.with_name(f".{path.name}.tmp")
+    trial.write_bytes(b"")
+    trial.unlink()
 
 
 def write_video(
@@ -140,7 +153,13 @@ def write_video(
             positive; the encoder does not take the size; or as `check_writable`.
         OSError: as `check_writable`.
     """
-    path = Path(path)
+    path = place(path)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="soraxla_") as folder:
+            local = Path(folder, path.name)
+            write_video(local, frames, fps, codec=codec, about=about)
+            path.write_bytes(local.read_bytes())
+        return
     check_writable(path, codec=codec)
     suffix, temporary = path.suffix.lower(), _temporary(path)
     checked = _same_size(path, frames)

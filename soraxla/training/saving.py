@@ -2,7 +2,6 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +11,12 @@ from jaxtyping import PyTree
 from soraxla.checkpoints.training_folder import (
     CHECKPOINTS,
     check_shapes,
+    checkpoints_of,
     newest_step,
     on_a_device,
     restoring,
 )
+from soraxla.core.paths import Place, is_remote
 from soraxla.files.checksums import CHECKSUMS, remove_stale, verify, write_checksums
 from soraxla.parallel.multihost import everywhere, is_main
 
@@ -27,15 +28,16 @@ class Checkpoints:
 
     A checkpoint that was being written when the process died is not listed: Orbax
     gives it its final name when it is whole. Its checksums are written right after
-    that, in the background, and `restore` verifies them.
+    that, in the background, and `restore` verifies them. An object store keeps its
+    own, so a remote folder has none.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 2):
+    def __init__(self, workdir: Place, *, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._workdir = workdir
         self._checksums = ThreadPoolExecutor(1)
         self._manager = ocp.CheckpointManager(
-            (workdir / CHECKPOINTS).resolve(),
+            checkpoints_of(workdir),
             options=options,
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -72,8 +74,9 @@ class Checkpoints:
         step = newest_step(self._manager, self._workdir)
         target = jax.tree.map(on_a_device, abstract)
         with restoring(self._workdir, step):
-            checkpoint = self._workdir / CHECKPOINTS / str(step)
-            everywhere(lambda: verify(checkpoint, self._workdir / CHECKSUMS))
+            if not is_remote(self._workdir):
+                checkpoint = self._workdir / CHECKPOINTS / str(step)
+                everywhere(lambda: verify(checkpoint, self._workdir / CHECKSUMS))
             check_shapes(self._manager, step, abstract)
             restored = self._manager.restore(
                 step,
@@ -93,6 +96,8 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Waits for a running write; writes the checksums that checkpoints lack."""
+        if is_remote(self._workdir):
+            return
         folder, place = self._workdir / CHECKPOINTS, self._workdir / CHECKSUMS
         try:
             self._manager.wait_until_finished()

@@ -1,5 +1,6 @@
 """Media are written with exact sizes, counts and colours, whole or not at all."""
 
+import io
 import os
 from fractions import Fraction
 
@@ -206,3 +207,27 @@ def test_tags_are_in_files_that_have_some(tmp_path, suffix):
         assert about.items() <= tags.items()
     else:
         assert path.stat().st_size > 0
+
+
+def test_a_remote_file_is_uploaded_when_it_is_whole(store):
+    frame = np.zeros((16, 16, 3), np.uint8)
+
+    def frames():
+        assert not store.objects
+        yield frame
+
+    write_video("gs://bucket/out/a.png", frames(), 1)
+    assert list(store.objects) == ["bucket/out/a.png"]
+    Image.open(io.BytesIO(store.objects["bucket/out/a.png"])).load()
+
+
+def test_a_bucket_that_cannot_be_written_is_found_before_the_work(store):
+    check_writable("gs://bucket/a.mp4")
+    assert not store.objects
+    with pytest.raises(UserError, match="unknown suffix"):
+        check_writable("gs://bucket/a.txt")
+    with pytest.raises(UserError, match="there is no bucket gs://no"):
+        check_writable("gs://no/a.mp4")
+    store.read_only = True
+    with pytest.raises(UserError, match="cannot be reached"):
+        check_writable("gs://bucket/a.mp4")

@@ -1,7 +1,5 @@
 """Export of Wan adapters in the format of diffusers' `load_lora_weights`."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 
@@ -10,13 +8,14 @@ from soraxla.checkpoints.training_folder import settings_of_kind, trained_ema
 from soraxla.checkpoints.wan.adapter import ADAPTER
 from soraxla.checkpoints.wan.layout import dit_places
 from soraxla.core.errors import UserError
+from soraxla.core.paths import Place
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
 from soraxla.files.atomic_folder import atomic_folder
 from soraxla.files.disk import save_tensors
 from soraxla.models.dit.lora import LoRAConfig
 
 
-def export_adapter(checkpoint: Path, out: Path) -> None:
+def export_adapter(checkpoint: Place, out: Place) -> None:
     """Writes the averaged adapters to `out/pytorch_lora_weights.safetensors`.
 
     Raises:

@@ -31,6 +31,7 @@ from soraxla.checkpoints.wan.layout import (
     is_original,
     vae_places,
 )
+from soraxla.core import paths
 from soraxla.core.config import to_dict
 from soraxla.core.errors import UserError
 from soraxla.core.trees import is_stacked, named_leaves, unstacked
@@ -174,11 +175,11 @@ def _vae(path: Path, tensors: Mapping[str, StoredTensor]) -> Source:
 
 
 def import_wan(
-    sources: list[Path],
-    out: Path,
+    sources: list[paths.Place],
+    out: paths.Place,
     *,
     text_encoder: str | None = None,
-    adapter: Path | None = None,
+    adapter: paths.Place | None = None,
 ) -> None:
     """Writes `out/dit` and `out/vae` from diffusers' folder, or from files of each.
 
@@ -191,8 +192,8 @@ def import_wan(
     """
     if out.exists():
         raise UserError(f"{out}: exists; remove it or choose another --out")
-    sources = [local(source) for source in sources]
-    parts = _parts(sources)
+    given, copies = sources[0], [local(source) for source in sources]
+    parts = _parts(copies)
     if adapter is not None:
         if "dit" not in parts:
             raise UserError(f"{adapter}: adapts a transformer; give its weights too")
@@ -200,13 +201,14 @@ def import_wan(
     if text_encoder is not None:
         text_encoder = full_name(text_encoder)
     elif "dit" in parts:
-        encoder_folder = sources[0] / "text_encoder"
-        if not encoder_folder.is_dir():
+        if not (copies[0] / "text_encoder").is_dir():
             raise UserError(
-                f"{sources[0]}: holds no text encoder; name it, such as "
+                f"{copies[0]}: holds no text encoder; name it, such as "
                 "--text-encoder umt5:PATH"
             )
-        text_encoder = f"umt5:{encoder_folder.resolve()}"
+        # A copy from a bucket is gone after this command.
+        whole = given if paths.is_remote(given) else copies[0]
+        text_encoder = f"umt5:{(whole / 'text_encoder').resolve()}"
     with atomic_folder(out) as partial:
         for kind, source in parts.items():
             config: dict[str, Any] = {"kind": kind, "model": to_dict(source.model)}
@@ -256,7 +258,7 @@ def _parts(sources: list[Path]) -> dict[str, Source]:
     return parts
 
 
-def export_wan(checkpoint: Path, out: Path) -> list[str]:
+def export_wan(checkpoint: paths.Place, out: paths.Place) -> list[str]:
     """Writes `out/transformer` and `out/vae`, which diffusers loads.
 
     Returns:
@@ -272,7 +274,7 @@ def export_wan(checkpoint: Path, out: Path) -> list[str]:
         return _export_part(checkpoint, "dit", partial / "transformer")
 
 
-def _export_part(checkpoint: Path, kind: str, out: Path) -> list[str]:
+def _export_part(checkpoint: paths.Place, kind: str, out: Path) -> list[str]:
     names, read, model = named_tensors(checkpoint, kind)
     assert isinstance(model, DiTConfig | VAEConfig)
     if isinstance(model, VAEConfig) and (model.linear or model.patched):
