@@ -24,6 +24,7 @@ _EQUAL = {
     "text_width": "text width",
     "actions": "list of actions",
     "camera": "answer to whether clips have a camera",
+    "features": "kind of features",
 }
 
 
@@ -75,7 +76,7 @@ def mixed(datasets: Mapping[Path, tuple[Dataset, float]]) -> Dataset:
 
 def _check_pair(first: Dataset, other: Dataset) -> None:
     for key, what in _EQUAL.items():
-        one, two = (_compared(key, dataset.card[key]) for dataset in (first, other))
+        one, two = (_compared(key, dataset.card.get(key)) for dataset in (first, other))
         if one != two:
             raise UserError(
                 f"--data {first.path} and {other.path}: have not the same {what} "

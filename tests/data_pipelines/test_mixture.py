@@ -100,6 +100,7 @@ def test_the_schedule_of_hosts_needs_sizes_only(both, folders):
         ({"text_encoder": "umt5:/there"}, r"text encoder \(hashed and umt5\)"),
         ({"text_width": 16}, r"text width \(8 and 16\)"),
         ({"actions": ["jump"]}, "list of actions"),
+        ({"features": {"source": "simulator"}}, "kind of features"),
     ],
 )
 def test_datasets_of_other_encoders_are_refused(folders, tmp_path, change, message):
