@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ class ValLoss(Evaluator):
         bins: number of equal intervals of the time t.
         task_clips: the most clips that are measured with the conditions of each share
             of the training's mixture.
+        cells: report also every task by size class and bin.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("dit",)
@@ -45,6 +47,7 @@ class ValLoss(Evaluator):
     clips: int = 64
     bins: int = 10
     task_clips: int = 16
+    cells: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,23 +68,39 @@ class ValLoss(Evaluator):
 
         The classes are `pictures`, and `short_clips` and `long_clips`, which have at
         most and more than the median tokens; an empty class is left out. `task_SHARE`
-        is the loss of the generated tokens of clips with a share's conditions.
+        is the loss of the generated tokens of clips with a share's conditions. A cell
+        is `CLASS/t_LOW_HIGH`, or `task_SHARE/CLASS/t_LOW_HIGH`.
         """
         clips = everywhere(lambda: self._clips(context))
         losses = self._losses(context, clips)
         metrics = {"loss": bootstrap(losses.mean(axis=1))}
-        for i in range(self.bins):
-            name = f"t_{i / self.bins:.2f}_{(i + 1) / self.bins:.2f}"
-            metrics[name] = bootstrap(losses[:, i])
+        for name, column in zip(self._bin_names(), losses.T, strict=True):
+            metrics[name] = bootstrap(column)
         for name, members in size_classes(clips).items():
             if members.any():
                 metrics[name] = bootstrap(losses[members].mean(axis=1))
+        metrics |= self._cells("", clips, losses)
         for share in self._shares(context):
             given = everywhere(lambda share=share: self._given(context, share))
             if given:
                 losses = self._losses(context, given)
                 metrics[f"task_{share}"] = bootstrap(losses.mean(axis=1))
+                metrics |= self._cells(f"task_{share}/", given, losses)
         return metrics
+
+    def _bin_names(self) -> list[str]:
+        edges = [i / self.bins for i in range(self.bins + 1)]
+        return [f"t_{low:.2f}_{high:.2f}" for low, high in pairwise(edges)]
+
+    def _cells(
+        self, task: str, clips: list[Segment], losses: Float[np.ndarray, "clips bins"]
+    ) -> dict[str, Metric]:
+        return {
+            f"{task}{size}/{name}": bootstrap(column)
+            for size, members in size_classes(clips).items()
+            if self.cells and members.any()
+            for name, column in zip(self._bin_names(), losses[members].T, strict=True)
+        }
 
     def clip_losses(
         self, context: EvaluationContext

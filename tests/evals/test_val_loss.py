@@ -159,6 +159,24 @@ def test_every_task_of_the_mixture_is_measured_on_clips_that_have_it(
     assert not any(name.startswith("task") for name in found)
 
 
+def test_cells_are_of_every_task_class_and_bin(monkeypatch, held_out):
+    """Errors are numbered, so each cell shows whose mean it is."""
+    monkeypatch.setattr(
+        "soraxla.evals.val_loss.denoising_errors",
+        lambda *arguments, **_: (np.arange(len(arguments[3])), None),
+    )
+    pack = replace(SPEC, mixture=ConditioningMixture(none=0.5, first=0.5))
+    found = measure(None, held_out, evaluator=replace(EVERY, cells=True), pack=pack)
+    bins, classes = ("t_0.00_0.50", "t_0.50_1.00"), ("short_clips", "long_clips")
+    names = {f"{c}/{t}" for c in ("pictures", *classes) for t in bins}
+    names |= {f"task_first/{c}/{t}" for c in classes for t in bins}
+    assert names == {name for name in found if "/" in name}
+    # Samples 0 and 4 are pictures, 1 and 2 short clips; each has two numbers.
+    assert found["pictures/t_0.50_1.00"].value == np.mean([1, 9])
+    assert found["short_clips/t_0.00_0.50"].value == np.mean([2, 4])
+    assert not any("/" in name for name in measure(None, held_out))
+
+
 def test_an_error_counts_as_in_training(monkeypatch, held_out):
     """An x0-prediction's counts as the velocity's that it implies."""
     monkeypatch.setattr(
