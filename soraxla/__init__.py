@@ -95,8 +95,8 @@ def prepare(
     An interrupted call is continued by the next; see docs/dataset.md.
 
     Args:
-        source: a folder with captions, clips.parquet[/SPLIT], tfds:NAME[/SPLIT],
-            wds:PLACE, or "samples", the clips and pictures that are shipped.
+        source: a folder with captions, or another of docs/dataset.md; or "samples",
+            the clips and pictures that are shipped.
         vae: a VAE's model folder or training folder; None is the small one shipped.
         text_encoder: hashed (None), minilm, umt5:PATH, t5:PATH, clip:PATH or bert:PATH.
         data_dir: folder of TFDS datasets; None is TFDS_DATA_DIR or TFDS's own.

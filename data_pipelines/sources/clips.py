@@ -6,7 +6,6 @@ This file knows the columns of the table, and not curation.
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.sources.film import Film
 from data_pipelines.sources.media import CAPTION_MIX, EVAL, TRAIN, Extent, Media
 from soraxla.core.errors import UserError
-from soraxla.media.read import read_frames
 
 SUFFIX = ".parquet"
 _SPLITS = (TRAIN, EVAL)
@@ -27,34 +26,6 @@ _COLUMNS = [
     *("caption", "split"),
 ]
 _ORIGINAL = "caption_original"
-
-
-class _Film(threading.local):
-    """The frames of one film, read on as long as its clips come in their order.
-
-    Each thread has its own, so that several films are decoded at the same time.
-    """
-
-    def __init__(self) -> None:
-        self._file: Path | None = None
-        self._frames: Iterator[np.ndarray] = iter(())
-        self._next = 0
-
-    def read(self, file: Path, start: int, count: int) -> Iterator[np.ndarray]:
-        """Yields `count` frames from `start`; raises UserError if the film ends."""
-        if file != self._file or start < self._next:
-            self._file, self._frames, self._next = file, read_frames(file), 0
-        while self._next < start + count:
-            frame = next(self._frames, None)
-            if frame is None:
-                self._file = None
-                raise UserError(
-                    f"{file}: has {self._next} frames, and a clip ends at "
-                    f"{start + count}; curate it again"
-                )
-            self._next += 1
-            if self._next > start:
-                yield frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +40,7 @@ class ClipSample:
     crop: tuple[int, int, int, int]  # top, left, height, width
     caption: str
     split: str
-    film: _Film
+    film: Film
 
     def open(self) -> Media:
         """Opens the film at the clip; see `Sample.open`."""
@@ -150,7 +121,7 @@ def clip_samples(rows: Sequence[Mapping[str, Any]], root: Path) -> list[ClipSamp
 
     A film is decoded once while its clips are read in their order.
     """
-    film = _Film()
+    film = Film("curate it again")
     return [
         ClipSample(
             uid=f"{row['source']}@{row['start_frame']}",

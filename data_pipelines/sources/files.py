@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from data_pipelines.sources.clips import ClipsSource, is_clips
 from data_pipelines.sources.content import content_of
+from data_pipelines.sources.hub import HubSource
+from data_pipelines.sources.lerobot import LeRobotSource
 from data_pipelines.sources.media import CAPTION_MIX, Extent, Media, Source
 from data_pipelines.sources.webdataset import WebDatasetSource
 from soraxla.core.errors import UserError
@@ -90,6 +92,8 @@ def _tfds(name: str, **options: Any) -> Source:
 
 
 PREFIXES: dict[str, _Kind] = {
+    "datasets": _Kind(HubSource, ("caption_column",)),
+    "lerobot": _Kind(LeRobotSource),
     "tfds": _Kind(_tfds, ("data_dir", "caption_column")),
     "wds": _Kind(WebDatasetSource, ("caption_column",)),
 }
@@ -97,8 +101,8 @@ _CLIPS = _Kind(ClipsSource, ("data_dir",))
 _EXPECTED = {
     "data_dir": "is read from where it is, expected tfds:NAME or clips.parquet with "
     "--data-dir",
-    "caption_column": "has no columns to choose from, expected tfds:NAME or wds:PLACE "
-    "with --caption-column",
+    "caption_column": "has no columns to choose from, expected datasets:PLACE, "
+    "tfds:NAME or wds:PLACE with --caption-column",
 }
 
 

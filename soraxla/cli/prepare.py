@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder with captions.jsonl, captions.csv or a .txt beside each file; "
         "or clips.parquet[/SPLIT] of soraxla curate; or tfds:NAME[/SPLIT]; or "
-        "wds:FOLDER or wds:PATTERN of tar archives; or 'samples', the ten clips and "
+        "wds:FOLDER or wds:PATTERN of tar archives; or datasets:FOLDER[/SPLIT] of "
+        "Hugging Face's datasets; or lerobot:FOLDER; or 'samples', the ten clips and "
         "pictures shipped",
     )
     parser.add_argument(
@@ -76,8 +77,9 @@ def _add_captions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--caption-column",
         metavar="NAME",
-        help="feature of a TFDS dataset, or entry of KEY.json in an archive, that "
-        "holds the captions (default: the first usual name)",
+        help="feature of a TFDS dataset, column of a Hugging Face dataset, or entry of "
+        "KEY.json in an archive, that holds the captions (default: the first usual "
+        "name)",
     )
     parser.add_argument(
         "--caption-mix",
