@@ -1,4 +1,4 @@
-"""Commands in processes of their own, with virtual devices."""
+"""Commands in separate processes, with virtual devices."""
 
 import subprocess
 import sys
