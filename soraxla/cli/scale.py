@@ -114,6 +114,7 @@ def run(args: argparse.Namespace) -> None:
         ("loss.svg", report.loss_chart(found)),
     ):
         (args.out / name).write_text(text, encoding="utf-8")
+    report.write_films(found, args.out / "films")
     print(args.out / "report.html")
     say_generate(args.out / "runs" / report.best_of(found)[-1].point.size)
 

@@ -35,12 +35,18 @@ def document(title: str, body: str) -> str:
     )
 
 
+def side_by_side(
+    clips: Sequence[UInt8[np.ndarray, "t h w 3"]],
+) -> UInt8[np.ndarray, "t h w2 3"]:
+    """Returns clips of one shape as one, with gaps between them."""
+    gap = np.full((*clips[0].shape[:2], _GAP, 3), 255, np.uint8)
+    return np.concatenate([x for clip in clips for x in (gap, clip)][1:], axis=2)
+
+
 def film(clips: Sequence[UInt8[np.ndarray, "t h w 3"]], fps: float) -> str:
     """Returns an image element that plays clips of one shape side by side."""
-    gap = np.full((*clips[0].shape[:2], _GAP, 3), 255, np.uint8)
-    parts = [part for clip in clips for part in (gap, clip)][1:]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.webp"
-        write_video(path, np.concatenate(parts, axis=2), fps)
+        write_video(path, side_by_side(clips), fps)
         data = base64.b64encode(path.read_bytes()).decode()
     return f'<img height="{HEIGHT}" alt="" src="data:image/webp;base64,{data}">'

@@ -63,6 +63,7 @@ def test_points_are_trained_measured_and_reported_and_none_twice(study, monkeypa
     page = (home / "out/report.html").read_text()
     assert all(f"<td>{name}</td>" for name in names) and "There is no fit" in page
     assert page.count("data:image/webp;base64,") == 2
+    assert len(list((home / "out/films").glob("*.webp"))) == 2
     assert (home / "out/loss.svg").read_text().count("<polyline") == 2
 
     def refuse(*_, **__):

@@ -1,16 +1,18 @@
 """The report of a scaling study: curves, the law, and clips of growing compute."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from soraxla.evals.charts import Line, chart
-from soraxla.evals.html_page import document, film
+from soraxla.evals.html_page import document, film, side_by_side
 from soraxla.evals.metrics.metric import RESAMPLES, Metric, bootstrap
 from soraxla.media.read import probe, read_clip
+from soraxla.media.write import write_video
 from soraxla.tools.scaling.law import LEAST, Law, fit
 from soraxla.tools.scaling.points import Measured
 
@@ -183,14 +185,29 @@ def _films(points: Sequence[Measured]) -> str:
     """Plays clips of the same prompt and noise side by side, by growing compute."""
     chosen = best_of(points)
     names = ", ".join(each.point.name for each in chosen)
-    shown = []
-    for file in _files(chosen[0].clips)[:_SHOWN]:
-        clips = [read_clip(each.clips / file.name) for each in chosen]
-        shown.append(f"<figure>{film(clips, probe(file).fps or 1.0)}</figure>")
+    shown = [
+        f"<figure>{film(clips, fps)}</figure>" for _, clips, fps in _of_prompts(chosen)
+    ]
     return (
         f"<h2>The same prompts and noise</h2><p>From left to right: {names}.</p>"
         f'<div class="clips">{"".join(shown)}</div>'
     )
+
+
+def write_films(points: Sequence[Measured], folder: Path) -> None:
+    """Writes a `.webp` for each prompt that the report shows, as it shows it."""
+    folder.mkdir(exist_ok=True)
+    for name, clips, fps in _of_prompts(best_of(points)):
+        write_video(folder / f"{name}.webp", side_by_side(clips), fps)
+
+
+def _of_prompts(
+    points: Sequence[Measured],
+) -> Iterator[tuple[str, list[UInt8[np.ndarray, "t h w 3"]], float]]:
+    """Yields the name, the clip of each point and the rate, for some prompts."""
+    for file in _files(points[0].clips)[:_SHOWN]:
+        clips = [read_clip(each.clips / file.name) for each in points]
+        yield file.stem, clips, probe(file).fps or 1.0
 
 
 def _files(folder: Path) -> list[Path]:
