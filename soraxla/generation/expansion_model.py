@@ -1,5 +1,6 @@
 """Prompt expansion by a language model behind an OpenAI-compatible endpoint."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -31,20 +32,20 @@ def expander(
     Raises:
         UserError: a variable without the other one, or no URL.
     """
-    grammar = Grammar(captions)
     url, model = environment.get(URL), environment.get(MODEL)
     if not url and not model:
-        return grammar.expand
+        return Grammar(captions).expand
     if not url or not model:
         missing, given = (MODEL, URL) if url else (URL, MODEL)
         raise UserError(f"{missing} is not set; set it beside {given}")
+    grammar = functools.cache(Grammar)  # whose fit takes seconds, if it is needed
     chat = Chat(config=ChatConfig(url=url, model=model, timeout=30.0, tries=2))
 
     def expand(prompt: str, seed: int) -> Expansion:
         try:
             text = chat.ask(_messages(prompt, captions)).text
         except UserError as error:
-            found = grammar.expand(prompt, seed)
+            found = grammar(tuple(captions)).expand(prompt, seed)
             return found._replace(by=f"{found.by}, since {error}")
         return Expansion(prompt, " ".join(text.strip('"').split()), model)
 
