@@ -45,6 +45,7 @@ class Samples(Evaluator):
         metrics: names of `soraxla.evals.choice`.
         features: networks and their weights, NAME:FOLDER each.
         steps: of the sampler.
+        cfg_scale: classifier-free guidance; 1 is none, at half the cost.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("dit",)
@@ -54,6 +55,7 @@ class Samples(Evaluator):
     metrics: tuple[str, ...] = ("frame_change",)
     features: tuple[str, ...] = ()
     steps: int = 20
+    cfg_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +90,8 @@ class Samples(Evaluator):
                 _save(file, rows)
         else:
             rows = _read(file) if of_sets else {}
-        videos = pipeline.generate_each(requests, SamplingConfig(steps=self.steps))
+        settings = SamplingConfig(steps=self.steps, cfg_scale=self.cfg_scale)
+        videos = pipeline.generate_each(requests, settings)
         found = _rows(chosen, videos, requests)
         return {
             name: metric.compute(found[name], rows.get(name))
