@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _METRICS = (
     *("psnr", "ssim", "flicker", "frame_change", "join_ratio", "frechet", "mmd"),
-    *("cmmd", "consistency", "drift", "clip_score", "clip_best_frame", "clip_rank"),
+    *("cmmd", "jmmd", "consistency", "drift"),
+    *("clip_score", "clip_best_frame", "clip_rank"),
     *("perceptual", "motion", "dynamic_degree"),
 )
 

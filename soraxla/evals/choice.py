@@ -41,6 +41,7 @@ FEATURE_METRICS: dict[str, Callable[[Extractor | None], SetMetric]] = {
     "frechet": lambda extractor: Frechet(extractor=extractor),
     "mmd": lambda extractor: MMD(extractor=extractor),
     "cmmd": lambda extractor: MMD(extractor=extractor, kernel="gaussian"),
+    "jmmd": lambda extractor: MMD(extractor=extractor, kernel="quadratic"),
     "consistency": lambda extractor: Consistency(extractor=extractor),
     "drift": lambda extractor: Drift(extractor=extractor),
 }

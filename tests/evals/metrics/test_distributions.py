@@ -154,3 +154,10 @@ def test_features_are_extracted_once_for_all_metrics():
     frames, mean = (metric.row(clip) for metric in metrics)
     assert extractor.calls == 1
     np.testing.assert_array_equal(mean, frames.mean(axis=0))
+
+
+def test_jedis_estimate_is_the_published_one():
+    """The example in the program of its authors, which prints 270.7, times 100."""
+    x = np.arange(1.0, 10.0).reshape(3, 3)
+    y = np.array([[7.0, 6, 5], [4, 3, 2], [1, 1, 8], [0, 2, 5]])
+    assert mmd(x, y, "quadratic") / 100 == pytest.approx(270.7, abs=0.06)
