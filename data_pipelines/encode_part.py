@@ -17,6 +17,7 @@ from data_pipelines import records, transforms
 from data_pipelines.encode_conditions import condition_clips, condition_counts
 from data_pipelines.encoders import Batches, Encoders
 from data_pipelines.progress import Progress
+from data_pipelines.resample import resampled
 from data_pipelines.shards import PrepareConfig
 from data_pipelines.sources.files import Item
 from data_pipelines.sources.media import Media, Sample
@@ -255,7 +256,7 @@ def read_pieces(
     Only reading is inside the `try`: a failing encoder must not count as bad media.
     """
     try:
-        media = sample.open()
+        media = resampled(sample.open(), settings)
         limits = settings.max_tokens, settings.vae_spatial
         if media.size is not None:  # refused before it is decoded
             box = transforms.crop_box(*media.size, settings.vae_spatial)

@@ -28,6 +28,7 @@ from data_pipelines.decode_ahead import decode_ahead
 from data_pipelines.encode_part import read_pieces
 from data_pipelines.encoders import Encoders
 from data_pipelines.progress import REMEDY, Progress, tokens
+from data_pipelines.resample import check_resampling, resampled_extent
 from data_pipelines.shard_writer import (
     ShardNote,
     is_finished,
@@ -64,6 +65,8 @@ def prepare(
     caption_mix: float = CAPTION_MIX,
     caption_column: str | None = None,
     max_tokens: int = 32768,
+    max_side: int | None = None,
+    fps: float | None = None,
     max_bad: float | int = 0.05,
     shard_bytes: int = shards.SHARD_BYTES,
     worker: tuple[int, int] = (0, 1),
@@ -72,18 +75,17 @@ def prepare(
     """Encodes captioned media into the folder `out`, and returns its `dataset.json`.
 
     Sides are cropped to whole patches; a clip is trimmed to 1 + 4k frames and cut into
-    pieces of at most `max_tokens` tokens; nothing is resampled. Unusable media are
-    skipped, and listed with the reason in `skipped.jsonl`. Called again after an
-    interruption, it continues, and the result has the same bytes; see docs/dataset.md.
-    Without the shards of other workers it returns None.
+    pieces of at most `max_tokens` tokens. Unusable media are listed in `skipped.jsonl`.
+    Called again after an interruption, it continues, and the result has the same bytes;
+    see docs/dataset.md. Without the shards of other workers it returns None.
 
     Args:
         source, data_dir, caption_mix, caption_column: see `files.open_source`.
         out: a folder that is new, empty, or an unfinished or finished run of this.
         vae_dir: the VAE's weights folder, copied into `out`; None copies nothing.
-        vae_sha256: hash of the VAE's files, kept in `dataset.json`.
-        text_encoder: its name, kept there too.
+        vae_sha256, text_encoder: a hash and a name, kept in `dataset.json`.
         conditions: also encode condition latents of tasks; see `condition_clips`.
+        max_side, fps: see `resample.resampled`; None resamples nothing.
         max_bad: largest share of the source's samples that may be skipped.
         shard_bytes: about the most bytes of a shard, unless one video exceeds it.
         worker: (i, n) writes every n-th shard from the i-th on, the same for any n.
@@ -101,14 +103,13 @@ def prepare(
         vae_spatial=encode.spatial,
         conditions=conditions,
         features=encode.features and encode.features.record(),
+        max_side=max_side,
+        fps=fps,
     )
     _check_numbers(settings, max_bad, worker)
-    samples = open_source(
-        source,
-        data_dir=data_dir,
-        caption_mix=caption_mix,
-        caption_column=caption_column,
-    )
+    captions: Any = {"caption_mix": caption_mix, "caption_column": caption_column}
+    samples = open_source(source, data_dir=data_dir, **captions)
+    check_resampling(settings, samples)
     made = _Unfinished(Path(out), samples, settings, max_bad, progress)
     return made.prepare(encode, worker, vae_dir)
 
@@ -191,7 +192,8 @@ class _Unfinished:
             text_width=text_width,
             steering=steering,
         )
-        sizes = [*map(size, shards.extents(self.samples, shown=self.shown))]
+        extents = shards.extents(self.samples, shown=self.shown)
+        sizes = [size(resampled_extent(e, self.settings)) for e in extents]
         plan = shards.plan(sizes, self.settings.shard_bytes)
         file.parent.mkdir(parents=True, exist_ok=True)
         records.write_json(file, {"identity": self.identity, "shards": plan})

@@ -45,6 +45,8 @@ class PrepareConfig:
     vae_spatial: int
     conditions: bool
     features: dict[str, str | int] | None = None  # of `TokenFeatures`
+    max_side: int | None = None  # of a frame, in pixels; None scales nothing
+    fps: float | None = None  # at most; None keeps all frames
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that are used; a dataset keeps its identity by them."""
@@ -122,7 +124,8 @@ def _first_extent(samples: Source) -> Extent:
             media = samples[first].open()
             shapes = [frame.shape for frame in media.frames]
             height, width, *_ = shapes[0]
-            return Extent(height, width, len(shapes), len(media.caption.encode()))
+            text = len(media.caption.encode())
+            return Extent(height, width, len(shapes), text, media.fps)
         except (UserError, OSError, IndexError):
             continue
     return Extent(0, 0, 0, 0)

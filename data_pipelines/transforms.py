@@ -1,7 +1,8 @@
 """Cuts frames of any size into pieces that the VAE and the patches divide.
 
-Nothing is resampled: a side loses less than a patch of pixels, a clip at most 3 frames
-at its end (or a last piece too short to show motion), and a long clip is cut in time.
+Nothing is resampled here: a side loses less than a patch of pixels, a clip at most 3
+frames at its end (or a last piece too short to show motion), and a long clip is cut in
+time.
 """
 
 from collections.abc import Iterable, Iterator

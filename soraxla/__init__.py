@@ -85,6 +85,8 @@ def prepare(
     caption_mix: float = 0.05,
     caption_column: str | None = None,
     max_tokens: int = 32768,
+    max_side: int | None = None,
+    fps: float | None = None,
     max_bad: float = 0.05,
     features: str | None = None,
     shard_bytes: int = 256 << 20,
@@ -92,7 +94,7 @@ def prepare(
 ) -> "Dataset | None":
     """Encodes captioned media into the dataset folder `out`, on all devices.
 
-    An interrupted call is continued by the next; see docs/dataset.md.
+    Interrupted, it is continued by the next call; None if other workers are not ready.
 
     Args:
         source: a folder with captions, or another of docs/dataset.md; or "samples",
@@ -101,13 +103,10 @@ def prepare(
         text_encoder: hashed (None), minilm, umt5:PATH, t5:PATH, clip:PATH or bert:PATH.
         data_dir: folder of TFDS datasets; None is TFDS_DATA_DIR or TFDS's own.
         conditions: encode also the condition frames of tasks other than text to video.
-        caption_mix, caption_column, max_tokens, max_bad, features: as the options of
-            `soraxla prepare`.
+        caption_mix, caption_column, max_tokens, max_side, fps, max_bad, features: as
+            the options of `soraxla prepare`.
         shard_bytes: size of a file of samples, at most.
         worker: (i, n) encodes share i of n, from 0, into a folder that all share.
-
-    Returns:
-        The dataset; None if files of other workers are missing.
 
     Raises:
         UserError: a setting that cannot be used, bad media, or an `out` of other files.
@@ -127,6 +126,8 @@ def prepare(
         caption_mix=caption_mix,
         caption_column=caption_column,
         max_tokens=max_tokens,
+        max_side=max_side,
+        fps=fps,
         max_bad=max_bad,
         features=features,
         shard_bytes=shard_bytes,

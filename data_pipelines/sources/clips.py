@@ -52,7 +52,8 @@ class ClipSample:
 
     def size(self) -> Extent:
         """Returns the size that the table states."""
-        return Extent(*self.crop[2:], self.frames, len(self.caption.encode()))
+        text = len(self.caption.encode())
+        return Extent(*self.crop[2:], self.frames, text, self.fps)
 
     def _read(self) -> Iterator[np.ndarray]:
         top, left, height, width = self.crop

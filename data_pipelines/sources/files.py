@@ -42,7 +42,8 @@ class Item:
         """Returns the size that the file states; see `SizedSample.size`."""
         info = probe(self.file)
         frames = info.frames or max(1, round(info.seconds * info.fps))
-        return Extent(info.height, info.width, frames, len(self.caption.encode()))
+        text = len(self.caption.encode())
+        return Extent(info.height, info.width, frames, text, info.fps)
 
 
 def open_source(

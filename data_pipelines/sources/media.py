@@ -14,13 +14,15 @@ CAPTIONS = ("caption", "captions", "text", "sentence", "description", "prompt")
 class Extent(NamedTuple):
     """The size of a sample before it is decoded: pixels, frames, bytes of its caption.
 
-    Sizes choose the boundaries of shards, so an estimate will do.
+    `fps` is 0 for a picture, or if it is unknown. Sizes choose the boundaries of
+    shards, so an estimate will do.
     """
 
     height: int
     width: int
     frames: int
     text: int
+    fps: float = 0.0
 
 
 class Media(NamedTuple):

@@ -57,6 +57,19 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "frames of 832x480)",
     )
     parser.add_argument(
+        "--max-side",
+        type=int,
+        metavar="PIXELS",
+        help="scale frames down whose longer side has more pixels (default: keep all)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        metavar="RATE",
+        help="of clips with a higher rate, keep the frames nearest to this one's times "
+        "(default: keep all); other clips keep their rate",
+    )
+    parser.add_argument(
         "--max-bad",
         type=float,
         default=0.05,
@@ -133,6 +146,8 @@ def run(args: argparse.Namespace) -> None:
         caption_mix=args.caption_mix,
         caption_column=args.caption_column,
         max_tokens=args.max_tokens,
+        max_side=args.max_side,
+        fps=args.fps,
         max_bad=args.max_bad,
         features=args.features,
         shard_bytes=round(args.shard_mib * 2**20),
