@@ -56,19 +56,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         help="split clips that have more tokens (default: %(default)s, room for 81 "
         "frames of 832x480)",
     )
-    parser.add_argument(
-        "--max-side",
-        type=int,
-        metavar="PIXELS",
-        help="scale frames down whose longer side has more pixels (default: keep all)",
-    )
-    parser.add_argument(
-        "--fps",
-        type=float,
-        metavar="RATE",
-        help="of clips with a higher rate, keep the frames nearest to this one's times "
-        "(default: keep all); other clips keep their rate",
-    )
+    _add_resampling(parser)
     parser.add_argument(
         "--max-bad",
         type=float,
@@ -101,6 +89,22 @@ def _add_captions(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the clips of clips.parquet that keep the caption they had "
         "before a captioner's (default: %(default)s)",
+    )
+
+
+def _add_resampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        metavar="PIXELS",
+        help="scale frames down whose longer side has more pixels (default: keep all)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        metavar="RATE",
+        help="of clips with a higher rate, keep the frames nearest to this one's times "
+        "(default: keep all); other clips keep their rate",
     )
 
 

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a dataset of `soraxla prepare`, or several, of one VAE and text encoder "
         "(repeatable): each has a share of the visits in proportion to its weight, 1 "
         "without one; for a VAE, a folder of media; for a captioner, the folder views "
-        "of `soraxla caption train`",
+        "of `soraxla caption train`; synthetic:TOKENS trains on random clips of so "
+        "many tokens, to measure speed",
     )
     parser.add_argument(
         "--workdir",

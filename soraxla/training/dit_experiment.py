@@ -15,6 +15,7 @@ from data_pipelines.dataset import Dataset, check_vae
 from data_pipelines.held_out import split
 from data_pipelines.loader import packed_batches
 from data_pipelines.records import FEATURES
+from data_pipelines.synthetic import Synthetic
 from data_pipelines.transforms import TEMPORAL
 from soraxla.checkpoints.model_folder import sha256_of_folder
 from soraxla.checkpoints.usage import (
@@ -78,6 +79,7 @@ def dit_experiment(
     """Returns the training on a prepared dataset; copies its VAE into `workdir`.
 
     Args:
+        dataset: whole; a synthetic one has no VAE and no evaluators.
         workdir: the training folder; None writes nothing, for a dry run.
         start: a model to fine-tune, whole or, with `cfg.step.lora`, by adapters; None
             starts from fresh weights.
@@ -88,11 +90,11 @@ def dit_experiment(
             rows, a sample can never be packed, `workdir` holds another VAE than the
             dataset's, a target of LoRA is no layer, or LoRA has no `start`.
     """
-    adapted = cfg.step.lora is not None
-    if start is not None:
-        check_start(start, dataset)
-    elif adapted:
+    adapted, measured = cfg.step.lora is not None, isinstance(dataset, Synthetic)
+    if start is None and adapted:
         raise UserError("step.lora trains adapters: name their model with --init")
+    if start is not None and not measured:
+        check_start(start, dataset)
     if mesh is None:
         mesh = make_mesh(cfg.mesh, width=cfg.step.model.width)
     own = check_mesh(cfg, mesh)
@@ -103,26 +105,24 @@ def dit_experiment(
     training, held_out = split(dataset, cfg.eval_share)
     if held_out is not None:
         check_index(held_out.sizes, cfg.pack)  # the loader checks the others
+    tuned = (start.dit.params,) if start and not adapted else ()
     batches = _batches(cfg, training, own)
     weight = mean_row_weight(training.sizes, cfg.pack, seed=cfg.step.seed)
-    if workdir is not None:  # last, so that a refused start leaves nothing behind
-        _keep_vae(dataset, workdir)
+    seen = {"cfg": cfg, "dataset": dataset, "held_out": held_out, "mesh": mesh}
+    if workdir is not None and not measured:
+        _keep_vae(dataset, workdir)  # last: a refused start leaves nothing behind
     return Experiment(
         settings=_settings(cfg, training, start, weight),
         config=DiTTrainingConfig,
-        init=fresh
-        if start is None or adapted
-        else functools.partial(_fine_tuned, cfg=cfg.step),
-        init_args=(start.dit.params,) if start and not adapted else (),
+        init=functools.partial(_fine_tuned, cfg=cfg.step) if tuned else fresh,
+        init_args=tuned,
         step=_step(cfg, training, weight, mesh),
         frozen=(put_computed(start.dit.params, cfg.step.model, mesh),)
         if start and adapted
         else (),
         batches=batches,
         unit="tokens",
-        context=functools.partial(
-            _dit_context, cfg=cfg, dataset=dataset, held_out=held_out, mesh=mesh
-        ),
+        context=None if measured else functools.partial(_dit_context, **seen),
         mesh=mesh,
         rules=state_rules(cfg.step),
         put=functools.partial(put_rows, axes=PACKED_AXES, mesh=mesh),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_pipelines import records
 from data_pipelines.captioned import open_views
+from data_pipelines.synthetic import tokens_of
 from data_pipelines.vae_windows import WindowDataset
 from soraxla.checkpoints.load import load_vae
 from soraxla.checkpoints.training_folder import CHECKPOINTS, check_path
@@ -166,6 +167,8 @@ def run_training(
         left_out = _listed(opened.unusable, workdir)
     step, skipped = int(state.step), int(state.skipped)
     kind = opened.experiment.settings["kind"]
+    if tokens_of(opened.experiment.settings.get("data")):
+        kind = "synthetic"
     _say([*left_out, *ending(kind, workdir, step, loop.steps, skipped)])
     return Run(workdir=workdir, step=step, skipped=skipped)
 
@@ -302,11 +305,11 @@ def _open_dit(
     mesh: Mesh | None,
 ) -> Opened:
     start = open_start(init) if init else None
-    (dataset, words), settings = open_data(data), settings_of(config, start)
+    settings = settings_of(config, start)
+    dataset, words = open_data(data, settings)
     if start is None:
         settings = with_widths(settings, dataset)
-    settings = with_features(settings, dataset)
-    cfg = build(DiTTrainingConfig, settings)
+    cfg = build(DiTTrainingConfig, with_features(settings, dataset))
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
     with jax.set_mesh(mesh):
         experiment = dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)

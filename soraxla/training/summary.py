@@ -165,6 +165,7 @@ def ending(
     """Returns the lines after a training: where things are, and what to type next.
 
     Args:
+        kind: of the training, or "synthetic" for one that trained on no dataset.
         skipped: the number of steps without a finite gradient.
     """
     made = ["checkpoints", "metrics.jsonl", "tensorboard", "previews"]
@@ -174,6 +175,8 @@ def ending(
         lines.append(f"{skipped:,} of {step:,} steps had no finite gradient: skipped")
     if step < steps:
         return [*lines, "next: the same command again, which goes on from here"]
+    if kind == "synthetic":
+        return lines
     commands = {
         "dit": f'generate --checkpoint {workdir} --prompt "…" --out video.mp4',
         "vae": f"prepare --source MEDIA --vae {workdir} --out DATASET",

@@ -66,3 +66,44 @@ def test_several_datasets_are_one_training(packed, tmp_path, capsys):
     ]
     assert main([str(word) for word in words]) == 2
     assert "--data is given 2 times, but a vae trains on one" in capsys.readouterr().err
+
+
+SPEED = ("train", "--config", "dit:debug", "--data", "synthetic:40")
+FEW = ("--set", "loop.steps=2", "--set", "pack.row_length=128")
+
+
+def test_synthetic_data_say_so_and_are_as_wide_as_the_configuration():
+    config = configured("dit:debug", ["loop.steps=2", "pack.row_length=128"])
+    opened = open_experiment(config, data="synthetic:40", workdir=None)
+    assert opened.data.startswith("synthetic, random latents and text: clips of 40 ")
+    settings, experiment = opened.experiment.settings, opened.experiment
+    assert settings["data"] == "synthetic:40" and experiment.context is None
+    assert settings["vae_sha256"] == settings["text_encoder"] == "synthetic"
+    batch = next(iter(experiment.batches))
+    model = config["step"]["model"]
+    assert batch.latents.shape[-1] == 4 * model["latent_channels"]
+    assert batch.text.shape[-1] == model["text_width"]
+    assert (batch.segment_ids > 0).sum() >= 120 * len(batch.segment_ids)
+
+
+def test_synthetic_data_are_the_only_data_of_a_transformer(refusal):
+    more = ("--data", "synthetic:9", "--dry-run")
+    assert "synthetic:40: cannot be mixed" in refusal(*SPEED, *more)
+    words = ("train", "--config", "vae:debug", "--data", "synthetic:40", "--dry-run")
+    assert "trains a transformer, not a vae" in refusal(*words)
+
+
+@pytest.mark.slow
+def test_a_training_on_synthetic_data_goes_on_and_generates_nothing(
+    tmp_path, capsys, refusal
+):
+    folder = tmp_path / "speed"
+    for steps in ("loop.steps=1", "loop.steps=2"):
+        words = (*SPEED, *FEW, "--set", steps, "--workdir", str(folder))
+        assert main(list(words)) == 0
+    out = capsys.readouterr().out
+    assert "data    synthetic, random" in out and "generate" not in out
+    assert json.loads((folder / "train.json").read_text())["data"] == "synthetic:40"
+    assert not (folder / "vae").exists()
+    words = ("generate", "--checkpoint", folder, "--prompt", "a", "--out", "a.mp4")
+    assert "synthetic" in refusal(*words)

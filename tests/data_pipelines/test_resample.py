@@ -124,7 +124,7 @@ def test_what_belongs_to_single_frames_or_pixels_is_refused(media):
             check_resampling(made, folder(media))
     steered = Steered(folder(media))
     check_resampling(settings(max_side=32), steered)
-    with pytest.raises(UserError, match="fps is 8.0, but the source has actions"):
+    with pytest.raises(UserError, match=r"fps is 8\.0, but the source has actions"):
         check_resampling(settings(fps=8.0), steered)
 
 
@@ -147,7 +147,7 @@ def test_prepare_records_both_and_another_choice_is_another_dataset(media, tmp_p
 def test_without_a_choice_datasets_keep_their_fingerprint(media, tmp_path):
     """A dataset that was prepared before there was a choice is one without it."""
     card = run(media, tmp_path / "out")
-    assert (card["max_side"], card["fps"]) == (None, None)
+    assert "max_side" not in card and "fps" not in card
     older = dict(
         vae_sha256="abc",
         text_encoder="counting",
