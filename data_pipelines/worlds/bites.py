@@ -29,7 +29,7 @@ _PICTURES = (
     "{food} on a {table}, with {count} missing",
     "{food} that was bitten {times}",
 )
-_TIMES = ("never", "once", "twice", "three times", "four times")
+TIMES = ("never", "once", "twice", "three times", "four times")
 
 
 def eat(
@@ -90,7 +90,7 @@ def _caption(
     return one_of(rng, forms).format(
         bites=f"{count} {'are' if bites > 1 else 'is'}",
         count=count,
-        times=_TIMES[bites],
+        times=TIMES[bites],
         food=article(name),
         plain=name,
         table=state["table"],

@@ -19,7 +19,7 @@ class _Tool(NamedTuple):
     rough: float  # the part of the stroke that the surface's grain hides
 
 
-_TOOLS = (
+TOOLS = (
     _Tool(
         "brush",
         {"white paper": (240, 240, 238), "cream canvas": (232, 222, 198)},
@@ -39,7 +39,7 @@ _TOOLS = (
         0.55,
     ),
 )
-_NOUNS = {
+NOUNS = {
     "wave": ("wavy line", "wave"),
     "spiral": ("spiral",),
     "circle": ("circle", "round loop"),
@@ -77,10 +77,10 @@ def paint(
 
     They are those of `marks.simulate`.
     """
-    tool = _TOOLS[rng.integers(len(_TOOLS))]
+    tool = TOOLS[rng.integers(len(TOOLS))]
     surface = one_of(rng, list(tool.surfaces))
     colour = one_of(rng, draw.apart(draw.COLOURS, [tool.surfaces[surface]]))
-    names = [one_of(rng, list(_NOUNS)) for _ in range(1 + (rng.random() < 0.35))]
+    names = [one_of(rng, list(NOUNS)) for _ in range(1 + (rng.random() < 0.35))]
     count = frames if frames > 1 else _PICTURE_FRAMES
     path, down = _path(rng, names, width, height, count)
     radius = float(min(width, height) * rng.uniform(0.022, 0.045))
@@ -111,8 +111,7 @@ def paint(
 def _caption(rng: np.random.Generator, state: dict[str, np.ndarray]) -> str:
     colour = str(state["colour"])
     what = [
-        article(f"{colour} {one_of(rng, _NOUNS[str(name)])}")
-        for name in state["stroke"]
+        article(f"{colour} {one_of(rng, NOUNS[str(name)])}") for name in state["stroke"]
     ]
     tool, surface = str(state["object"][1]), str(state["surface"])
     if len(what) > 1:

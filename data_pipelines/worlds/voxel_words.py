@@ -10,7 +10,7 @@ from data_pipelines.worlds import voxel_blocks as vb
 from data_pipelines.worlds.voxel_actions import ACTIONS
 from data_pipelines.worlds.words import NUMBERS, listed, one_of
 
-_PLACES = {
+PLACES = {
     "meadow": ("a green meadow", "grassland", "a land of grass"),
     "forest": ("a forest", "a dense wood", "woodland"),
     "desert": ("a desert", "a sandy desert", "a land of sand dunes"),
@@ -18,11 +18,30 @@ _PLACES = {
     "mountains": ("steep mountains", "a mountain range", "a land of rocky mountains"),
     "snow": ("a snowy land", "a land under snow", "a winter landscape"),
 }
-_HOURS = {
+HOURS = {
     "morning": ("in the morning light", "in the morning", "under a pale morning sky"),
     "noon": ("under a blue sky", "at noon", "on a bright day"),
     "evening": ("at sunset", "in the evening light", "under an orange evening sky"),
     "overcast": ("under a grey sky", "on a cloudy day", "in dull weather"),
+}
+THINGS = {
+    "trees": ("trees", "some trees"),
+    "firs": ("firs", "fir trees"),
+    "cacti": ("cacti", "green cacti"),
+    "water": ("water", "blue water"),
+    "sand": ("sand", "a sandy shore", "a beach"),
+    "rock": ("bare rock", "grey stone"),
+    "snow": ("snow", "patches of snow"),
+}
+# The block of each, the least share of a clip's pixels, and a land that implies it.
+_SEEN = {
+    "trees": (vb.LEAVES, 0.02, "forest"),
+    "firs": (vb.NEEDLES, 0.02, None),
+    "cacti": (vb.CACTUS, 0.004, None),
+    "water": (vb.WATER, 0.02, None),
+    "sand": (vb.SAND, 0.05, "desert"),
+    "rock": (vb.STONE, 0.04, None),
+    "snow": (vb.SNOW, 0.03, "snow"),
 }
 _OPENINGS = (
     "{place} made of blocks {hour}{things}.",
@@ -64,7 +83,8 @@ _DEEDS = {
 }
 _STANDS = ("stands still", "waits")
 _EDITS = ("dig", "place")
-_MOST = 5  # the most deeds in a caption
+MOST = 5  # the most deeds in a caption
+_BEND = 12.0  # degrees
 
 
 class PlayerHistory(NamedTuple):
@@ -84,28 +104,39 @@ def scene_words(
     ids: UInt8[np.ndarray, "t h w"],
 ) -> str:
     """Writes a sentence for the visible land."""
-    share = np.bincount(ids.reshape(-1), minlength=len(vb.BLOCKS)) / ids.size
-    things = []
-    if share[vb.LEAVES] > 0.02 and biome != "forest":
-        things.append(one_of(rng, ("trees", "some trees")))
-    if share[vb.NEEDLES] > 0.02:
-        things.append(one_of(rng, ("firs", "fir trees")))
-    if share[vb.CACTUS] > 0.004:
-        things.append(one_of(rng, ("cacti", "green cacti")))
-    if share[vb.WATER] > 0.02:
-        things.append(one_of(rng, ("water", "blue water")))
-    if share[vb.SAND] > 0.05 and biome != "desert":
-        things.append(one_of(rng, ("sand", "a sandy shore", "a beach")))
-    if share[vb.STONE] > 0.04:
-        things.append(one_of(rng, ("bare rock", "grey stone")))
-    if share[vb.SNOW] > 0.03 and biome != "snow":
-        things.append(one_of(rng, ("snow", "patches of snow")))
+    things = [one_of(rng, THINGS[name]) for name in seen_things(biome, ids)]
     sentence = one_of(rng, _OPENINGS).format(
-        place=one_of(rng, _PLACES[biome]),
-        hour=one_of(rng, _HOURS[hour]),
+        place=one_of(rng, PLACES[biome]),
+        hour=one_of(rng, HOURS[hour]),
         things=f", with {listed(things)}" if things else "",
     )
     return sentence[0].upper() + sentence[1:]
+
+
+def seen_things(biome: str, ids: UInt8[np.ndarray, "t h w"]) -> list[str]:
+    """Returns the names in `THINGS` of what a caption of the view mentions."""
+    share = np.bincount(ids.reshape(-1), minlength=len(vb.BLOCKS)) / ids.size
+    return [
+        name
+        for name, (block, least, implied_by) in _SEEN.items()
+        if share[block] > least and biome != implied_by
+    ]
+
+
+def path_side(kind: str, yaw: np.ndarray) -> str:
+    """Returns the side that a camera's path turns to, "left" or "right", or "".
+
+    A flight has a side only if it bends by more than 12 degrees.
+
+    Args:
+        yaw: (T,) degrees.
+    """
+    turned = float(yaw[-1] - yaw[0])
+    if kind == "flight" and abs(turned) <= _BEND:
+        return ""
+    # A camera that circles to the right turns left, to keep its target in view.
+    right = (turned < 0) if kind == "orbit" else (turned > 0)
+    return "right" if right else "left"
 
 
 def both_ways(rng: np.random.Generator, scene: str, motion: str) -> str:
@@ -115,11 +146,8 @@ def both_ways(rng: np.random.Generator, scene: str, motion: str) -> str:
 
 def path_words(rng: np.random.Generator, kind: str, yaw: np.ndarray) -> str:
     """Writes a sentence for a camera's path; `yaw` (T,) in degrees."""
-    turned = float(yaw[-1] - yaw[0])
-    # A camera that circles to the right turns left, to keep its target in view.
-    right = (turned < 0) if kind == "orbit" else (turned > 0)
-    side = "right" if right else "left"
-    bend = f" and bends to the {side}" if abs(turned) > 12 else ""
+    side = path_side(kind, yaw)
+    bend = f" and bends to the {side}" if side else ""
     return one_of(rng, _PATHS[kind]).format(side=side, bend=bend)
 
 
@@ -138,7 +166,7 @@ def player_words(rng: np.random.Generator, history: PlayerHistory, fps: float) -
         range(len(merged)),
         key=lambda i: (not merged[i][0].startswith(_EDITS), -merged[i][1]),
     )
-    kept = _merged([merged[i] for i in sorted(order[:_MOST])])
+    kept = _merged([merged[i] for i in sorted(order[:MOST])])
     phrases = [_phrase(rng, *deed) for deed in kept]
     who = one_of(rng, ("The player", "Someone", "The walker"))
     joiner = one_of(rng, ("and then ", "then ")) if len(phrases) > 2 else ""

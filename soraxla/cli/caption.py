@@ -161,7 +161,7 @@ def _add_score(score: argparse.ArgumentParser) -> None:
     score.add_argument(
         "--world",
         default="occlusion",
-        help="occlusion or physics (default: %(default)s)",
+        help="occlusion, physics, marks, voxel or effects (default: %(default)s)",
     )
     score.add_argument(
         "--clips",

@@ -15,6 +15,9 @@ from data_pipelines.worlds.episode import Episode
 from data_pipelines.worlds.occlusion_scene import WALLS
 from data_pipelines.worlds.occlusion_words import NOUNS, TOWARD
 from data_pipelines.worlds.words import NUMBERS
+from soraxla.evals.caption_facts_effects import read_effects, true_effects
+from soraxla.evals.caption_facts_marks import read_marks, true_marks
+from soraxla.evals.caption_facts_voxel import read_voxel, true_voxel
 
 # A fact by its name; None is not asked.
 Facts = Mapping[str, Any]
@@ -128,5 +131,8 @@ def _read_physics(caption: str) -> Facts:
 FACTS: dict[str, World] = {
     "occlusion": World(_true_occlusion, _read_occlusion),
     "physics": World(_true_physics, _read_physics),
+    "marks": World(true_marks, read_marks),
+    "voxel": World(true_voxel, read_voxel),
+    "effects": World(true_effects, read_effects),
 }
-assert FACTS.keys() <= WORLDS.keys()
+assert FACTS.keys() == WORLDS.keys()

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from data_pipelines.worlds.brush import _NOUNS
+from data_pipelines.worlds.brush import NOUNS
 from data_pipelines.worlds.marks import simulate
 from data_pipelines.worlds.words import NUMBERS
 
@@ -83,8 +83,7 @@ def test_captions_match_the_state():
                 assert str(state["surface"]) in text and state["object"][1] in text
                 for name in state["stroke"]:
                     assert any(
-                        f"{state['colour']} {noun}" in text
-                        for noun in _NOUNS[str(name)]
+                        f"{state['colour']} {noun}" in text for noun in NOUNS[str(name)]
                     ), text
                 continue
             bites = len(state["bite_time"])
