@@ -53,6 +53,7 @@ def measured(checkpoint: Path, out: Path, clips: int, set_clips: int) -> dict[st
             *("--metrics", "psnr,ssim,flicker", "--out"),
         ),
     }
+    out.mkdir(parents=True, exist_ok=True)
     for name, words in steps.items():
         if not (out / name).exists() and soraxla([*map(str, (*words, out / name))]):
             raise SystemExit(f"soraxla {words[0]} failed")
