@@ -12,7 +12,8 @@ def split(dataset: Dataset, share: float) -> tuple[Dataset, Dataset | None]:
     """Returns the samples to train on and those held out; all and None without any.
 
     Held out are the samples whose split in the index is "eval", and `share` of the
-    sources.
+    sources. Those of a dataset that has grown are the ones it had at the beginning, so
+    that measurements of one training compare.
 
     Raises:
         UserError: no sample would be held out, or none would be left.
@@ -27,7 +28,17 @@ def split(dataset: Dataset, share: float) -> tuple[Dataset, Dataset | None]:
             f"{dataset.path}: eval_share {share} holds out {held.sum()} of "
             f"{len(held)} samples, expected some and not all; change eval_share"
         )
-    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+    training = dataset.subset(np.flatnonzero(~held))
+    begun = held & dataset.sizes.visit_order.began_with(len(dataset))
+    return training, dataset.subset(np.flatnonzero(begun)) if begun.any() else None
+
+
+def as_it_began(dataset: Dataset) -> Dataset:
+    """Returns the samples that a dataset had when its training began."""
+    order = dataset.sizes.visit_order
+    if not order.has_grown:
+        return dataset
+    return dataset.subset(np.flatnonzero(order.began_with(len(dataset))))
 
 
 def is_held_out(source: str, share: float) -> bool:

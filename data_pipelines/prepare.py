@@ -7,22 +7,21 @@ of interruptions ends with the same bytes (`shard_writer.py`). The worker that f
 shards finished completes the dataset; its card, `dataset.json`, is written last.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipelines import records, shards, transforms
+from data_pipelines import append, records, shards, transforms
 from data_pipelines.bad_media import check_share, check_there
 from data_pipelines.decode_ahead import decode_ahead
 from data_pipelines.encode_part import read_pieces
@@ -37,7 +36,7 @@ from data_pipelines.shard_writer import (
     shard_note,
     write_shard,
 )
-from data_pipelines.sources.files import fingerprint, open_source
+from data_pipelines.sources.files import open_source
 from data_pipelines.sources.media import (
     CAPTION_MIX,
     LabelledSource,
@@ -49,6 +48,8 @@ from soraxla.core.errors import UserError
 from soraxla.parallel.local_lock import busy, trying_lock
 
 _CAMERA_NUMBERS = 16  # of a frame
+# The first sample of each part of each shard, and its end, by the shard's number.
+_Shards = dict[int, list[int]]
 _COUNTS = ("samples", "tokens", "cut_clips", "shards")
 
 
@@ -123,6 +124,8 @@ class _Unfinished:
     settings: shards.PrepareConfig
     max_bad: float | int
     shown: bool
+    base: append.Base | None = None
+    identity: str = ""
 
     def prepare(
         self, encode: Encoders, worker: tuple[int, int], vae_dir: Path | None
@@ -130,32 +133,57 @@ class _Unfinished:
         """Writes the worker's shards, and returns the card if no other is missing."""
         check_there(self.samples, self.max_bad)
         _check_features(encode, self.samples)
-        out, identity = self.out, self.identity
-        if (out / records.CARD).is_file():
-            return _finished(out, identity)
-        _check_ours(out)
+        if (card := self._finished()) is not None:
+            return card
+        return self._begun()._go_on(encode, worker, vae_dir)
+
+    def _begun(self) -> "_Unfinished":
+        """Returns what is to be prepared: all samples, or those that `out` lacks."""
+        out, settings = self.out, self.settings.identity()
+        if not (out / records.CARD).is_file():
+            _check_ours(out)
+            made = append.identity_of(self.samples, settings, None)
+            return replace(self, identity=made)
+        card = records.read_card(out)
+        found = append.open_base(out, card, self.samples, settings)
+        if found is None:
+            raise UserError(_other_run(out))
+        made = append.identity_of(self.samples, settings, card["fingerprint"])
+        return replace(self, samples=found[0], base=found[1], identity=made)
+
+    def _finished(self) -> dict[str, Any] | None:
+        """Returns the card of a finished dataset of all samples by these settings."""
+        if not (self.out / records.CARD).is_file():
+            return None
+        card, made = records.read_card(self.out), self.identity
+        if not made:
+            settings, before = self.settings.identity(), append.before(card)
+            made = append.identity_of(self.samples, settings, before)
+        if card.get("fingerprint") != made:
+            return None
+        # The folder remains if the run was interrupted just before.
+        shutil.rmtree(self.out / records.PROGRESS, ignore_errors=True)
+        return card
+
+    def _go_on(
+        self, encode: Encoders, worker: tuple[int, int], vae_dir: Path | None
+    ) -> dict[str, Any] | None:
+        out, first = self.out, self.base.shard if self.base else 0
         [empty_text] = encode.texts([""])
-        plan = self._claim(empty_text.shape[-1])
-        own = range(worker[0], len(plan), worker[1])
+        plan = dict(enumerate(self._claim(empty_text.shape[-1]), first))
+        own = [*plan][worker[0] :: worker[1]]
         with self._meter(plan, own) as meter:
             self._write_shards(plan, own, encode, meter)
-        if not all(is_finished(out, shard) for shard in range(len(plan))):
+        if not all(is_finished(out, shard) for shard in plan):
             # Or another worker has completed the dataset and removed the notes.
-            found = (out / records.CARD).is_file()
-            return _finished(out, identity) if found else None
+            return self._finished()
         with trying_lock(out / records.PROGRESS) as free:
             if not free:
                 raise busy(out)
-            card = self._complete(len(plan), empty_text, vae_dir)
+            card = self._complete(plan, empty_text, vae_dir)
         # After the lock, which some file systems keep as long as it is open.
         shutil.rmtree(out / records.PROGRESS, ignore_errors=True)
         return card
-
-    @cached_property
-    def identity(self) -> str:
-        """The hash of the source and of the settings."""
-        what = [records.FORMAT, fingerprint(self.samples), self.settings.identity()]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     @property
     def _steering(self) -> tuple[tuple[str, ...], bool]:
@@ -183,7 +211,7 @@ class _Unfinished:
         if any(file.parent.glob("[0-9]*.json")) or any(
             file.parent.glob("[0-9]*/*.json")
         ):
-            raise UserError(_other_run(self.out))
+            raise UserError(_other_run(self.out, self.base is not None))
         actions, camera = self._steering
         steering = len(actions) + (_CAMERA_NUMBERS if camera else 0)
         size = partial(
@@ -199,7 +227,7 @@ class _Unfinished:
         records.write_json(file, {"identity": self.identity, "shards": plan})
         return plan
 
-    def _meter(self, plan: shards.Plan, own: Sequence[int]) -> Progress:
+    def _meter(self, plan: _Shards, own: Sequence[int]) -> Progress:
         """Returns a counter that knows what earlier runs have done and skipped."""
         done, skipped = 0, []
         for shard in own:
@@ -220,10 +248,11 @@ class _Unfinished:
             source=len(self.samples),
             max_bad=self.max_bad,
             shown=self.shown,
+            earlier=self.base.skipped if self.base else (),
         )
 
     def _write_shards(
-        self, plan: shards.Plan, own: Sequence[int], encode: Encoders, meter: Progress
+        self, plan: _Shards, own: Sequence[int], encode: Encoders, meter: Progress
     ) -> None:
         """Writes the shards that are missing; samples are decoded in one go."""
         out, settings = self.out, self.settings
@@ -241,16 +270,19 @@ class _Unfinished:
     # --- The end ------------------------------------------------------------------
 
     def _complete(
-        self, shard_count: int, empty_text: np.ndarray, vae_dir: Path | None
+        self, plan: _Shards, empty_text: np.ndarray, vae_dir: Path | None
     ) -> dict[str, Any]:
         """Writes all files but the shards, the card last; returns the card."""
-        out, skipped, counts = self.out, [], Counter[str]()
+        out, base, skipped, counts = self.out, self.base, [], Counter[str]()
         with records.IndexWriter(out / records.INDEX) as index:
-            for note in self._notes(shard_count):
+            if base is not None:
+                append.copy_rows(out, base, index)
+            for note in self._notes(plan):
                 skipped += note.skipped
                 counts += _counts(note)
                 index.write(note.rows)
-        records.write_lines(out / records.SKIPPED, skipped)
+        earlier = base.skipped if base else []
+        records.write_lines(out / records.SKIPPED, [*earlier, *skipped])
         if skipped:  # each of several workers has seen its own
             last = f"{skipped[-1]['file']}: {skipped[-1]['reason']}"
             remedy = REMEDY.format(out / records.SKIPPED)
@@ -260,13 +292,28 @@ class _Unfinished:
                 f"{out}: none of {len(skipped)} samples can be used; see "
                 f"{out / records.SKIPPED}"
             )
+        if base is not None:
+            card = _sum(base, counts, skipped, self.identity)
+        else:
+            card = self._card(counts, skipped, empty_text, vae_dir)
+        records.write_json(out / records.CARD, card)
+        return card
+
+    def _card(
+        self,
+        counts: Counter[str],
+        skipped: list[dict[str, str]],
+        empty_text: np.ndarray,
+        vae_dir: Path | None,
+    ) -> dict[str, Any]:
+        """Writes the files that no later addition changes; returns the card."""
         text = records.encode_record(text=empty_text)
-        records.write_whole(out / records.EMPTY_TEXT, text)
+        records.write_whole(self.out / records.EMPTY_TEXT, text)
         if vae_dir is not None:
-            records.copy_folder(vae_dir, out / records.VAE)
+            records.copy_folder(vae_dir, self.out / records.VAE)
         actions, camera = self._steering
         settings = self.settings.identity() | {"vae_temporal": transforms.TEMPORAL}
-        card = settings | {
+        return settings | {
             "format": records.FORMAT,
             "patch": list(transforms.PATCH),
             "actions": list(actions),
@@ -276,14 +323,24 @@ class _Unfinished:
             "skipped": len(skipped),
             "fingerprint": self.identity,
         }
-        records.write_json(out / records.CARD, card)
-        return card
 
-    def _notes(self, shard_count: int) -> Iterator[ShardNote]:
-        for shard in range(shard_count):
+    def _notes(self, plan: _Shards) -> Iterator[ShardNote]:
+        for shard in plan:
             note = shard_note(self.out, shard)
             assert note is not None
             yield note
+
+
+def _sum(
+    base: append.Base, counts: Counter[str], skipped: list[Any], identity: str
+) -> dict[str, Any]:
+    """Returns the card of a dataset that has been extended."""
+    return base.card | {
+        **{name: base.card[name] + counts[name] for name in _COUNTS},
+        "skipped": base.card["skipped"] + len(skipped),
+        "fingerprint": identity,
+        "earlier": base.earlier,
+    }
 
 
 def _counts(note: ShardNote) -> Counter[str]:
@@ -321,17 +378,13 @@ def _check_features(encode: Encoders, samples: Source) -> None:
         )
 
 
-def _finished(out: Path, identity: str) -> dict[str, Any]:
-    """Returns the card of a finished dataset of this source and these settings."""
-    card = records.read_card(out)
-    if card.get("fingerprint") != identity:
-        raise UserError(_other_run(out))
-    # The folder remains if the run was interrupted just before.
-    shutil.rmtree(out / records.PROGRESS, ignore_errors=True)
-    return card
-
-
-def _other_run(out: Path) -> str:
+def _other_run(out: Path, extended: bool = False) -> str:
+    if extended:
+        progress = out / records.PROGRESS
+        return (
+            f"{progress}: is of files that were being added, and which have changed; "
+            "restore them, or remove this folder and run the command again"
+        )
     return (
         f"{out}: was prepared from another source, VAE, text encoder or settings; "
         "choose another --out, or remove the folder"

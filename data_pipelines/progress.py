@@ -1,6 +1,7 @@
 """The progress of `prepare`: counts, a bar, and a limit of bad samples."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Progress:
         source: int,
         max_bad: float | int,
         shown: bool,
+        earlier: Sequence[dict[str, str]] = (),
     ):
         """Begins to count.
 
@@ -33,8 +35,9 @@ class Progress:
             total, done: samples of this worker.
             skipped: those of them that cannot be used.
             source: samples of all workers.
+            earlier: what a dataset that is extended has skipped.
         """
-        self._out, self._skipped = out, skipped
+        self._out, self._skipped, self._earlier = out, skipped, earlier
         self._source, self._max_bad = source, max_bad
         self._frames = self._tokens = 0
         self._bar = tqdm(total=total, initial=done, unit="sample", disable=not shown)
@@ -63,7 +66,7 @@ class Progress:
         self._skipped.append(entry)
         listed = self._out / records.SKIPPED
         if len(self._skipped) > self._max_bad * self._source:
-            records.write_lines(listed, self._skipped)
+            records.write_lines(listed, [*self._earlier, *self._skipped])
         check_share(
             self._skipped,
             self._source,

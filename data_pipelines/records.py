@@ -111,6 +111,11 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         while len(self._rows) >= _GROUP:
             self._write_group()
 
+    def write_table(self, table: pa.Table) -> None:
+        """Appends rows of an index before all others."""
+        assert not self._rows
+        self._file.write_table(table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA))
+
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is None:
             self._write_group()

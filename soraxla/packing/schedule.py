@@ -105,6 +105,24 @@ def schedule_steps(
         window, row, step = last_window, last_row + 1, 0
 
 
+def visits_scheduled(
+    index: ScheduleIndex,
+    config: PackConfig,
+    *,
+    seed: int,
+    batch_rows: int,
+    position: SchedulePosition,
+) -> int:
+    """Returns how many visits the steps up to a position depend on.
+
+    They are those of whole windows, up to the last one of the position's group.
+    """
+    window, row, _ = position
+    stream = schedule_rows(index, config, seed=seed, window=window, row=row)
+    *_, (last, _, _) = islice(stream, _GROUP_STEPS * batch_rows)
+    return (last + 1) * window_visits(index, config)
+
+
 def schedule_rows(
     index: ScheduleIndex,
     config: PackConfig,

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from soraxla.core.errors import UserError
 from soraxla.core.keyed_random import permutation
@@ -111,16 +111,28 @@ class VisitOrder:
         before = int((self._labels[:start] == number).sum())
         return block * self.streams[number].visits + before
 
+    @property
+    def has_grown(self) -> bool:
+        """True if a dataset visits more samples from some epoch on."""
+        return any(len(stream.stages) > 1 for stream in self.streams)
+
+    def began_with(self, samples: int) -> Bool[np.ndarray, " samples"]:
+        """Returns for each of all samples whether an epoch 0 has it."""
+        begun = np.zeros(samples, bool)
+        for stream in self.streams:
+            begun[stream.began_with] = True
+        return begun
+
     def subset(self, samples: Int[np.ndarray, " k"]) -> "VisitOrder":
         """Returns the order of some of the samples, which ascend."""
-        streams, first = [], 0
+        streams = []
         for stream in self.streams:
             kept = [
                 stage._replace(samples=_among(samples, stream.first, stage.samples))
                 for stage in stream.stages
             ]
+            first = _among(samples, 0, stream.first)
             streams.append(replace(stream, first=first, stages=tuple(kept)))
-            first += kept[-1].samples
         return VisitOrder(streams=tuple(streams))
 
     def check(self) -> None:

@@ -5,23 +5,27 @@ from typing import Any
 
 from data_pipelines.dataset import Dataset
 
-DATA_KEYS = ("data", "data_weights")
+# From which epoch on how many samples of each dataset are visited, if one has grown.
+EPOCHS = "data_epochs"
+DATA_KEYS = ("data", "data_weights", EPOCHS)
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:
     """Returns the entries of `train.json` on the data of a transformer.
 
     `data` is the fingerprint of the dataset, or those of several, which have
-    `data_weights` too, their shares of the visits.
+    `data_weights` too, their shares of the visits. `data_epochs` are those of
+    `growth.py`.
     """
     card = dataset.card
     record = {"data": card.get("fingerprint")}
-    return record | ({"data_weights": card["weights"]} if "weights" in card else {})
+    record |= {"data_weights": card["weights"]} if "weights" in card else {}
+    return record | ({EPOCHS: card[EPOCHS]} if EPOCHS in card else {})
 
 
 def other_data(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
     """Returns words on the data of a record, if they are not those of the settings."""
-    was, now = found.get("data"), settings.get("data")
+    was, now = found.get("data"), _state_of(settings, found.get("data"))
     weights, other = (x.get("data_weights") or [1.0] for x in (found, settings))
     if len(weights) != len(other):
         return (
@@ -44,6 +48,22 @@ def other_data(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str | N
             f"{_listed(other)}; name the same weights"
         )
     return None
+
+
+def _state_of(settings: Mapping[str, Any], was: Any) -> Any:
+    """Returns the data, but as they were if they have only grown since."""
+    now, stages = settings.get("data"), settings.get(EPOCHS)
+    if stages is None:
+        return now
+    several = isinstance(now, list)
+    olds, news = (was, now) if several else ([was], [now])
+    if not isinstance(olds, list) or len(olds) != len(news):
+        return now
+    states = [
+        old if any(stage["fingerprint"] == old for stage in own) else new
+        for old, new, own in zip(olds, news, stages, strict=True)
+    ]
+    return states if several else states[0]
 
 
 def _datasets(count: int) -> str:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from data_pipelines.dataset import Dataset, check_vae
-from data_pipelines.held_out import split
+from data_pipelines.held_out import as_it_began, split
 from data_pipelines.loader import packed_batches
 from data_pipelines.records import FEATURES
 from data_pipelines.synthetic import Synthetic
@@ -108,7 +108,8 @@ def dit_experiment(
     tuned = (start.dit.params,) if start and not adapted else ()
     batches = _batches(cfg, training, own)
     weight = mean_row_weight(training.sizes, cfg.pack, seed=cfg.step.seed)
-    seen = {"cfg": cfg, "dataset": dataset, "held_out": held_out, "mesh": mesh}
+    began = as_it_began(dataset)
+    seen = {"cfg": cfg, "dataset": began, "held_out": held_out, "mesh": mesh}
     if workdir is not None and not measured:
         _keep_vae(dataset, workdir)  # last: a refused start leaves nothing behind
     return Experiment(

@@ -33,6 +33,7 @@ from soraxla.training.experiment import (
     VAETrainingConfig,
 )
 from soraxla.training.finetune import open_start, settings_of
+from soraxla.training.growth import as_trained
 from soraxla.training.loop import Experiment, LoopConfig, train
 from soraxla.training.metrics_log import METRICS
 from soraxla.training.open_data import Data, only_place, open_data
@@ -310,6 +311,8 @@ def _open_dit(
     if start is None:
         settings = with_widths(settings, dataset)
     cfg = build(DiTTrainingConfig, with_features(settings, dataset))
+    dataset, grown = as_trained(dataset, cfg, workdir)
+    words = f"{words}; {grown}" if grown else words
     mesh = make_mesh(cfg.mesh, width=cfg.step.model.width) if mesh is None else mesh
     with jax.set_mesh(mesh):
         experiment = dit_experiment(cfg, dataset, workdir, start=start, mesh=mesh)

@@ -23,6 +23,25 @@ from soraxla.parallel.multihost import everywhere, is_main
 _LOG = logging.getLogger(__name__)
 
 
+def saved_position(workdir: Place) -> dict[str, int] | None:
+    """Returns the schedule's position of the newest checkpoint; None without one.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
+    if not (workdir / CHECKPOINTS).is_dir():
+        return None
+    handlers = {"plan": ocp.JsonCheckpointHandler()}
+    folder = checkpoints_of(workdir)
+    with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
+        step = manager.latest_step()
+        if step is None:
+            return None
+        with restoring(workdir, step):
+            args = ocp.args.Composite(plan=ocp.args.JsonRestore())
+            return manager.restore(step, args=args)["plan"]
+
+
 class Checkpoints:
     """The checkpoints of one training folder; the newest `keep` are kept.
 
