@@ -15,6 +15,7 @@ from soraxla.cli.train import configured
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
 from soraxla.packing.schedule import SCHEDULE_START, SCHEDULE_VERSION, schedule_steps
+from soraxla.parallel.mesh import one_device
 from soraxla.training import growth
 from soraxla.training.data_record import EPOCHS, data_record, other_data
 from soraxla.training.experiment import DiTTrainingConfig
@@ -176,7 +177,8 @@ def test_a_training_goes_on_with_what_was_added(tmp_path, monkeypatch, capsys):
 
     def train(name, last):
         config = {**CONFIG, "loop": {**CONFIG["loop"], "steps": last}}
-        run = run_training(config, data=data, workdir=tmp_path / name)
+        folder, mesh = tmp_path / name, one_device()
+        run = run_training(config, data=data, workdir=folder, mesh=mesh)
         return run.metrics()["loss"].tolist()
 
     whole = train("never", 60)
