@@ -237,10 +237,15 @@ def constrain(x: Any, *axes: str | None) -> Any:
     return jax.lax.with_sharding_constraint(x, partition_spec(x.shape, axes, mesh))
 
 
-def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
+def param_shardings(
+    abstract: PyTree, rules: Rules, mesh: Mesh, *, part: bool = False
+) -> PyTree:
     """Returns the shardings of parameters, or of a tree that contains trees of them.
 
     Scalars are replicated, and so is every dimension that the mesh does not divide.
+
+    Args:
+        part: the tree may lack parameters, so that rules may match none.
 
     Raises:
         UserError: no rule matches a parameter, or a rule matches none.
@@ -257,7 +262,7 @@ def param_shardings(abstract: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
 
     shardings = [sharding(n, leaf) for n, leaf in named_leaves(abstract).items()]
     unused = [pattern for pattern, _ in rules if pattern not in used]
-    if unused:
+    if unused and not part:
         raise UserError(f"sharding rule {unused[0]!r} matches no parameter; remove it")
     return jax.tree.unflatten(jax.tree.structure(abstract), shardings)
 
@@ -268,13 +273,16 @@ def current_shardings(abstract: PyTree, rules: Rules) -> PyTree:
     return param_shardings(abstract, rules, one_device() if mesh.empty else mesh)
 
 
-def put_tree(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
-    """Puts NumPy arrays that every host holds on the mesh; a device gets its part."""
+def put_tree(tree: PyTree, rules: Rules, mesh: Mesh, *, part: bool = False) -> PyTree:
+    """Puts NumPy arrays that every host holds on the mesh; a device gets its part.
+
+    `part` is that of `param_shardings`.
+    """
 
     def placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
-    return jax.tree.map(placed, tree, param_shardings(tree, rules, mesh))
+    return jax.tree.map(placed, tree, param_shardings(tree, rules, mesh, part=part))
 
 
 def _rule(name: str, rules: Rules) -> tuple[str, LogicalAxes]:

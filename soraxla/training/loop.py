@@ -148,7 +148,10 @@ class Experiment:
 
     def start(self) -> TrainState:
         """Returns the state before the first step, created with its sharding."""
-        args = (put_tree(arg, self.rules, self.mesh) for arg in self.init_args)
+        # A captioner over a pretrained tower starts from the tower's parameters only.
+        args = (
+            put_tree(arg, self.rules, self.mesh, part=True) for arg in self.init_args
+        )
         return jit(self.init, out_shardings=_shardings(self.state))(*args)
 
     def step_fn(self) -> Any:

@@ -21,11 +21,12 @@ TOWER = "pretrained"  # the parameters of a CLIP or DINOv2 tower
 
 def rules(cfg: CaptionerConfig) -> Rules:
     """Returns the sharding of the parameters; a pretrained tower's are replicated."""
-    other = ((rf"{TOWER}\..*", ()),) if cfg.pretrained else ()
+    other: Rules = ((rf"{TOWER}\..*", ()),) if cfg.pretrained else ()
+    if cfg.stem:
+        other = (*other, (r"stem\..*\.kernel", ()))
     return (
         *other,
         *BLOCK_RULES,
-        (r"stem\..*\.kernel", ()),
         (r"(patch|position)_embed\.kernel", (None, "embed")),
         (r"word_embed", (None, "embed")),
         (r"head\.kernel", ("embed", None)),
