@@ -162,11 +162,12 @@ def open_dataset(path: str | Path) -> Dataset:
     _check_shards(path, columns["shard"])
     empty_text = _read_empty_text(path / records.EMPTY_TEXT)
     reader = lru_cache(_OPEN_SHARDS)(partial(_open_shard, path))
+    sizes: dict[str, Any] = {name: columns[name] for name in _SIZES}
     return Dataset(
         path=path,
         card=card,
         sizes=ScheduleIndex(
-            **{name: columns[name] for name in _SIZES},
+            **sizes,
             empty_text_length=len(empty_text),
             patch=tuple(card["patch"]),
             stored=Stored(*(columns[name] for name in Stored._fields))

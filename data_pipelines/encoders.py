@@ -32,16 +32,16 @@ class Encoders:
         text: encodes captions.
         channels: of the latents.
         spatial: pixels of a latent's side.
-        features: features of each token to store; None stores none.
         at_once: calls of `videos` that may run at the same time.
+        features: features of each token to store; None stores none.
     """
 
     videos: EncodeVideos
     text: EncodeText
     channels: int
     spatial: int
-    features: TokenFeatures | None = None
     at_once: int = 1
+    features: TokenFeatures | None = None
 
     def texts(self, captions: list[str]) -> list[np.ndarray]:
         """Returns embeddings; raises UserError for any other result."""

@@ -12,7 +12,6 @@ from data_pipelines.prepare import prepare
 from soraxla.cli import prepare as command
 from soraxla.cli.main import main
 from soraxla.media.write import write_video
-from soraxla.tools.prepare import prepare_dataset
 from soraxla.training.presets import load_preset
 from tests.generation import fake
 
@@ -21,7 +20,7 @@ def test_81_frames_of_832x480_stay_whole_on_the_documented_path():
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     default = parser.parse_args(["--source", "a", "--out", "b"]).max_tokens
-    for function in (prepare, prepare_dataset, soraxla.prepare):
+    for function in (prepare, soraxla.prepare):
         parameters = inspect.signature(function).parameters
         assert parameters["max_tokens"].default == default
     box = transforms.crop_box(480, 832)

@@ -84,7 +84,7 @@ def test_stored_features_come_to_the_tokens_of_every_visit(tmp_path, monkeypatch
 
     features = TokenFeatures("cells", "abc", 3, of)
     encode = Encoders(
-        *(test_prepare.encode_videos, test_prepare.encode_text, 3, 8), features
+        *(test_prepare.encode_videos, test_prepare.encode_text, 3, 8), features=features
     )
     source = Clips(Numbered(i) for i in range(4))
     monkeypatch.setattr(prepare_module, "open_source", lambda *_, **__: source)
@@ -125,7 +125,7 @@ def test_wrong_features_are_refused(tmp_path):
         load_token_features("clip", 8)
     encode = Encoders(
         *(test_prepare.encode_videos, test_prepare.encode_text, 3, 8),
-        load_token_features("simulator", 8),
+        features=load_token_features("simulator", 8),
     )
     (tmp_path / "media").mkdir()
     test_prepare.write_video(tmp_path / "media/a.png", test_prepare.noise(1, 32, 32), 0)

@@ -64,9 +64,9 @@ def test_segments_stand_in_order_and_padding_only_at_the_end():
     np.testing.assert_array_equal(batch.shift, [[2.5, 3.5, 4.5, 1], [5.5, 1, 1, 1]])
     np.testing.assert_array_equal(batch.condition_mask.sum(axis=1), [0, 2])
     dtypes = " ".join(array.dtype.name for array in batch)
-    expected = "float32 int32 int32 float32 bool float32 float32 int32 uint32 float32"
-    assert dtypes == expected
-    assert batch.controls.shape == (2, 10, 0)
+    expected = "float32 int32 int32 float32 bool float32 float32 float32"
+    assert dtypes == f"{expected} int32 uint32 float32"
+    assert batch.controls.shape == batch.features.shape == (2, 10, 0)
 
 
 def test_controls_stand_at_their_tokens():
