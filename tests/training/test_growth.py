@@ -10,7 +10,7 @@ from data_pipelines import records
 from data_pipelines.dataset import open_dataset
 from data_pipelines.held_out import as_it_began, split
 from data_pipelines.mixture import mixed
-from soraxla.checkpoints.model_folder import save_folder
+from soraxla.checkpoints.model_folder import save_folder, sha256_of_folder
 from soraxla.cli.train import configured
 from soraxla.core.config import build
 from soraxla.core.errors import UserError
@@ -162,6 +162,14 @@ def test_a_grown_dataset_is_no_other(states, resume):
     assert other_data(begun, record) is None and other_data(record, record) is None
 
 
+def give_vae(data, vae):
+    """Makes a VAE that of a dataset."""
+    shutil.copytree(vae, data / "vae")
+    file = data / records.CARD
+    card = json.loads(file.read_text()) | {"vae_sha256": sha256_of_folder(vae)}
+    file.write_text(json.dumps(card))
+
+
 @pytest.mark.slow
 def test_a_training_goes_on_with_what_was_added(tmp_path, monkeypatch, capsys):
     """Stopped or not, the steps are the same; a step is the sum of its latents."""
@@ -173,7 +181,8 @@ def test_a_training_goes_on_with_what_was_added(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("soraxla.training.dit_experiment.dit_step", step)
     data, loaded = state(tmp_path / "data", 0), tiny.loaded_vae()
-    save_folder(data / "vae", loaded.params, loaded.config)
+    save_folder(tmp_path / "vae", loaded.params, loaded.config)
+    give_vae(data, tmp_path / "vae")
 
     def train(name, last):
         config = {**CONFIG, "loop": {**CONFIG["loop"], "steps": last}}
@@ -184,10 +193,8 @@ def test_a_training_goes_on_with_what_was_added(tmp_path, monkeypatch, capsys):
     whole = train("never", 60)
     train("one", 20)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    kept = shutil.move(data / "vae", tmp_path / "vae")
     shutil.rmtree(data)
-    state(data, 1)
-    shutil.move(kept, data / "vae")
+    give_vae(state(data, 1), tmp_path / "vae")
     capsys.readouterr()
     one = train("one", 60)
     assert "has 5 new samples, which are visited from epoch" in capsys.readouterr().out
@@ -195,6 +202,6 @@ def test_a_training_goes_on_with_what_was_added(tmp_path, monkeypatch, capsys):
     assert train("two", 60) == one
     assert one[:32] == whole[:32]
     shutil.rmtree(data)
-    state(data, 0)
+    give_vae(state(data, 0), tmp_path / "vae")
     with pytest.raises(UserError, match="was trained on another dataset"):
         train("one", 70)
