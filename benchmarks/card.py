@@ -103,11 +103,17 @@ def _interval(value: dict[str, Any]) -> str:
     return f"{value['value']:.3g} ({value['low']:.3g} … {value['high']:.3g})"
 
 
-def written(card: Path, section: str) -> None:
-    """Replaces the part of a card that this command writes."""
+def marked(card: Path) -> str:
+    """Returns the text of a card that has the lines around the tables."""
     text = card.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise SystemExit(f"{card}: has no lines {BEGIN.strip()} and {END.strip()}")
+    return text
+
+
+def written(card: Path, section: str) -> None:
+    """Replaces the part of a card that this command writes."""
+    text = marked(card)
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     card.write_text(f"{head}{BEGIN}{section}{END}{tail}", encoding="utf-8")
@@ -123,11 +129,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--set-clips", type=int, default=64, help="of each set")
     parser.add_argument("--card", type=Path, help="default: the checkpoint's README.md")
     args = parser.parse_args(argv)
+    card = args.card or args.checkpoint / "README.md"
+    marked(card)  # before an hour of measurements
     found = measured(args.checkpoint, args.out, args.clips, args.set_clips)
     command = f"python -m benchmarks.card --out runs/card --clips {args.clips}"
     command += f" --set-clips {args.set_clips}"
     section = tables(found, command)
-    written(args.card or args.checkpoint / "README.md", section)
+    written(card, section)
     print(section)
 
 

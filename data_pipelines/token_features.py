@@ -48,7 +48,6 @@ def simulated(
 
     Args:
         spatial: pixels of a latent's side.
-
     """
     assert ids is not None
     t = latent_frames(len(frames), TEMPORAL)

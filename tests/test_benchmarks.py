@@ -280,6 +280,7 @@ def test_a_card_gets_the_numbers_between_its_marks(tmp_path):
     card.written(file, section)
     begin, end = card.BEGIN, card.END
     assert file.read_text() == f"before\n{begin}{section}{end}after\n"
+    card.marked(worlds_model() / "README.md")
     file.write_text("no marks")
     with pytest.raises(SystemExit, match="has no lines <!-- measured -->"):
         card.written(file, section)
